@@ -1,0 +1,20 @@
+"""Bayesian dropout as probabilistic programs.
+
+A dropout layer is a prior and a posterior over a mask. The same posterior gives calibrated
+predictions, an account of their uncertainty, and a smaller network.
+"""
+
+from bayesdrop import distributions, networks
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.dropout import (
+    BayesianDropout,
+    BetaBernoulliDropout,
+    impose_masks,
+    kl_divergence,
+    make_dropout,
+    register_dropout,
+    registered_dropouts,
+)
+from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian
+
+__version__ = "0.1.0"

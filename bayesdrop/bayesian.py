@@ -1,0 +1,305 @@
+"""A network with dropout layers as a Pyro model and guide."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.distributions import Delta
+from torch import Tensor, nn
+from typing_extensions import override
+
+from bayesdrop.dropout import (
+    BayesianDropout,
+    MaskContext,
+    kl_divergence,
+    named_dropout_layers,
+)
+from bayesdrop.errors import ConfigError, DataError, describe
+from bayesdrop.likelihoods import Likelihood
+from bayesdrop.typing import Latents, LossTerms
+
+_COUNTER = itertools.count()
+
+
+class BayesianNetwork(nn.Module):
+    r"""A network, a likelihood and the size of the data set: a probabilistic program.
+
+    .. math::
+        \log p(y \mid x) \ge \frac{N}{B} \sum_{n=1}^{B} \log p(y_n \mid f(x_n; z_n))
+        - \sum_l \mathrm{KL}(q_l \,\|\, p_l), \qquad z_n \sim q(z \mid \pi),\ \pi \sim q(\pi)
+
+    ``model`` and ``guide`` go to stock Pyro (``SVI``, ``Predictive``, ``poutine``); ``loss`` is the
+    same objective in plain torch; calling the object runs the network.
+
+    Args:
+        network: Any module; its ``BayesianDropout`` layers are found by name. It is used, not
+            copied: training this object trains it.
+        likelihood: What the output means, such as ``Categorical()``.
+        num_data: Number of training examples :math:`N`.
+        kl_weight: Factor on all KL divergences, > 0; 1 is the ELBO. ``fit`` can schedule it.
+        name: Prefix of the parameters in Pyro's parameter store. By default every object has its
+            own, so that two models in one process never share parameters by accident.
+
+    Sites:  the dropout layers' (such as ``{module path}.pi`` and ``{module path}.z``), ``obs``, and
+        the plate ``data``. The guide also has ``data.plate``, a constant that tells
+        ``Predictive(parallel=True)`` that there is a data plate.
+
+    Raises:
+        ConfigError: If ``num_data`` or ``kl_weight`` is not positive.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> bnn = BayesianNetwork(net, bd.Categorical(), num_data=100)
+        >>> bnn.loss(torch.zeros(10, 4), torch.zeros(10).long()).loss.shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        num_data: int,
+        *,
+        kl_weight: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        if num_data < 1:
+            raise ConfigError(
+                describe(
+                    "BayesianNetwork",
+                    expected="num_data >= 1, the size of the training set",
+                    got=f"num_data={num_data}",
+                    hint="Pass len(train_set), not the batch size.",
+                )
+            )
+        if not isinstance(likelihood, Likelihood):
+            raise ConfigError(
+                describe(
+                    "BayesianNetwork",
+                    expected="a likelihood object such as bd.Categorical()",
+                    got=repr(likelihood),
+                    hint="The order is BayesianNetwork(network, likelihood, num_data).",
+                )
+            )
+        self.network = network
+        self.likelihood = likelihood
+        self.num_data = int(num_data)
+        self.kl_weight = kl_weight
+        self._name = name
+        self._automatic_name: tuple[int, str] | None = None
+        for path, layer in self.named_dropout_layers():
+            layer.path = path
+        # Not registered as children: they hold this module as theirs.
+        self.__dict__["_model"] = _Model(self)
+        self.__dict__["_guide"] = _Guide(self)
+
+    @property
+    def model(self) -> nn.Module:
+        """The Pyro model, called as ``model(x, y=None)``; an ``nn.Module`` with all parameters."""
+        return self.__dict__["_model"]
+
+    @property
+    def guide(self) -> nn.Module:
+        """The Pyro guide, called as ``guide(x, y=None)``; an ``nn.Module`` with all parameters."""
+        return self.__dict__["_guide"]
+
+    @property
+    def kl_weight(self) -> float:
+        """Factor on all KL divergences; 1 is the ELBO."""
+        return self._kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, value: float) -> None:
+        if not 0.0 < value < math.inf:
+            raise ConfigError(
+                describe(
+                    "BayesianNetwork",
+                    expected="a finite kl_weight > 0",
+                    got=f"kl_weight={value}",
+                    hint="For a warm-up start from a small number, such as 1 / num_epochs.",
+                )
+            )
+        self._kl_weight = float(value)
+
+    @property
+    def store_name(self) -> str:
+        """Prefix of this object's parameters in Pyro's parameter store; a copy gets its own."""
+        if self._name is not None:
+            return self._name
+        if self._automatic_name is None or self._automatic_name[0] != id(self):
+            self._automatic_name = (id(self), f"bayesdrop{next(_COUNTER)}")
+        return self._automatic_name[1]
+
+    def named_dropout_layers(self) -> list[tuple[str, BayesianDropout]]:
+        """Return the name within ``network`` and the module of every dropout layer."""
+        return list(named_dropout_layers(self.network))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the network in plain torch; its mode decides between sampled and mean masks."""
+        return self.network(x)
+
+    def loss(self, x: Tensor, y: Tensor) -> LossTerms:
+        """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
+
+        In training mode this is one reparameterised sample of what ``TraceMeanField_ELBO`` computes
+        from ``model`` and ``guide``, without running them: same value and gradient for the same
+        noise.
+
+        Args:
+            x: A batch of inputs, ``(B, ...)``.
+            y: The batch's targets.
+        """
+        self.check_batch(x, y)
+        nll = self.likelihood.nll(self.network(x), y) * (self.num_data / x.shape[0])
+        return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
+
+    def draw_latents(self) -> dict[BayesianDropout, Latents]:
+        """Draw all global latents once from the guide, for ``PosteriorSample``."""
+        return {layer: layer.draw_latents() for _, layer in self.named_dropout_layers()}
+
+    def units(self) -> list[int]:
+        """Return the number of active units of each dropout layer, in network order."""
+        return [int(layer.active().sum()) for _, layer in self.named_dropout_layers()]
+
+    def units_total(self) -> list[int]:
+        """Return the number of units of each dropout layer, in network order."""
+        return [layer.num_units for _, layer in self.named_dropout_layers()]
+
+    def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Raise ``DataError`` if a batch is empty or larger than the data set it comes from."""
+        if x.ndim == 0 or x.shape[0] == 0:
+            raise DataError(
+                describe(
+                    "BayesianNetwork",
+                    expected="a batch with at least one example",
+                    got=f"x of shape {tuple(x.shape)}",
+                    hint="Is the data set empty?",
+                )
+            )
+        if y is not None and x.shape[0] > self.num_data:
+            raise DataError(
+                describe(
+                    "BayesianNetwork",
+                    expected=f"a batch of at most num_data={self.num_data} examples",
+                    got=f"{x.shape[0]} examples",
+                    hint="num_data is the size of the training set, not of a batch.",
+                )
+            )
+
+    def extra_repr(self) -> str:
+        """Show the size of the data set."""
+        return f"num_data={self.num_data}"
+
+
+class _Program(nn.Module):
+    def __init__(self, bnn: BayesianNetwork) -> None:
+        super().__init__()
+        self.bnn = bnn
+
+    def _parameter_scope(self) -> AbstractContextManager[object]:
+        # What PyroModule does under this setting. PyroModule itself would also register every
+        # parameter under this attribute's name, the same for all networks of a process.
+        if not pyro.settings.get("module_local_params"):
+            return nullcontext()
+        return pyro.get_param_store().scope({"params": {}, "constraints": {}})
+
+    @override
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
+        self.bnn.check_batch(x, y)
+        with self._parameter_scope():
+            self._register_parameters()
+            return self._run(x, y)
+
+    @abstractmethod
+    def _run(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+        """Run the program's sample statements."""
+
+    def _register_parameters(self) -> None:
+        prefix = self.bnn.store_name
+        for name, parameter in self.bnn.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{prefix}.{name}", parameter)
+
+    def _data_plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
+        # The rows of x are the subsample; naming them saves drawing a permutation of all data.
+        rows = torch.arange(x.shape[0], device=x.device)
+        size = x.shape[0] if y is None else self.bnn.num_data
+        return pyro.plate("data", size, subsample=rows, dim=-1)
+
+
+class _Guide(_Program):
+    @override
+    def _run(self, x: Tensor, y: Tensor | None) -> None:
+        for path, layer in self.bnn.named_dropout_layers():
+            with poutine.scale(scale=layer.kl_scale * self.bnn.kl_weight):
+                for name, fn in layer.posterior().items():
+                    pyro.sample(f"{path}.{name}", fn)
+        with self._data_plate(x, y):
+            constant = Delta(torch.zeros((), device=x.device)).mask(False)
+            pyro.sample("data.plate", constant, infer={"is_auxiliary": True})
+
+
+class _Model(_Program):
+    @override
+    def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        latents: dict[BayesianDropout, dict[str, Tensor]] = {}
+        for path, layer in self.bnn.named_dropout_layers():
+            with poutine.scale(scale=layer.kl_scale * self.bnn.kl_weight):
+                latents[layer] = {
+                    name: pyro.sample(f"{path}.{name}", fn) for name, fn in layer.prior().items()
+                }
+        particles = _particle_shape(latents)
+        rows = x.shape[0]
+        if particles:
+            x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
+        with self._data_plate(x[:rows], y), _ModelMasks(latents, particles, rows):
+            output = self.bnn.network(x)
+            target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
+            output = output.reshape(particles + (rows,) + output.shape[1:])
+            fn = self.bnn.likelihood.distribution(output, batch_ndim=len(particles) + 1)
+            pyro.sample("obs", fn, obs=target)
+        return output
+
+
+def _particle_shape(latents: Mapping[BayesianDropout, Latents]) -> torch.Size:
+    """Return the batch shape of the latents to the left of the data plate's dimension.
+
+    It is not empty under ``vectorize_particles=True`` and ``Predictive(parallel=True)``. The network
+    then sees particles x examples as one batch, so that any network works.
+    """
+    shapes = [value.shape[:-1] for values in latents.values() for value in values.values()]
+    batch_shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
+    return batch_shape[:-1]
+
+
+class _ModelMasks(MaskContext):
+    # Draws each mask as a named site that adds nothing to the ELBO, since q(z | pi) = p(z | pi).
+    def __init__(
+        self,
+        latents: Mapping[BayesianDropout, Latents],
+        particles: torch.Size,
+        rows: int,
+    ) -> None:
+        super().__init__()
+        self.latents = latents
+        self.batch_shape = particles + (rows,)
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        latents = self.latents.get(layer)
+        if latents is None:
+            return None
+        fn = layer.mask_distribution(latents, x)
+        fn = fn.expand(self.batch_shape)
+        z = fn.rsample() if fn.has_rsample else fn.sample()
+        z = pyro.sample(f"{layer.path}.z", fn.mask(False), obs=z)
+        return z.expand(self.batch_shape + (layer.num_units,)).reshape(-1, layer.num_units)

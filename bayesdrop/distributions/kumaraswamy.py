@@ -1,0 +1,173 @@
+"""The Kumaraswamy distribution, in log space, and its KL divergence to a Beta."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import Beta, constraints, register_kl
+from torch.distributions.utils import broadcast_all
+from typing_extensions import override
+
+from bayesdrop.ops import noise
+from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, log1mexp, wide
+
+
+class Kumaraswamy(TorchDistribution):
+    r"""Kumaraswamy distribution on the unit interval.
+
+    .. math::
+        p(x) = a\,b\,x^{a-1}(1 - x^a)^{b-1}, \qquad
+        x = \bigl(1 - (1 - u)^{1/b}\bigr)^{1/a}, \quad u \sim U(0, 1)
+
+    Args:
+        concentration1: :math:`a > 0`.
+        concentration0: :math:`b > 0`.
+        validate_args: Whether to check arguments and values.
+
+    Shape:  batch shape is the broadcast shape of the two concentrations, event shape ``()``.
+
+    Samples stay inside the open unit interval: values below the smallest normal number of the
+    dtype or above one minus its epsilon are clamped there, so that no later logarithm is
+    infinite. ``rsample_log`` returns the logarithm without that loss.
+
+    References:
+        Kumaraswamy (1980), doi 10.1016/0022-1694(80)90036-0. Moments and entropy: Jones (2009),
+        doi 10.1016/j.stamet.2008.04.001.
+        Deviation from ``torch.distributions.Kumaraswamy``: everything is computed in log space,
+        which is what keeps concentrations from 1e-3 to 1e3 finite in float32.
+
+    Example:
+        >>> q = Kumaraswamy(torch.tensor([0.5, 2.0]), torch.tensor(1.0))
+        >>> q.rsample((3,)).shape
+        torch.Size([3, 2])
+    """
+
+    arg_constraints = {
+        "concentration1": constraints.positive,
+        "concentration0": constraints.positive,
+    }
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(
+        self,
+        concentration1: Tensor | float,
+        concentration0: Tensor | float,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.concentration1, self.concentration0 = broadcast_all(concentration1, concentration0)
+        super().__init__(self.concentration1.shape, validate_args=validate_args)
+
+    @override
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> Kumaraswamy:
+        new = self._get_checked_instance(Kumaraswamy, _instance)
+        new.concentration1 = self.concentration1.expand(batch_shape)
+        new.concentration0 = self.concentration0.expand(batch_shape)
+        super(Kumaraswamy, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample_log(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draw the logarithm of a sample, exact far below the smallest float."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        exponential = -noise.uniform(shape, self.concentration1).log()
+        return log1mexp(-exponential / self.concentration0) / self.concentration1
+
+    @override
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        return clamp_open_unit(self.rsample_log(sample_shape).exp())
+
+    @override
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        a, b = self.concentration1, self.concentration0
+        log_x = clamp_open_unit(value).log()
+        return a.log() + b.log() + (a - 1) * log_x + (b - 1) * log1mexp(a * log_x)
+
+    @override
+    def cdf(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        log_x = clamp_open_unit(value).log()
+        inside = -torch.expm1(self.concentration0 * log1mexp(self.concentration1 * log_x))
+        return torch.where(value <= 0, 0.0, torch.where(value >= 1, 1.0, inside))
+
+    @override
+    def icdf(self, value: Tensor) -> Tensor:
+        log_survival = torch.log1p(-value)
+        log_x = log1mexp(log_survival / self.concentration0) / self.concentration1
+        inside = log_x.exp()
+        return torch.where(value <= 0, 0.0, torch.where(value >= 1, 1.0, inside))
+
+    def _moment(self, order: int) -> Tensor:
+        # b B(1 + n/a, b); the lgammas of large arguments cancel, hence float64.
+        a, b = wide(self.concentration1), wide(self.concentration0)
+        log_beta = torch.lgamma(1 + order / a) + torch.lgamma(b) - torch.lgamma(1 + order / a + b)
+        return (b.log() + log_beta).exp()
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self._moment(1).to(self.concentration1.dtype)
+
+    @property
+    @override
+    def variance(self) -> Tensor:
+        variance = self._moment(2) - self._moment(1).square()
+        return variance.clamp(min=0).to(self.concentration1.dtype)
+
+    @override
+    def entropy(self) -> Tensor:
+        a, b = self.concentration1, self.concentration0
+        harmonic = torch.digamma(b + 1) + EULER_GAMMA
+        return (1 - 1 / b) + (1 - 1 / a) * harmonic - a.log() - b.log()
+
+
+def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
+    r"""Return :math:`E[\log(1 - x)]` under a Kumaraswamy, by quadrature in float64.
+
+    With :math:`s = -\log(1 - u)` exponential, :math:`\log x = \log(1 - e^{-s/b}) / a`. The
+    trapezoidal rule in :math:`\log s` converges geometrically; its relative error is below 1e-7 for
+    concentrations from 1e-3 to 1e3 (tested against adaptive quadrature).
+    """
+    a, b = wide(concentration1).unsqueeze(-1), wide(concentration0).unsqueeze(-1)
+    step = 0.0625
+    log_s = torch.arange(-38.0, 4.0 + step, step, dtype=a.dtype, device=a.device)
+    s = log_s.exp()
+    weight = step * (log_s - s).exp()
+    t = s / b
+    # log(-log(1 - e^-t)) is -t to machine precision once e^-t is below epsilon.
+    far = t > 34.0
+    near = (-log1mexp(-torch.where(far, 1.0, t))).log()
+    log_minus_log_x = torch.where(far, -t, near) - a.log()
+    # log(1 - x) = log(1 - exp(-e^g)) with g = log(-log x); below -34 it is g itself.
+    tiny = log_minus_log_x < -34.0
+    safe = torch.where(tiny, 0.0, log_minus_log_x).clamp(max=math.log(700.0))
+    log1m_x = torch.where(tiny, log_minus_log_x, log1mexp(-safe.exp()))
+    return (weight * log1m_x).sum(-1).to(concentration1.dtype)
+
+
+@register_kl(Kumaraswamy, Beta)
+def _kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
+    r"""Closed at ``p.concentration0 == 1``, quadrature elsewhere (a short series is up to 67 % off).
+
+    .. math::
+        \frac{a-c}{a}\bigl(-\gamma - \psi(b) - \tfrac1b\bigr) + \log(a b) + \log B(c, d)
+        - \frac{b-1}{b} - (d-1)\,E_q[\log(1-x)]
+
+    References:
+        Nalisnick and Smyth (2017), eq. 11, https://arxiv.org/abs/1605.06197.
+    """
+    a, b = q.concentration1, q.concentration0
+    c, d = p.concentration1, p.concentration0
+    log_beta = torch.lgamma(c) + torch.lgamma(d) - torch.lgamma(c + d)
+    expected_log_x = (-EULER_GAMMA - torch.digamma(b) - 1 / b) / a
+    kl = (a - c) * expected_log_x + a.log() + b.log() - (b - 1) / b
+    if bool((d == 1).all()):
+        return kl - c.log()
+    return kl + log_beta - (d - 1) * expected_log1m(*torch.broadcast_tensors(a, b))

@@ -1,0 +1,79 @@
+"""Dropout layers as priors and posteriors over masks, and the registry that names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bayesdrop.dropout.base import BayesianDropout, kl_divergence, named_dropout_layers
+from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout
+from bayesdrop.dropout.context import (
+    ImposedMasks,
+    MaskContext,
+    PosteriorSample,
+    active_context,
+    impose_masks,
+)
+from bayesdrop.errors import ConfigError, unknown_name
+
+_REGISTRY: dict[str, type[BayesianDropout]] = {}
+
+
+def register_dropout(cls: type[BayesianDropout]) -> type[BayesianDropout]:
+    """Add a dropout class to the registry under its ``key``; usable as a decorator.
+
+    Raises:
+        ConfigError: If another class has the key already.
+    """
+    if _REGISTRY.get(cls.key, cls) is not cls:
+        raise ConfigError(
+            f"register_dropout: expected a new key, got {cls.key!r}, which is "
+            f"{_REGISTRY[cls.key].__name__}'s. Choose another key."
+        )
+    _REGISTRY[cls.key] = cls
+    return cls
+
+
+def registered_dropouts() -> dict[str, type[BayesianDropout]]:
+    """Return a copy of the registry: key to class, in order of registration."""
+    return dict(_REGISTRY)
+
+
+def make_dropout(name: str, num_units: int, **options: Any) -> BayesianDropout:
+    """Build the dropout layer registered under ``name``.
+
+    Args:
+        name: A key of ``registered_dropouts()``.
+        num_units: Number of units to mask.
+        **options: Keyword arguments of that class.
+
+    Raises:
+        ConfigError: If the name or an option is unknown.
+
+    Example:
+        >>> make_dropout("beta-bernoulli", 3)
+        BetaBernoulliDropout(3)
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("dropout", name, _REGISTRY)
+    try:
+        return _REGISTRY[name](num_units, **options)
+    except TypeError as error:
+        raise ConfigError(f"dropout {name!r}: {error}. Its options: {sorted(options)}.") from error
+
+
+register_dropout(BetaBernoulliDropout)
+
+__all__ = [
+    "BayesianDropout",
+    "BetaBernoulliDropout",
+    "ImposedMasks",
+    "MaskContext",
+    "PosteriorSample",
+    "active_context",
+    "impose_masks",
+    "kl_divergence",
+    "make_dropout",
+    "named_dropout_layers",
+    "register_dropout",
+    "registered_dropouts",
+]

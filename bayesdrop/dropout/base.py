@@ -1,0 +1,223 @@
+"""The contract of a Bayesian dropout layer: a prior and a posterior over a mask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence as torch_kl_divergence
+
+from bayesdrop.dropout.context import active_context
+from bayesdrop.errors import ConfigError, ShapeError, describe
+from bayesdrop.typing import Latents
+
+
+class BayesianDropout(nn.Module, ABC):
+    r"""Abstract dropout layer that multiplies its input by a random mask.
+
+    A subclass says what is random; everything else (plain torch use, the Pyro model and guide,
+    prediction, pruning) follows from these five methods:
+
+    * ``prior()`` and ``posterior()``: the global latents, the same keys in both, each a Pyro
+      distribution whose batch shape is empty; closed-form KLs are registered for each pair;
+    * ``mask_distribution(latents, x)``: the mask given the global latents (and, for input-dependent
+      masks, the layer's input), event shape ``(K,)``: relaxed and reparameterised in training mode,
+      exact in evaluation mode;
+    * ``keep_prob()``: the posterior probability that a unit is kept, shape ``(K,)``;
+    * ``mean_mask(x)``: what evaluation mode multiplies by.
+
+    Args:
+        num_units: Number of units :math:`K` in the masked dimension.
+        unit_dim: The masked dimension, counted from the end: -1 for features ``(..., K)``, -3 for
+            convolution maps ``(..., K, H, W)``.
+        threshold: Units with a keep probability below this are pruned: zero in the mean mask.
+        kl_scale: Factor on this layer's KL divergence (1 is the ELBO).
+
+    Shape:  input and output have the same shape. The first dimension holds the examples; an example
+        has one mask, shared along all its other dimensions.
+    """
+
+    key: ClassVar[str]
+    """Name in the registry, such as ``"beta-bernoulli"``."""
+    reference: ClassVar[str]
+    """The publication, for ``bayesdrop list dropouts``."""
+    input_dependent: ClassVar[bool] = False
+    """Whether ``mask_distribution`` looks at the layer's input."""
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        who = type(self).__name__
+        if num_units < 1:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected="at least 1 unit",
+                    got=f"num_units={num_units}",
+                    hint="Pass the size of the dimension to be masked.",
+                )
+            )
+        if unit_dim >= 0:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected="a negative unit_dim, counted from the last dimension",
+                    got=f"unit_dim={unit_dim}",
+                    hint="Use -1 for features (N, K) and -3 for convolution maps (N, K, H, W).",
+                )
+            )
+        if not 0.0 <= threshold < 1.0 or not kl_scale > 0.0:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected="0 <= threshold < 1 and kl_scale > 0",
+                    got=f"threshold={threshold}, kl_scale={kl_scale}",
+                    hint="The defaults are threshold=1e-3 and kl_scale=1.",
+                )
+            )
+        self.num_units = num_units
+        self.unit_dim = unit_dim
+        self.threshold = threshold
+        self.kl_scale = kl_scale
+        self.path = ""
+
+    # -- what a prior defines ------------------------------------------------------------------
+
+    @abstractmethod
+    def prior(self) -> dict[str, TorchDistribution]:
+        """Return the prior of each global latent, by site suffix."""
+
+    @abstractmethod
+    def posterior(self) -> dict[str, TorchDistribution]:
+        """Return the variational posterior of each global latent, by site suffix."""
+
+    @abstractmethod
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        """Return the distribution of the mask given the global latents.
+
+        Args:
+            latents: Values of the global latents, of event shape ``(K,)``.
+            x: The layer's input; only input-dependent masks look at it.
+        """
+
+    @abstractmethod
+    def keep_prob(self) -> Tensor:
+        """Return the posterior probability P(z = 1) of each unit, shape ``(K,)``."""
+
+    @abstractmethod
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        """Return the mean mask, zero where a unit is pruned: ``(K,)``, or ``(N, K)`` if by input."""
+
+    # -- what follows from it ------------------------------------------------------------------
+
+    def draw_latents(self) -> dict[str, Tensor]:
+        """Draw the global latents from the posterior, with pathwise gradients."""
+        return {name: q.rsample() for name, q in self.posterior().items()}
+
+    def draw_mask(self, latents: Latents, x: Tensor | None = None) -> Tensor:
+        """Draw one mask per example of ``x``, or a single mask if ``x`` is None.
+
+        Args:
+            latents: Values of the global latents.
+            x: The layer's input, whose first dimension holds the examples.
+
+        Returns:
+            A mask of shape ``(N, K)``, or ``(K,)`` if ``x`` is None or has no example dimension.
+        """
+        fn = self.mask_distribution(latents, x)
+        if x is not None and x.ndim + self.unit_dim > 0:
+            fn = fn.expand(torch.Size((x.shape[0],)))
+        return fn.rsample() if fn.has_rsample else fn.sample()
+
+    def kl_divergence(self) -> Tensor:
+        """Return ``kl_scale`` times KL(posterior || prior), in nats."""
+        prior = self.prior()
+        total = sum(
+            (torch_kl_divergence(q, prior[name]).sum() for name, q in self.posterior().items()),
+            start=torch.zeros((), device=self._device()),
+        )
+        return self.kl_scale * total
+
+    @torch.no_grad()
+    def active(self) -> Tensor:
+        """Return which units are kept: ``keep_prob() >= threshold``, shape ``(K,)``."""
+        return self.keep_prob() >= self.threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply ``x`` by the mask that the open context, or the mode, asks for."""
+        self._check_input(x)
+        context = active_context()
+        mask = None if context is None else context.mask(self, x)
+        if mask is None:
+            mask = self.draw_mask(self.draw_latents(), x) if self.training else self.mean_mask(x)
+        return x * self._align(mask, x)
+
+    def _align(self, mask: Tensor, x: Tensor) -> Tensor:
+        # (K,) or (N, K) -> broadcastable against x.
+        shape = [1] * x.ndim
+        shape[self.unit_dim] = self.num_units
+        if mask.ndim > 1:
+            shape[0] = mask.shape[0]
+        return mask.reshape(shape)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim + self.unit_dim >= 0 and x.shape[self.unit_dim] == self.num_units:
+            return
+        hint = "Is the dropout layer placed before the right Linear?"
+        if self.unit_dim == -1 and x.ndim >= 3 and self.num_units == x.shape[-3]:
+            hint = "For convolution maps (N, K, H, W) pass unit_dim=-3."
+        where = "the last dimension" if self.unit_dim == -1 else f"dimension {self.unit_dim}"
+        raise ShapeError(
+            describe(
+                f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__,
+                expected=f"{self.num_units} units in {where}",
+                got=f"input of shape {tuple(x.shape)}",
+                hint=hint,
+            )
+        )
+
+    def _device(self) -> torch.device:
+        return next(iter(self.parameters()), torch.empty(0)).device
+
+    def extra_repr(self) -> str:
+        """Show the size, and the dimension where it is not the last."""
+        dim = "" if self.unit_dim == -1 else f", unit_dim={self.unit_dim}"
+        return f"{self.num_units}{dim}"
+
+
+def named_dropout_layers(network: nn.Module) -> Iterator[tuple[str, BayesianDropout]]:
+    """Yield the name and module of every Bayesian dropout layer, in definition order."""
+    for name, module in network.named_modules():
+        if isinstance(module, BayesianDropout):
+            yield name, module
+
+
+def kl_divergence(network: nn.Module) -> Tensor:
+    r"""Return the penalty of all dropout layers of ``network``, in nats.
+
+    .. math:: \sum_l s_l\,\mathrm{KL}(q_l \,\|\, p_l)
+
+    with :math:`s_l` the layer's ``kl_scale``. In a plain loop over mini-batches add it divided by
+    the size of the data set: ``cross_entropy(net(x), y) + kl_divergence(net) / num_data``.
+
+    Args:
+        network: Any module; one without dropout layers gives zero.
+
+    Example:
+        >>> kl_divergence(nn.Linear(2, 2)).item()
+        0.0
+    """
+    terms = [layer.kl_divergence() for _, layer in named_dropout_layers(network)]
+    if not terms:
+        return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)
+    return torch.stack(terms).sum()

@@ -1,0 +1,153 @@
+"""Beta-Bernoulli dropout: a learned keep probability for every unit."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pyro.distributions import Bernoulli, Beta, TorchDistribution
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from typing_extensions import override
+
+from bayesdrop.distributions import (
+    BinaryConcrete,
+    BinaryConcreteStraightThrough,
+    Kumaraswamy,
+)
+from bayesdrop.dropout.base import BayesianDropout
+from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.ops.stable import inverse_softplus
+from bayesdrop.typing import Latents
+
+_RELAXATIONS = {
+    "concrete": BinaryConcrete,
+    "straight-through": BinaryConcreteStraightThrough,
+}
+
+
+class BetaBernoulliDropout(BayesianDropout):
+    r"""Beta-Bernoulli dropout.
+
+    .. math::
+        p(\pi_k) = \mathrm{Beta}(c, d), \quad
+        p(z_{nk} \mid \pi_k) = \mathrm{Bernoulli}(\pi_k)
+        \qquad
+        q(\pi_k) = \mathrm{Kumaraswamy}(a_k, b_k), \quad
+        q(z_{nk} \mid \pi_k) = p(z_{nk} \mid \pi_k)
+
+    With :math:`c = \alpha / K`, :math:`d = 1` and :math:`K \to \infty` this is the Indian buffet
+    process. In training mode the mask is relaxed (binary concrete); in evaluation mode it is exact.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units with :math:`E[\pi_k]` below this are pruned.
+        kl_scale: Factor on this layer's KL divergence.
+        prior_concentration1: :math:`c > 0`, the paper's :math:`\alpha / K`. Smaller prunes more.
+        prior_concentration0: :math:`d > 0`; 1 has a closed-form KL.
+        init_concentration1: Initial :math:`a > 0`. The default is the paper's for dense networks
+            and LeNet, ``softplus(-1)``; it uses ``softplus(2) = 2.127`` for VGG.
+        init_concentration0: Initial :math:`b > 0`.
+        temperature: Temperature of the relaxed mask, > 0.
+        relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.pi``, event ``(K,)``; ``{module path}.z``, plate ``data``, event
+        ``(K,)``.
+
+    References:
+        Lee, Kim, Yoon, Lee, Yang, Hwang (2018), "Adaptive Network Sparsification via Dependent
+        Variational Beta-Bernoulli Dropout", https://arxiv.org/abs/1805.10896.
+        Deviation: the mask is clamped to [eps, 1 - eps] in logit space, which keeps denormal
+        numbers out of the matrix products; the relaxed distribution is otherwise the paper's.
+
+    Example:
+        >>> layer = BetaBernoulliDropout(4)
+        >>> layer(torch.ones(2, 4)).shape
+        torch.Size([2, 4])
+        >>> bool((layer.keep_prob() < 1).all())
+        True
+    """
+
+    key: ClassVar[str] = "beta-bernoulli"
+    reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        prior_concentration1: float = 1e-4,
+        prior_concentration0: float = 1.0,
+        init_concentration1: float = 0.31326168751822286,
+        init_concentration0: float = 1.0,
+        temperature: float = 0.1,
+        relaxation: Literal["concrete", "straight-through"] = "concrete",
+    ) -> None:
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        positive = {
+            "prior_concentration1": prior_concentration1,
+            "prior_concentration0": prior_concentration0,
+            "init_concentration1": init_concentration1,
+            "init_concentration0": init_concentration0,
+            "temperature": temperature,
+        }
+        for name, value in positive.items():
+            if not 0.0 < value < float("inf"):
+                raise ConfigError(
+                    describe(
+                        "BetaBernoulliDropout",
+                        expected=f"{name} > 0 and finite",
+                        got=f"{name}={value}",
+                        hint="The defaults are those of the paper; start from them.",
+                    )
+                )
+        if relaxation not in _RELAXATIONS:
+            raise unknown_name("relaxation", relaxation, _RELAXATIONS)
+        self.relaxation = relaxation
+        self.raw_concentration1 = nn.Parameter(
+            torch.full((num_units,), inverse_softplus(init_concentration1))
+        )
+        self.raw_concentration0 = nn.Parameter(
+            torch.full((num_units,), inverse_softplus(init_concentration0))
+        )
+        self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
+        self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
+        self.register_buffer("temperature", torch.full((), temperature))
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        c, d = self.prior_concentration1, self.prior_concentration0
+        return {"pi": Beta(c, d).expand([self.num_units]).to_event(1)}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {"pi": self._kumaraswamy().to_event(1)}
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        logits = torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
+        if self.training:
+            relaxed = _RELAXATIONS[self.relaxation]
+            return relaxed(self.temperature, logits=logits, validate_args=False).to_event(1)
+        return Bernoulli(logits=logits, validate_args=False).to_event(1)
+
+    @override
+    def keep_prob(self) -> Tensor:
+        return self._kumaraswamy().mean
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        mean = self.keep_prob()
+        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
+
+    def _kumaraswamy(self) -> Kumaraswamy:
+        # The clamps are the reference code's; softplus(-10) = 4.5e-5.
+        a = softplus(self.raw_concentration1.clamp(min=-10.0))
+        b = softplus(self.raw_concentration0.clamp(min=-10.0, max=50.0))
+        return Kumaraswamy(a, b)

@@ -1,0 +1,62 @@
+"""Errors and warnings of bayesdrop, and the one form every message has."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BayesdropError(Exception):
+    """Any error raised on purpose by bayesdrop."""
+
+
+class ConfigError(BayesdropError, ValueError):
+    """An argument, option or name that does not make sense."""
+
+
+class ShapeError(BayesdropError, ValueError):
+    """A tensor of the wrong shape; the message names the layer."""
+
+
+class DataError(BayesdropError, ValueError):
+    """Data that cannot be used: empty, non-finite, or labels out of range."""
+
+
+class DivergenceError(BayesdropError, RuntimeError):
+    """A non-finite loss; the message names the step and the first bad site."""
+
+
+class CheckpointError(BayesdropError, RuntimeError):
+    """A checkpoint that cannot be written, or is damaged, or belongs to something else."""
+
+
+class ConversionError(BayesdropError, RuntimeError):
+    """A network into which dropout layers cannot be put, with the reason."""
+
+
+class CompactionError(BayesdropError, RuntimeError):
+    """A network that cannot be made smaller exactly, with the reason."""
+
+
+class BayesdropWarning(UserWarning):
+    """Something the user can act on."""
+
+
+def describe(who: str, *, expected: str, got: str, hint: str) -> str:
+    """Return a message in the four parts that every bayesdrop error has.
+
+    Args:
+        who: The function or layer that complains, with its name in the network.
+        expected: What would have been right.
+        got: What came instead.
+        hint: What to try, as a sentence or a question.
+    """
+    return f"{who}: expected {expected}, got {got}. {hint}"
+
+
+def unknown_name(kind: str, name: object, available: Iterable[str]) -> ConfigError:
+    """Return the error for a name that is not in a registry, with the nearest one that is."""
+    names = sorted(available)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {kind} {name!r}.{meant} Available: {', '.join(names)}.")

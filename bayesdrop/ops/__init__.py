@@ -1,0 +1,1 @@
+"""Pure tensor mathematics that everything above may use."""

@@ -1,0 +1,25 @@
+"""The random numbers behind reparameterised samples, in one place so that they can be replaced.
+
+Every stochastic layer and distribution of the package draws its noise through these two
+functions; a test or an experiment that wants other noise (antithetic, quasi-random, fixed)
+replaces them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return uniform noise on (0, 1), both ends excluded, with the dtype and device of ``like``."""
+    info = torch.finfo(like.dtype)
+    noise = torch.rand(tuple(shape), dtype=like.dtype, device=like.device)
+    return noise.clamp_(min=info.tiny, max=1.0 - info.eps)
+
+
+def logistic(shape: Sequence[int], like: Tensor) -> Tensor:
+    r"""Return standard logistic noise :math:`\log u - \log(1 - u)`."""
+    return torch.logit(uniform(shape, like))

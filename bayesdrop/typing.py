@@ -1,0 +1,23 @@
+"""Names for the types that cross module borders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+from torch import Tensor
+
+Latents: TypeAlias = Mapping[str, Tensor]
+"""Sampled global latents of one layer: site suffix (such as ``"pi"``) to value."""
+
+
+class LossTerms(NamedTuple):
+    """The two halves of a loss in nats for the whole data set; ``loss`` is minus the ELBO."""
+
+    nll: Tensor
+    kl: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Negative log-likelihood plus (weighted) KL divergence."""
+        return self.nll + self.kl
