@@ -6,6 +6,7 @@ predictions, an account of their uncertainty, and a smaller network.
 
 from bayesdrop import distributions, networks
 from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.convert import convert, to_deterministic
 from bayesdrop.dropout import (
     BayesianDropout,
     BetaBernoulliDropout,
@@ -15,6 +16,11 @@ from bayesdrop.dropout import (
     register_dropout,
     registered_dropouts,
 )
+from bayesdrop.evaluation import Evaluation, evaluate
+from bayesdrop.inference import schedules
+from bayesdrop.inference.checkpoint import load, save
+from bayesdrop.inference.fit import FitResult, fit
+from bayesdrop.inference.predict import Prediction, predict
 from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -26,6 +26,7 @@ from bayesdrop.likelihoods import Likelihood
 from bayesdrop.typing import Latents, LossTerms
 
 _COUNTER = itertools.count()
+_REAL = torch.distributions.constraints.real
 
 
 class BayesianNetwork(nn.Module):
@@ -139,6 +140,11 @@ class BayesianNetwork(nn.Module):
             self._automatic_name = (id(self), f"bayesdrop{next(_COUNTER)}")
         return self._automatic_name[1]
 
+    @property
+    def owns_store_name(self) -> bool:
+        """Whether the prefix was chosen automatically, so that no other object can have it."""
+        return self._name is None
+
     def named_dropout_layers(self) -> list[tuple[str, BayesianDropout]]:
         """Return the name within ``network`` and the module of every dropout layer."""
         return list(named_dropout_layers(self.network))
@@ -159,8 +165,18 @@ class BayesianNetwork(nn.Module):
             y: The batch's targets.
         """
         self.check_batch(x, y)
-        nll = self.likelihood.nll(self.network(x), y) * (self.num_data / x.shape[0])
-        return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
+        scale = self.num_data / x.shape[0]
+        if not self.training:
+            nll = self.likelihood.nll(self.network(x), y) * scale
+            return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
+        masks = _TrainingMasks()
+        with masks:
+            nll = self.likelihood.nll(self.network(x), y) * scale
+        terms = [
+            layer.kl_divergence(masks.posteriors.get(layer))
+            for _, layer in self.named_dropout_layers()
+        ]
+        return LossTerms(nll, self.kl_weight * sum(terms, start=nll.new_zeros(())))
 
     def draw_latents(self) -> dict[BayesianDropout, Latents]:
         """Draw all global latents once from the guide, for ``PosteriorSample``."""
@@ -224,10 +240,24 @@ class _Program(nn.Module):
         """Run the program's sample statements."""
 
     def _register_parameters(self) -> None:
-        prefix = self.bnn.store_name
+        store, prefix = pyro.get_param_store(), self.bnn.store_name
         for name, parameter in self.bnn.named_parameters():
-            if parameter.requires_grad:
-                pyro.param(f"{prefix}.{name}", parameter)
+            if not parameter.requires_grad:
+                continue
+            key = f"{prefix}.{name}"
+            if key not in store or (self.bnn.owns_store_name and store[key] is not parameter):
+                # Not left to pyro.param, which would store, and train, a contiguous copy of a
+                # channels_last parameter.
+                store.set_state({"params": {key: parameter}, "constraints": {key: _REAL}})
+            if pyro.param(key, parameter) is not parameter:
+                raise ConfigError(
+                    describe(
+                        "BayesianNetwork",
+                        expected=f"its own parameter under {key!r} in the parameter store",
+                        got="that of another network, so that this one would not be trained",
+                        hint="Give each network its own name=..., or call pyro.clear_param_store().",
+                    )
+                )
 
     def _data_plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
         # The rows of x are the subsample; naming them saves drawing a permutation of all data.
@@ -279,6 +309,25 @@ def _particle_shape(latents: Mapping[BayesianDropout, Latents]) -> torch.Size:
     shapes = [value.shape[:-1] for values in latents.values() for value in values.values()]
     batch_shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
     return batch_shape[:-1]
+
+
+class _TrainingMasks(MaskContext):
+    # What the layers do outside, but each posterior is computed and sampled once a step: the KL
+    # divergence uses it again, and a layer that is called twice keeps its latents, as in the model.
+    def __init__(self) -> None:
+        super().__init__()
+        self.posteriors: dict[BayesianDropout, Mapping[str, TorchDistribution]] = {}
+        self.latents: dict[BayesianDropout, Latents] = {}
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        if not layer.training:
+            return None
+        if layer not in self.latents:
+            posterior = layer.posterior()
+            self.posteriors[layer] = posterior
+            self.latents[layer] = {name: q.rsample() for name, q in posterior.items()}
+        return layer.draw_mask(self.latents[layer], x)
 
 
 class _ModelMasks(MaskContext):

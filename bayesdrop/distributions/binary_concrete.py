@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import broadcast_all, lazy_property, logits_to_probs, probs_to_logits
+from torch.distributions.utils import (
+    broadcast_all,
+    lazy_property,
+    logits_to_probs,
+    probs_to_logits,
+)
 from torch.nn.functional import softplus
 from typing_extensions import Self, override
 
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.ops import noise
+from bayesdrop.ops.stable import saturated_sigmoid
 
 
 class BinaryConcrete(TorchDistribution):
@@ -107,8 +111,7 @@ class BinaryConcrete(TorchDistribution):
 
     @override
     def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        bound = -math.log(torch.finfo(self.logits.dtype).eps)
-        return self.rsample_logits(sample_shape).clamp(-bound, bound).sigmoid()
+        return saturated_sigmoid(self.rsample_logits(sample_shape))
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:

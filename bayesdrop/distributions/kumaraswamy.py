@@ -12,7 +12,7 @@ from torch.distributions.utils import broadcast_all
 from typing_extensions import override
 
 from bayesdrop.ops import noise
-from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, log1mexp, wide
+from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, exp_open_unit, log1mexp, wide
 
 
 class Kumaraswamy(TorchDistribution):
@@ -79,7 +79,7 @@ class Kumaraswamy(TorchDistribution):
 
     @override
     def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
-        return clamp_open_unit(self.rsample_log(sample_shape).exp())
+        return exp_open_unit(self.rsample_log(sample_shape))
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:
@@ -132,8 +132,9 @@ def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
     r"""Return :math:`E[\log(1 - x)]` under a Kumaraswamy, by quadrature in float64.
 
     With :math:`s = -\log(1 - u)` exponential, :math:`\log x = \log(1 - e^{-s/b}) / a`. The
-    trapezoidal rule in :math:`\log s` converges geometrically; its relative error is below 1e-7 for
-    concentrations from 1e-3 to 1e3 (tested against adaptive quadrature).
+    trapezoidal rule in :math:`\log s` converges geometrically. For concentrations from 1e-3 to 1e3
+    its error is below 1e-10 of the result, or below 1e-20 where the result is smaller than 1e-10
+    (tested against 25-digit quadrature).
     """
     a, b = wide(concentration1).unsqueeze(-1), wide(concentration0).unsqueeze(-1)
     step = 0.0625
@@ -166,7 +167,8 @@ def _kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
     a, b = q.concentration1, q.concentration0
     c, d = p.concentration1, p.concentration0
     log_beta = torch.lgamma(c) + torch.lgamma(d) - torch.lgamma(c + d)
-    expected_log_x = (-EULER_GAMMA - torch.digamma(b) - 1 / b) / a
+    # psi(b + 1) = psi(b) + 1 / b, without the difference of two large numbers for small b.
+    expected_log_x = -(EULER_GAMMA + torch.digamma(b + 1)) / a
     kl = (a - c) * expected_log_x + a.log() + b.log() - (b - 1) / b
     if bool((d == 1).all()):
         return kl - c.log()

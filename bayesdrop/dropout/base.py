@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -139,14 +139,18 @@ class BayesianDropout(nn.Module, ABC):
             fn = fn.expand(torch.Size((x.shape[0],)))
         return fn.rsample() if fn.has_rsample else fn.sample()
 
-    def kl_divergence(self) -> Tensor:
-        """Return ``kl_scale`` times KL(posterior || prior), in nats."""
+    def kl_divergence(self, posterior: Mapping[str, TorchDistribution] | None = None) -> Tensor:
+        """Return ``kl_scale`` times KL(posterior || prior), in nats.
+
+        Args:
+            posterior: What ``posterior()`` returned, where the caller has it already.
+        """
         prior = self.prior()
-        total = sum(
-            (torch_kl_divergence(q, prior[name]).sum() for name, q in self.posterior().items()),
-            start=torch.zeros((), device=self._device()),
-        )
-        return self.kl_scale * total
+        posterior = self.posterior() if posterior is None else posterior
+        terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
+        if not terms:
+            return torch.zeros((), device=self._device())
+        return self.kl_scale * sum(terms[1:], start=terms[0])
 
     @torch.no_grad()
     def active(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -24,6 +25,10 @@ _RELAXATIONS = {
     "concrete": BinaryConcrete,
     "straight-through": BinaryConcreteStraightThrough,
 }
+
+_MIN_RAW = -10.0
+_MIN_CONCENTRATION = math.log1p(math.exp(_MIN_RAW))
+_MAX_CONCENTRATION0 = 50.0  # softplus(50) is 50
 
 
 class BetaBernoulliDropout(BayesianDropout):
@@ -107,6 +112,18 @@ class BetaBernoulliDropout(BayesianDropout):
                         hint="The defaults are those of the paper; start from them.",
                     )
                 )
+        smallest = min(init_concentration1, init_concentration0)
+        if smallest < _MIN_CONCENTRATION or init_concentration0 > _MAX_CONCENTRATION0:
+            raise ConfigError(
+                describe(
+                    "BetaBernoulliDropout",
+                    expected=f"initial concentrations >= {_MIN_CONCENTRATION:.3g} and "
+                    f"init_concentration0 <= {_MAX_CONCENTRATION0:g}",
+                    got=f"init_concentration1={init_concentration1}, "
+                    f"init_concentration0={init_concentration0}",
+                    hint="The parameters are held inside these bounds, as in the paper's code.",
+                )
+            )
         if relaxation not in _RELAXATIONS:
             raise unknown_name("relaxation", relaxation, _RELAXATIONS)
         self.relaxation = relaxation
@@ -123,7 +140,8 @@ class BetaBernoulliDropout(BayesianDropout):
     @override
     def prior(self) -> dict[str, TorchDistribution]:
         c, d = self.prior_concentration1, self.prior_concentration0
-        return {"pi": Beta(c, d).expand([self.num_units]).to_event(1)}
+        # The constructor has checked c and d, and this runs at every step.
+        return {"pi": Beta(c, d, validate_args=False).expand([self.num_units]).to_event(1)}
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
@@ -147,7 +165,7 @@ class BetaBernoulliDropout(BayesianDropout):
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
 
     def _kumaraswamy(self) -> Kumaraswamy:
-        # The clamps are the reference code's; softplus(-10) = 4.5e-5.
-        a = softplus(self.raw_concentration1.clamp(min=-10.0))
-        b = softplus(self.raw_concentration0.clamp(min=-10.0, max=50.0))
+        # The clamps are the reference code's.
+        a = softplus(self.raw_concentration1.clamp(min=_MIN_RAW))
+        b = softplus(self.raw_concentration0.clamp(min=_MIN_RAW, max=_MAX_CONCENTRATION0))
         return Kumaraswamy(a, b)

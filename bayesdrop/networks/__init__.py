@@ -1,1 +1,44 @@
-"""Ordinary ``nn.Module`` networks."""
+"""Ordinary ``nn.Module`` networks, and the registry that names them.
+
+They know nothing of Bayesian dropout: ``bayesdrop.convert`` puts it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from bayesdrop.errors import unknown_name
+from bayesdrop.networks.lenet import lenet5_caffe, lenet_500_300
+from bayesdrop.networks.vgg import vgg
+
+networks: dict[str, Callable[..., nn.Module]] = {
+    "lenet-500-300": lenet_500_300,
+    "lenet5-caffe": lenet5_caffe,
+    "vgg": vgg,
+}
+"""Name to constructor; every constructor takes ``num_classes`` and ``dropout``."""
+
+
+def make_network(name: str, **options: Any) -> nn.Module:
+    """Build the network registered under ``name``.
+
+    Args:
+        name: A key of ``networks``.
+        **options: Keyword arguments of that constructor.
+
+    Raises:
+        ConfigError: If the name is unknown.
+
+    Example:
+        >>> len(list(make_network("lenet-500-300").children()))
+        6
+    """
+    if name not in networks:
+        raise unknown_name("network", name, networks)
+    return networks[name](**options)
+
+
+__all__ = ["lenet5_caffe", "lenet_500_300", "make_network", "networks", "vgg"]

@@ -1,0 +1,95 @@
+"""The graph of a network in evaluation mode, written in fewer ways."""
+
+from __future__ import annotations
+
+import operator
+from math import prod
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from bayesdrop.errors import CompactionError
+from bayesdrop.networks.tracing import leaf_modules, trace
+
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    torch.relu_: torch.relu,
+    F.relu_: F.relu,
+    "add_": operator.add,
+    "relu_": torch.relu,
+}
+_FLATTENS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
+
+
+def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Return the traced network, with the shape of every tensor in its nodes' ``meta``.
+
+    Operations that change a tensor in place are replaced by those that do not, flattening has one
+    form, ``torch.flatten(x, 1)``, and what evaluation mode passes through is gone.
+
+    Args:
+        network: A module in evaluation mode that may be changed.
+        example: Its inputs.
+    """
+    graph = trace(network, "compact", CompactionError)
+    module = fx.GraphModule(network, graph, type(network).__name__)
+    graph = module.graph
+    _remove_in_place(module, graph)
+    with torch.no_grad():
+        ShapeProp(module).propagate(*example)
+    for node in list(graph.nodes):
+        _simplify(module, node)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def shape_of(node: fx.Node) -> torch.Size | None:
+    """Return the shape of a node's value if that is a tensor with at least one dimension."""
+    meta = node.meta.get("tensor_meta")
+    shape = getattr(meta, "shape", None)
+    return shape if isinstance(shape, torch.Size) and len(shape) > 0 else None
+
+
+def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    leaves = leaf_modules(module, graph)
+    for node in list(graph.nodes):
+        leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
+        changes = node.target in _OUT_OF_PLACE or node.kwargs.get("inplace") is True
+        if leaf is not None and getattr(leaf, "inplace", False) is True:
+            changes, leaf.inplace = True, False  # type: ignore[assignment]
+        if not changes:
+            continue
+        source = node.all_input_nodes[0]
+        for user in list(source.users):
+            if order[user] > order[node]:
+                user.replace_input_with(source, node)
+        if node.target in _OUT_OF_PLACE:
+            node.op, node.target = "call_function", _OUT_OF_PLACE[node.target]
+        if "inplace" in node.kwargs:
+            node.update_kwarg("inplace", False)
+
+
+def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
+    leaf = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    passes = isinstance(leaf, _IDENTITIES) or (
+        node.target is F.dropout and node.kwargs.get("training") is False
+    )
+    if passes:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+    elif isinstance(leaf, nn.Flatten) or node.target in _FLATTENS:
+        source = node.all_input_nodes[0]
+        before, after = shape_of(source), shape_of(node)
+        if before is None or after is None:
+            return
+        if len(before) > 1 and tuple(after) == (before[0], prod(before[1:])):
+            with module.graph.inserting_after(node):
+                new = module.graph.call_function(torch.flatten, (source, 1))
+            new.meta = dict(node.meta)
+            node.replace_all_uses_with(new)
+
+

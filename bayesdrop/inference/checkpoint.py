@@ -1,0 +1,189 @@
+"""Files that survive: written atomically, read without unpickling code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.errors import CheckpointError, describe
+
+_FORMAT = "bayesdrop"
+_VERSION = 1
+
+
+def write_atomically(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
+    """Write ``payload`` with ``torch.save`` so that ``path`` is at all times a whole file.
+
+    The new file is written beside the old one, flushed to disk and renamed over it.
+
+    Raises:
+        CheckpointError: If it cannot be written; what was at ``path`` is untouched.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            torch.save(dict(payload), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        raise CheckpointError(
+            describe(
+                f"checkpoint {path}",
+                expected="a folder that can be written, with enough space",
+                got=_first_line(error),
+                hint="The previous file, if any, is unchanged. Free space or choose another folder.",
+            )
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Read a file of ``write_atomically`` and check that it is one of ours, of the right kind.
+
+    Args:
+        path: The file.
+        kind: What it must hold, such as ``"model"`` or ``"training"``.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or something else.
+    """
+    path = Path(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            describe(
+                f"checkpoint {path}",
+                expected="a file",
+                got="nothing there",
+                hint="Was the model saved under another name?",
+            )
+        ) from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            describe(
+                f"checkpoint {path}",
+                expected="a whole file written by bayesdrop",
+                got=f"one that cannot be read ({_first_line(error)})",
+                hint="It is truncated, damaged or foreign, and was left as it is.",
+            )
+        ) from error
+    if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
+        raise CheckpointError(
+            describe(
+                f"checkpoint {path}",
+                expected="a file written by bayesdrop",
+                got="another program's file",
+                hint="For a bare state_dict use load_state_dict.",
+            )
+        )
+    if payload.get("version") != _VERSION or payload.get("kind") != kind:
+        raise CheckpointError(
+            describe(
+                f"checkpoint {path}",
+                expected=f"a {kind} file of version {_VERSION}",
+                got=f"a {payload.get('kind')} file of version {payload.get('version')}",
+                hint="Was it written by another version of bayesdrop?",
+            )
+        )
+    return payload
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def header(kind: str) -> dict[str, Any]:
+    """Return the entries by which ``read`` knows a file."""
+    return {"format": _FORMAT, "version": _VERSION, "kind": kind}
+
+
+def save(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> None:
+    """Save the parameters and buffers of ``bnn`` atomically.
+
+    Args:
+        bnn: The network; nothing of it needs to have been called before.
+        path: The file to write. ``load`` reads it without running any code from it.
+
+    Raises:
+        CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
+    """
+    state = {**header("model"), "num_data": bnn.num_data, "kl_weight": bnn.kl_weight}
+    write_atomically(path, {**state, "state": bnn.state_dict()})
+
+
+def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:
+    """Load what ``save`` wrote into ``bnn``, which has the same architecture, and return it.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, foreign or of another architecture;
+            ``bnn`` is then unchanged.
+    """
+    payload = read(path, "model")
+    check_state(bnn, payload["state"], path)
+    bnn.load_state_dict(payload["state"])
+    bnn.num_data, bnn.kl_weight = payload["num_data"], payload["kl_weight"]
+    return bnn
+
+
+def check_state(
+    module: torch.nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Raise ``CheckpointError`` unless ``state`` fits ``module`` entry by entry."""
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = [name for name in {**own, **theirs} if own.get(name) != theirs.get(name)]
+    if wrong:
+        first = wrong[0]
+        raise CheckpointError(
+            describe(
+                f"checkpoint {path}",
+                expected=f"{first} of shape {own.get(first, 'none: no such entry')}",
+                got=f"{theirs.get(first, 'none: no such entry')} ({len(wrong)} entries differ)",
+                hint="Build the network with the same architecture and dropout layers first.",
+            )
+        )
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every random number generator that training may use."""
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position],
+        "numpy_gauss": [has_gauss, cached],
+        "python": [version, list(internal), gauss],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restore what ``random_state`` returned."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, position = state["numpy"]
+    np.random.set_state(  # noqa: NPY002 - the global one
+        (name, keys.numpy().astype(np.uint32), position, *state["numpy_gauss"])
+    )
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))

@@ -1,0 +1,121 @@
+"""What a user sees while ``fit`` runs: a progress bar and TensorBoard scalars."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typing_extensions import Self
+
+_SECONDS_BETWEEN_UPDATES = 0.2
+
+
+class Monitor:
+    """Shows a run's progress; silent if asked to be.
+
+    Args:
+        history: Records of the epochs that an earlier session finished.
+        epochs: Epochs of the whole run.
+        num_data: Examples an epoch.
+        progress: Whether to draw a bar (on standard error).
+        tensorboard: Folder for TensorBoard scalars, or None.
+
+    Raises:
+        ImportError: If ``tensorboard`` is given and TensorBoard is not installed.
+    """
+
+    def __init__(
+        self,
+        history: list[dict[str, Any]],
+        epochs: int,
+        num_data: int,
+        progress: bool,
+        tensorboard: str | os.PathLike[str] | None,
+    ) -> None:
+        self._bar: Progress | None = None
+        self._latest = history[-1] if history else {}
+        self._pending = 0
+        self._drawn = 0.0
+        self._writer = None if tensorboard is None else _tensorboard_writer(tensorboard)
+        if progress:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
+                console=Console(stderr=True),
+            )
+            self._epochs = epochs
+            self._task = self._bar.add_task(
+                f"epoch {len(history) + 1}/{epochs}", total=epochs * num_data, status=""
+            )
+            self._bar.update(self._task, completed=len(history) * num_data)
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def advance(self, examples: int, nll: float, kl: float) -> None:
+        """Count examples of the running epoch; redraw a few times a second."""
+        if self._bar is None:
+            return
+        self._pending += examples
+        now = time.monotonic()
+        if now - self._drawn > _SECONDS_BETWEEN_UPDATES:
+            self._draw(nll, kl)
+            self._drawn = now
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Report a finished epoch."""
+        self._latest = record
+        if self._bar is not None:
+            self._draw(record["nll"], record["kl"])
+            following = min(record["epoch"] + 1, self._epochs)
+            self._bar.update(self._task, description=f"epoch {following}/{self._epochs}")
+        if self._writer is not None:
+            for name, value in record.items():
+                if isinstance(value, list):
+                    for index, item in enumerate(value):
+                        self._writer.add_scalar(f"{name}/{index}", item, record["epoch"])
+                elif name != "epoch":
+                    self._writer.add_scalar(name, value, record["epoch"])
+
+    def _draw(self, nll: float, kl: float) -> None:
+        if self._bar is None:
+            return
+        parts = [f"loss {nll + kl:.4f} (nll {nll:.4f}, kl {kl:.4f})"]
+        if "val_error" in self._latest:
+            parts.append(f"val error {self._latest['val_error']:.2f} %")
+        elif "val_rmse" in self._latest:
+            parts.append(f"val RMSE {self._latest['val_rmse']:.4g}")
+        if self._latest.get("units"):
+            parts.append("units " + "-".join(str(count) for count in self._latest["units"]))
+        self._bar.update(self._task, advance=self._pending, status=", ".join(parts))
+        self._pending = 0
+
+
+def _tensorboard_writer(folder: str | os.PathLike[str]) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            "fit(tensorboard=...) needs TensorBoard: pip install bayesdrop[tensorboard]."
+        ) from error
+    return SummaryWriter(str(folder))

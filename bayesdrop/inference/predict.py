@@ -1,0 +1,404 @@
+"""Monte Carlo prediction in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.dropout import PosteriorSample
+from bayesdrop.errors import (
+    ConfigError,
+    DataError,
+    DivergenceError,
+    ShapeError,
+    describe,
+    unknown_name,
+)
+from bayesdrop.inference.batches import Data, batches, num_examples
+from bayesdrop.likelihoods import Bernoulli
+
+# More rows at a time gain nothing on a CPU: the activations then leave its caches.
+_MAX_ROWS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    r"""What ``predict`` returns; all tensors are on the CPU, rows in the order of the data.
+
+    .. math::
+        \bar p_n = \frac1S \sum_s p_{ns}, \qquad
+        \underbrace{H[\bar p_n]}_{\text{predictive}} =
+        \underbrace{\tfrac1S \textstyle\sum_s H[p_{ns}]}_{\text{expected}} +
+        \underbrace{I_n}_{\text{mutual information}}, \qquad
+        \underbrace{v_n}_{\text{variance}} =
+        \underbrace{\tfrac1S \textstyle\sum_s \sigma^2_{ns}}_{\text{aleatoric}} +
+        \underbrace{\tfrac1S \textstyle\sum_s (\mu_{ns} - \bar\mu_n)^2}_{\text{epistemic}}
+
+    Args:
+        mean: Class probabilities averaged over posterior samples (never logits), or the predictive
+            mean, ``(N, C)``.
+        num_samples: Posterior samples :math:`S`; 1 for a mean mask and for a network without
+            Bayesian dropout layers; mutual information and epistemic variance are then 0.
+        samples: Probabilities, or means, of each posterior sample, ``(S, N, C)``, if kept.
+        y: The targets that came with the data, if any.
+        confidence: Probability of the most probable class, ``(N,)``; classifiers only. For several
+            Bernoulli outputs it is the average of :math:`\max(\bar p, 1 - \bar p)`.
+        predictive_entropy: Entropy of ``mean`` in nats, ``(N,)``; classifiers only. For several
+            Bernoulli outputs it is the sum of their entropies.
+        expected_entropy: Average entropy of a sample, in nats, ``(N,)``; classifiers only.
+        mutual_information: Their difference, in nats, >= 0, ``(N,)``; classifiers only.
+        variance: ``aleatoric_variance + epistemic_variance``, ``(N, D)``; regression only.
+        aleatoric_variance: Average variance of the noise, ``(N, D)``; regression only.
+        epistemic_variance: Variance of the samples' means, ``(N, D)``; regression only.
+        log_likelihood: :math:`\log \frac1S \sum_s p(y_n \mid x_n, s)` in nats, ``(N,)``;
+            regression with targets only.
+    """
+
+    mean: Tensor
+    num_samples: int
+    samples: Tensor | None = None
+    y: Tensor | None = None
+    confidence: Tensor | None = None
+    predictive_entropy: Tensor | None = None
+    expected_entropy: Tensor | None = None
+    mutual_information: Tensor | None = None
+    variance: Tensor | None = None
+    aleatoric_variance: Tensor | None = None
+    epistemic_variance: Tensor | None = None
+    log_likelihood: Tensor | None = None
+
+
+@torch.no_grad()
+def predict(
+    bnn: BayesianNetwork,
+    data: Data,
+    *,
+    num_samples: int = 64,
+    mean_mask: bool = False,
+    masks: Literal["shared", "per-example"] = "shared",
+    batch_size: int | None = None,
+    memory_limit: int = 2**30,
+    keep_samples: bool = True,
+    seed: int | None = None,
+) -> Prediction:
+    r"""Predict with the posterior: Monte Carlo through the model and guide, or in one pass.
+
+    Each input's prediction has the same distribution as with ``pyro.infer.Predictive``; nothing
+    but the requested moments is held in memory. The network runs in evaluation mode, so that masks
+    are exact, and every module gets its own mode back afterwards.
+
+    Args:
+        bnn: The Bayesian network.
+        data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader.
+        num_samples: Posterior samples :math:`S`. A network without Bayesian dropout layers has
+            nothing to sample and runs once.
+        mean_mask: Whether to run once with the mean masks, an approximation, instead of sampling.
+        masks: ``"shared"`` draws one mask per posterior sample for all inputs: the prediction of
+            each input has the same distribution, only the correlation between inputs differs, and
+            a pass costs about as much as the plain network's. The draw does not depend on the
+            batch size. ``"per-example"`` draws a mask for each input, as the model does; it is
+            several times slower. Masks that depend on the input are always drawn per example.
+        batch_size: Rows that pass through the network at a time; None derives it from
+            ``memory_limit``.
+        memory_limit: Bytes for the activations of one pass, taken as twice the size of all module
+            outputs, and bytes for ``samples``.
+        keep_samples: Whether to return the prediction of each posterior sample.
+        seed: Makes the draw reproducible and leaves torch's global generator alone; None draws
+            from the global generator.
+
+    Raises:
+        ConfigError: For bad options, or if ``samples`` does not fit in ``memory_limit``.
+        DataError: If an input is not finite; the message names the row.
+        DivergenceError: If a prediction is not finite.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+        >>> prediction = predict(bnn, torch.zeros(5, 4), num_samples=8)
+        >>> prediction.samples.shape, prediction.mutual_information.shape
+        (torch.Size([8, 5, 3]), torch.Size([5]))
+    """
+    _check_options(bnn, num_samples, masks, batch_size, memory_limit)
+    device = next(bnn.parameters(), torch.empty(0)).device
+    with _evaluation_mode(bnn), _seeded(seed):
+        passes: list[AbstractContextManager[object]] = [nullcontext()]
+        if not mean_mask and bnn.named_dropout_layers():
+            # All global latents (and shared masks) come first: chunking cannot change the draw.
+            shared = masks == "shared"
+            passes = [
+                PosteriorSample(bnn.draw_latents(), shared=shared) for _ in range(num_samples)
+            ]
+        parts: list[dict[str, Tensor]] = []
+        rows, start = batch_size or _MAX_ROWS, 0
+        for x_batch, y_batch in batches(data, rows):
+            if not parts:
+                cost = _probe(bnn, x_batch[:1].to(device))
+                if keep_samples:
+                    _check_fits(len(passes), num_examples(data), cost.result, memory_limit)
+                if batch_size is None:
+                    rows = max(1, min(_MAX_ROWS, memory_limit // cost.activations))
+            for lower in range(0, len(x_batch), rows):
+                x = x_batch[lower : lower + rows]
+                y = None if y_batch is None else y_batch[lower : lower + rows]
+                _check_finite(x, start, DataError, "input")
+                moments = _predict_chunk(bnn, x.to(device), y, passes, keep_samples)
+                for name in ("mean", "variance"):
+                    if name in moments:
+                        _check_finite(moments[name], start, DivergenceError, "prediction")
+                parts.append({name: value.cpu() for name, value in moments.items()})
+                start += len(x)
+    if not parts:
+        raise DataError(
+            describe(
+                "predict",
+                expected="at least one batch",
+                got="none",
+                hint="Does the DataLoader drop an incomplete last batch?",
+            )
+        )
+    joined = {
+        name: torch.cat([part.pop(name) for part in parts], dim=int(name == "samples"))
+        for name in list(parts[0])
+    }
+    return Prediction(num_samples=len(passes), **joined)
+
+
+def _predict_chunk(
+    bnn: BayesianNetwork,
+    x: Tensor,
+    y: Tensor | None,
+    passes: list[AbstractContextManager[object]],
+    keep_samples: bool,
+) -> dict[str, Tensor]:
+    classifier = bnn.likelihood.is_classifier
+    moments = _ClassMoments(bnn) if classifier else _GaussianMoments(bnn, y)
+    samples = []
+    for context in passes:
+        with context:
+            output = bnn.network(x)
+        if output.ndim == 0 or output.shape[0] != x.shape[0]:
+            raise ShapeError(
+                describe(
+                    "predict",
+                    expected=f"one network output for each of {x.shape[0]} inputs",
+                    got=f"output of shape {tuple(output.shape)}",
+                    hint="Does the network keep the first dimension?",
+                )
+            )
+        value = moments.add(output)
+        if keep_samples:
+            samples.append(value.cpu())
+    result = moments.result()
+    if keep_samples:
+        result["samples"] = torch.stack(samples)
+    if y is not None:
+        result["y"] = y
+    return result
+
+
+class _ClassMoments:
+    # Running sums of probabilities and of their entropy.
+    def __init__(self, bnn: BayesianNetwork) -> None:
+        self.likelihood = bnn.likelihood
+        bernoulli = isinstance(bnn.likelihood, Bernoulli)
+        self.entropy = _bernoulli_entropy if bernoulli else _entropy
+        self.confidence = _bernoulli_confidence if bernoulli else _confidence
+        self.count = 0
+        self.total: Tensor
+        self.total_entropy: Tensor
+
+    def add(self, output: Tensor) -> Tensor:
+        """Add one posterior sample and return its probabilities."""
+        probabilities, _ = self.likelihood.moments(output)
+        if self.count == 0:
+            self.total = torch.zeros_like(probabilities)
+            self.total_entropy = torch.zeros_like(self.entropy(probabilities))
+        self.count += 1
+        self.total += probabilities
+        self.total_entropy += self.entropy(probabilities)
+        return probabilities
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the mean and the split of its entropy."""
+        mean = self.total / self.count
+        predictive, expected = self.entropy(mean), self.total_entropy / self.count
+        return {
+            "mean": mean,
+            "confidence": self.confidence(mean),
+            "predictive_entropy": predictive,
+            "expected_entropy": expected,
+            # >= 0 by Jensen's inequality, but for rounding.
+            "mutual_information": (predictive - expected).clamp(min=0.0),
+        }
+
+
+class _GaussianMoments:
+    # Law of total variance, by Welford's update.
+    def __init__(self, bnn: BayesianNetwork, y: Tensor | None) -> None:
+        self.likelihood = bnn.likelihood
+        self.y = y
+        self.count = 0
+        self.mean: Tensor
+        self.squares: Tensor
+        self.noise: Tensor
+        self.log_likelihood: Tensor | None = None
+
+    def add(self, output: Tensor) -> Tensor:
+        """Add one posterior sample and return its mean."""
+        mean, variance = self.likelihood.moments(output)
+        if self.count == 0:
+            self.mean, self.squares, self.noise = (torch.zeros_like(mean) for _ in range(3))
+        self.count += 1
+        difference = mean - self.mean
+        self.mean += difference / self.count
+        self.squares += difference * (mean - self.mean)
+        self.noise += torch.zeros_like(mean) if variance is None else variance
+        if self.y is not None:
+            fn = self.likelihood.distribution(output)
+            term = fn.log_prob(self.likelihood.target(output, self.y.to(output.device)))
+            former = self.log_likelihood
+            self.log_likelihood = term if former is None else torch.logaddexp(former, term)
+        return mean
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the mean and the split of the variance."""
+        aleatoric, epistemic = self.noise / self.count, self.squares / self.count
+        result = {
+            "mean": self.mean,
+            "variance": aleatoric + epistemic,
+            "aleatoric_variance": aleatoric,
+            "epistemic_variance": epistemic,
+        }
+        if self.log_likelihood is not None:
+            count = torch.tensor(float(self.count), device=self.log_likelihood.device)
+            result["log_likelihood"] = self.log_likelihood - count.log()
+        return result
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def _bernoulli_entropy(probabilities: Tensor) -> Tensor:
+    both = torch.special.entr(probabilities) + torch.special.entr(1.0 - probabilities)
+    return both.reshape(len(both), -1).sum(1)
+
+
+def _confidence(probabilities: Tensor) -> Tensor:
+    return probabilities.amax(-1)
+
+
+def _bernoulli_confidence(probabilities: Tensor) -> Tensor:
+    sure = torch.maximum(probabilities, 1.0 - probabilities)
+    return sure.reshape(len(sure), -1).mean(1)
+
+
+@contextmanager
+def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    # manual_seed reseeds every accelerator, so all their states are kept too.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+class _Cost(NamedTuple):
+    activations: int
+    result: int
+
+
+def _probe(bnn: BayesianNetwork, x: Tensor) -> _Cost:
+    """Return the bytes that one example needs, from a pass with the mean masks."""
+    sizes = [x.nbytes]
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.nbytes)
+
+    handles = [module.register_forward_hook(count) for module in bnn.network.modules()]
+    try:
+        result, _ = bnn.likelihood.moments(bnn.network(x))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _Cost(activations=max(1, 2 * sum(sizes)), result=result.nbytes)
+
+
+def _check_options(
+    bnn: object, num_samples: int, masks: str, batch_size: int | None, memory_limit: int
+) -> None:
+    if not isinstance(bnn, BayesianNetwork):
+        raise ConfigError(
+            describe(
+                "predict",
+                expected="a BayesianNetwork",
+                got=type(bnn).__name__,
+                hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
+            )
+        )
+    if masks not in ("shared", "per-example"):
+        raise unknown_name("masks option", masks, ("shared", "per-example"))
+    if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
+        raise ConfigError(
+            describe(
+                "predict",
+                expected="num_samples, batch_size and memory_limit of at least 1",
+                got=f"{num_samples}, {batch_size} and {memory_limit}",
+                hint="The defaults are 64, None and 2**30 bytes.",
+            )
+        )
+
+
+def _check_fits(num_samples: int, rows: int, bytes_per_row: int, memory_limit: int) -> None:
+    needed = num_samples * rows * bytes_per_row
+    if needed > memory_limit:
+        raise ConfigError(
+            describe(
+                "predict",
+                expected=f"samples of at most memory_limit={memory_limit} bytes",
+                got=f"{num_samples} samples x {rows} inputs, {needed} bytes",
+                hint="Pass keep_samples=False for the moments alone, or a larger memory_limit.",
+            )
+        )
+
+
+def _check_finite(
+    values: Tensor, start: int, error: type[DataError] | type[DivergenceError], what: str
+) -> None:
+    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+        return
+    bad = ~torch.isfinite(values).reshape(len(values), -1).all(1)
+    row = start + int(bad.nonzero()[0])
+    hint = (
+        "Clean the data first, for example with torch.nan_to_num."
+        if what == "input"
+        else "Are the weights finite? Train with a smaller learning rate."
+    )
+    raise error(
+        describe(
+            "predict",
+            expected=f"finite {what}s",
+            got=f"nan or infinity in {what} row {row}",
+            hint=hint,
+        )
+    )

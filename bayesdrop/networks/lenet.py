@@ -1,0 +1,93 @@
+"""The two LeNets of the sparsification literature."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+
+def _without_idle_dropout(layers: OrderedDict[str, nn.Module]) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            (name, layer)
+            for name, layer in layers.items()
+            if not (isinstance(layer, nn.Dropout) and layer.p == 0.0)
+        )
+    )
+
+
+def lenet_500_300(
+    num_classes: int = 10, in_features: int = 784, *, dropout: float = 0.0
+) -> nn.Sequential:
+    """LeNet-500-300: a multilayer perceptron, 784-500-300-10 for MNIST.
+
+    Args:
+        num_classes: Number of outputs.
+        in_features: Number of input features; the input is flattened first.
+        dropout: Drop probability of an ``nn.Dropout`` before ``fc2`` and ``fc3``; none if 0.
+
+    Shape:  input ``(N, ...)`` with ``in_features`` values per example, output
+        ``(N, num_classes)``.
+
+    References:
+        LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document
+        recognition".
+
+    Example:
+        >>> import torch
+        >>> lenet_500_300()(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    return _without_idle_dropout(
+        OrderedDict[str, nn.Module](
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(in_features, 500),
+            relu1=nn.ReLU(),
+            dropout2=nn.Dropout(dropout),
+            fc2=nn.Linear(500, 300),
+            relu2=nn.ReLU(),
+            dropout3=nn.Dropout(dropout),
+            fc3=nn.Linear(300, num_classes),
+        )
+    )
+
+
+def lenet5_caffe(
+    num_classes: int = 10, in_channels: int = 1, *, dropout: float = 0.0
+) -> nn.Sequential:
+    """LeNet5 as in Caffe: two convolutions 20-50, then dense 800-500-10.
+
+    Args:
+        num_classes: Number of outputs.
+        in_channels: Number of image channels.
+        dropout: Drop probability of an ``nn.Dropout`` before ``fc1`` and ``fc2``; none if 0.
+
+    Shape:  input ``(N, in_channels, 28, 28)``, output ``(N, num_classes)``.
+
+    References:
+        Jia et al. (2014), "Caffe: Convolutional Architecture for Fast Feature Embedding",
+        https://arxiv.org/abs/1408.5093. Deviation: ReLU also after the convolutions, as in the
+        sparsification literature (Caffe's own example has it after ``fc1`` only).
+
+    Example:
+        >>> import torch
+        >>> lenet5_caffe()(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    return _without_idle_dropout(
+        OrderedDict[str, nn.Module](
+            conv1=nn.Conv2d(in_channels, 20, 5),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(20, 50, 5),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            dropout1=nn.Dropout(dropout),
+            fc1=nn.Linear(800, 500),
+            relu3=nn.ReLU(),
+            dropout2=nn.Dropout(dropout),
+            fc2=nn.Linear(500, num_classes),
+        )
+    )

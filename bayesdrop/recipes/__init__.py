@@ -1,0 +1,23 @@
+"""Named experiments: data, network, dropout and schedule, run resumably in a folder."""
+
+from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers the recipes
+from bayesdrop.recipes.recipe import (
+    Recipe,
+    Stage,
+    get_recipe,
+    register_recipe,
+    registered_recipes,
+)
+from bayesdrop.recipes.run import Run, build_network, load_run, run_recipe
+
+__all__ = [
+    "Recipe",
+    "Run",
+    "Stage",
+    "build_network",
+    "get_recipe",
+    "load_run",
+    "register_recipe",
+    "registered_recipes",
+    "run_recipe",
+]

@@ -1,0 +1,82 @@
+"""The recipes that come with the package."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
+
+_KEY = "beta-bernoulli"
+
+# The published protocol (Adam, weight decay 1e-4, batches of 100, from pretrained weights) with ten
+# times its learning rate for (a, b), which prunes in a third of its epochs.
+_PLAIN = Stage("plain", 20, milestones=(0.5, 0.8))
+_SPARSE = Stage(_KEY, 60, dropout=True, variational_learning_rate=0.1, milestones=(0.8, 0.93))
+
+
+def _family(
+    prefix: str,
+    title: str,
+    *,
+    data: str,
+    network: str,
+    stages: tuple[Stage, Stage],
+    dropout_options: dict[str, object] | None = None,
+) -> None:
+    """Register a plain network, one with nn.Dropout and one with beta-Bernoulli dropout.
+
+    All three train for the same number of epochs.
+    """
+    epochs = sum(stage.epochs for stage in stages)
+    baseline = (dataclasses.replace(stages[0], epochs=epochs),)
+    register_recipe(Recipe(prefix, f"{title}, no dropout", data, network, baseline))
+    register_recipe(
+        Recipe(
+            f"{prefix}-dropout",
+            f"{title}, nn.Dropout(0.5) before hidden Linear layers",
+            data,
+            network,
+            baseline,
+            network_options={"dropout": 0.5},
+        )
+    )
+    register_recipe(
+        Recipe(
+            f"{prefix}-bb",
+            f"{title}, beta-Bernoulli dropout from pretrained weights",
+            data,
+            network,
+            stages,
+            dropout=_KEY,
+            dropout_options=dropout_options or {},
+        )
+    )
+
+
+_family(
+    "lenet-500-300",
+    "LeNet-500-300",
+    data="mnist",
+    network="lenet-500-300",
+    stages=(_PLAIN, _SPARSE),
+)
+_family(
+    "lenet5-caffe",
+    "LeNet5-Caffe",
+    data="mnist",
+    network="lenet5-caffe",
+    stages=(_PLAIN, _SPARSE),
+)
+# With 720 examples the full KL against the paper's initial keep probabilities switches every unit
+# off before the weights have learnt: start with units on, and let the KL rise.
+_family(
+    "digits-mlp",
+    "LeNet-500-300's multilayer perceptron for 8 x 8 digits",
+    data="digits",
+    network="lenet-500-300",
+    stages=(
+        dataclasses.replace(_PLAIN, epochs=50, batch_size=50),
+        dataclasses.replace(_SPARSE, epochs=150, batch_size=50, kl_warm_up=0.5),
+    ),
+    dropout_options={"init_concentration1": 2.0, "kl_scale": 0.3},
+)

@@ -1,0 +1,213 @@
+"""What a named experiment consists of, and the registry of names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bayesdrop.errors import ConfigError, describe, unknown_name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of ``fit``.
+
+    Args:
+        name: Name of its subfolder in the run.
+        epochs: Epochs, >= 1.
+        dropout: Whether the network has the recipe's Bayesian dropout layers in this stage. The
+            first stage with them starts from the weights of the stage before.
+        batch_size: Examples a step.
+        learning_rate: Of network weights.
+        variational_learning_rate: Of the dropout layers' parameters.
+        weight_decay: L2 penalty on network weights.
+        milestones: Fractions of the run at which the learning rates are divided by 10.
+        kl_warm_up: Fraction of the run in which the KL weight rises to 1; 0 for none.
+    """
+
+    name: str
+    epochs: int
+    dropout: bool = False
+    batch_size: int = 100
+    learning_rate: float = 1e-3
+    variational_learning_rate: float = 1e-1
+    weight_decay: float = 1e-4
+    milestones: tuple[float, ...] = (0.5, 0.8)
+    kl_warm_up: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or not 0.0 <= self.kl_warm_up <= 1.0:
+            raise ConfigError(
+                describe(
+                    f"stage {self.name!r}",
+                    expected="epochs >= 1, batch_size >= 1 and kl_warm_up in [0, 1]",
+                    got=f"epochs={self.epochs}, batch_size={self.batch_size}, "
+                    f"kl_warm_up={self.kl_warm_up}",
+                    hint="Check the options of the recipe.",
+                )
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named experiment: data, network, dropout and the stages of training.
+
+    Args:
+        name: Its key in the registry.
+        summary: One line for ``bayesdrop list recipes``.
+        data: Default data set.
+        network: Name of a constructor in ``bayesdrop.networks``.
+        network_options: Its keyword arguments; ``num_classes`` comes from the data.
+        dropout: Key of a registered dropout, or None.
+        dropout_options: Keyword arguments of ``convert``.
+        stages: What is trained, in order.
+
+    Example:
+        >>> recipe = Recipe("mine", "a test", "digits", "lenet_500_300", (Stage("plain", 3),))
+        >>> Recipe.from_dict(recipe.to_dict()) == recipe
+        True
+    """
+
+    name: str
+    summary: str
+    data: str
+    network: str
+    stages: tuple[Stage, ...]
+    network_options: Mapping[str, Any] = field(default_factory=dict)
+    dropout: str | None = None
+    dropout_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(
+                describe(
+                    f"recipe {self.name!r}",
+                    expected="one or more stages with different names",
+                    got=repr(names),
+                    hint="A stage's name is its folder.",
+                )
+            )
+        if any(stage.dropout for stage in self.stages) != (self.dropout is not None):
+            raise ConfigError(
+                describe(
+                    f"recipe {self.name!r}",
+                    expected="a dropout key exactly where a stage has dropout=True",
+                    got=f"dropout={self.dropout!r} and stages {names}",
+                    hint="Set dropout='beta-bernoulli', say, or drop the stage's flag.",
+                )
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON's types."""
+        return _plain(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of ``to_dict``.
+
+        Raises:
+            ConfigError: If a field is missing, unknown or of the wrong type.
+        """
+        try:
+            stages = tuple(
+                Stage(**{**stage, "milestones": tuple(stage["milestones"])})
+                for stage in values["stages"]
+            )
+            return cls(**{**values, "stages": stages})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                describe(
+                    "recipe",
+                    expected="the fields of Recipe.to_dict()",
+                    got=f"{type(error).__name__}: {error}",
+                    hint="Was the file edited, or written by another version?",
+                )
+            ) from error
+
+    def override(
+        self,
+        *,
+        epochs: int | None = None,
+        pretrain_epochs: int | None = None,
+        **settings: Any,
+    ) -> Recipe:
+        """Return a copy with other settings; None keeps the recipe's own.
+
+        Args:
+            epochs: Epochs of the last stage.
+            pretrain_epochs: Epochs of each stage before it.
+            **settings: Fields of ``Stage``, for all stages.
+
+        Raises:
+            ConfigError: If there is no stage before the last, or a setting is out of range.
+        """
+        if pretrain_epochs is not None and len(self.stages) < 2:
+            raise ConfigError(
+                describe(
+                    f"recipe {self.name!r}",
+                    expected="a recipe with several stages for pretrain_epochs",
+                    got="a single stage",
+                    hint="Use epochs (--epochs).",
+                )
+            )
+        given = {name: value for name, value in settings.items() if value is not None}
+        last = len(self.stages) - 1
+        stages = []
+        for index, stage in enumerate(self.stages):
+            count = epochs if index == last else pretrain_epochs
+            changes = given if count is None else {**given, "epochs": count}
+            stages.append(dataclasses.replace(stage, **changes))
+        return dataclasses.replace(self, stages=tuple(stages))
+
+
+_REGISTRY: dict[str, Recipe] = {}
+
+
+def register_recipe(recipe: Recipe) -> Recipe:
+    """Add a recipe to the registry.
+
+    Raises:
+        ConfigError: If another recipe has the name already.
+    """
+    if _REGISTRY.get(recipe.name, recipe) != recipe:
+        raise ConfigError(
+            describe(
+                "register_recipe",
+                expected="a new name",
+                got=f"{recipe.name!r}, which is taken",
+                hint="Choose another name.",
+            )
+        )
+    _REGISTRY[recipe.name] = recipe
+    return recipe
+
+
+def registered_recipes() -> dict[str, Recipe]:
+    """Return a copy of the registry: name to recipe, in order of registration."""
+    return dict(_REGISTRY)
+
+
+def get_recipe(name: str) -> Recipe:
+    """Return the recipe registered under ``name``.
+
+    Raises:
+        ConfigError: If there is none.
+
+    Example:
+        >>> get_recipe("lenet-500-300-bb").dropout
+        'beta-bernoulli'
+    """
+    if name not in _REGISTRY:
+        raise unknown_name("recipe", name, _REGISTRY)
+    return _REGISTRY[name]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,327 @@
+"""Running a recipe in a folder, and loading what it left there."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bayesdrop import networks
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.convert import convert
+from bayesdrop.data import DataSplits, load_data, parse_name
+from bayesdrop.errors import CheckpointError, ConfigError, DataError, describe
+from bayesdrop.inference import checkpoint
+from bayesdrop.inference.fit import Callback, fit
+from bayesdrop.inference.schedules import warm_up
+from bayesdrop.likelihoods import Categorical
+from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe
+from bayesdrop.reporting.files import read_json, write_json
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained recipe.
+
+    Args:
+        recipe: What was run.
+        data: Name of its data set.
+        validation: Number of validation examples; None is the data set's default.
+        seed: Its seed.
+        bnn: The network of the last stage.
+        plain: The network without Bayesian dropout that it grew from, or None.
+        history: Stage name to the records of ``fit``.
+    """
+
+    recipe: Recipe
+    data: str
+    validation: int | None
+    seed: int
+    bnn: BayesianNetwork
+    plain: BayesianNetwork | None
+    history: dict[str, list[dict[str, Any]]]
+
+    @property
+    def minutes(self) -> float:
+        """Training time of all stages."""
+        records = (record for stage in self.history.values() for record in stage)
+        return sum(float(record["seconds"]) for record in records) / 60.0
+
+    def load_data(self, data_dir: str | Path | None = None) -> DataSplits:
+        """Load the data set it was trained on, split as it was."""
+        return load_data(self.data, data_dir=data_dir, validation=self.validation)
+
+
+def run_recipe(
+    recipe: Recipe | str,
+    *,
+    out: str | Path,
+    data: str | None = None,
+    data_dir: str | Path | None = None,
+    validation: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    callbacks: tuple[Callback, ...] = (),
+    announce: Callable[[str], object] | None = None,
+) -> Run:
+    """Train a recipe in the folder ``out``, or continue where an interrupted run stopped.
+
+    Every stage has a subfolder with its checkpoint and, once finished, ``model.pt``. The folder
+    itself gets ``recipe.json`` first, and ``history.json`` and ``model.pt`` at the end. Killed at
+    any moment, the same call continues and ends with the same bits.
+
+    Args:
+        recipe: A recipe or its name.
+        out: The run's folder.
+        data: Data set; the default is the recipe's.
+        data_dir: Folder of the data files.
+        validation: Number of validation examples; the default is the data set's.
+        seed: Seed of initial weights, order of examples and masks.
+        progress: Whether to show progress bars.
+        callbacks: Passed to ``fit``.
+        announce: Called with one line at the start of each stage.
+
+    Raises:
+        ConfigError: If a name is unknown, or ``out`` holds another run.
+        CheckpointError: If ``out`` cannot be written or a file in it is damaged.
+        DataError: If the data cannot be loaded.
+
+    Example:
+        >>> run_recipe("digits-mlp-bb", out="runs/digits").bnn.units()  # doctest: +SKIP
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    data = recipe.data if data is None else data
+    parse_name(data)
+    out = Path(out)
+    splits = load_data(data, data_dir=data_dir, validation=validation)
+    _claim(out, recipe, data, validation, seed, splits)
+    history: dict[str, list[dict[str, Any]]] = {}
+    plain: BayesianNetwork | None = None
+    # fit seeds torch's global generator; the caller's is restored.
+    with torch.random.fork_rng():
+        for index, (stage, bnn) in enumerate(
+            _networks(recipe, splits.num_classes, splits.image_shape, seed, len(splits.train[1]))
+        ):
+            folder = out / stage.name
+            if (folder / "model.pt").exists():
+                checkpoint.load(bnn, folder / "model.pt").eval()
+            else:
+                if announce is not None:
+                    announce(f"{recipe.name} on {splits.title}: stage {stage.name!r}")
+                _train(bnn, stage, splits, folder, seed + 1000 * index, progress, callbacks)
+            history[stage.name] = read_json(folder / "history.json")
+            plain = plain if stage.dropout else bnn
+    write_json(out / "history.json", history)
+    checkpoint.save(bnn, out / "model.pt")
+    plain = None if plain is bnn else plain
+    return Run(recipe, data, validation, seed, bnn, plain, history)
+
+
+def load_run(out: str | Path) -> Run:
+    """Load a finished run from its folder; nothing else needs to have been called before.
+
+    Args:
+        out: The folder ``run_recipe`` or ``bayesdrop train`` wrote.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged or of something else.
+        ConfigError: If ``recipe.json`` does not describe a run.
+    """
+    out = Path(out)
+    description = read_json(out / "recipe.json")
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise CheckpointError(
+            describe(
+                f"run {out}",
+                expected=f"recipe.json of format {_FORMAT}",
+                got="another file",
+                hint="Was it written by another version of bayesdrop?",
+            )
+        )
+    try:
+        recipe = Recipe.from_dict(description["recipe"])
+        data, seed = str(description["data"]), int(description["seed"])
+        num_classes, validation = int(description["num_classes"]), description["validation"]
+        image_shape = tuple(int(size) for size in description["image_shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            describe(
+                f"run {out}",
+                expected="recipe.json with recipe, data, seed, num_classes, image_shape",
+                got=f"{type(error).__name__}: {error}",
+                hint="Was it edited?",
+            )
+        ) from error
+    if not (out / "model.pt").exists():
+        raise CheckpointError(
+            describe(
+                f"run {out}",
+                expected="a finished run with model.pt",
+                got="one that was interrupted",
+                hint="Run the same 'bayesdrop train' command again: it continues.",
+            )
+        )
+    plain: BayesianNetwork | None = None
+    with torch.random.fork_rng():
+        for stage, bnn in _networks(recipe, num_classes, image_shape, seed, 1):
+            last = stage is recipe.stages[-1]
+            if last or not stage.dropout:
+                path = out / "model.pt" if last else out / stage.name / "model.pt"
+                checkpoint.load(bnn, path).eval()
+                plain = plain if last else bnn
+    return Run(recipe, data, validation, seed, bnn, plain, read_json(out / "history.json"))
+
+
+def _networks(
+    recipe: Recipe, num_classes: int, image_shape: Sequence[int], seed: int, num_data: int
+) -> Iterator[tuple[Stage, BayesianNetwork]]:
+    """Yield each stage with its network, which starts from the weights of the one before.
+
+    The caller trains or loads a network before it asks for the next.
+    """
+    torch.manual_seed(seed)
+    network = build_network(recipe, num_classes, image_shape)
+    converted = False
+    for index, stage in enumerate(recipe.stages):
+        if index > 0 or stage.dropout:
+            network = _next_network(recipe, stage, network, converted)
+            converted = stage.dropout
+        yield stage, BayesianNetwork(network, Categorical(), num_data)
+
+
+def _next_network(recipe: Recipe, stage: Stage, network: nn.Module, converted: bool) -> nn.Module:
+    if not stage.dropout or converted:
+        return copy.deepcopy(network)
+    return convert(network, str(recipe.dropout), **recipe.dropout_options)
+
+
+def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
+    """Build the plain network of a recipe with fresh weights, for images of a shape.
+
+    Raises:
+        ConfigError: If the network's name or an option is unknown.
+        DataError: If the network cannot take such images.
+    """
+    options = {"num_classes": num_classes, **recipe.network_options}
+    constructor = networks.networks.get(recipe.network)
+    accepted = inspect.signature(constructor).parameters if constructor is not None else {}
+    sizes = {"in_features": math.prod(image_shape), "in_channels": image_shape[0]}
+    options |= {name: size for name, size in sizes.items() if name in accepted}
+    try:
+        network = networks.make_network(recipe.network, **options)
+    except TypeError as error:
+        raise ConfigError(
+            describe(
+                f"recipe {recipe.name!r}",
+                expected=f"options of the network {recipe.network!r}",
+                got=str(error),
+                hint="Check network_options.",
+            )
+        ) from error
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(2, *image_shape))
+    except RuntimeError as error:
+        raise DataError(
+            describe(
+                f"recipe {recipe.name!r}",
+                expected=f"images that the network {recipe.network!r} can take",
+                got=f"images of shape {tuple(image_shape)} ({str(error).splitlines()[0]})",
+                hint=f"Its default data set is {recipe.data!r}.",
+            )
+        ) from error
+    return network.train(training)
+
+
+def _train(
+    bnn: BayesianNetwork,
+    stage: Stage,
+    splits: DataSplits,
+    folder: Path,
+    seed: int,
+    progress: bool,
+    callbacks: tuple[Callback, ...],
+) -> None:
+    result = fit(
+        bnn,
+        splits.train,
+        validation=splits.validation,
+        epochs=stage.epochs,
+        batch_size=min(stage.batch_size, len(splits.train[1])),
+        learning_rate=stage.learning_rate,
+        variational_learning_rate=stage.variational_learning_rate,
+        weight_decay=stage.weight_decay,
+        schedule=stage.milestones,
+        kl_weight=warm_up(stage.kl_warm_up) if stage.kl_warm_up else None,
+        seed=seed,
+        checkpoint_dir=folder,
+        progress=progress,
+        callbacks=callbacks,
+    )
+    # model.pt comes last: it is the sign that the stage is finished.
+    write_json(folder / "history.json", result.history)
+    checkpoint.save(bnn, folder / "model.pt")
+    (folder / "training.pt").unlink(missing_ok=True)
+
+
+def _claim(
+    out: Path, recipe: Recipe, data: str, validation: int | None, seed: int, splits: DataSplits
+) -> None:
+    """Write ``recipe.json``, or check that the one in ``out`` describes the same run."""
+    from bayesdrop import __version__
+
+    run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
+    path = out / "recipe.json"
+    if not path.exists():
+        if out.is_dir() and any(out.glob("*/model.pt")):
+            raise ConfigError(
+                describe(
+                    f"run {out}",
+                    expected="an empty folder or one with recipe.json",
+                    got="the models of another run",
+                    hint="Choose another --out.",
+                )
+            )
+        versions = {"bayesdrop": __version__, "torch": str(torch.__version__)}
+        shape = {"num_classes": splits.num_classes, "image_shape": list(splits.image_shape)}
+        description = {"format": _FORMAT, **run, **shape, **versions}
+        write_json(path, description)
+        return
+    found = read_json(path)
+    theirs, ours = _flatten(found), _flatten(run)
+    changed = [name for name in ours if theirs.get(name, "nothing") != ours[name]]
+    if changed:
+        name = changed[0]
+        raise ConfigError(
+            describe(
+                f"run {out}",
+                expected=f"the run that is in this folder, with {name}={theirs.get(name)}",
+                got=f"{name}={ours[name]}",
+                hint="Pass the same options to continue it, or choose another --out.",
+            )
+        )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts and lists as one dict with dotted names."""
+    items: Iterable[tuple[object, Any]]
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in items:
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,391 @@
+import math
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Predictive
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError, DataError, DivergenceError, ShapeError
+from tests.statistics import assert_means_equal
+
+NUM_FEATURES = 4
+LIKELIHOODS = {
+    "categorical": (bd.Categorical, 3, 3),
+    "bernoulli": (bd.Bernoulli, 2, 2),
+    "fixed": (lambda: bd.Gaussian(0.3), 2, 2),
+    "learned": (lambda: bd.Gaussian("learned", num_outputs=2), 2, 2),
+    "heteroscedastic": (lambda: bd.Gaussian("heteroscedastic"), 4, 2),
+}
+
+
+def network(num_outputs=3, dropout="beta-bernoulli"):
+    return nn.Sequential(
+        bd.make_dropout(dropout, NUM_FEATURES),
+        nn.Linear(NUM_FEATURES, 5),
+        nn.Tanh(),
+        bd.make_dropout(dropout, 5),
+        nn.Linear(5, num_outputs),
+    )
+
+
+def bayesian(likelihood="categorical", dropout="beta-bernoulli"):
+    make, num_outputs, _ = LIKELIHOODS[likelihood]
+    return bd.BayesianNetwork(network(num_outputs, dropout), make(), num_data=100)
+
+
+def inputs(rows=7):
+    return torch.randn(rows, NUM_FEATURES, generator=torch.Generator().manual_seed(1)) * 2
+
+
+def labelled(rows=7):
+    return inputs(rows), torch.arange(rows) % 3
+
+
+def assert_same(prediction, other):
+    for name, value in vars(prediction).items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, getattr(other, name), msg=lambda m, n=name: n + m)
+
+
+class PlainDataset(Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index]
+
+
+# -- the distribution is Pyro's ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masks", ["shared", "per-example"])
+@pytest.mark.parametrize("dropout", bd.registered_dropouts())
+def test_samples_have_the_distribution_of_stock_predictive(masks, dropout):
+    bnn, x = bayesian(dropout=dropout), inputs(4)
+    prediction = bd.predict(bnn, x, num_samples=4000, masks=masks)
+    bnn.eval()
+    stock = Predictive(bnn.model, guide=bnn.guide, num_samples=2000, return_sites=("_RETURN",))
+    with torch.no_grad():
+        probabilities = stock(x)["_RETURN"].softmax(-1)
+    assert_means_equal(prediction.samples, probabilities)
+    assert_means_equal(prediction.samples.square(), probabilities.square())
+    one_pass = bd.predict(bnn, x, mean_mask=True).mean
+    with pytest.raises(AssertionError):  # the test can tell sampling from the mean mask
+        assert_means_equal(prediction.samples, one_pass.expand(2, -1, -1))
+
+
+def test_regression_samples_have_the_distribution_of_stock_predictive():
+    bnn, x = bayesian("heteroscedastic"), inputs(4)
+    prediction = bd.predict(bnn, x, num_samples=4000)
+    bnn.eval()
+    sites = ("_RETURN", "obs")
+    stock = Predictive(bnn.model, guide=bnn.guide, num_samples=2000, return_sites=sites)
+    with torch.no_grad():
+        drawn = stock(x)
+    assert_means_equal(prediction.samples, drawn["_RETURN"][..., :2])
+    # The variance of a new observation is the total variance.
+    squares = (drawn["obs"] - prediction.mean).square()
+    spread = prediction.variance + 0.1 * torch.randn(4000, *prediction.variance.shape)
+    assert_means_equal(squares, spread)
+
+
+def test_shared_masks_are_shared_by_all_inputs_and_per_example_masks_are_not():
+    bnn, x = bayesian(), inputs(1).expand(5, -1)
+    shared = bd.predict(bnn, x, num_samples=8)
+    torch.testing.assert_close(shared.samples, shared.samples[:, :1].expand(-1, 5, -1))
+    own = bd.predict(bnn, x, num_samples=8, masks="per-example")
+    assert not torch.allclose(own.samples, own.samples[:, :1].expand(-1, 5, -1))
+
+
+# -- moments -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_probabilities_are_averaged_and_entropy_splits(likelihood):
+    prediction = bd.predict(bayesian(likelihood), inputs(), num_samples=9)
+    samples = prediction.samples
+    assert samples.shape == (9, 7, LIKELIHOODS[likelihood][2])
+    torch.testing.assert_close(prediction.mean, samples.mean(0))
+
+    def entropy(p):
+        fn = torch.distributions.Categorical if likelihood == "categorical" else None
+        fn = fn or torch.distributions.Bernoulli
+        value = fn(probs=p).entropy()
+        return value if likelihood == "categorical" else value.sum(-1)
+
+    torch.testing.assert_close(prediction.predictive_entropy, entropy(samples.mean(0)))
+    torch.testing.assert_close(prediction.expected_entropy, entropy(samples).mean(0))
+    gap = prediction.predictive_entropy - prediction.expected_entropy
+    torch.testing.assert_close(prediction.mutual_information, gap)
+    assert (prediction.mutual_information > 0).all()
+    assert prediction.variance is None
+
+
+def test_confidence_is_the_largest_probability():
+    prediction = bd.predict(bayesian(), inputs(), num_samples=5)
+    assert torch.equal(prediction.confidence, prediction.mean.max(1).values)
+    binary = bd.predict(bayesian("bernoulli"), inputs(), num_samples=5)
+    sure = torch.maximum(binary.mean, 1 - binary.mean).mean(1)
+    torch.testing.assert_close(binary.confidence, sure)
+
+
+@pytest.mark.parametrize("likelihood", ["fixed", "learned", "heteroscedastic"])
+def test_total_variance_is_aleatoric_plus_epistemic_exactly(likelihood):
+    bnn = bayesian(likelihood)
+    prediction = bd.predict(bnn, inputs(), num_samples=9)
+    assert prediction.samples.shape == (9, 7, 2)
+    torch.testing.assert_close(prediction.mean, prediction.samples.mean(0))
+    between = prediction.samples.var(0, correction=0)
+    torch.testing.assert_close(prediction.epistemic_variance, between)
+    both = prediction.aleatoric_variance + prediction.epistemic_variance
+    assert torch.equal(prediction.variance, both)
+    assert (prediction.aleatoric_variance > 0).all()
+    if likelihood == "fixed":
+        expected = torch.full((7, 2), 0.3).square()
+        torch.testing.assert_close(prediction.aleatoric_variance, expected)
+    assert prediction.mutual_information is None
+    assert prediction.log_likelihood is None
+
+
+def test_epistemic_variance_survives_a_large_offset():
+    bnn = bayesian("fixed").float()
+    with torch.no_grad():
+        bnn.network[-1].bias.fill_(1e4)
+    prediction = bd.predict(bnn, inputs().float(), num_samples=50)
+    exact = prediction.samples.double().var(0, correction=0)
+    torch.testing.assert_close(prediction.epistemic_variance.double(), exact, rtol=1e-2, atol=1e-6)
+
+
+def test_log_likelihood_is_that_of_the_mixture():
+    bnn, y = bayesian("fixed"), torch.randn(7, 2)
+    prediction = bd.predict(bnn, (inputs(), y), num_samples=9)
+    terms = torch.distributions.Normal(prediction.samples, 0.3).log_prob(y).sum(-1)
+    expected = terms.logsumexp(0) - math.log(9)
+    torch.testing.assert_close(prediction.log_likelihood, expected)
+
+
+# -- one pass ------------------------------------------------------------------------------------
+
+
+def test_mean_mask_is_the_evaluation_mode_network():
+    bnn, x = bayesian(), inputs()
+    prediction = bd.predict(bnn, x, mean_mask=True)
+    with torch.no_grad():
+        expected = bnn.network.eval()(x).softmax(-1)
+    assert torch.equal(prediction.mean, expected)
+    assert prediction.num_samples == 1
+    assert torch.equal(prediction.mutual_information, torch.zeros(7))
+    regression = bd.predict(bayesian("fixed"), x, mean_mask=True)
+    assert torch.equal(regression.epistemic_variance, torch.zeros(7, 2))
+
+
+def test_network_without_bayesian_dropout_runs_once():
+    net = nn.Sequential(nn.Linear(NUM_FEATURES, 3), nn.Dropout(0.5))
+    passes = []
+    net.register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+    prediction = bd.predict(bnn, inputs())
+    assert prediction.num_samples == 1
+    assert prediction.samples.shape == (1, 7, 3)
+    assert passes == [1, 7]  # a probe with one row, and the pass
+
+
+# -- chunks, memory and data ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 3}, {"memory_limit": 1200}])
+@pytest.mark.parametrize("likelihood", ["categorical", "heteroscedastic"])
+def test_chunks_do_not_change_the_result(options, likelihood):
+    bnn, x = bayesian(likelihood), inputs()
+    whole = bd.predict(bnn, x, num_samples=5, seed=3, keep_samples=False)
+    assert_same(whole, bd.predict(bnn, x, num_samples=5, seed=3, keep_samples=False, **options))
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "heteroscedastic"])
+def test_moments_do_not_depend_on_keeping_samples(likelihood):
+    bnn, x = bayesian(likelihood), inputs()
+    kept = bd.predict(bnn, x, num_samples=5, seed=3)
+    streamed = bd.predict(bnn, x, num_samples=5, seed=3, keep_samples=False)
+    assert streamed.samples is None
+    assert_same(streamed, kept)
+
+
+def test_activations_stay_within_the_memory_limit():
+    bnn, x = bayesian(), inputs(200)
+    rows, live = [], []
+    net = bnn.network
+    net.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    net[1].register_forward_hook(lambda module, args, output: live.append(output.nbytes))
+    limit = 20_000
+    bd.predict(bnn, x, num_samples=2, memory_limit=limit, keep_samples=False)
+    # Input, two masks, two linear layers, tanh, and the Sequential's own output; float64.
+    per_row = 8 * (4 + 4 + 5 + 5 + 5 + 3 + 3)
+    assert max(rows) == limit // (2 * per_row)
+    assert max(rows) * per_row <= limit
+
+
+def test_kept_samples_beyond_the_memory_limit_are_refused_before_any_sampling():
+    bnn, rows = bayesian(), []
+    bnn.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    with pytest.raises(ConfigError, match="at most memory_limit=5000 bytes.*keep_samples=False"):
+        bd.predict(bnn, inputs(100), memory_limit=5000)
+    assert rows == [1]
+    assert bd.predict(bnn, inputs(100), memory_limit=5000, keep_samples=False).samples is None
+
+
+def test_every_kind_of_data_gives_the_same_prediction():
+    bnn, (x, y) = bayesian(), labelled()
+    expected = bd.predict(bnn, (x, y), num_samples=5, seed=3)
+    assert torch.equal(expected.y, y)
+    kinds = [
+        TensorDataset(x, y),
+        PlainDataset(x, y),
+        DataLoader(TensorDataset(x, y), batch_size=3),
+        DataLoader(PlainDataset(x, y), batch_size=2),
+    ]
+    for data in kinds:
+        assert_same(expected, bd.predict(bnn, data, num_samples=5, seed=3))
+    alone = bd.predict(bnn, x, num_samples=5, seed=3)
+    assert alone.y is None
+    assert torch.equal(alone.mean, expected.mean)
+
+
+def test_targets_stay_with_their_rows_in_a_shuffled_loader():
+    bnn = bayesian()
+    x = torch.eye(4)
+    expected = bd.predict(bnn, x, num_samples=5, seed=3).mean
+    loader = DataLoader(TensorDataset(x, torch.arange(4)), batch_size=3, shuffle=True)
+    prediction = bd.predict(bnn, loader, num_samples=5, seed=3)
+    torch.testing.assert_close(prediction.mean, expected[prediction.y])
+
+
+def test_convolutions_with_batch_norm():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        bd.BetaBernoulliDropout(4, unit_dim=-3),
+        nn.Flatten(),
+        nn.Linear(4 * 9, 3),
+    )
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100).train()
+    before = {name: value.clone() for name, value in bnn.state_dict().items()}
+    for masks in ("shared", "per-example"):
+        prediction = bd.predict(bnn, torch.randn(6, 1, 5, 5), num_samples=4, masks=masks)
+        torch.testing.assert_close(prediction.mean.sum(1), torch.ones(6))
+    for name, value in bnn.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_float32_moments_are_finite_where_probabilities_saturate():
+    bnn = bayesian().float()
+    with torch.no_grad():
+        bnn.network[-1].weight.mul_(1e4)
+    prediction = bd.predict(bnn, inputs().float(), num_samples=16)
+    assert prediction.mean.dtype == torch.float32
+    for value in (prediction.predictive_entropy, prediction.mutual_information):
+        assert torch.isfinite(value).all()
+        assert (value >= 0).all()
+
+
+# -- no side effects -----------------------------------------------------------------------------
+
+
+def test_every_module_gets_its_mode_back_even_after_an_error():
+    bnn = bayesian().train()
+    bnn.network[1].eval()
+    before = [module.training for module in bnn.modules()]
+    bd.predict(bnn, inputs(), num_samples=2)
+    assert [module.training for module in bnn.modules()] == before
+    with pytest.raises(ShapeError, match="expected 4 units"):
+        bd.predict(bnn, torch.zeros(2, 9), num_samples=2)
+    assert [module.training for module in bnn.modules()] == before
+    assert not any(module._forward_hooks for module in bnn.modules())
+
+
+def test_seed_is_reproducible_and_leaves_the_global_generator_alone():
+    bnn, x = bayesian(), inputs()
+    state = torch.get_rng_state()
+    first = bd.predict(bnn, x, num_samples=5, seed=3).samples
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(bd.predict(bnn, x, num_samples=5, seed=3).samples, first)
+    assert not torch.equal(bd.predict(bnn, x, num_samples=5, seed=4).samples, first)
+    assert not torch.equal(bd.predict(bnn, x, num_samples=5).samples, first)
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+def test_prediction_needs_no_gradient_and_no_parameter_store():
+    prediction = bd.predict(bayesian(), inputs(), num_samples=3)
+    assert not prediction.samples.requires_grad
+    assert not prediction.mean.is_inference()
+    assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.gpu
+def test_results_of_a_network_on_an_accelerator_are_on_the_cpu():
+    bnn, (x, y) = bayesian().cuda(), labelled()
+    for masks in ("shared", "per-example"):
+        prediction = bd.predict(bnn, (x, y), num_samples=3, masks=masks, seed=0)
+        again = bd.predict(bnn, (x, y), num_samples=3, masks=masks, seed=0)
+        assert prediction.samples.device.type == prediction.y.device.type == "cpu"
+        assert torch.equal(prediction.samples, again.samples)
+
+
+# -- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_non_finite_inputs_name_the_row(bad, batch_size):
+    x = inputs()
+    x[5, 2] = bad
+    with pytest.raises(DataError, match="expected finite inputs, got nan or infinity.* row 5"):
+        bd.predict(bayesian(), x, num_samples=2, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "heteroscedastic"])
+def test_non_finite_outputs_name_the_row(likelihood):
+    bnn, x = bayesian(likelihood), inputs()
+    with torch.no_grad():
+        bnn.network[-1].bias[-1] = math.nan
+    with pytest.raises(DivergenceError, match="expected finite predictions.* row 0"):
+        bd.predict(bnn, x, num_samples=2)
+
+
+@pytest.mark.parametrize("option", ["num_samples", "batch_size", "memory_limit"])
+def test_sizes_below_one_are_refused(option):
+    with pytest.raises(ConfigError, match="predict: expected num_samples, batch_size and memory"):
+        bd.predict(bayesian(), inputs(), **{option: 0})
+
+
+def test_unknown_masks_option_is_refused():
+    with pytest.raises(ConfigError, match="unknown masks option 'share'. Did you mean 'shared'"):
+        bd.predict(bayesian(), inputs(), masks="share")
+
+
+def test_plain_module_is_refused():
+    with pytest.raises(ConfigError, match="expected a BayesianNetwork, got Sequential"):
+        bd.predict(network(), inputs())
+
+
+def test_empty_data_is_refused():
+    with pytest.raises(DataError, match="expected at least one example"):
+        bd.predict(bayesian(), torch.zeros(0, NUM_FEATURES))
+    loader = DataLoader(TensorDataset(inputs(3)), batch_size=5, drop_last=True)
+    with pytest.raises(DataError, match="expected at least one batch, got none"):
+        bd.predict(bayesian(), loader)
+
+
+def test_network_that_loses_rows_is_refused():
+    net = nn.Sequential(
+        bd.BetaBernoulliDropout(NUM_FEATURES), nn.Flatten(0), nn.Unflatten(0, (4, -1))
+    )
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+    with pytest.raises(ShapeError, match="expected one network output for each of 7 inputs"):
+        bd.predict(bnn, inputs(), num_samples=2)
