@@ -6,7 +6,17 @@ predictions, an account of their uncertainty, and a smaller network.
 
 from bayesdrop import distributions, networks
 from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.compression import (
+    CompressionTable,
+    compact,
+    compression_table,
+    count_flops,
+    export_onnx,
+    load_compact,
+    save_compact,
+)
 from bayesdrop.convert import convert, to_deterministic
+from bayesdrop.data import load_data
 from bayesdrop.dropout import (
     BayesianDropout,
     BetaBernoulliDropout,

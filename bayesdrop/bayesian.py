@@ -36,8 +36,8 @@ class BayesianNetwork(nn.Module):
         \log p(y \mid x) \ge \frac{N}{B} \sum_{n=1}^{B} \log p(y_n \mid f(x_n; z_n))
         - \sum_l \mathrm{KL}(q_l \,\|\, p_l), \qquad z_n \sim q(z \mid \pi),\ \pi \sim q(\pi)
 
-    ``model`` and ``guide`` go to stock Pyro (``SVI``, ``Predictive``, ``poutine``); ``loss`` is the
-    same objective in plain torch; calling the object runs the network.
+    ``model`` and ``guide`` go to stock Pyro (``SVI``, ``Predictive``, ``poutine``); ``loss`` is
+    the same objective in plain torch; calling the object runs the network.
 
     Args:
         network: Any module; its ``BayesianDropout`` layers are found by name. It is used, not
@@ -48,8 +48,8 @@ class BayesianNetwork(nn.Module):
         name: Prefix of the parameters in Pyro's parameter store. By default every object has its
             own, so that two models in one process never share parameters by accident.
 
-    Sites:  the dropout layers' (such as ``{module path}.pi`` and ``{module path}.z``), ``obs``, and
-        the plate ``data``. The guide also has ``data.plate``, a constant that tells
+    Sites:  the dropout layers' (such as ``{module path}.pi`` and ``{module path}.z``), ``obs``,
+        and the plate ``data``. The guide also has ``data.plate``, a constant that tells
         ``Predictive(parallel=True)`` that there is a data plate.
 
     Raises:
@@ -156,9 +156,9 @@ class BayesianNetwork(nn.Module):
     def loss(self, x: Tensor, y: Tensor) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
 
-        In training mode this is one reparameterised sample of what ``TraceMeanField_ELBO`` computes
-        from ``model`` and ``guide``, without running them: same value and gradient for the same
-        noise.
+        In training mode this is one reparameterised sample of what ``TraceMeanField_ELBO``
+        computes from ``model`` and ``guide``, without running them: same value and gradient for
+        the same noise.
 
         Args:
             x: A batch of inputs, ``(B, ...)``.
@@ -255,7 +255,7 @@ class _Program(nn.Module):
                         "BayesianNetwork",
                         expected=f"its own parameter under {key!r} in the parameter store",
                         got="that of another network, so that this one would not be trained",
-                        hint="Give each network its own name=..., or call pyro.clear_param_store().",
+                        hint="Give each network its own name, or call pyro.clear_param_store().",
                     )
                 )
 
@@ -303,8 +303,8 @@ class _Model(_Program):
 def _particle_shape(latents: Mapping[BayesianDropout, Latents]) -> torch.Size:
     """Return the batch shape of the latents to the left of the data plate's dimension.
 
-    It is not empty under ``vectorize_particles=True`` and ``Predictive(parallel=True)``. The network
-    then sees particles x examples as one batch, so that any network works.
+    It is not empty under ``vectorize_particles=True`` and ``Predictive(parallel=True)``. The
+    network then sees particles x examples as one batch, so that any network works.
     """
     shapes = [value.shape[:-1] for values in latents.values() for value in values.values()]
     batch_shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
@@ -313,7 +313,7 @@ def _particle_shape(latents: Mapping[BayesianDropout, Latents]) -> torch.Size:
 
 class _TrainingMasks(MaskContext):
     # What the layers do outside, but each posterior is computed and sampled once a step: the KL
-    # divergence uses it again, and a layer that is called twice keeps its latents, as in the model.
+    # divergence uses it again, and a layer called twice keeps its latents, as in the model.
     def __init__(self) -> None:
         super().__init__()
         self.posteriors: dict[BayesianDropout, Mapping[str, TorchDistribution]] = {}

@@ -157,8 +157,8 @@ class Gaussian(Likelihood):
     r"""Regression: :math:`y_{nj} \sim N(\mu_{nj}, \sigma^2_{nj})`.
 
     Args:
-        scale: A number: fixed noise scale :math:`\sigma > 0`. ``"learned"``: one :math:`\sigma` for
-            each output, a point estimate. ``"heteroscedastic"``: the network's output has two
+        scale: A number: fixed noise scale :math:`\sigma > 0`. ``"learned"``: one :math:`\sigma`
+            for each output, a point estimate. ``"heteroscedastic"``: the network's output has two
             halves along its last dimension, the mean and a raw scale, :math:`\sigma =
             \mathrm{softplus}(\cdot)`.
         num_outputs: Number of outputs :math:`D`, for ``"learned"``.
@@ -174,6 +174,7 @@ class Gaussian(Likelihood):
     """
 
     is_classifier = False
+    fixed_scale: Tensor
 
     def __init__(
         self,

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
+
+Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
+"""What torch.distributions takes as a shape."""
 
 Latents: TypeAlias = Mapping[str, Tensor]
 """Sampled global latents of one layer: site suffix (such as ``"pi"``) to value."""

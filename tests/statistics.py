@@ -39,7 +39,7 @@ def assert_means_equal(samples, others):
 
 
 def assert_goodness_of_fit(samples, log_density):
-    """Fail if continuous ``samples`` do not have the density they claim, by their log densities."""
+    """Fail if continuous ``samples`` do not have the density that they claim."""
     # Pyro's own chi2sf returns values near 1 for large statistics: with it, samples whose scale is
     # wrong by a factor of 1.5 pass with p = 0.9999999997.
     with mock.patch.object(gof, "chi2sf", chi2.sf):

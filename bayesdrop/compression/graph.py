@@ -91,5 +91,3 @@ def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
                 new = module.graph.call_function(torch.flatten, (source, 1))
             new.meta = dict(node.meta)
             node.replace_all_uses_with(new)
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self, cast
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -13,11 +15,12 @@ from torch.distributions.utils import (
     probs_to_logits,
 )
 from torch.nn.functional import softplus
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import saturated_sigmoid
+from bayesdrop.typing import Shape
 
 
 class BinaryConcrete(TorchDistribution):
@@ -76,7 +79,7 @@ class BinaryConcrete(TorchDistribution):
                 )
             )
         if logits is None:
-            self.temperature, self.probs = broadcast_all(temperature, probs)
+            self.temperature, self.probs = broadcast_all(temperature, cast(Tensor, probs))
             self._param = self.probs
         else:
             self.temperature, self.logits = broadcast_all(temperature, logits)
@@ -94,7 +97,7 @@ class BinaryConcrete(TorchDistribution):
         return logits_to_probs(self.logits, is_binary=True)
 
     @override
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> Self:
         new = self._get_checked_instance(type(self), _instance)
         new.temperature = self.temperature.expand(batch_shape)
         name = "probs" if "probs" in self.__dict__ and self._param is self.probs else "logits"
@@ -104,13 +107,13 @@ class BinaryConcrete(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
-    def rsample_logits(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample_logits(self, sample_shape: Shape = ()) -> Tensor:
         r"""Draw :math:`y = \mathrm{logit}\,z`, without the clamp."""
         shape = self._extended_shape(torch.Size(sample_shape))
         return (self.logits + noise.logistic(shape, self.logits)) / self.temperature
 
     @override
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return saturated_sigmoid(self.rsample_logits(sample_shape))
 
     @override
@@ -173,7 +176,7 @@ class BinaryConcreteStraightThrough(BinaryConcrete):
     """
 
     @override
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return _RoundStraightThrough.apply(super().rsample(sample_shape))
 
     @override

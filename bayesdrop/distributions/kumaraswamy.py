@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, exp_open_unit, log1mexp, wide
+from bayesdrop.typing import Shape
 
 
 class Kumaraswamy(TorchDistribution):
@@ -63,7 +64,7 @@ class Kumaraswamy(TorchDistribution):
         super().__init__(self.concentration1.shape, validate_args=validate_args)
 
     @override
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> Kumaraswamy:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> Kumaraswamy:
         new = self._get_checked_instance(Kumaraswamy, _instance)
         new.concentration1 = self.concentration1.expand(batch_shape)
         new.concentration0 = self.concentration0.expand(batch_shape)
@@ -71,14 +72,14 @@ class Kumaraswamy(TorchDistribution):
         new._validate_args = self._validate_args
         return new
 
-    def rsample_log(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample_log(self, sample_shape: Shape = ()) -> Tensor:
         """Draw the logarithm of a sample, exact far below the smallest float."""
         shape = self._extended_shape(torch.Size(sample_shape))
         exponential = -noise.uniform(shape, self.concentration1).log()
         return log1mexp(-exponential / self.concentration0) / self.concentration1
 
     @override
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return exp_open_unit(self.rsample_log(sample_shape))
 
     @override
@@ -155,7 +156,7 @@ def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
 
 @register_kl(Kumaraswamy, Beta)
 def _kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
-    r"""Closed at ``p.concentration0 == 1``, quadrature elsewhere (a short series is up to 67 % off).
+    r"""Closed at ``p.concentration0 == 1``, quadrature elsewhere (a short series is 67 % off).
 
     .. math::
         \frac{a-c}{a}\bigl(-\gamma - \psi(b) - \tfrac1b\bigr) + \log(a b) + \log B(c, d)

@@ -24,9 +24,9 @@ class BayesianDropout(nn.Module, ABC):
 
     * ``prior()`` and ``posterior()``: the global latents, the same keys in both, each a Pyro
       distribution whose batch shape is empty; closed-form KLs are registered for each pair;
-    * ``mask_distribution(latents, x)``: the mask given the global latents (and, for input-dependent
-      masks, the layer's input), event shape ``(K,)``: relaxed and reparameterised in training mode,
-      exact in evaluation mode;
+    * ``mask_distribution(latents, x)``: the mask given the global latents (and, for
+      input-dependent masks, the layer's input), event shape ``(K,)``: relaxed and reparameterised
+      in training mode, exact in evaluation mode;
     * ``keep_prob()``: the posterior probability that a unit is kept, shape ``(K,)``;
     * ``mean_mask(x)``: what evaluation mode multiplies by.
 
@@ -37,8 +37,8 @@ class BayesianDropout(nn.Module, ABC):
         threshold: Units with a keep probability below this are pruned: zero in the mean mask.
         kl_scale: Factor on this layer's KL divergence (1 is the ELBO).
 
-    Shape:  input and output have the same shape. The first dimension holds the examples; an example
-        has one mask, shared along all its other dimensions.
+    Shape:  input and output have the same shape. The first dimension holds the examples; an
+        example has one mask, shared along all its other dimensions.
     """
 
     key: ClassVar[str]
@@ -116,7 +116,7 @@ class BayesianDropout(nn.Module, ABC):
 
     @abstractmethod
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        """Return the mean mask, zero where a unit is pruned: ``(K,)``, or ``(N, K)`` if by input."""
+        """Return the mean mask, zero where a unit is pruned: ``(K,)`` or ``(N, K)``."""
 
     # -- what follows from it ------------------------------------------------------------------
 

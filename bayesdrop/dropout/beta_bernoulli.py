@@ -42,7 +42,8 @@ class BetaBernoulliDropout(BayesianDropout):
         q(z_{nk} \mid \pi_k) = p(z_{nk} \mid \pi_k)
 
     With :math:`c = \alpha / K`, :math:`d = 1` and :math:`K \to \infty` this is the Indian buffet
-    process. In training mode the mask is relaxed (binary concrete); in evaluation mode it is exact.
+    process. In training mode the mask is relaxed (binary concrete); in evaluation mode it is
+    exact.
 
     Args:
         num_units: Number of units :math:`K`.
@@ -51,8 +52,10 @@ class BetaBernoulliDropout(BayesianDropout):
         kl_scale: Factor on this layer's KL divergence.
         prior_concentration1: :math:`c > 0`, the paper's :math:`\alpha / K`. Smaller prunes more.
         prior_concentration0: :math:`d > 0`; 1 has a closed-form KL.
-        init_concentration1: Initial :math:`a > 0`. The default is the paper's for dense networks
-            and LeNet, ``softplus(-1)``; it uses ``softplus(2) = 2.127`` for VGG.
+        init_concentration1: Initial :math:`a > 0`. The default starts with open units, keep
+            probability 5/6. The paper's, ``softplus(-1) = 0.3133`` (``softplus(2)`` for VGG), is
+            meant for weights trained beforehand: from scratch it starts with 24 % of the units
+            open, and a small data set then empties the network before it has learned anything.
         init_concentration0: Initial :math:`b > 0`.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
@@ -65,7 +68,7 @@ class BetaBernoulliDropout(BayesianDropout):
         Lee, Kim, Yoon, Lee, Yang, Hwang (2018), "Adaptive Network Sparsification via Dependent
         Variational Beta-Bernoulli Dropout", https://arxiv.org/abs/1805.10896.
         Deviation: the mask is clamped to [eps, 1 - eps] in logit space, which keeps denormal
-        numbers out of the matrix products; the relaxed distribution is otherwise the paper's.
+        numbers out of the matrix products, and the default initial posterior is open.
 
     Example:
         >>> layer = BetaBernoulliDropout(4)
@@ -78,6 +81,8 @@ class BetaBernoulliDropout(BayesianDropout):
     key: ClassVar[str] = "beta-bernoulli"
     reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
 
+    prior_concentration1: Tensor
+    prior_concentration0: Tensor
     temperature: Tensor
 
     def __init__(
@@ -89,7 +94,7 @@ class BetaBernoulliDropout(BayesianDropout):
         kl_scale: float = 1.0,
         prior_concentration1: float = 1e-4,
         prior_concentration0: float = 1.0,
-        init_concentration1: float = 0.31326168751822286,
+        init_concentration1: float = 5.0,
         init_concentration0: float = 1.0,
         temperature: float = 0.1,
         relaxation: Literal["concrete", "straight-through"] = "concrete",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -77,7 +77,9 @@ def batches(
         loader = (
             data
             if isinstance(data, DataLoader)
-            else DataLoader(data, batch_size or 100, shuffle=shuffle, generator=generator)
+            else DataLoader(
+                cast(Dataset, data), batch_size or 100, shuffle=shuffle, generator=generator
+            )
         )
         for item in loader:
             yield _move(_as_batch(item), device)

@@ -47,7 +47,7 @@ def write_atomically(path: str | os.PathLike[str], payload: Mapping[str, Any]) -
                 f"checkpoint {path}",
                 expected="a folder that can be written, with enough space",
                 got=_first_line(error),
-                hint="The previous file, if any, is unchanged. Free space or choose another folder.",
+                hint="An earlier file is unchanged. Free space or choose another folder.",
             )
         ) from error
     finally:

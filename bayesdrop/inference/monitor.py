@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from typing_extensions import Self
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_UPDATES = 0.2
 
@@ -42,14 +41,7 @@ class Monitor:
         self._drawn = 0.0
         self._writer = None if tensorboard is None else _tensorboard_writer(tensorboard)
         if progress:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[status]}"),
-                console=Console(stderr=True),
-            )
+            self._bar = _progress_bar()
             self._epochs = epochs
             self._task = self._bar.add_task(
                 f"epoch {len(history) + 1}/{epochs}", total=epochs * num_data, status=""
@@ -109,6 +101,27 @@ class Monitor:
             parts.append("units " + "-".join(str(count) for count in self._latest["units"]))
         self._bar.update(self._task, advance=self._pending, status=", ".join(parts))
         self._pending = 0
+
+
+def _progress_bar() -> Progress:
+    # Imported here because rich draws from Python's global random generator on import.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=Console(stderr=True),
+    )
 
 
 def _tensorboard_writer(folder: str | os.PathLike[str]) -> Any:

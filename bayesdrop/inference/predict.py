@@ -107,7 +107,7 @@ def predict(
         batch_size: Rows that pass through the network at a time; None derives it from
             ``memory_limit``.
         memory_limit: Bytes for the activations of one pass, taken as twice the size of all module
-            outputs, and bytes for ``samples``.
+            outputs, and as many for ``samples`` (which exist twice while they are joined).
         keep_samples: Whether to return the prediction of each posterior sample.
         seed: Makes the draw reproducible and leaves torch's global generator alone; None draws
             from the global generator.

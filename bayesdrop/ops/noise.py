@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return uniform noise on (0, 1), both ends excluded, with the dtype and device of ``like``."""
+    """Return uniform noise on (0, 1), ends excluded, with the dtype and device of ``like``."""
     info = torch.finfo(like.dtype)
     noise = torch.rand(tuple(shape), dtype=like.dtype, device=like.device)
     return noise.clamp_(min=info.tiny, max=1.0 - info.eps)

@@ -1,6 +1,8 @@
 """Named experiments: data, network, dropout and schedule, run resumably in a folder."""
 
 from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers the recipes
+from bayesdrop.recipes.demo import run_demo
+from bayesdrop.recipes.outputs import compact_run, report_run
 from bayesdrop.recipes.recipe import (
     Recipe,
     Stage,
@@ -15,9 +17,12 @@ __all__ = [
     "Run",
     "Stage",
     "build_network",
+    "compact_run",
     "get_recipe",
     "load_run",
     "register_recipe",
     "registered_recipes",
+    "report_run",
+    "run_demo",
     "run_recipe",
 ]

@@ -8,8 +8,8 @@ from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
 
 _KEY = "beta-bernoulli"
 
-# The published protocol (Adam, weight decay 1e-4, batches of 100, from pretrained weights) with ten
-# times its learning rate for (a, b), which prunes in a third of its epochs.
+# The published protocol (Adam, weight decay 1e-4, batches of 100, from pretrained weights) with
+# ten times its learning rate for (a, b), which prunes in a third of its epochs.
 _PLAIN = Stage("plain", 20, milestones=(0.5, 0.8))
 _SPARSE = Stage(_KEY, 60, dropout=True, variational_learning_rate=0.1, milestones=(0.8, 0.93))
 
@@ -75,8 +75,8 @@ _family(
     data="digits",
     network="lenet-500-300",
     stages=(
-        dataclasses.replace(_PLAIN, epochs=50, batch_size=50),
-        dataclasses.replace(_SPARSE, epochs=150, batch_size=50, kl_warm_up=0.5),
+        dataclasses.replace(_PLAIN, epochs=50),
+        dataclasses.replace(_SPARSE, epochs=200, batch_size=50, kl_warm_up=0.5),
     ),
     dropout_options={"init_concentration1": 2.0, "kl_scale": 0.3},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,16 +39,24 @@ class Stage:
     kl_warm_up: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or not 0.0 <= self.kl_warm_up <= 1.0:
-            raise ConfigError(
-                describe(
-                    f"stage {self.name!r}",
-                    expected="epochs >= 1, batch_size >= 1 and kl_warm_up in [0, 1]",
-                    got=f"epochs={self.epochs}, batch_size={self.batch_size}, "
-                    f"kl_warm_up={self.kl_warm_up}",
-                    hint="Check the options of the recipe.",
+        for name, low, high in (
+            ("epochs", 1, math.inf),
+            ("batch_size", 1, math.inf),
+            ("learning_rate", 0.0, math.inf),
+            ("variational_learning_rate", 0.0, math.inf),
+            ("weight_decay", 0.0, math.inf),
+            ("kl_warm_up", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(
+                    describe(
+                        f"stage {self.name!r}",
+                        expected=f"{name} from {low} to {high}",
+                        got=f"{name}={value}",
+                        hint="Check the options of the recipe.",
+                    )
                 )
-            )
 
 
 @dataclass(frozen=True)

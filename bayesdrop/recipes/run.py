@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesdrop import networks
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.convert import convert
 from bayesdrop.data import DataSplits, load_data, parse_name
@@ -22,6 +21,7 @@ from bayesdrop.inference import checkpoint
 from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
+from bayesdrop.networks import make_network, networks
 from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe
 from bayesdrop.reporting.files import read_json, write_json
 
@@ -37,6 +37,7 @@ class Run:
         data: Name of its data set.
         validation: Number of validation examples; None is the data set's default.
         seed: Its seed.
+        image_shape: Shape of one image, ``(C, H, W)``.
         bnn: The network of the last stage.
         plain: The network without Bayesian dropout that it grew from, or None.
         history: Stage name to the records of ``fit``.
@@ -46,6 +47,7 @@ class Run:
     data: str
     validation: int | None
     seed: int
+    image_shape: tuple[int, ...]
     bnn: BayesianNetwork
     plain: BayesianNetwork | None
     history: dict[str, list[dict[str, Any]]]
@@ -123,7 +125,7 @@ def run_recipe(
     write_json(out / "history.json", history)
     checkpoint.save(bnn, out / "model.pt")
     plain = None if plain is bnn else plain
-    return Run(recipe, data, validation, seed, bnn, plain, history)
+    return Run(recipe, data, validation, seed, splits.image_shape, bnn, plain, history)
 
 
 def load_run(out: str | Path) -> Run:
@@ -178,7 +180,8 @@ def load_run(out: str | Path) -> Run:
                 path = out / "model.pt" if last else out / stage.name / "model.pt"
                 checkpoint.load(bnn, path).eval()
                 plain = plain if last else bnn
-    return Run(recipe, data, validation, seed, bnn, plain, read_json(out / "history.json"))
+    history = read_json(out / "history.json")
+    return Run(recipe, data, validation, seed, image_shape, bnn, plain, history)
 
 
 def _networks(
@@ -212,12 +215,12 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
         DataError: If the network cannot take such images.
     """
     options = {"num_classes": num_classes, **recipe.network_options}
-    constructor = networks.networks.get(recipe.network)
+    constructor = networks.get(recipe.network)
     accepted = inspect.signature(constructor).parameters if constructor is not None else {}
     sizes = {"in_features": math.prod(image_shape), "in_channels": image_shape[0]}
     options |= {name: size for name, size in sizes.items() if name in accepted}
     try:
-        network = networks.make_network(recipe.network, **options)
+        network = make_network(recipe.network, **options)
     except TypeError as error:
         raise ConfigError(
             describe(

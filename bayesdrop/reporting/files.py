@@ -32,7 +32,7 @@ def write_text(path: str | Path, text: str) -> Path:
                 f"file {path}",
                 expected="a folder that can be written, with enough space",
                 got=str(error),
-                hint="The previous file, if any, is unchanged. Free space or choose another --out.",
+                hint="A file that was there is unchanged. Free space or choose another --out.",
             )
         ) from error
     finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#4c566a", "#d08700", "#0b7a75", "#b0306a", "#3b6fb6", "#7a4fa3")
-_STYLE: dict[str, Any] = {
+_FEWEST = 5
+_STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -29,6 +31,26 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+
+
+_Draw = TypeVar("_Draw", bound=Callable[..., "Figure"])
+
+
+def _styled(draw: _Draw) -> _Draw:
+    """Give a drawing function the package's style, without touching matplotlib's own settings."""
+
+    @functools.wraps(draw)
+    def styled(*args: Any, **options: Any) -> Figure:
+        try:
+            import matplotlib
+        except ImportError as error:
+            raise ImportError(
+                "Figures need matplotlib: pip install 'bayesdrop[plots]'."
+            ) from error
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **options)
+
+    return cast(_Draw, styled)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -53,10 +75,13 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
+@_styled
 def reliability_diagram(
     predictions: Mapping[str, Tensor], labels: Tensor, *, bins: int = 15
 ) -> Figure:
     """Draw accuracy against confidence, and how many predictions have which confidence.
+
+    Bins with fewer than five examples say nothing about accuracy and are left out of the curve.
 
     Args:
         predictions: Method name to class probabilities ``(N, C)``.
@@ -72,19 +97,24 @@ def reliability_diagram(
         right = (guess == labels).double()
         where = (confidence * bins).ceil().clamp(1, bins).long() - 1
         count = torch.bincount(where, minlength=bins)
-        filled = count > 0
+        filled = count >= _FEWEST
         accuracy = torch.bincount(where, right, minlength=bins)[filled] / count[filled]
         mean = torch.bincount(where, confidence, minlength=bins)[filled] / count[filled]
         colour = _COLOURS[index % len(_COLOURS)]
-        top.plot(mean, accuracy, marker="o", markersize=4, color=colour, label=name)
-        bottom.step(centres, count.clamp(min=0.7), where="mid", color=colour)
-    top.set(ylabel="accuracy", ylim=(-0.02, 1.02), title="Reliability")
+        top.plot(
+            mean.numpy(), accuracy.numpy(), marker="o", markersize=4, color=colour, label=name
+        )
+        bottom.step(centres.numpy(), count.clamp(min=0.5).numpy(), where="mid", color=colour)
+    top.set(ylabel="accuracy", ylim=(-0.02, 1.02))
+    top.set(title=f"Reliability, bins of at least {_FEWEST} examples")
     top.legend(loc="upper left")
     bottom.set(xlabel="confidence (largest class probability)", ylabel="examples", xlim=(0, 1.01))
-    bottom.set(yscale="log")
+    bottom.set(yscale="log", ylim=(0.7, None))
+    bottom.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
 
 
+@_styled
 def keep_probability_curves(
     keep_probs: Mapping[str, Tensor], *, threshold: float = 1e-3
 ) -> Figure:
@@ -97,10 +127,10 @@ def keep_probability_curves(
     figure, (axes,) = _figure(6.4, 4.0)
     for index, (name, value) in enumerate(keep_probs.items()):
         kept = int((value >= threshold).sum())
-        rank = torch.arange(1, len(value) + 1) / len(value)
+        rank = 100 * torch.arange(1, len(value) + 1) / len(value)
         axes.plot(
-            100 * rank,
-            value.detach().double().sort(descending=True).values.clamp(min=1e-6),
+            rank.numpy(),
+            value.detach().sort(descending=True).values.clamp(min=1e-6).numpy(),
             color=_COLOURS[index % len(_COLOURS)],
             linewidth=1.8,
             label=f"{name}: {kept} of {len(value)} kept",
@@ -129,6 +159,7 @@ def keep_probability_curves(
     return figure
 
 
+@_styled
 def input_keep_image(keep_prob: Tensor, image_shape: Sequence[int]) -> Figure:
     """Draw the keep probabilities of the input layer where its pixels are.
 
@@ -138,7 +169,9 @@ def input_keep_image(keep_prob: Tensor, image_shape: Sequence[int]) -> Figure:
     """
     figure, (axes,) = _figure(4.4, 3.8)
     pixels = keep_prob.detach().cpu().reshape(tuple(image_shape)).mean(0)
-    image = axes.imshow(pixels, cmap="cividis", vmin=0.0, vmax=1.0, interpolation="nearest")
+    image = axes.imshow(
+        pixels.numpy(), cmap="cividis", vmin=0.0, vmax=1.0, interpolation="nearest"
+    )
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.set_label("keep probability")
     axes.grid(False)
@@ -147,6 +180,7 @@ def input_keep_image(keep_prob: Tensor, image_shape: Sequence[int]) -> Figure:
     return figure
 
 
+@_styled
 def training_history(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw loss, NLL and KL, validation error and units kept over the epochs of all stages.
 
@@ -155,10 +189,9 @@ def training_history(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     """
     figure, axes = _figure(7.2, 7.0, rows=3, height_ratios=(3, 2, 2), sharex=True)
     start = 0
-    boundaries: list[tuple[int, str]] = []
+    ends: list[int] = []
     for records in stages.values():
         epochs = [start + record["epoch"] for record in records]
-        first = start == 0
         for index, key in enumerate(("loss", "nll", "kl")):
             values = [record[key] for record in records]
             if not any(value > 0 for value in values):
@@ -170,9 +203,9 @@ def training_history(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
             axes[1].plot(epochs, errors, color=_COLOURS[3], label="validation, mean mask")
         _plot_units(axes[2], epochs, [record.get("units", []) for record in records])
         start += len(records)
-        boundaries.append((start, "" if first else ""))
+        ends.append(start)
     for axis in axes:
-        for end, _ in boundaries[:-1]:
+        for end in ends[:-1]:
             axis.axvline(end + 0.5, color="#999999", linewidth=1, linestyle=":")
     axes[0].set(yscale="log", ylabel="nats per example", title=_stage_title(stages))
     axes[1].set(ylabel="validation error (%)")
@@ -182,6 +215,7 @@ def training_history(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     return figure
 
 
+@_styled
 def ood_histogram(
     in_distribution: Tensor,
     out_of_distribution: Mapping[str, Tensor],
@@ -200,15 +234,15 @@ def ood_histogram(
     figure, (axes,) = _figure(6.4, 4.0)
     groups = {name: in_distribution, **out_of_distribution}
     top = max(float(values.max()) for values in groups.values())
-    edges = torch.linspace(0.0, max(top, 1e-6), 31)
+    edges = torch.linspace(0.0, max(top, 1e-6), 31).tolist()
     for index, (label, values) in enumerate(groups.items()):
         colour = _COLOURS[(2, 1, 3, 4, 5, 0)[index % 6]]
-        weights = torch.full_like(values, 100.0 / len(values))
-        axes.hist(
-            values, bins=edges, weights=weights, color=colour, alpha=0.45, label=f"{label} (in)"
-            if index == 0 else f"{label} (out)",
-        )  # fmt: skip
-    axes.set(xlabel=score, ylabel="share of the images (%)", title="Uncertainty on unknown images")
+        weights = torch.full_like(values, 100.0 / len(values)).numpy()
+        title = f"{label} (out)" if index else f"{label} (in)"
+        style: dict[str, Any] = {"color": colour, "alpha": 0.45, "label": title}
+        axes.hist(values.numpy(), bins=edges, weights=weights, **style)
+    axes.set(xlabel=score, ylabel="share of the images (%)", xlim=(0, None))
+    axes.set(title="Uncertainty on known and unknown images")
     axes.legend()
     return figure
 
@@ -230,7 +264,7 @@ def _legend_once(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     if unique:
-        axes.legend(unique.values(), unique.keys(), loc="upper right", ncols=len(unique))
+        axes.legend(unique.values(), unique.keys(), loc="best")
 
 
 def _integer_ticks(axes: Axes, shape: Sequence[int]) -> None:
@@ -247,12 +281,8 @@ def _figure(
     height_ratios: Sequence[float] | None = None,
     sharex: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Figures need matplotlib: pip install 'bayesdrop[plots]'.") from error
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, 1, height_ratios=height_ratios, sharex=sharex, squeeze=False)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, 1, height_ratios=height_ratios, sharex=sharex, squeeze=False)
     return figure, list(axes[:, 0])

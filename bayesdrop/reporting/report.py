@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.compression import compact, count_flops
+from bayesdrop.compression import compact, count_bytes, count_flops, count_params
 from bayesdrop.convert import to_deterministic
 from bayesdrop.errors import CompactionError
 from bayesdrop.evaluation import (
@@ -111,7 +112,7 @@ class Report:
             )
         ]
         if values["params"] is not None:
-            for key, title in (("params", "parameters"), ("flops", "FLOPs")):
+            for key, title in (("params", "parameters"), ("bytes", "bytes"), ("flops", "FLOPs")):
                 kept, total = values[key], values[f"{key}_total"]
                 lines.append([title, f"{total:,}", f"{kept:,}", f"{100 * kept / total:.1f} %"])
         return markdown_table(["", "plain", "compact", "kept"], lines)
@@ -135,7 +136,7 @@ class Report:
         return markdown_table(["data", "method", "score", "AUROC", "AUPR", "FPR95"], lines)
 
     def _figures(self) -> dict[str, Any]:
-        curves = {METHODS[name]: value for name, value in self.probabilities.items()}
+        curves = {METHODS.get(name, name): value for name, value in self.probabilities.items()}
         drawn = {
             "reliability.png": plots.reliability_diagram(curves, self.labels),
             "history.png": plots.training_history(self.history),
@@ -227,6 +228,47 @@ def build_report(
     )
 
 
+def add_baseline(
+    report: Report,
+    title: str,
+    network: BayesianNetwork,
+    test: tuple[Tensor, Tensor],
+    ood: Mapping[str, Tensor] | None = None,
+    *,
+    after: int = 0,
+) -> Report:
+    """Return the report with another network's row, and its figures under ``baselines``.
+
+    Args:
+        report: The report; not changed.
+        title: What to call the network.
+        network: A network without Bayesian dropout of the same architecture as the plain one.
+        test: The test set of the report.
+        ood: The out-of-distribution images of the report.
+        after: Index of the row after which the new one is put.
+    """
+    inside = predict(network, test, mean_mask=True, keep_samples=False)
+    outside = {
+        name: predict(network, images, mean_mask=True, keep_samples=False)
+        for name, images in (ood or {}).items()
+    }
+    detection = _detection(inside, outside)
+    figures: dict[str, Any] = {**_metrics(inside, test[1]), "ood": detection}
+    latency = _time({"": _evaluation(network, test[0])})[""]
+    row = dataclasses.replace(
+        report.rows[0],
+        method=title,
+        auroc={name: scores["entropy"]["auroc"] for name, scores in detection.items()},
+        latency_ms=latency,
+        **{key: figures[key] for key in ("error", "nll", "brier", "ece")},
+    )
+    rows = [*report.rows[: after + 1], row, *report.rows[after + 1 :]]
+    baselines = {**report.values.get("baselines", {}), title: {**figures, "latency_ms": latency}}
+    values = {**report.values, "baselines": baselines}
+    probabilities = {**report.probabilities, title: inside.mean}
+    return dataclasses.replace(report, rows=rows, values=values, probabilities=probabilities)
+
+
 def _metrics(prediction: Prediction, labels: Tensor) -> dict[str, float]:
     return {
         "error": error_percent(prediction.mean, labels),
@@ -242,7 +284,7 @@ def _detection(
     own = uncertainty_scores(inside)
     return {
         name: {
-            score: dict(ood_metrics(own[score], values))
+            score: cast(dict[str, float], ood_metrics(own[score], values))
             for score, values in uncertainty_scores(prediction).items()
         }
         for name, prediction in outside.items()
@@ -253,26 +295,29 @@ def _detection(
 def _size(bnn: BayesianNetwork, images: Tensor) -> tuple[dict[str, Any], nn.Module | None]:
     original = to_deterministic(bnn).eval()
     example = images[:1]
-    totals = {"params_total": _num_parameters(original), "flops_total": count_flops(original, example)}
+    totals = {
+        "params_total": count_params(original),
+        "bytes_total": count_bytes(original),
+        "flops_total": count_flops(original, example),
+    }
     try:
-        small = compact(bnn, example_input=example)
+        small = compact(bnn, example)
     except CompactionError as error:
-        nothing = dict.fromkeys(("flops_speedup", "params", "flops", "compact_max_abs_diff"))
+        nothing = dict.fromkeys(
+            ("flops_speedup", "params", "bytes", "flops", "compact_max_abs_diff")
+        )
         return {**nothing, **totals, "compact_error": str(error)}, None
     some = images[:1000]
     bnn.eval()
     flops = count_flops(small, example)
     return {
-        "flops_speedup": totals["flops_total"] / flops if flops else None,
-        "params": _num_parameters(small),
+        "flops_speedup": totals["flops_total"] / max(1, flops),
+        "params": count_params(small),
+        "bytes": count_bytes(small),
         "flops": flops,
         "compact_max_abs_diff": float((small(some) - bnn(some)).abs().max()),
         **totals,
     }, small
-
-
-def _num_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _latency(
@@ -282,17 +327,30 @@ def _latency(
     images: Tensor,
     num_samples: int,
 ) -> dict[str, float]:
-    """Return median milliseconds per batch, the methods measured in turns."""
     batch = images[:_LATENCY_BATCH]
-    original = to_deterministic(plain).eval()
-    masked = bnn.eval() if small is None else small.eval()
-    calls: dict[str, Callable[[], object]] = {
-        "plain": lambda: original(batch),
-        "mean_mask": lambda: masked(batch),
-        "monte_carlo": lambda: predict(bnn, batch, num_samples=num_samples, keep_samples=False),
-    }
+    return _time(
+        {
+            "plain": _evaluation(plain, images),
+            "mean_mask": _evaluation(bnn if small is None else small, images),
+            "monte_carlo": lambda: predict(
+                bnn, batch, num_samples=num_samples, keep_samples=False
+            ),
+        }
+    )
+
+
+def _evaluation(network: nn.Module, images: Tensor) -> Callable[[], object]:
+    # A BayesianNetwork without Bayesian dropout is timed as the plain module it holds.
+    network = network.network if isinstance(network, BayesianNetwork) else network
+    network = network.eval()
+    return lambda: network(images[:_LATENCY_BATCH])
+
+
+@torch.no_grad()
+def _time(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Return median milliseconds per call, the calls made in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.random.fork_rng():
         for repeat in range(_LATENCY_REPEATS + 2):
             for name, call in calls.items():
                 started = time.perf_counter()

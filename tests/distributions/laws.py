@@ -92,7 +92,9 @@ def check_pathwise_gradient(make, parameters, step=1e-6):
         (gradient,) = torch.autograd.grad(sample(leaves).sum(), leaf)
         up, down = list(parameters), list(parameters)
         up[i], down[i] = up[i] + step, down[i] - step
-        difference = sample([torch.tensor(p) for p in up]) - sample([torch.tensor(p) for p in down])
+        difference = sample([torch.tensor(p) for p in up]) - sample(
+            [torch.tensor(p) for p in down]
+        )
         torch.testing.assert_close(gradient, difference.sum() / (2 * step), rtol=1e-5, atol=1e-6)
 
 

@@ -212,7 +212,9 @@ def test_kl_of_equal_distributions_is_zero(c):
 def test_quadrature_meets_the_closed_form_at_one():
     a, b = CORNERS
     near = kl_divergence(make(a, b), Beta(0.3, torch.tensor(1.0 + 1e-12)))
-    torch.testing.assert_close(near, kl_divergence(make(a, b), Beta(0.3, 1.0)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        near, kl_divergence(make(a, b), Beta(0.3, 1.0)), rtol=1e-9, atol=1e-9
+    )
 
 
 def exact_expected_log1m(a, b):

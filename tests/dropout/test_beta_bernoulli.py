@@ -13,12 +13,10 @@ from tests.statistics import assert_mean_close, assert_means_equal
 
 
 def concentrated(rate, num_units, **options):
-    """A layer whose posterior of pi has median ``rate`` and the least spread: ``b`` at its bound."""
+    """A layer whose posterior of pi has median ``rate``, with the least spread."""
     b = 50.0
     a = math.log(-math.expm1(-math.log(2) / b)) / math.log(rate)
-    return BetaBernoulliDropout(
-        num_units, init_concentration1=a, init_concentration0=b, **options
-    )
+    return BetaBernoulliDropout(num_units, init_concentration1=a, init_concentration0=b, **options)
 
 
 def ones(layer, rows):
@@ -28,25 +26,28 @@ def ones(layer, rows):
 # -- golden values --------------------------------------------------------------------------------
 
 
-def test_initial_posterior_is_the_papers():
-    q = BetaBernoulliDropout(3).posterior()["pi"].base_dist
+PAPER = math.log1p(math.exp(-1.0))  # softplus(-1), for LeNet
+
+
+def test_papers_initial_posterior_is_golden():
+    layer = BetaBernoulliDropout(3, init_concentration1=PAPER)
+    q = layer.posterior()["pi"].base_dist
     torch.testing.assert_close(q.concentration1, torch.full((3,), 0.3133), rtol=0, atol=5e-5)
     torch.testing.assert_close(q.concentration0, torch.ones(3))
+    # Kumaraswamy(a, 1) is Beta(a, 1).
+    torch.testing.assert_close(layer.keep_prob(), torch.full((3,), PAPER / (1 + PAPER)))
 
 
-def test_initial_kl_is_golden():
-    layer = BetaBernoulliDropout(3)
-    a, c = math.log1p(math.exp(-1.0)), 1e-4
-    # (a - c) / a * (-gamma - psi(1) - 1) + log(a / c), and psi(1) = -gamma.
-    per_unit = -(a - c) / a + math.log(a / c)
+def test_papers_initial_kl_is_golden():
+    layer = BetaBernoulliDropout(3, init_concentration1=PAPER)
+    # (a - c) / a (-gamma - psi(1) - 1) + log(a / c) with psi(1) = -gamma.
+    per_unit = -(PAPER - 1e-4) / PAPER + math.log(PAPER / 1e-4)
     torch.testing.assert_close(layer.kl_divergence(), torch.tensor(3 * per_unit))
     assert round(per_unit, 4) == 7.0499
 
 
-def test_initial_keep_probability_is_golden():
-    a = math.log1p(math.exp(-1.0))
-    expected = torch.full((3,), a / (1 + a))  # Kumaraswamy(a, 1) = Beta(a, 1)
-    torch.testing.assert_close(BetaBernoulliDropout(3).keep_prob(), expected)
+def test_units_start_open_by_default():
+    torch.testing.assert_close(BetaBernoulliDropout(3).keep_prob(), torch.full((3,), 5 / 6))
 
 
 def test_kl_scale_multiplies_the_kl():
@@ -212,8 +213,14 @@ def test_contexts_nest_and_close_after_errors():
         ({"prior_concentration0": -1.0}, "expected prior_concentration0 > 0"),
         ({"init_concentration1": 0.0}, "expected init_concentration1 > 0"),
         ({"init_concentration0": math.nan}, "expected init_concentration0 > 0"),
-        ({"init_concentration1": 1e-6}, "expected initial concentrations >= 4.54e-05.*got .*=1e-06"),
-        ({"init_concentration0": 80.0}, "init_concentration0 <= 50, got .*=80.0. The parameters are held"),
+        (
+            {"init_concentration1": 1e-6},
+            "initial concentrations >= 4.54e-05.*got .*=1e-06",
+        ),
+        (
+            {"init_concentration0": 80.0},
+            "init_concentration0 <= 50, got .*=80.0. The param",
+        ),
         ({"relaxation": "conrete"}, "unknown relaxation 'conrete'. Did you mean 'concrete'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -228,7 +235,11 @@ def test_bad_options_raise(options, message):
     [
         ({}, (2, 4), r"expected 3 units in the last dimension, got input of shape \(2, 4\)"),
         ({}, (2, 3, 4, 4), r"For convolution maps \(N, K, H, W\) pass unit_dim=-3"),
-        ({"unit_dim": -3}, (2, 3), r"expected 3 units in dimension -3, got input of shape \(2, 3\)"),
+        (
+            {"unit_dim": -3},
+            (2, 3),
+            r"3 units in dimension -3, got input of shape \(2, 3\)",
+        ),
         ({"unit_dim": -3}, (2, 4, 5, 5), "Is the dropout layer placed before the right Linear"),
     ],
 )
@@ -246,7 +257,7 @@ def test_the_message_names_the_layer():
 
 def test_registry_knows_names_and_options():
     assert isinstance(make_dropout("beta-bernoulli", 3, temperature=0.2), BetaBernoulliDropout)
-    with pytest.raises(ConfigError, match="unknown dropout 'beta-bernouli'. Did you mean 'beta-be"):
+    with pytest.raises(ConfigError, match="unknown dropout 'beta-bernouli'. Did you mean 'beta"):
         make_dropout("beta-bernouli", 3)
     with pytest.raises(ConfigError, match="dropout 'beta-bernoulli'.*unexpected.*'temprature'"):
         make_dropout("beta-bernoulli", 3, temprature=0.2)

@@ -64,35 +64,49 @@ class PlainDataset(Dataset):
 # -- the distribution is Pyro's ------------------------------------------------------------------
 
 
+def stock_predictive(bnn, x, num_samples, sites=("_RETURN",)):
+    bnn.eval()
+    options = {"num_samples": num_samples, "return_sites": sites, "parallel": True}
+    with torch.no_grad():
+        return Predictive(bnn.model, guide=bnn.guide, **options)(x)
+
+
 @pytest.mark.parametrize("masks", ["shared", "per-example"])
 @pytest.mark.parametrize("dropout", bd.registered_dropouts())
 def test_samples_have_the_distribution_of_stock_predictive(masks, dropout):
     bnn, x = bayesian(dropout=dropout), inputs(4)
-    prediction = bd.predict(bnn, x, num_samples=4000, masks=masks)
-    bnn.eval()
-    stock = Predictive(bnn.model, guide=bnn.guide, num_samples=2000, return_sites=("_RETURN",))
     with torch.no_grad():
-        probabilities = stock(x)["_RETURN"].softmax(-1)
+        bnn.network[-1].weight.mul_(8)  # so that the mean mask is visibly an approximation
+    prediction = bd.predict(bnn, x, num_samples=2000, masks=masks)
+    probabilities = stock_predictive(bnn, x, 20_000)["_RETURN"].softmax(-1)
+    assert probabilities.shape == (20_000, 4, 3)
     assert_means_equal(prediction.samples, probabilities)
     assert_means_equal(prediction.samples.square(), probabilities.square())
     one_pass = bd.predict(bnn, x, mean_mask=True).mean
-    with pytest.raises(AssertionError):  # the test can tell sampling from the mean mask
+    with pytest.raises(AssertionError):
         assert_means_equal(prediction.samples, one_pass.expand(2, -1, -1))
+
+
+def test_sequential_predictive_has_the_same_distribution():
+    bnn, x = bayesian(), inputs(4)
+    prediction = bd.predict(bnn.train(), x, num_samples=1000)
+    bnn.eval()
+    stock = Predictive(bnn.model, guide=bnn.guide, num_samples=300, return_sites=("_RETURN",))
+    with torch.no_grad():
+        assert_means_equal(prediction.samples, stock(x)["_RETURN"].softmax(-1))
 
 
 def test_regression_samples_have_the_distribution_of_stock_predictive():
     bnn, x = bayesian("heteroscedastic"), inputs(4)
-    prediction = bd.predict(bnn, x, num_samples=4000)
-    bnn.eval()
-    sites = ("_RETURN", "obs")
-    stock = Predictive(bnn.model, guide=bnn.guide, num_samples=2000, return_sites=sites)
-    with torch.no_grad():
-        drawn = stock(x)
+    prediction = bd.predict(bnn, x, num_samples=2000)
+    drawn = stock_predictive(bnn, x, 20_000, ("_RETURN", "obs"))
     assert_means_equal(prediction.samples, drawn["_RETURN"][..., :2])
-    # The variance of a new observation is the total variance.
-    squares = (drawn["obs"] - prediction.mean).square()
-    spread = prediction.variance + 0.1 * torch.randn(4000, *prediction.variance.shape)
-    assert_means_equal(squares, spread)
+    # A new observation spreads by the total variance about the mean.
+    noise = prediction.aleatoric_variance.sqrt() * torch.randn(2000, 4, 2)
+    assert_means_equal(
+        (prediction.samples + noise - prediction.mean).square(),
+        (drawn["obs"] - drawn["obs"].mean(0)).square(),
+    )
 
 
 def test_shared_masks_are_shared_by_all_inputs_and_per_example_masks_are_not():

@@ -1,0 +1,305 @@
+"""The command line: ``bayesdrop demo | train | evaluate | compact | list``."""
+
+from __future__ import annotations
+
+import importlib.util
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typing_extensions import override
+
+from bayesdrop import __version__
+from bayesdrop.errors import BayesdropError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bayesdrop.compression import CompressionTable
+    from bayesdrop.reporting import Report
+
+_INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    # Errors made for users are shown without a traceback, also under a test runner.
+    @override
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (BayesdropError, ImportError) as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted. The same command continues from the last epoch.", err=True)
+            raise typer.Exit(_INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Bayesian dropout: calibrated predictions and smaller networks from one posterior.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the data files. [default: $BAYESDROP_DATA, or ./data]"),
+]
+NumSamples = Annotated[int, typer.Option(min=1, help="Posterior samples.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads. [default: torch's, one per core]")
+]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
+
+
+class Registry(StrEnum):
+    """What ``bayesdrop list`` can list."""
+
+    dropouts = "dropouts"
+    recipes = "recipes"
+    datasets = "datasets"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bayesdrop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of all three networks.")] = 0,
+    num_samples: NumSamples = 64,
+    epochs: Annotated[
+        int | None, typer.Option(min=2, help="Epochs of each network, for a quick look.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; more do not help.")] = 1,
+) -> None:
+    """Train, compare, prune and report on scikit-learn's digits; nothing is downloaded.
+
+    The networks learn the digits 0-7; the digits 8 and 9 are the unknown images.
+    """
+    from bayesdrop.recipes.demo import run_demo
+
+    _set_threads(threads)
+    console = _console()
+    report = run_demo(out, seed=seed, num_samples=num_samples, epochs=epochs, announce=_announce)
+    _finish_report(console, report, out)
+
+
+@app.command()
+def train(  # noqa: PLR0913 - one option for each thing users change
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe; see 'bayesdrop list recipes'.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set, such as mnist or mnist:0-7. [default: the recipe's]"),
+    ] = None,
+    data_dir: DataDir = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Validation examples; 0 for none. [default: the data set's]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and masks.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run. [default: runs/RECIPE-SEED]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the last stage.")] = None,
+    pretrain_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of the stage before.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Examples a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of network weights.")] = None,
+    variational_learning_rate: Annotated[
+        float | None, typer.Option(help="Of the dropout layers' parameters.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of network weights.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Train a recipe, or continue where an interrupted run stopped."""
+    from bayesdrop.recipes import get_recipe, run_recipe
+
+    _set_threads(threads)
+    chosen = get_recipe(recipe).override(
+        epochs=epochs,
+        pretrain_epochs=pretrain_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        variational_learning_rate=variational_learning_rate,
+        weight_decay=weight_decay,
+    )
+    out = Path("runs") / f"{recipe}-{seed}" if out is None else out
+    run = run_recipe(
+        chosen,
+        out=out,
+        data=data,
+        data_dir=data_dir,
+        validation=validation,
+        seed=seed,
+        announce=_announce,
+    )
+    last = next(reversed(run.history.values()))[-1]
+    parts = [f"{out}: finished after {run.minutes:.1f} minutes"]
+    if "val_error" in last:
+        parts.append(f"validation error {last['val_error']:.2f} %")
+    if last["units"]:
+        kept = "-".join(str(count) for count in last["units"])
+        parts.append(f"units {kept} of {'-'.join(str(n) for n in run.bnn.units_total())}")
+    typer.echo(", ".join(parts))
+    typer.echo(f"Next: bayesdrop evaluate {out}")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set the network was not trained on; repeatable."),
+    ] = None,
+    num_samples: NumSamples = 64,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report. [default: the run's]")
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Write report.json, report.md and figures of a run, and print the comparison."""
+    from bayesdrop.recipes import load_run, report_run
+
+    _set_threads(threads)
+    report = report_run(load_run(run), ood=ood or [], num_samples=num_samples, data_dir=data_dir)
+    _finish_report(_console(), report, run if out is None else out)
+
+
+@app.command()
+def compact(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="File for the compact network.")],
+    onnx: Annotated[Path | None, typer.Option(help="File for an ONNX copy.")] = None,
+) -> None:
+    """Remove the pruned units of a run and save what is left as plain torch."""
+    from bayesdrop.recipes import compact_run, load_run
+
+    loaded = load_run(run)
+    _, cost = compact_run(loaded, out, onnx=onnx)
+    kept = "-".join(str(count) for count in loaded.bnn.units())
+    total = "-".join(str(count) for count in loaded.bnn.units_total())
+    title = f"{loaded.recipe.name}: units {kept} of {total}, {cost.flops_speedup:.1f}x fewer FLOPs"
+    _print_table(title, *_cost_lines(cost))
+    for path in (out, onnx):
+        if path is not None:
+            typer.echo(f"Wrote {path} ({path.stat().st_size / 1024:,.0f} KiB)")
+
+
+@app.command(name="list")
+def list_(what: Annotated[Registry, typer.Argument(help="Which registry.")]) -> None:
+    """List the registered dropouts, recipes or data sets."""
+    _print_table(None, *_registry_lines(what))
+
+
+def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        table.add_row(*line)
+    _console().print(table)
+
+
+def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:
+    before, after = cost.before, cost.after
+    lines = [
+        ["parameters", f"{before.params:,}", f"{after.params:,}"],
+        ["bytes", f"{before.bytes:,}", f"{after.bytes:,}"],
+        ["FLOPs per example", f"{before.flops:,}", f"{after.flops:,}"],
+    ]
+    for size, milliseconds in before.latency_ms.items():
+        title = f"latency, batch of {size} (ms, {cost.threads} threads)"
+        lines.append([title, f"{milliseconds:.3f}", f"{after.latency_ms[size]:.3f}"])
+    return ["", "plain", "compact"], lines
+
+
+def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
+    if what is Registry.dropouts:
+        from bayesdrop.dropout import registered_dropouts
+
+        return ["key", "class", "reference"], [
+            [key, cls.__name__, cls.reference] for key, cls in registered_dropouts().items()
+        ]
+    if what is Registry.recipes:
+        from bayesdrop.recipes import registered_recipes
+
+        return ["name", "data", "epochs", "summary"], [
+            [
+                recipe.name,
+                recipe.data,
+                " + ".join(str(stage.epochs) for stage in recipe.stages),
+                recipe.summary,
+            ]
+            for recipe in registered_recipes().values()
+        ]
+    from bayesdrop.data import registered_data
+
+    return ["name", "image", "classes", "from"], [
+        [
+            source.name,
+            " x ".join(str(size) for size in source.image_shape),
+            str(len(source.class_names)),
+            source.origin,
+        ]
+        for source in registered_data().values()
+    ]
+
+
+def _finish_report(console: Console, report: Report, out: Path) -> None:
+    from bayesdrop.reporting.tables import rich_table
+
+    figures = importlib.util.find_spec("matplotlib") is not None
+    paths = report.write(out, figures=figures)
+    values = report.values
+    title = f"{values['recipe']} on {values['data_title']}, {len(report.labels):,} test images"
+    console.print(rich_table(report.rows, title=title, latency_batch=values["latency_batch"]))
+    for path in paths:
+        typer.echo(f"Wrote {path}")
+    if not figures:
+        typer.echo("No figures: they need matplotlib, pip install 'bayesdrop[plots]'.", err=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    # Piped into a file there is no terminal to fit: do not fold the table into 80 columns.
+    return console if console.is_terminal else Console(width=max(console.width, 160))
+
+
+def _announce(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

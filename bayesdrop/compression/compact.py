@@ -1,0 +1,343 @@
+"""A smaller plain network with the outputs of the mean-masked one.
+
+Own analysis on the torch.fx graph, since torch-pruning cannot remove network inputs (such as
+pixels), and prunes coupled layers together without asking whether the result is exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.compression.flow import Flow, Opaque, Rule
+from bayesdrop.compression.graph import shape_of, traced
+from bayesdrop.compression.rules import (
+    Add,
+    Depthwise,
+    Elementwise,
+    Flatten,
+    Mask,
+    Norm,
+    PaddedPool,
+    Pool,
+    Rectifier,
+    ShapeQuery,
+    Unary,
+    Weighted,
+)
+from bayesdrop.dropout import BayesianDropout, named_dropout_layers
+from bayesdrop.errors import CompactionError, describe
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_RECTIFIERS = {nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, "relu"}
+_ELEMENTWISE = {
+    nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid,
+    nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, F.relu6, F.elu, F.selu, F.celu, F.gelu,
+    F.silu, F.mish, F.softplus, F.sigmoid, F.tanh, F.hardtanh, F.hardswish, F.hardsigmoid,
+    torch.sigmoid, torch.tanh, "sigmoid", "tanh",
+}  # fmt: skip
+_POOLS: dict[Any, int] = {
+    nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AdaptiveAvgPool1d: 1,
+    nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3, nn.AdaptiveMaxPool1d: 1,
+    nn.AdaptiveMaxPool2d: 2, F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3,
+    F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3,
+    torch.max_pool1d: 1, torch.max_pool2d: 2,
+}  # fmt: skip
+_PADDED_POOLS: dict[Any, int] = {
+    nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3, F.avg_pool1d: 1, F.avg_pool2d: 2,
+    F.avg_pool3d: 3,
+}  # fmt: skip
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def compact(
+    network: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, check: bool = True
+) -> fx.GraphModule:
+    r"""Return a plain, smaller network whose outputs are those of the mean-masked one.
+
+    The mean mask's zeros are followed through the network: a unit goes when nothing downstream
+    depends on it, or when it is a constant whose effect fits into the next layer's bias. A mask
+    that comes before a BatchNorm leaves such a constant, so that case is exact too. Rows and
+    columns of Linear, convolution (plain and depthwise) and BatchNorm layers are cut; where the
+    units come from the network's input, or a sum has more of them than a branch, they are indexed.
+    The mask's other factors are multiplied into the neighbouring weights, or kept as a buffer
+    where that is not exact. Anything unknown (attention, grouped convolutions, layers called
+    twice, ...) keeps all its units.
+
+    If every unit of a layer is pruned, the layer keeps one unit and the network is constant from
+    there on, as the mean-masked one is.
+
+    Args:
+        network: A ``BayesianNetwork`` or any module with Bayesian dropout layers in it; it is not
+            changed. Without any such layer the result is the traced network.
+        example_input: A batch to trace shapes with (or a tuple, for several inputs).
+        check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
+
+    Returns:
+        A ``torch.fx.GraphModule`` in evaluation mode made of ``torch.nn`` layers under their old
+        names. It holds nothing of bayesdrop: it can be pickled, exported and run without.
+
+    Raises:
+        CompactionError: If the network cannot be traced, if a mask depends on the input, or if the
+            check fails.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> _ = net[0].raw_concentration1.data[:2].fill_(-9.0)
+        >>> compact(net, torch.ones(1, 4)).get_submodule("1")
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    work = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
+    work.eval()
+    example = example_input if isinstance(example_input, tuple) else (example_input,)
+    _refuse_input_dependent(work)
+    with torch.no_grad():
+        expected = work(*example) if check else None
+        result = _compacted(traced(work, example), example[0].device)
+        if check:
+            _verify(expected, result(*example))
+    return result
+
+
+def _compacted(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+    flow = Flow(module, device)
+    choose = _Chooser(flow)
+    nodes = list(module.graph.nodes)
+    for node in nodes:
+        rule = flow.rules[node] = choose(node)
+        flow.constant[node] = rule.constant()
+        flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
+    for node in reversed(nodes):
+        needed = flow.needed[node]
+        if len(needed) and not needed.any():
+            needed[0] = True  # Layers without units are legal in torch but not elsewhere.
+        flow.rules[node].request(needed)
+    for rule in list(flow.rules.values()):
+        if isinstance(rule, Mask):
+            _fold(flow, rule)
+    for node in nodes:
+        flow.made[node], flow.kept[node] = flow.rules[node].emit()
+    result = fx.GraphModule(flow.parts, flow.graph, type(module).__name__)
+    return result.eval()
+
+
+class _Chooser:
+    """Finds the rule for a node."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        nodes = flow.source.graph.nodes
+        self.calls = Counter(str(n.target) for n in nodes if n.op == "call_module")
+        read = [str(n.target) for n in nodes if n.op == "get_attr"]
+        owners = Counter(
+            id(parameter)
+            for name in self.calls
+            for parameter in flow.source.get_submodule(name).parameters()
+        )
+        owners.update(id(operator.attrgetter(name)(flow.source)) for name in read)
+        self.shared = {key for key, count in owners.items() if count > 1}
+
+    def __call__(self, node: fx.Node) -> Rule:
+        shape = shape_of(node)
+        if node.op == "call_module" and shape is not None:
+            rule = self._layer(node, self.flow.source.get_submodule(str(node.target)))
+        elif node.op in ("call_function", "call_method"):
+            rule = self._shape_query(node) if shape is None else self._operation(node)
+        else:
+            rule = None
+        if rule is not None:
+            return rule
+        return Opaque(self.flow, node, 1 if shape is not None and len(shape) > 1 else 0)
+
+    def _layer(self, node: fx.Node, module: nn.Module) -> Rule | None:
+        ndim = len(shape_of(node) or ())
+        if isinstance(module, BayesianDropout):
+            return Mask(self.flow, node, ndim + module.unit_dim)
+        kind = type(module)
+        if next(module.parameters(), None) is not None and not self._sliceable(node, module):
+            return None
+        if kind is nn.Linear:
+            return Weighted(self.flow, node, ndim - 1)
+        if kind in _CONVOLUTIONS:
+            return self._convolution(node, module, ndim)
+        if kind in _NORMS and isinstance(module.running_mean, Tensor):
+            return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
+        return self._unary(node, kind, module)
+
+    def _convolution(self, node: fx.Node, module: Any, ndim: int) -> Rule | None:
+        dim = ndim + 1 - module.weight.ndim
+        if module.groups == 1:
+            return Weighted(self.flow, node, dim)
+        channels = shape_of(node.all_input_nodes[0]) or ()
+        if module.groups == module.in_channels == module.out_channels:
+            if self._tracked(node) == dim and channels[dim] == module.groups:
+                return Depthwise(self.flow, node, dim)
+        return None
+
+    def _sliceable(self, node: fx.Node, module: nn.Module) -> bool:
+        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        shared = any(id(parameter) in self.shared for parameter in module.parameters())
+        single = len(node.args) == 1 and not node.kwargs
+        return single and self.calls[str(node.target)] == 1 and not hooks and not shared
+
+    def _operation(self, node: fx.Node) -> Rule | None:
+        if node.target in (operator.add, torch.add) and len(node.args) == 2 and not node.kwargs:
+            shapes = [shape_of(n) for n in node.args if isinstance(n, fx.Node)]
+            if len(shapes) == 2 and shapes[0] == shapes[1] == shape_of(node):
+                return Add(self.flow, node, self._tracked(node))
+            return None
+        return self._unary(node, node.target, None)
+
+    def _unary(self, node: fx.Node, kind: Any, module: nn.Module | None) -> Rule | None:
+        if len(node.all_input_nodes) != 1 or node.args[:1] != tuple(node.all_input_nodes):
+            return None
+        source = node.all_input_nodes[0]
+        before, after = shape_of(source), shape_of(node)
+        if before is None or after is None:
+            return None
+        dim, flow = self._tracked(node), self.flow
+        if kind in _RECTIFIERS or kind in _ELEMENTWISE:
+            return (Rectifier if kind in _RECTIFIERS else Elementwise)(flow, node, dim)
+        if kind is torch.flatten:
+            return Flatten(flow, node, 1) if node.args[1:] == (1,) and dim == 1 else None
+        spatial = {**_POOLS, **_PADDED_POOLS}.get(kind)
+        if spatial is not None:
+            return self._pool(node, dim, spatial, kind, module)
+        if kind in (torch.mean, "mean"):
+            dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+            dims = (dims,) if isinstance(dims, int) else dims
+            inside = isinstance(dims, (tuple, list)) and all(
+                isinstance(d, int) and d % len(before) > dim for d in dims
+            )
+            return Pool(flow, node, dim) if inside and dims else None
+        return None
+
+    def _pool(
+        self, node: fx.Node, dim: int, spatial: int, kind: Any, module: nn.Module | None
+    ) -> Rule | None:
+        if dim >= len(shape_of(node) or ()) - spatial:
+            return None
+        # The arguments of the functions are not looked at.
+        plain = (
+            module is not None
+            and getattr(module, "padding", 0) in (0, (0,), (0, 0), (0, 0, 0))
+            and getattr(module, "divisor_override", None) is None
+        )
+        pads = kind in _PADDED_POOLS and not plain
+        return (PaddedPool if pads else Pool)(self.flow, node, dim)
+
+    def _tracked(self, node: fx.Node) -> int:
+        return self.flow.rules[node.all_input_nodes[0]].dim
+
+    def _shape_query(self, node: fx.Node) -> Rule | None:
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        shape = None if source is None else shape_of(source)
+        if source is None or shape is None:
+            return None
+        if node.target == "size" and len(node.args) == 2:
+            asked = [node.args[1]]
+        elif node.target == "size" or node.target is getattr:
+            asked = [
+                user.args[1] if user.target is operator.getitem else None for user in node.users
+            ]
+        else:
+            return None
+        units = self.flow.rules[source].dim
+        if all(isinstance(i, int) and i % len(shape) != units for i in asked):
+            return ShapeQuery(self.flow, node, 0)
+        return None
+
+
+def _fold(flow: Flow, rule: Mask) -> None:
+    """Multiply a mask's factors into the weights after it, or else before it, if that is exact."""
+    if (rule.mask < 0).any():
+        return
+    after = _consumers(flow, rule.node, rule.dim, rule.mask)
+    if after is not None:
+        rule.folded = "forward"
+        for consumer, scale in after:
+            consumer.column_scale = scale
+        return
+    before = _producer(flow, rule)
+    if before is not None:
+        rule.folded = "backward"
+        before.row_scale = rule.mask
+
+
+def _consumers(
+    flow: Flow, node: fx.Node, dim: int, scale: Tensor
+) -> list[tuple[Weighted, Tensor]] | None:
+    """Return the weighted layers that see the scaled units and nothing else, or None."""
+    found: list[tuple[Weighted, Tensor]] = []
+    for user in node.users:
+        rule = flow.rules[user]
+        if isinstance(rule, ShapeQuery):
+            continue
+        if isinstance(rule, Weighted) and rule.dim == dim:
+            found.append((rule, scale))
+            continue
+        if not rule.homogeneous or not isinstance(rule, Unary) or flow.rules[node].dim != dim:
+            return None
+        more = scale.repeat_interleave(rule.block) if isinstance(rule, Flatten) else scale
+        further = _consumers(flow, user, rule.dim, more)
+        if further is None:
+            return None
+        found += further
+    return found
+
+
+def _producer(flow: Flow, mask: Mask) -> Norm | Weighted | None:
+    """Return the layer whose output reaches the mask, and nothing else, unit by unit, or None."""
+    node = mask.input
+    while len(node.users) == 1:
+        rule = flow.rules[node]
+        if rule.dim != mask.dim:
+            return None
+        if isinstance(rule, Weighted) or (isinstance(rule, Norm) and rule.module.affine):
+            return rule
+        if not rule.homogeneous or not isinstance(rule, Unary) or isinstance(rule, Flatten):
+            return None
+        node = rule.input
+    return None
+
+
+def _refuse_input_dependent(network: nn.Module) -> None:
+    for name, layer in named_dropout_layers(network):
+        if layer.input_dependent:
+            raise CompactionError(
+                describe(
+                    "compact",
+                    expected="masks that are the same for every input",
+                    got=f"{type(layer).__name__} {name!r}, whose mask depends on its input",
+                    hint="Take it out first, or replace it by a layer with a fixed mask.",
+                )
+            )
+
+
+def _verify(expected: Any, got: Any) -> None:
+    for a, b in zip(tree_leaves(expected), tree_leaves(got), strict=True):
+        if not isinstance(a, Tensor) or not a.is_floating_point():
+            continue
+        size = max(1.0, float(a.abs().max()) if a.numel() else 0.0)
+        error = float((a - b).abs().max()) if a.numel() else 0.0
+        if a.shape != b.shape or not error <= _TOLERANCE[a.dtype] * size:
+            raise CompactionError(
+                describe(
+                    "compact",
+                    expected=f"outputs within {_TOLERANCE[a.dtype] * size:.1e} of the mean-masked "
+                    "network's on the example input",
+                    got=f"a difference of {error:.1e}",
+                    hint="Does the network draw random numbers in evaluation mode, hold numbers "
+                    "that are not finite, or change a tensor in place? Report it otherwise.",
+                )
+            )

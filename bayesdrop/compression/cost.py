@@ -1,0 +1,238 @@
+"""What a network costs: parameters, bytes, FLOPs and measured time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bayesdrop.convert import to_deterministic
+from bayesdrop.errors import DataError, describe
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[nn.Module]:
+    """Put every module of ``net`` into evaluation mode, and back into its own afterwards."""
+    modes = [(module, module.training) for module in net.modules()]
+    for module, _ in modes:
+        # Not eval(): exported modules refuse it.
+        module.training = False
+    try:
+        yield net
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def count_params(net: nn.Module) -> int:
+    """Return the number of parameters, buffers not included."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def count_bytes(net: nn.Module) -> int:
+    """Return the number of bytes of all parameters and buffers."""
+    tensors = [*net.parameters(), *net.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def count_flops(net: nn.Module, example_input: Tensor) -> int:
+    """Return the FLOPs of one example in evaluation mode, multiply and add both counted.
+
+    Counted by ``torch.utils.flop_counter``: matrix products and convolutions; not biases,
+    activations, normalisation, pooling or masks.
+
+    Args:
+        net: Any network.
+        example_input: A batch of inputs.
+
+    Raises:
+        DataError: If the batch is empty.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> count_flops(bd.networks.lenet_500_300(), torch.zeros(2, 784))  # 2 (784 500 + ...)
+        1090000
+    """
+    _require_examples(example_input)
+    with evaluating(net), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(example_input)
+    return counter.get_total_flops() // example_input.shape[0]
+
+
+def measure_latency(
+    *nets: nn.Module, example_input: Tensor, batch_size: int = 1, repeats: int = 30
+) -> list[float]:
+    """Return the median time of one forward pass of each network, in milliseconds.
+
+    The networks take turns, so that a change of load meets all of them.
+
+    Args:
+        *nets: Networks, run in evaluation mode with ``torch.get_num_threads()`` threads.
+        example_input: A batch of inputs, repeated or cut to ``batch_size``.
+        batch_size: Number of examples per pass.
+        repeats: Number of timed passes of each network, after two that are not timed.
+
+    Raises:
+        DataError: If the batch is empty.
+    """
+    _require_examples(example_input)
+    copies = -(-batch_size // example_input.shape[0])
+    x = example_input.repeat(copies, *[1] * (example_input.ndim - 1))[:batch_size]
+    times: list[list[float]] = [[] for _ in nets]
+    for turn in range(repeats + 2):
+        for net, own in zip(nets, times, strict=True):
+            with evaluating(net), torch.no_grad():
+                started = _now(x)
+                net(x)
+                elapsed = _now(x) - started
+            if turn >= 2:
+                own.append(elapsed)
+    return [1e3 * statistics.median(own) for own in times]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Cost of one network; FLOPs are per example, latency in milliseconds by batch size."""
+
+    params: int
+    bytes: int
+    flops: int
+    latency_ms: dict[int, float]
+
+
+@dataclass(frozen=True)
+class CompressionTable:
+    """Cost of a network before and after compaction.
+
+    Attributes:
+        before: The full network, without masks.
+        after: The compact network.
+        threads: Number of CPU threads that the latency was measured with.
+        device: The device it was measured on.
+    """
+
+    before: Footprint
+    after: Footprint
+    threads: int
+    device: str
+
+    @property
+    def params(self) -> int:
+        """Number of parameters of the compact network."""
+        return self.after.params
+
+    @property
+    def params_total(self) -> int:
+        """Number of parameters of the full network."""
+        return self.before.params
+
+    @property
+    def flops_speedup(self) -> float:
+        """FLOPs of the full network over those of the compact one."""
+        return self.before.flops / max(1, self.after.flops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in plain numbers, strings and dicts, ready for JSON."""
+        latency = {
+            side: {f"batch_{size}": value for size, value in footprint.latency_ms.items()}
+            for side, footprint in (("before", self.before), ("after", self.after))
+        }
+        return {
+            "params": self.params,
+            "params_total": self.params_total,
+            "bytes": self.after.bytes,
+            "bytes_total": self.before.bytes,
+            "flops": self.after.flops,
+            "flops_total": self.before.flops,
+            "flops_speedup": self.flops_speedup,
+            "latency_ms": {**latency, "threads": self.threads, "device": self.device},
+        }
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table: one row for each cost, with the ratio before / after."""
+        before, after = asdict(self.before), asdict(self.after)
+        rows: list[tuple[str, float, float, str]] = [
+            ("parameters", before["params"], after["params"], ",d"),
+            ("bytes", before["bytes"], after["bytes"], ",d"),
+            ("FLOPs per example", before["flops"], after["flops"], ",d"),
+        ]
+        for size, old in self.before.latency_ms.items():
+            label = f"latency in ms, batch {size} ({self.threads} threads, {self.device})"
+            rows.append((label, old, self.after.latency_ms[size], ".3f"))
+        lines = ["| | before | after | ratio |", "|---|---:|---:|---:|"]
+        for label, old, new, form in rows:
+            ratio = f"{old / new:.1f}x" if new else "-"
+            lines.append(f"| {label} | {old:{form}} | {new:{form}} | {ratio} |")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def compression_table(
+    before: nn.Module,
+    after: nn.Module,
+    example_input: Tensor,
+    *,
+    batch_sizes: Sequence[int] = (1, 100),
+    repeats: int = 30,
+) -> CompressionTable:
+    """Compare the cost of a network before and after compaction.
+
+    Args:
+        before: The full network. Its Bayesian dropout layers and their parameters are left out:
+            what is compared with is the plain network. A ``BayesianNetwork`` is taken too.
+        after: The compact network.
+        example_input: A batch of inputs.
+        batch_sizes: Batch sizes to measure the latency with.
+        repeats: Number of timed passes.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = bd.networks.lenet_500_300()
+        >>> table = compression_table(net, net, torch.zeros(1, 784), repeats=1)
+        >>> table.flops_speedup, table.params == table.params_total == 545810
+        (1.0, True)
+    """
+    plain = to_deterministic(before)
+    times = {
+        size: measure_latency(
+            plain, after, example_input=example_input, batch_size=size, repeats=repeats
+        )
+        for size in batch_sizes
+    }
+    full, small = (
+        Footprint(
+            params=count_params(net),
+            bytes=count_bytes(net),
+            flops=count_flops(net, example_input),
+            latency_ms={size: values[side] for size, values in times.items()},
+        )
+        for side, net in enumerate((plain, after))
+    )
+    return CompressionTable(full, small, torch.get_num_threads(), str(example_input.device))
+
+
+def _now(x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()
+
+
+def _require_examples(example_input: Tensor) -> None:
+    if example_input.ndim == 0 or example_input.shape[0] == 0:
+        raise DataError(
+            describe(
+                "compression",
+                expected="an example input with at least one example",
+                got=f"a tensor of shape {tuple(example_input.shape)}",
+                hint="Pass a batch, such as x[:1].",
+            )
+        )

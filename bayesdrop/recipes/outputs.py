@@ -1,0 +1,82 @@
+"""What is made of a trained run: its report and its compact network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bayesdrop.compression import (
+    CompressionTable,
+    compact,
+    compression_table,
+    export_onnx,
+    save_compact,
+)
+from bayesdrop.data import load_ood
+from bayesdrop.recipes.run import Run
+from bayesdrop.reporting import Report, build_report
+
+
+def report_run(
+    run: Run,
+    *,
+    ood: Sequence[str] = (),
+    num_samples: int = 64,
+    data_dir: str | Path | None = None,
+) -> Report:
+    """Evaluate a run on its test set.
+
+    Args:
+        run: A trained run.
+        ood: Names of data sets that it was not trained on.
+        num_samples: Posterior samples.
+        data_dir: Folder of the data files.
+
+    Raises:
+        ConfigError: If a name is unknown or shares classes with the run's data.
+        DataError: If data cannot be loaded, or have another shape than the run's.
+    """
+    outside = {name: load_ood(name, run.data, data_dir=data_dir) for name in ood}
+    splits = run.load_data(data_dir)
+    return build_report(
+        run.bnn,
+        run.plain,
+        splits.test,
+        description={
+            "recipe": run.recipe.name,
+            "data": run.data,
+            "data_title": splits.title,
+            "seed": run.seed,
+            "minutes": run.minutes,
+        },
+        ood=outside,
+        num_samples=num_samples,
+        history=run.history,
+    )
+
+
+def compact_run(
+    run: Run, out: str | Path, *, onnx: str | Path | None = None
+) -> tuple[nn.Module, CompressionTable]:
+    """Prune a run, save what is left, and return it with its cost before and after.
+
+    Args:
+        run: A trained run.
+        out: File for the compact network, for ``torch.export.load(out).module()``.
+        onnx: File for a copy in ONNX, or None.
+
+    Raises:
+        CompactionError: If the network cannot be made smaller exactly.
+        CheckpointError: If a file cannot be written.
+        ImportError: If ONNX is asked for and not installed.
+    """
+    generator = torch.Generator().manual_seed(run.seed)
+    example = torch.rand(4, *run.image_shape, generator=generator)
+    small = compact(run.bnn, example)
+    save_compact(small, out, example)
+    if onnx is not None:
+        export_onnx(small, onnx, example)
+    return small, compression_table(run.bnn, small, example)

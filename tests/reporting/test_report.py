@@ -1,0 +1,123 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.data import load_data, load_ood
+from bayesdrop.reporting import add_baseline, build_report
+
+SPECIFIED = {
+    "recipe", "data", "seed", "num_samples", "minutes", "error", "nll", "brier", "ece", "units",
+    "units_total", "flops_speedup", "params", "params_total", "compact_max_abs_diff",
+    "latency_ms", "ood",
+}  # fmt: skip
+DESCRIPTION = {"recipe": "r", "data": "digits:0-3", "data_title": "D", "seed": 3, "minutes": 0.5}
+
+
+@pytest.fixture
+def networks():
+    def network():
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 4))
+
+    plain = bd.BayesianNetwork(network(), bd.Categorical(), 100)
+    bnn = bd.BayesianNetwork(bd.convert(network()), bd.Categorical(), 100)
+    with torch.no_grad():
+        for layer, dropped in zip(bnn.named_dropout_layers(), (20, 2), strict=True):
+            layer[1].raw_concentration1[:dropped] = -9.0
+            layer[1].raw_concentration1[dropped:] = 3.0
+    return bnn.eval(), plain.eval()
+
+
+@pytest.fixture
+def test_set():
+    return load_data("digits:0-3").test
+
+
+@pytest.fixture
+def report(networks, test_set):
+    return build_report(
+        *networks,
+        test_set,
+        description=DESCRIPTION,
+        ood={"digits:8-9": load_ood("digits:8-9", "digits:0-3")},
+        num_samples=8,
+        history={"plain": [{"epoch": 1, "loss": 1.0, "nll": 1.0, "kl": 0.0, "units": []}]},
+    )
+
+
+def test_the_keys_are_those_that_everything_downstream_reads(report):
+    values = report.values
+    assert set(values) >= SPECIFIED
+    for key in ("error", "nll", "brier", "ece", "latency_ms"):
+        assert list(values[key]) == ["plain", "mean_mask", "monte_carlo"]
+    scores = {"entropy", "max_probability", "mutual_information"}
+    assert set(values["ood"]["digits:8-9"]) == scores
+    assert all(set(m) == {"auroc", "aupr", "fpr95"} for m in values["ood"]["digits:8-9"].values())
+
+
+def test_the_figures_are_those_of_evaluate(report, networks, test_set):
+    bnn, plain = networks
+    ood = {"digits:8-9": load_ood("digits:8-9", "digits:0-3")}
+    for method, evaluation in {
+        "plain": bd.evaluate(plain, test_set),
+        "mean_mask": bd.evaluate(bnn, test_set, mean_mask=True),
+        "monte_carlo": bd.evaluate(bnn, test_set, ood=ood, num_samples=8, seed=3),
+    }.items():
+        for key in ("error", "nll", "brier", "ece"):
+            assert report.values[key][method] == evaluation.to_dict()[key]
+    assert report.values["ood"] == evaluation.to_dict()["ood"]
+
+
+def test_sizes_equal_hand_counts(report):
+    values = report.values
+    assert values["units"] == [44, 4] and values["units_total"] == [64, 6]
+    assert values["params_total"] == 64 * 6 + 6 + 6 * 4 + 4
+    assert values["params"] == 44 * 4 + 4 + 4 * 4 + 4
+    assert values["flops_speedup"] == (64 * 6 + 6 * 4) / (44 * 4 + 4 * 4)
+    assert values["compact_max_abs_diff"] < 1e-12
+
+
+def test_the_compact_network_predicts_what_the_mean_mask_predicts(report, test_set):
+    probabilities = report.compact(test_set[0]).softmax(1)
+    torch.testing.assert_close(probabilities, report.probabilities["mean_mask"])
+
+
+def test_a_network_without_bayesian_dropout_has_one_row(networks, test_set):
+    report = build_report(networks[1], None, test_set, description=DESCRIPTION)
+    assert [row.method for row in report.rows] == ["plain network"]
+    assert len(set(report.values["error"].values())) == 1
+    assert report.values["units"] == [] and report.values["flops_speedup"] == 1.0
+    assert "Units and size" not in report.markdown()
+
+
+def test_a_baseline_gets_its_row_and_leaves_the_report(report, networks, test_set):
+    more = add_baseline(report, "nn.Dropout", networks[1], test_set, after=0)
+    methods = ["plain network", "nn.Dropout", "mean mask", "Monte Carlo"]
+    assert [row.method for row in more.rows] == methods and len(report.rows) == 3
+    assert more.values["baselines"]["nn.Dropout"]["nll"] == report.values["nll"]["plain"]
+    assert "baselines" not in report.values
+
+
+def test_files_are_json_markdown_and_png(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    paths = report.write(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(
+        json.dumps(report.values)
+    )
+    text = (tmp_path / "report.md").read_text()
+    for method in ("plain network", "mean mask", "Monte Carlo"):
+        assert f"| {method} |" in text
+    figures = [path for path in paths if path.suffix == ".png"]
+    assert len(figures) == 5
+    for path in figures:
+        assert path.read_bytes()[:4] == b"\x89PNG" and f"]({path.name})" in text
+
+
+def test_without_figures_matplotlib_is_not_needed(report, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    names = [path.name for path in report.write(tmp_path, figures=False)]
+    assert names == ["report.json", "report.md"]
+    with pytest.raises(ImportError, match=r"pip install 'bayesdrop\[plots\]'"):
+        report.write(tmp_path)

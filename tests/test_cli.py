@@ -1,0 +1,226 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bayesdrop import __version__
+from bayesdrop.cli import app
+from bayesdrop.data import load_data, registered_data
+from bayesdrop.dropout import registered_dropouts
+from bayesdrop.recipes import load_run, registered_recipes
+
+TINY = ["--epochs", "2", "--pretrain-epochs", "1", "--data", "digits:0-3"]
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def invoke(*arguments, code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.set_default_dtype(torch.float32)
+    out = tmp_path_factory.mktemp("cli") / "run"
+    result = invoke("train", "digits-mlp-bb", *TINY, "--out", out)
+    assert "validation error" in result.stdout and "units 64-500-300 of" in result.stdout
+    return out
+
+
+@pytest.mark.parametrize(
+    "command", [(), *[(c,) for c in "demo train evaluate compact list".split()]]
+)
+def test_help_says_what_a_command_does(command):
+    text = invoke(*command, "--help").output
+    assert "Usage" in text and "--help" in text
+
+
+def test_version():
+    assert invoke("--version").stdout.strip() == f"bayesdrop {__version__}"
+
+
+@pytest.mark.parametrize(
+    "what, registry",
+    [
+        ("dropouts", registered_dropouts()),
+        ("recipes", registered_recipes()),
+        ("datasets", registered_data()),
+    ],
+)
+def test_list_shows_the_whole_registry(what, registry):
+    text = invoke("list", what).stdout
+    assert registry and all(name in text for name in registry)
+
+
+def test_evaluate_writes_the_report(run, tmp_path):
+    result = invoke(
+        "evaluate", run, "--ood", "digits:8-9", "--ood", "digits:4-7", "--num-samples", 4,
+        "--out", tmp_path,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["recipe"] == "digits-mlp-bb" and report["data"] == "digits:0-3"
+    assert report["num_samples"] == 4 and list(report["ood"]) == ["digits:8-9", "digits:4-7"]
+    assert "Monte Carlo" in result.stdout and "AUROC" in result.stdout
+    assert str(tmp_path / "report.md") in result.stdout
+
+
+def test_evaluate_works_without_matplotlib_and_names_the_extra(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = invoke("evaluate", run, "--num-samples", 2, "--out", tmp_path)
+    assert "bayesdrop[plots]" in result.stderr
+    assert not list(tmp_path.glob("*.png")) and (tmp_path / "report.json").exists()
+
+
+def test_compact_writes_a_network_that_plain_torch_runs(run, tmp_path):
+    path = tmp_path / "small.pt"
+    result = invoke("compact", run, "--out", path)
+    assert "parameters" in result.stdout and str(path) in result.stdout
+    x, _ = load_data("digits:0-3").test
+    program = (
+        "import sys, torch\n"
+        f"net = torch.export.load({str(path)!r}).module()\n"
+        f"y = net(torch.load({str(tmp_path / 'x.pt')!r}))\n"
+        "assert not any(name.startswith('bayesdrop') for name in sys.modules)\n"
+        f"torch.save(y, {str(tmp_path / 'y.pt')!r})\n"
+    )
+    torch.save(x, tmp_path / "x.pt")
+    subprocess.run([sys.executable, "-c", program], check=True)
+    expected = load_run(run).bnn(x)
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), expected, rtol=0.0, atol=1e-5)
+
+
+def test_compact_writes_onnx(run, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    invoke("compact", run, "--out", tmp_path / "s.pt", "--onnx", tmp_path / "s.onnx")
+    x = load_data("digits:0-3").test[0][:3]
+    session = onnxruntime.InferenceSession(str(tmp_path / "s.onnx"))
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    expected = load_run(run).bnn(x)
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0.0, atol=1e-5)
+
+
+def test_the_same_train_command_continues_and_then_does_nothing(run):
+    before = (run / "model.pt").read_bytes()
+    result = invoke("train", "digits-mlp-bb", *TINY, "--out", run)
+    assert "finished after" in result.stdout and "stage" not in result.stderr
+    assert (run / "model.pt").read_bytes() == before
+
+
+def test_a_killed_train_command_ends_with_the_same_weights(run, tmp_path):
+    arguments = ["train", "digits-mlp-bb", *TINY, "--out", str(tmp_path)]
+    stop = (
+        "import os, sys\n"
+        "replace = os.replace\n"
+        "def kill(source, target):\n"
+        "    replace(source, target)\n"
+        "    if str(target).endswith('beta-bernoulli/training.pt'): os.kill(os.getpid(), 9)\n"
+        "os.replace = kill\n"
+        "from bayesdrop.cli import main\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "main()\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", stop], capture_output=True, check=False)
+    assert killed.returncode == -9
+    result = invoke("evaluate", tmp_path, code=1)
+    assert "interrupted" in result.stderr and "continues" in result.stderr
+    invoke("train", "digits-mlp-bb", *TINY, "--out", tmp_path)
+    first, second = (load_run(folder).bnn.state_dict() for folder in (run, tmp_path))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_demo_writes_report_figures_and_compact_network(tmp_path):
+    result = invoke("demo", "--out", tmp_path, "--epochs", 4, "--num-samples", 2)
+    for method in ("plain network", "nn.Dropout", "mean mask", "Monte Carlo"):
+        assert method in result.stdout
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files >= {"report.json", "report.md", "compact.pt"}
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["ood"]) == ["digits:8-9"] and "nn.Dropout" in report["baselines"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "lenet-500-300-b"], "unknown recipe .* Did you mean 'lenet-500-300-bb'"),
+        (["train", "digits-mlp", "--data", "digit"], "unknown data set .* mean 'digits'"),
+        (["train", "digits-mlp", "--pretrain-epochs", "2"], "several stages"),
+        (["train", "lenet5-caffe", "--data", "digits"], "that the network 'lenet5-caffe' can"),
+        (["train", "digits-mlp", "--learning-rate", "-1"], "learning_rate from 0.0"),
+        (["evaluate", "nowhere"], "got nothing there"),
+        (["compact", "nowhere", "--out", "x.pt"], "got nothing there"),
+    ],
+)
+def test_bad_input_gives_a_message_and_code_1(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments, code=1)
+    assert re.search(message, result.stderr)
+    assert result.stderr.startswith("Error: ") or "stage" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["list", "cats"], ["fly"], ["train", "digits-mlp", "--epochs", "0"]],
+)
+def test_wrong_usage_gives_code_2(arguments):
+    assert "Usage" in invoke(*arguments, code=2).stderr
+
+
+def test_bad_ood_data_give_a_message(run):
+    for name, message in {
+        "mnist": "images of shape",
+        "digits:3-5": "shared classes",
+        "digitz": "Did you mean 'digits'",
+    }.items():
+        assert message in invoke("evaluate", run, "--ood", name, code=1).stderr
+
+
+def test_a_folder_that_cannot_be_written_gives_a_message(run, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    for arguments in (
+        ["train", "digits-mlp", "--out", blocked / "run"],
+        ["evaluate", run, "--num-samples", 2, "--out", blocked / "report"],
+        ["compact", run, "--out", blocked / "small.pt"],
+    ):
+        result = invoke(*arguments, code=1)
+        assert "expected a folder that can be written" in result.stderr
+    assert blocked.read_text() == "in the way"
+
+
+def test_damaged_files_give_a_message_and_are_left(run):
+    for name in ("recipe.json", "model.pt"):
+        good = (run / name).read_bytes()
+        (run / name).write_bytes(good[: len(good) // 2])
+        try:
+            assert "damaged" in invoke("evaluate", run, code=1).stderr
+            assert (run / name).read_bytes() == good[: len(good) // 2]
+        finally:
+            (run / name).write_bytes(good)
+
+
+def test_a_missing_extra_gives_a_message(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
+    result = invoke("train", "lenet-500-300", "--out", "unused", code=1)
+    assert "bayesdrop[vision]" in result.stderr and not Path("unused").exists()
+
+
+def test_mnist_trains_and_meets_fashion_mnist(data_dir, tmp_path):
+    invoke(
+        "train", "lenet-500-300", "--data", "mnist:0-1", "--data-dir", data_dir, "--epochs", 1,
+        "--batch-size", 1000, "--out", tmp_path,
+    )  # fmt: skip
+    invoke("evaluate", tmp_path, "--ood", "fashion-mnist", "--data-dir", data_dir)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["error"]["plain"] < 5.0 and "fashion-mnist" in report["ood"]

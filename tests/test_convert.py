@@ -1,0 +1,265 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import bayesdrop as bd
+from tests.compression.networks import NETWORKS, Block
+
+
+def layers(net):
+    return {
+        name: (layer.num_units, layer.unit_dim)
+        for name, layer in net.named_modules()
+        if isinstance(layer, bd.BayesianDropout)
+    }
+
+
+def dropouts(net):
+    return [m for m in net.modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))]
+
+
+def convs_then(*tail):
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), *tail)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_converted_network_trains_as_a_bayesian_network(name):
+    build, shape = NETWORKS[name]
+    net = bd.convert(build())
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=8)
+    x, y = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0])
+    bnn.loss(x, y).loss.backward()
+    for layer in layers(net):
+        assert bool(net.get_submodule(layer).raw_concentration1.grad.isfinite().all())
+    assert net.eval()(x).shape == (4, bnn.network(x).shape[1])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masks_of_one_give_the_original_network(name):
+    build, shape = NETWORKS[name]
+    original = build().eval()
+    net = bd.convert(original)
+    ones = {layer: torch.ones(units) for layer, (units, _) in layers(net).items()}
+    x = torch.randn(2, *shape)
+    with torch.no_grad(), bd.impose_masks(net, ones):
+        assert torch.equal(net(x), original(x))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_argument_is_not_changed_and_state_is_kept(name):
+    original = NETWORKS[name][0]()
+    children = [name for name, _ in original.named_modules()]
+    state = copy.deepcopy(original.state_dict())
+    net = bd.convert(original)
+    assert [name for name, _ in original.named_modules()] == children
+    assert all(torch.equal(state[k], v) for k, v in original.state_dict().items())
+    converted = net.state_dict()
+    assert all(torch.equal(converted[k], v) for k, v in state.items())
+    assert not {p.data_ptr() for p in net.parameters()} & {
+        p.data_ptr() for p in original.parameters()
+    }
+
+
+def test_layers_of_lenet5():
+    assert layers(bd.convert(bd.networks.lenet5_caffe())) == {
+        "conv1_dropout": (20, -3),
+        "conv2_dropout": (50, -3),
+        "fc1_dropout": (800, -1),
+        "fc2_dropout": (500, -1),
+    }
+
+
+def test_layers_of_resnet18_gate_every_branch_and_no_identity():
+    net = bd.convert(NETWORKS["resnet18"][0]())
+    found = layers(net)
+    assert len(found) == 20 + 1
+    assert found["layer2.0.downsample.0_dropout"] == (128, -3)
+    assert found["layer1.0.conv2_dropout"] == (64, -3)
+    graph = {node.name: node for node in net.graph.nodes}
+    gated = graph["layer1_0_conv2_dropout"]
+    assert gated.args[0].target == "layer1.0.bn2"
+    assert [user.name for user in gated.users] == ["add"]
+
+
+def test_user_module_loses_its_dropouts_to_masks():
+    net = bd.convert(Block())
+    assert list(layers(net)) == ["conv1_dropout", "conv2_dropout", "fc1_dropout", "fc2_dropout"]
+    assert dropouts(net) == []
+
+
+def test_replace_dropout_can_be_refused():
+    net = bd.convert(Block(), replace_dropout=False)
+    assert len(dropouts(net)) == 2 and len(layers(net)) == 4
+    x = torch.randn(3, 2, 6, 6)
+    assert torch.equal(net.eval()(x), net.eval()(x))
+
+
+def test_standalone_dropout_is_replaced_in_place_where_its_width_is_known():
+    net = convs_then(nn.Dropout2d(0.2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+    assert layers(bd.convert(net, linear=False, conv=False)) == {"3": (4, -3)}
+    dense = nn.Sequential(nn.Dropout(0.1), nn.ReLU(), nn.Linear(5, 2), nn.Dropout(0.1))
+    assert layers(bd.convert(dense, linear=False)) == {"0": (5, -1), "3": (2, -1)}
+
+
+def test_dropout_of_unknown_width_is_left_alone():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2)), nn.Dropout(0.1), nn.Flatten())
+    converted = bd.convert(net)
+    assert list(layers(converted)) == ["0_dropout"] and len(dropouts(converted)) == 1
+
+
+def test_units_are_never_masked_twice():
+    tail = (nn.Dropout2d(0.1), nn.MaxPool2d(2), nn.Dropout(0.1), nn.Flatten(), nn.Linear(36, 2))
+    net = bd.convert(convs_then(*tail))
+    assert list(layers(net)) == ["0_dropout", "7_dropout"] and dropouts(net) == []
+    again = bd.convert(bd.convert(bd.networks.lenet5_caffe(), linear=False))
+    assert len(layers(again)) == 4
+
+
+def test_one_dropout_module_used_twice_becomes_two_layers():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2, self.drop = nn.Linear(4, 5), nn.Linear(5, 6), nn.Dropout(0.1)
+
+        def forward(self, x):
+            return self.drop(self.fc2(self.drop(self.fc1(x))))
+
+    net = bd.convert(Twice(), linear=False)
+    assert sorted(layers(net).values()) == [(5, -1), (6, -1)]
+
+
+def test_convolutions_of_one_and_three_dimensions_and_depthwise():
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3, groups=4))
+    assert layers(bd.convert(net)) == {"0_dropout": (4, -2), "2_dropout": (4, -2)}
+    assert layers(bd.convert(nn.Sequential(nn.Conv3d(2, 4, 3)))) == {"0_dropout": (4, -4)}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"conv": False}, ["fc1", "fc2"]),
+        ({"linear": False}, ["conv1", "conv2"]),
+        ({"select": "conv*"}, ["conv1", "conv2"]),
+        ({"select": ["conv1", "fc2"]}, ["conv1", "fc2"]),
+        ({"exclude": "fc*"}, ["conv1", "conv2"]),
+        ({"select": lambda name, module: module.weight.numel() < 1000}, ["conv1"]),
+    ],
+)
+def test_selection(options, expected):
+    net = bd.convert(bd.networks.lenet5_caffe(), **options)
+    assert list(layers(net)) == [f"{name}_dropout" for name in expected]
+
+
+def test_input_units_can_be_left_out():
+    net = bd.convert(bd.networks.lenet_500_300(), input_dropout=False)
+    assert list(layers(net)) == ["fc2_dropout", "fc3_dropout"]
+
+
+def test_options_and_overrides_reach_the_layers():
+    net = bd.convert(
+        bd.networks.lenet5_caffe(),
+        temperature=0.5,
+        kl_scale=2.0,
+        overrides={"conv*": {"kl_scale": 16.0}, "conv1": {"kl_scale": 40.0}},
+    )
+    assert [m.kl_scale for m in net.modules() if isinstance(m, bd.BayesianDropout)] == [
+        40.0, 16.0, 2.0, 2.0,
+    ]  # fmt: skip
+    assert float(net.fc1_dropout.temperature) == 0.5
+
+
+def test_modes_and_dtypes_are_kept():
+    original = NETWORKS["vgg"][0]().to(torch.float32)
+    original.bn1.eval()
+    net = bd.convert(original)
+    assert net.training and net.conv1_dropout.training and not net.bn1.training
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert not bd.convert(original.eval()).conv1_dropout.training
+
+
+def test_sites_are_named_after_the_layers():
+    net = bd.convert(bd.networks.lenet_500_300())
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
+    assert [name for name, _ in bnn.named_dropout_layers()] == [
+        "fc1_dropout", "fc2_dropout", "fc3_dropout",
+    ]  # fmt: skip
+
+
+def test_to_deterministic_undoes_convert():
+    for name in ("user module", "lenet5-caffe"):
+        build, shape = NETWORKS[name]
+        original = build().eval()
+        net = bd.convert(original)
+        plain = bd.to_deterministic(bd.BayesianNetwork(net, bd.Categorical(), num_data=5))
+        x = torch.randn(2, *shape)
+        assert layers(plain) == {} and len(layers(net)) == 4
+        assert torch.equal(plain(x), original(x))
+        assert set(plain.state_dict()) == set(original.state_dict())
+    assert isinstance(bd.to_deterministic(bd.BetaBernoulliDropout(3)), nn.Identity)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x):
+        if x.sum() > 0:
+            return self.fc(x)
+        return x
+
+
+class Looping(Branching):
+    def forward(self, x):
+        for _ in range(x.shape[0]):
+            x = self.fc(x)
+        return x
+
+
+class Reused(Branching):
+    def forward(self, x):
+        return self.fc(F.relu(self.fc(x)))
+
+
+class Auxiliary(Branching):
+    def forward(self, x):
+        return (self.fc(x), x) if self.training else self.fc(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Branching, r"convert: expected .*Branching.*line \d+, `if x.sum\(\) > 0:`"),
+        (Looping, r"line \d+, `for _ in range"),
+        (Reused, r"called once in forward, got 'fc', called 2 times\. Pass exclude='fc'"),
+        (Auxiliary, r"Auxiliary, whose forward looks at self\.training"),
+        (nn.ReLU, "at least one Linear"),
+    ],
+)
+def test_network_that_cannot_be_converted_is_refused_with_the_reason(build, message):
+    with pytest.raises(bd.errors.ConversionError, match=message):
+        bd.convert(build())
+
+
+def test_empty_selection_is_refused():
+    with pytest.raises(bd.errors.ConversionError, match=r"got none of \['fc1', 'fc2', 'fc3'\]"):
+        bd.convert(bd.networks.lenet_500_300(), linear=False)
+
+
+@pytest.mark.parametrize("argument", ["select", "exclude"])
+def test_pattern_without_a_layer_is_refused(argument):
+    with pytest.raises(bd.errors.ConfigError, match="unknown layer 'fc_1'. Did you mean 'fc1'"):
+        bd.convert(bd.networks.lenet_500_300(), **{argument: "fc_1"})
+
+
+def test_override_without_a_layer_and_unknown_names_are_refused():
+    net = bd.networks.lenet_500_300()
+    with pytest.raises(bd.errors.ConfigError, match="unknown layer 'conv1'"):
+        bd.convert(net, overrides={"conv1": {"kl_scale": 40}})
+    with pytest.raises(bd.errors.ConfigError, match="Did you mean 'beta-bernoulli'"):
+        bd.convert(net, "beta-bernouli")
+    with pytest.raises(bd.errors.ConfigError, match="temprature"):
+        bd.convert(net, temprature=0.1)

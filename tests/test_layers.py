@@ -1,0 +1,85 @@
+"""The package's layers: imports point down, one concept has one stem."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import bayesdrop as bd
+
+ROOT = Path(bd.__file__).parent
+
+# Lowest first; modules of one row may import each other. The same as the README's list, with data
+# below inference, since data sets need nothing of it.
+LAYERS = [
+    {"errors", "typing"},
+    {"ops"},
+    {"distributions"},
+    {"dropout"},
+    {"nn"},
+    {"networks"},
+    {"likelihoods"},
+    {"bayesian"},
+    {"convert"},
+    {"data"},
+    {"inference"},
+    {"evaluation"},
+    {"compression"},
+    {"reporting"},
+    {"recipes"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def layer(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imported_layers(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for parts in (name.split(".") for name in names):
+            if parts[0] == "bayesdrop" and len(parts) > 1:
+                yield parts[1]
+            elif parts == ["bayesdrop"]:
+                yield None
+
+
+# What the package's top imports cannot import the top.
+TOP = set(imported_layers(ast.parse((ROOT / "__init__.py").read_text())))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    assert layer(path) in RANK, f"add {layer(path)!r} to LAYERS"
+    tree = ast.parse(path.read_text())
+    relative = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
+    assert relative == [], "absolute imports only"
+    for name in imported_layers(tree):
+        if name not in RANK:  # "import bayesdrop", "from bayesdrop import fit"
+            assert layer(path) not in TOP, "import from the module that defines the name"
+        else:
+            assert RANK[name] <= RANK[layer(path)], f"{layer(path)} must not import {name}"
+
+
+def test_the_check_sees_every_kind_of_import():
+    source = "import bayesdrop.cli\nfrom bayesdrop import recipes\nfrom bayesdrop.ops import noise"
+    assert {"cli", "recipes", "ops"} <= set(imported_layers(ast.parse(source)))
+
+
+@pytest.mark.parametrize("key", list(bd.registered_dropouts()))
+def test_dropouts_have_one_stem(key):
+    cls = bd.registered_dropouts()[key]
+    assert cls.key == key
+    stem = key.replace("-", "_")
+    assert cls.__module__ == f"bayesdrop.dropout.{stem}"
+    assert cls.__name__ == "".join(part.capitalize() for part in key.split("-")) + "Dropout"
+    assert (Path(__file__).parent / "dropout" / f"test_{stem}.py").exists()
+    assert cls.reference

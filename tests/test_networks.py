@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+
+SHAPES = {"lenet-500-300": (1, 28, 28), "lenet5-caffe": (1, 28, 28), "vgg": (3, 32, 32)}
+
+
+@pytest.mark.parametrize("name", bd.networks.networks)
+def test_network_gives_one_logit_per_class(name):
+    net = bd.networks.make_network(name, num_classes=7)
+    assert net(torch.zeros(2, *SHAPES[name])).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", bd.networks.networks)
+def test_dropout_is_in_the_network_only_when_asked_for(name):
+    def rates(net):
+        return [module.p for module in net.modules() if isinstance(module, nn.Dropout)]
+
+    plain, dropped = (bd.networks.make_network(name, dropout=p) for p in (0.0, 0.25))
+    assert rates(plain) == [] and rates(dropped) == [0.25, 0.25]
+    assert list(plain.state_dict()) == list(dropped.state_dict())
+
+
+def test_layers_have_readable_names():
+    names = [name for name, _ in bd.networks.lenet_500_300().named_children()]
+    assert names == ["flatten", "fc1", "relu1", "fc2", "relu2", "fc3"]
+
+
+def test_vgg_has_thirteen_convolutions_of_the_published_widths():
+    widths = [m.out_channels for m in bd.networks.vgg().modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+
+
+def test_units_are_those_of_the_paper():
+    def units(net):
+        return bd.BayesianNetwork(bd.convert(net), bd.Categorical(), 1).units_total()
+
+    assert units(bd.networks.lenet_500_300()) == [784, 500, 300]
+    assert units(bd.networks.lenet5_caffe()) == [20, 50, 800, 500]
+    assert units(bd.networks.vgg()) == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 8
+
+
+def test_unknown_network_is_named():
+    with pytest.raises(bd.errors.ConfigError, match="Did you mean 'lenet5-caffe'"):
+        bd.networks.make_network("lenet5-cafe")

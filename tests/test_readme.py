@@ -1,0 +1,49 @@
+"""The README's Python blocks run, in order, in one namespace; its commands exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_readme_runs_from_top_to_bottom(tmp_path):
+    assert len(BLOCKS) >= 3
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(BLOCKS))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("BAYESDROP_DATA", None)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_command_the_readme_names_exists():
+    from typer.main import get_command
+
+    from bayesdrop.cli import app
+
+    known = set(get_command(app).commands)
+    used = set(re.findall(r"^(?:\.venv/bin/)?bayesdrop (\w+)", README, flags=re.MULTILINE))
+    assert used and used <= known
+    verbs = set(re.findall(r"^make (\w+)", README, flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text()
+    assert verbs and all(re.search(rf"^{verb}:", makefile, re.MULTILINE) for verb in verbs)
+
+
+def test_every_figure_file_the_readme_names_exists():
+    for path in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / path).exists(), path

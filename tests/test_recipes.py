@@ -1,0 +1,262 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from bayesdrop import recipes
+from bayesdrop.convert import to_deterministic
+from bayesdrop.errors import CheckpointError, ConfigError, DataError
+from bayesdrop.recipes import (
+    Recipe,
+    Stage,
+    build_network,
+    get_recipe,
+    load_run,
+    register_recipe,
+    registered_recipes,
+    run_recipe,
+)
+
+DATA = "digits:0-3"
+X = torch.linspace(0, 1, 5 * 64, dtype=torch.float32).reshape(5, 1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def tiny(epochs=3, pretrain_epochs=2):
+    return get_recipe("digits-mlp-bb").override(epochs=epochs, pretrain_epochs=pretrain_epochs)
+
+
+def train(out, recipe=None, **options):
+    options = {"data": DATA, "progress": False, **options}
+    return run_recipe(recipe or tiny(), out=out, **options)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    torch.set_default_dtype(torch.float32)
+    out = tmp_path_factory.mktemp("run")
+    return out, train(out)
+
+
+def state(bnn):
+    return {name: value.clone() for name, value in bnn.state_dict().items()}
+
+
+def assert_same(first, second):
+    first, second = state(first), state(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("name", registered_recipes())
+def test_every_recipe_survives_json_and_builds_its_network(name):
+    recipe = get_recipe(name)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    shape = (1, 8, 8) if recipe.data == "digits" else (1, 28, 28)
+    network = build_network(recipe, 7, shape)
+    assert network(torch.zeros(2, *shape)).shape == (2, 7)
+    dropouts = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
+    assert [module.p for module in dropouts] == ([0.5] * 2 if "-dropout" in name else [])
+
+
+def test_the_members_of_a_family_train_for_as_many_epochs():
+    for prefix in ("lenet-500-300", "lenet5-caffe", "digits-mlp"):
+        family = [get_recipe(prefix + suffix) for suffix in ("", "-dropout", "-bb")]
+        assert len({sum(stage.epochs for stage in recipe.stages) for recipe in family}) == 1
+
+
+def test_overrides_go_to_the_right_stage_and_leave_the_recipe():
+    recipe = get_recipe("lenet-500-300-bb")
+    changed = recipe.override(epochs=5, pretrain_epochs=2, batch_size=7, learning_rate=None)
+    assert [stage.epochs for stage in changed.stages] == [2, 5]
+    assert [stage.batch_size for stage in changed.stages] == [7, 7]
+    assert changed.stages[0].learning_rate == recipe.stages[0].learning_rate
+    assert get_recipe("lenet-500-300-bb") is recipe and recipe.override() == recipe
+
+
+def test_bad_recipes_raise():
+    recipe = get_recipe("lenet-500-300")
+    with pytest.raises(ConfigError, match="several stages for pretrain_epochs"):
+        recipe.override(pretrain_epochs=2)
+    with pytest.raises(ConfigError, match="'x': expected epochs from 1 to inf, got epochs=0"):
+        Stage("x", 0)
+    with pytest.raises(ConfigError, match="one or more stages with different names"):
+        dataclasses.replace(recipe, stages=())
+    with pytest.raises(ConfigError, match="dropout key exactly where"):
+        dataclasses.replace(recipe, dropout="beta-bernoulli")
+    with pytest.raises(ConfigError, match="expected a new name, got 'lenet-500-300'"):
+        register_recipe(dataclasses.replace(recipe, data="digits"))
+    for values in ({}, {**recipe.to_dict(), "speed": 3}, {**recipe.to_dict(), "stages": [3]}):
+        with pytest.raises(ConfigError, match=r"expected the fields of Recipe.to_dict\(\)"):
+            Recipe.from_dict(values)
+
+
+def test_unknown_names_raise_with_a_suggestion(tmp_path):
+    with pytest.raises(ConfigError, match="unknown recipe 'lenet-500-300-b'. Did you mean"):
+        run_recipe("lenet-500-300-b", out=tmp_path)
+    with pytest.raises(ConfigError, match="unknown data set 'digit'. Did you mean 'digits'"):
+        train(tmp_path, data="digit")
+    with pytest.raises(ConfigError, match="unknown network 'lenet'. Did you mean"):
+        build_network(dataclasses.replace(tiny(), network="lenet"), 4, (1, 8, 8))
+    with pytest.raises(ConfigError, match="expected options of the network 'lenet-500-300'"):
+        build_network(dataclasses.replace(tiny(), network_options={"depth": 3}), 4, (1, 8, 8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_do_not_fit_the_network_raise():
+    with pytest.raises(DataError, match=r"'lenet5-caffe' can take, got .*\(1, 8, 8\)"):
+        build_network(get_recipe("lenet5-caffe"), 10, (1, 8, 8))
+
+
+def test_a_run_leaves_what_load_run_needs(trained):
+    out, run = trained
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    stages = {f"{stage}/{file}" for stage in run.history for file in ("model.pt", "history.json")}
+    assert names == {"recipe.json", "model.pt", "history.json"} | stages
+    assert list(run.history) == ["plain", "beta-bernoulli"]
+    assert [len(records) for records in run.history.values()] == [2, 3]
+    loaded = load_run(out)
+    assert_same(loaded.bnn, run.bnn)
+    assert_same(loaded.plain, run.plain)
+    assert loaded.recipe == run.recipe and loaded.history == run.history
+    assert loaded.minutes == run.minutes > 0.0 and loaded.bnn.num_data == run.bnn.num_data
+
+
+def test_the_second_stage_starts_from_the_weights_of_the_first(trained):
+    _, run = trained
+    weights = {name for name, _ in to_deterministic(run.bnn).named_parameters()}
+    assert weights == {name for name, _ in run.plain.network.named_parameters()}
+    # Three epochs move the weights less than a fresh draw would: they stay correlated.
+    first, second = (
+        dict(b.network.named_parameters())["fc2.weight"] for b in (run.plain, run.bnn)
+    )
+    assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1] > 0.5
+
+
+def test_a_fresh_process_predicts_the_same_bits(trained):
+    out, run = trained
+    program = (
+        "import torch, bayesdrop as bd\n"
+        "from bayesdrop.recipes import load_run\n"
+        f"run = load_run({str(out)!r})\n"
+        f"x = torch.tensor({X.flatten().tolist()}).reshape(5, 1, 8, 8)\n"
+        "p = bd.predict(run.bnn, x, num_samples=4, seed=3).mean\n"
+        "print([v.hex() for v in p.flatten().tolist() + run.plain(x).flatten().tolist()])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    import bayesdrop as bd
+
+    p = bd.predict(run.bnn, X, num_samples=4, seed=3).mean
+    expected = p.flatten().tolist() + run.plain(X).flatten().tolist()
+    assert result.stdout.strip() == str([value.hex() for value in expected])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stage, epoch", [("plain", 1), ("beta-bernoulli", 2)])
+def test_an_interrupted_run_ends_with_the_same_bits(trained, tmp_path, stage, epoch):
+    has_dropout = stage != "plain"
+
+    def kill(bnn, record):
+        if record["epoch"] == epoch + 1 and bool(bnn.named_dropout_layers()) == has_dropout:
+            raise Killed
+
+    if (epoch, stage) == (1, "plain"):
+        assert tiny().stages[0].epochs == 2
+    with pytest.raises(Killed):
+        train(tmp_path, callbacks=(kill,))
+    with pytest.raises(CheckpointError, match="one that was interrupted.*it continues"):
+        load_run(tmp_path)
+    trained_epochs = []
+    run = train(tmp_path, callbacks=(lambda bnn, record: trained_epochs.append(record["epoch"]),))
+    assert trained_epochs == ([2, 1, 2, 3] if stage == "plain" else [3])
+    assert_same(run.bnn, trained[1].bnn)
+    assert_same(run.plain, trained[1].plain)
+
+
+def test_a_finished_run_is_not_trained_again(trained):
+    out, run = trained
+
+    def never(bnn, record):
+        raise Killed
+
+    again = train(out, callbacks=(never,))
+    assert_same(again.bnn, run.bnn)
+    assert again.history == run.history
+
+
+def test_a_run_leaves_the_global_generator_alone(tmp_path):
+    before = torch.get_rng_state()
+    train(tmp_path, tiny(1, 1))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_another_run_in_the_folder_is_refused_and_kept(trained):
+    out, run = trained
+    before = (out / "recipe.json").read_bytes()
+    with pytest.raises(ConfigError, match="with seed=0, got seed=1. Pass the same options"):
+        train(out, seed=1)
+    with pytest.raises(ConfigError, match=r"recipe.stages.1.epochs=3, got .*epochs=9"):
+        train(out, tiny(epochs=9))
+    assert (out / "recipe.json").read_bytes() == before
+    assert_same(load_run(out).bnn, run.bnn)
+
+
+def test_a_folder_that_cannot_be_written_raises(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="expected a folder that can be written"):
+        train(tmp_path / "file" / "run")
+
+
+def test_no_validation_data_is_legal(tmp_path):
+    recipe = get_recipe("digits-mlp").override(epochs=1)
+    run = train(tmp_path, recipe, validation=0)
+    assert "val_error" not in run.history["plain"][0]
+    assert run.plain is None and run.load_data().validation is None
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("recipe.json", b"{", "expected a whole JSON file"),
+        ("recipe.json", b"[]", "expected recipe.json of format 1"),
+        ("recipe.json", b'{"format": 1}', "expected recipe.json with recipe, data, seed"),
+        ("model.pt", b"damaged", "expected a whole file written by bayesdrop"),
+        ("plain/model.pt", b"damaged", "expected a whole file written by bayesdrop"),
+        ("history.json", b"[1,", "expected a whole JSON file"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_left(trained, file, content, message):
+    path = trained[0] / file
+    good = path.read_bytes()
+    try:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            load_run(trained[0])
+        assert path.read_bytes() == content
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="Is this the folder of a run"):
+        load_run(tmp_path)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "model.pt").write_bytes(b"of another run")
+    with pytest.raises(ConfigError, match="the models of another run"):
+        train(tmp_path)
+
+
+def test_the_package_exports_its_registry():
+    assert set(recipes.registered_recipes()) >= {"lenet-500-300-bb", "lenet5-caffe-bb"}

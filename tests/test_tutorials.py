@@ -1,0 +1,47 @@
+"""Every tutorial runs, in smoke mode, and none can escape: the list is the folder."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KNOWN = {
+    "01_from_dropout_to_masks.py",
+    "02_model_and_guide.py",
+}
+TUTORIALS = sorted((ROOT / "tutorials").iterdir())
+
+
+def test_the_folder_holds_exactly_the_known_tutorials():
+    names = {path.name for path in TUTORIALS if path.name != "__pycache__"}
+    assert names == KNOWN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_tutorial_runs_and_its_claim_holds(name, tmp_path):
+    environment = {**os.environ, "BAYESDROP_SMOKE": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("BAYESDROP_DATA", None)  # a tutorial needs no local data
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "tutorials" / name)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_tutorial_follows_the_house_rules(name):
+    text = (ROOT / "tutorials" / name).read_text()
+    cells = re.split(r"^# %%", text, flags=re.MULTILINE)
+    assert len(text.splitlines()) <= 200
+    assert "**Question.**" in cells[1] and "**Answer.**" in cells[1]
+    assert "assert " in cells[-1], "the last cell checks the claim"
+    assert not re.search(r"bayesdrop\.(ops|inference|compression|dropout)\b", text), "public API"
