@@ -34,3 +34,38 @@ from bayesdrop.inference.predict import Prediction, predict
 from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BayesianDropout",
+    "BayesianNetwork",
+    "Bernoulli",
+    "BetaBernoulliDropout",
+    "Categorical",
+    "CompressionTable",
+    "Evaluation",
+    "FitResult",
+    "Gaussian",
+    "Prediction",
+    "compact",
+    "compression_table",
+    "convert",
+    "count_flops",
+    "distributions",
+    "evaluate",
+    "export_onnx",
+    "fit",
+    "impose_masks",
+    "kl_divergence",
+    "load",
+    "load_compact",
+    "load_data",
+    "make_dropout",
+    "networks",
+    "predict",
+    "register_dropout",
+    "registered_dropouts",
+    "save",
+    "save_compact",
+    "schedules",
+    "to_deterministic",
+]

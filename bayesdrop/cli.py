@@ -214,12 +214,16 @@ def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    console = _console()
+    if title is not None:
+        # A table's own title is folded to the table's width.
+        console.print(title)
+    table = Table(box=box.SIMPLE_HEAD)
     for name in header:
         table.add_column(name, overflow="fold")
     for line in lines:
         table.add_row(*line)
-    _console().print(table)
+    console.print(table)
 
 
 def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:

@@ -3,7 +3,7 @@
     python benchmarks/mnist.py choose --out benchmarks/results/lenet-500-300-choice.json
     python benchmarks/mnist.py test --seeds 0 1 2 --out benchmarks/results/lenet-500-300-bb.json
 
-``choose`` trains the candidates below on 50,000 training images and looks at the other 10,000 only.
+``choose`` trains the candidates below on 50,000 training images and looks only at the rest.
 ``test`` trains the recipe as it is registered on all 60,000, then touches the test set once for
 each seed; the plain and nn.Dropout baselines have the same number of epochs. Runs are resumable
 (``--work``) and take one thread each. Needs MNIST and Fashion-MNIST in ``--data-dir`` or
@@ -134,7 +134,8 @@ def median_of(runs: list[dict]) -> dict:
     }
     result["minutes"] = middle([run["minutes"] for run in runs])
     if first["units"]:
-        result["units"] = [middle(list(units)) for units in zip(*(r["units"] for r in runs))]
+        layers = zip(*(run["units"] for run in runs), strict=True)
+        result["units"] = [middle(list(units)) for units in layers]
         result["flops_speedup"] = middle([run["flops_speedup"] for run in runs])
         result["params"] = middle([run["params"] for run in runs])
     result["auroc"] = {

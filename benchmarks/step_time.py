@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py --threads 2 --out benchmarks/results/step_time.json
 
-All variants run interleaved in one process, a slice of steps at a time in random order; the figure
-is the median over rounds of (variant / plain in the same round). The default busy-waiting of OpenMP
-makes a step up to ten times slower on a loaded machine, hence OMP_WAIT_POLICY=PASSIVE.
+All variants run interleaved in one process, a slice of steps at a time in random order; the
+figure is the median over rounds of (variant / plain in the same round). The default busy-waiting
+of OpenMP makes a step up to ten times slower on a loaded machine, hence OMP_WAIT_POLICY=PASSIVE.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ ROOT = Path(bd.__file__).parent
 # Lowest first; modules of one row may import each other. The same as the README's list, with data
 # below inference, since data sets need nothing of it.
 LAYERS = [
-    {"errors", "typing"},
+    {"errors", "files", "typing"},
     {"ops"},
     {"distributions"},
     {"dropout"},

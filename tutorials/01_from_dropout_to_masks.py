@@ -34,8 +34,8 @@ x.shape, num_data
 # %% [markdown]
 # ## Where `nn.Dropout` would stand
 #
-# A mask sits on the *inputs* of a linear layer, also on the pixels. Each layer knows how many units
-# it masks, because each unit has its own keep probability $\pi_k$:
+# A mask sits on the *inputs* of a linear layer, also on the pixels. Each layer knows how many
+# units it masks, because each unit has its own keep probability $\pi_k$:
 #
 # $$ \pi_k \sim \mathrm{Beta}(c, 1), \qquad z_{nk} \sim \mathrm{Bernoulli}(\pi_k). $$
 
@@ -56,9 +56,9 @@ net = nn.Sequential(
 # ## The loop
 #
 # The loss is minus the evidence lower bound, divided by the number of training examples: the
-# cross-entropy you know, plus `kl_divergence`. Three things are easy to get wrong and worth a look:
-# the KL is divided by the size of the *data set*, not of the batch; weight decay belongs to the
-# weights, not to the keep probabilities; and the KL is warmed up, so that the network learns
+# cross-entropy you know, plus `kl_divergence`. Three things are easy to get wrong and worth a
+# look: the KL is divided by the size of the *data set*, not of the batch; weight decay belongs to
+# the weights, not to the keep probabilities; and the KL is warmed up, so that the network learns
 # something before it must pay for its units.
 
 # %%
@@ -90,8 +90,9 @@ for epoch in range(epochs):
 # %% [markdown]
 # ## What was learned
 #
-# `keep_prob()` is the posterior mean of $\pi_k$. Pixels in the corners of the image are never inked;
-# their masks close. `active()` says which units remain.
+# `keep_prob()` is the posterior mean of $\pi_k$. Pixels in the corners of the image are never
+# inked; their masks close. `active()` says which units remain.
+
 
 # %%
 def accuracy(network):
@@ -108,8 +109,8 @@ gates[0].keep_prob().detach().reshape(8, 8).round(decimals=2)
 # %% [markdown]
 # ## A smaller network
 #
-# `compact` cuts out the units whose mask is zero and folds the others' into the weights. What comes
-# back is plain torch: it can be saved, exported, and run where bayesdrop is not installed.
+# `compact` cuts out the units whose mask is zero and folds the others' into the weights. What
+# comes back is plain torch: it can be saved, exported, and run where bayesdrop is not installed.
 
 # %%
 small = bd.compact(net, x_test[:1])

@@ -25,8 +25,8 @@ pyro.set_rng_seed(0)
 # %% [markdown]
 # ## A problem small enough to see through
 #
-# Four inputs, of which the second half has no influence on $y$. The prior $\mathrm{Beta}(1, 1)$ has
-# no opinion about a unit, so what the posterior says comes from the data.
+# Four inputs, of which the second half has no influence on $y$. The prior $\mathrm{Beta}(1, 1)$
+# has no opinion about a unit, so what the posterior says comes from the data.
 
 # %%
 num_data = 200
@@ -41,8 +41,8 @@ bnn = bd.BayesianNetwork(net, bd.Gaussian(0.5), num_data=num_data)
 # ## The sites
 #
 # `0.pi` is named after the layer's place in the network. It stands outside the plate and has scale
-# 1. In a batch of 50 the observation is scaled by $N / B = 4$. The mask `0.z` is in the trace as an
-# observed, masked site: you can look at it and condition on it, and it does not enter the ELBO.
+# 1. In a batch of 50 the observation is scaled by $N / B = 4$. The mask `0.z` is in the trace as
+# an observed, masked site: you can look at it and condition on it, and it does not enter the ELBO.
 
 # %%
 trace = poutine.trace(bnn.model).get_trace(x[:50], y[:50])
@@ -77,9 +77,9 @@ with torch.no_grad(), bd.impose_masks(net, {"0": mask}):
 # %% [markdown]
 # ## Predictive
 #
-# In evaluation mode masks are exact zeros and ones. `return_sites` matters: by default `Predictive`
-# also returns a mask for every sample and example. `bd.predict` draws from the same program, keeps
-# one mask for each posterior sample, and is about as fast as plain forward passes.
+# In evaluation mode masks are exact zeros and ones. `return_sites` matters: by default
+# `Predictive` also returns a mask for every sample and example. `bd.predict` draws from the same
+# program, keeps one mask for each posterior sample, and is about as fast as plain forward passes.
 
 # %%
 bnn.eval()
@@ -93,8 +93,9 @@ ours = bd.predict(bnn, x, num_samples=200, seed=0)
 # ## NUTS beside the guide
 #
 # Freeze the weights and ask a sampler about $\pi$ alone. The guide's target is
-# $p(\pi) \exp(\sum_n E_{z \mid \pi} \log p(y_n \mid z_n))$; the masks are smooth functions of $\pi$
-# and of noise, so seeding the model holds the noise still and leaves a density that NUTS can walk.
+# $p(\pi) \exp(\sum_n E_{z \mid \pi} \log p(y_n \mid z_n))$. The masks are smooth functions of
+# $\pi$ and of noise, so seeding the model holds the noise still and leaves a density that NUTS can
+# walk.
 
 # %%
 bnn.train()
@@ -106,7 +107,9 @@ for _ in range(200 if SMOKE else 600):
 
 kernel = NUTS(poutine.seed(bnn.model, rng_seed=1), max_tree_depth=4)
 mcmc = MCMC(
-    kernel, num_samples=60 if SMOKE else 300, warmup_steps=40 if SMOKE else 150,
+    kernel,
+    num_samples=60 if SMOKE else 300,
+    warmup_steps=40 if SMOKE else 150,
     disable_progbar=True,
 )
 mcmc.run(x, y)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from bayesdrop.compression.cost import evaluating
 from bayesdrop.dropout import named_dropout_layers
 from bayesdrop.errors import CheckpointError, CompactionError, describe
+from bayesdrop.files import first_line, write_file
 
 
 def save_compact(net: nn.Module, path: str | os.PathLike[str], example_input: Tensor) -> None:
@@ -37,7 +35,7 @@ def save_compact(net: nn.Module, path: str | os.PathLike[str], example_input: Te
         program = torch.export.export(
             net, (_batch(example_input),), dynamic_shapes=_dynamic_batch(), strict=False
         )
-    _write(path, lambda file: torch.export.save(program, file))
+    write_file(path, lambda file: torch.export.save(program, file))
 
 
 def load_compact(path: str | os.PathLike[str]) -> nn.Module:
@@ -55,7 +53,7 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
             describe(
                 f"compact network {path}",
                 expected="a whole file written by save_compact",
-                got=f"one that cannot be read ({type(error).__name__}: {_first_line(error)})",
+                got=f"one that cannot be read ({type(error).__name__}: {first_line(error)})",
                 hint="Is it another kind of file, or was copying it interrupted?",
             )
         ) from error
@@ -89,7 +87,7 @@ def export_onnx(net: nn.Module, path: str | os.PathLike[str], example_input: Ten
     if program is None:
         raise RuntimeError("torch.onnx.export: expected a program, got None.")
     content = program.model_proto.SerializeToString()
-    _write(path, lambda file: file.write(content))
+    write_file(path, lambda file: file.write(content))
 
 
 def _require_onnx() -> None:
@@ -122,34 +120,3 @@ def _batch(example: Tensor) -> Tensor:
 
 def _dynamic_batch() -> tuple[dict[int, Any]]:
     return ({0: torch.export.Dim.DYNAMIC},)
-
-
-def _write(path: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
-    path = Path(path)
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        raise CheckpointError(
-            describe(
-                f"compact network {path}",
-                expected="a folder that can be written, with enough space",
-                got=_first_line(error),
-                hint="What was there before is unchanged. Free space or choose another folder.",
-            )
-        ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

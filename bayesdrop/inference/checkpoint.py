@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,47 +15,23 @@ import torch
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import CheckpointError, describe
+from bayesdrop.files import first_line, write_file
 
 _FORMAT = "bayesdrop"
 _VERSION = 1
 
 
-def write_atomically(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
-    """Write ``payload`` with ``torch.save`` so that ``path`` is at all times a whole file.
-
-    The new file is written beside the old one, flushed to disk and renamed over it.
+def write(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
+    """Write ``payload`` with ``torch.save``, atomically.
 
     Raises:
         CheckpointError: If it cannot be written; what was at ``path`` is untouched.
     """
-    path = Path(path)
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            torch.save(dict(payload), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        raise CheckpointError(
-            describe(
-                f"checkpoint {path}",
-                expected="a folder that can be written, with enough space",
-                got=_first_line(error),
-                hint="An earlier file is unchanged. Free space or choose another folder.",
-            )
-        ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    write_file(path, lambda file: torch.save(dict(payload), file))
 
 
 def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Read a file of ``write_atomically`` and check that it is one of ours, of the right kind.
+    """Read a file of ``write`` and check that it is one of ours, of the right kind.
 
     Args:
         path: The file.
@@ -82,7 +57,7 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
             describe(
                 f"checkpoint {path}",
                 expected="a whole file written by bayesdrop",
-                got=f"one that cannot be read ({_first_line(error)})",
+                got=f"one that cannot be read ({first_line(error)})",
                 hint="It is truncated, damaged or foreign, and was left as it is.",
             )
         ) from error
@@ -107,10 +82,6 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     return payload
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def header(kind: str) -> dict[str, Any]:
     """Return the entries by which ``read`` knows a file."""
     return {"format": _FORMAT, "version": _VERSION, "kind": kind}
@@ -127,7 +98,7 @@ def save(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> None:
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
     """
     state = {**header("model"), "num_data": bnn.num_data, "kl_weight": bnn.kl_weight}
-    write_atomically(path, {**state, "state": bnn.state_dict()})
+    write(path, {**state, "state": bnn.state_dict()})
 
 
 def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:

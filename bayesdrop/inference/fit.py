@@ -24,6 +24,7 @@ from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.schedules import Schedule, as_schedule, steps
 from bayesdrop.inference.training import PyroObjective, Record, TrainingRun, sweep, validate
+from bayesdrop.ops.stable import flushed_denormals
 
 Callback: TypeAlias = Callable[[BayesianNetwork, Record], object]
 OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -115,7 +116,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         CheckpointError: If a checkpoint cannot be written, or one found does not belong to this
             run; it is left alone.
 
-    A run killed at any moment continues from its last checkpoint and ends with the same bits.
+    A run killed at any moment continues from its last checkpoint and ends with the same bits (on
+    the same machine, with the same number of threads). Denormal floats are flushed to zero during
+    training, since weight decay drives the weights of unused inputs into their range.
     """
     _check_settings(epochs, batch_size, patience, validation, monitor, checkpoint_every)
     data, validation = _split(bnn, data, validation, seed)
@@ -156,7 +159,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         torch.manual_seed(seed)
     if path is not None:
         sweep(path)
-    with Monitor(run.history, epochs, num_examples(data), progress, tensorboard) as display:
+    display = Monitor(run.history, epochs, num_examples(data), progress, tensorboard)
+    with display, flushed_denormals():
         while run.epoch < epochs and not run.stopped_early:
             record = run.train_epoch(data, batch_size, display)
             if validation is not None:

@@ -94,17 +94,16 @@ class TrainingRun:
             group["lr"] = group["initial_lr"] * factor
         if self.kl_weight is not None:
             self.bnn.kl_weight = self.kl_weight(self.epoch, self.epochs)
-        layers = [layer for _, layer in self.bnn.named_dropout_layers()]
-        relaxed = [layer for layer in layers if hasattr(layer, "temperature")]
+        temperatures = _temperatures(self.bnn)
         if self.temperature is not None:
-            for layer in relaxed:
-                layer.temperature.fill_(self.temperature(self.epoch, self.epochs))
+            for temperature in temperatures:
+                temperature.fill_(self.temperature(self.epoch, self.epochs))
         record = {
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "kl_weight": self.bnn.kl_weight,
         }
-        if relaxed:
-            record["temperature"] = float(relaxed[0].temperature)
+        if temperatures:
+            record["temperature"] = float(temperatures[0])
         return record
 
     def _train_step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -158,7 +157,7 @@ class TrainingRun:
             "settings": self.settings,
             **{name: getattr(self, name) for name in _PROGRESS},
         }
-        checkpoint.write_atomically(path, state)
+        checkpoint.write(path, state)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint, or refuse one of another run."""
@@ -287,6 +286,11 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
             hint="Lower the learning rates or pass clip_norm; the last checkpoint is intact.",
         )
     )
+
+
+def _temperatures(bnn: BayesianNetwork) -> list[Tensor]:
+    found = [getattr(layer, "temperature", None) for _, layer in bnn.named_dropout_layers()]
+    return [temperature for temperature in found if isinstance(temperature, Tensor)]
 
 
 def sweep(path: Path) -> None:

@@ -67,8 +67,9 @@ _family(
     network="lenet5-caffe",
     stages=(_PLAIN, _SPARSE),
 )
-# With 720 examples the full KL against the paper's initial keep probabilities switches every unit
-# off before the weights have learnt: start with units on, and let the KL rise.
+# About 900 examples cannot pay for the KL of 864 units: with the defaults every unit is switched
+# off at once. Start with units on, let the KL rise, and count it at a tenth (a tempered posterior,
+# chosen on the validation split; the full KL keeps 38-33-28 units with a higher NLL).
 _family(
     "digits-mlp",
     "LeNet-500-300's multilayer perceptron for 8 x 8 digits",
@@ -78,5 +79,5 @@ _family(
         dataclasses.replace(_PLAIN, epochs=50),
         dataclasses.replace(_SPARSE, epochs=200, batch_size=50, kl_warm_up=0.5),
     ),
-    dropout_options={"init_concentration1": 2.0, "kl_scale": 0.3},
+    dropout_options={"init_concentration1": 2.0, "kl_scale": 0.1},
 )

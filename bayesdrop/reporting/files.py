@@ -1,14 +1,14 @@
-"""Text files that are whole at all times."""
+"""Text and JSON files."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from bayesdrop.errors import CheckpointError, describe
+from bayesdrop.files import write_file
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -17,28 +17,7 @@ def write_text(path: str | Path, text: str) -> Path:
     Raises:
         CheckpointError: If it cannot be written; what was at ``path`` is untouched.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(
-            describe(
-                f"file {path}",
-                expected="a folder that can be written, with enough space",
-                got=str(error),
-                hint="A file that was there is unchanged. Free space or choose another --out.",
-            )
-        ) from error
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-    return path
+    return write_file(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -94,7 +94,7 @@ def test_saving_replaces_the_file_and_leaves_nothing_else(small, tmp_path):
 def test_saving_keeps_the_mode():
     net = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
     net[1].eval()
-    with pytest.raises(bd.errors.CheckpointError, match="What was there before is unchanged"):
+    with pytest.raises(bd.errors.CheckpointError, match="An earlier file is unchanged"):
         bd.save_compact(net, "/proc/none/small.pt2", torch.randn(2, 3))
     assert [module.training for module in net.modules()] == [True, True, False]
 
