@@ -37,22 +37,15 @@ from bayesdrop.reporting.report import build_report
 PUBLISHED = {"error": 1.36, "units": [264, 140, 65], "flops_speedup": 11.8}
 
 _PAPER_INIT = {"init_concentration1": 0.31326168751822286}
-_SPARSER_TOP = {"overrides": {"fc3": {"kl_scale": 1.3}}}
+_SPARSER = {
+    "overrides": {"fc1": {"kl_scale": 1.3}, "fc2": {"kl_scale": 1.15}, "fc3": {"kl_scale": 1.4}}
+}
 _LONG = {"epochs": 105, "milestones": (0.81, 0.93)}
 
 CANDIDATES: dict[str, dict] = {
-    "base": {**_LONG, "dropout_options": {**_PAPER_INIT, **_SPARSER_TOP}},
-    "open init": {**_LONG, "dropout_options": _SPARSER_TOP},
-    "weights 5e-4": {
-        **_LONG,
-        "learning_rate": 5e-4,
-        "dropout_options": {**_PAPER_INIT, **_SPARSER_TOP},
-    },
-    "decay 3e-4": {
-        **_LONG,
-        "weight_decay": 3e-4,
-        "dropout_options": {**_PAPER_INIT, **_SPARSER_TOP},
-    },
+    "open init": {**_LONG, "dropout_options": _SPARSER},
+    "open init, weights 5e-4": {**_LONG, "learning_rate": 5e-4, "dropout_options": _SPARSER},
+    "paper's init": {**_LONG, "dropout_options": {**_PAPER_INIT, **_SPARSER}},
 }
 """Changes to the last stage of the recipe, and to its dropout options."""
 

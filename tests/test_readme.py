@@ -47,3 +47,10 @@ def test_every_command_the_readme_names_exists():
 def test_every_figure_file_the_readme_names_exists():
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_readme_shows_what_the_committed_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import tables
+
+    assert tables.rewrite(README) == README
