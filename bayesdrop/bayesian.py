@@ -95,6 +95,7 @@ class BayesianNetwork(nn.Module):
         self.likelihood = likelihood
         self.num_data = int(num_data)
         self.kl_weight = kl_weight
+        self.input_shape: tuple[int, ...] | None = None
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
         for path, layer in self.named_dropout_layers():
@@ -151,6 +152,7 @@ class BayesianNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean masks."""
+        self.input_shape = tuple(x.shape[1:])
         return self.network(x)
 
     def loss(self, x: Tensor, y: Tensor) -> LossTerms:
@@ -191,7 +193,10 @@ class BayesianNetwork(nn.Module):
         return [layer.num_units for _, layer in self.named_dropout_layers()]
 
     def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Raise ``DataError`` if a batch is empty or larger than the data set it comes from."""
+        """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
+
+        Remembers the shape of an example as ``input_shape``, from which ``compact`` traces.
+        """
         if x.ndim == 0 or x.shape[0] == 0:
             raise DataError(
                 describe(
@@ -210,6 +215,7 @@ class BayesianNetwork(nn.Module):
                     hint="num_data is the size of the training set, not of a batch.",
                 )
             )
+        self.input_shape = tuple(x.shape[1:])
 
     def extra_repr(self) -> str:
         """Show the size of the data set."""

@@ -34,7 +34,7 @@ from bayesdrop.compression.rules import (
     Weighted,
 )
 from bayesdrop.dropout import BayesianDropout, named_dropout_layers
-from bayesdrop.errors import CompactionError, describe
+from bayesdrop.errors import CompactionError, ConfigError, describe
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -60,7 +60,10 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, tor
 
 
 def compact(
-    network: nn.Module, example_input: Tensor | tuple[Tensor, ...], *, check: bool = True
+    network: nn.Module,
+    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    *,
+    check: bool = True,
 ) -> fx.GraphModule:
     r"""Return a plain, smaller network whose outputs are those of the mean-masked one.
 
@@ -79,7 +82,8 @@ def compact(
     Args:
         network: A ``BayesianNetwork`` or any module with Bayesian dropout layers in it; it is not
             changed. Without any such layer the result is the traced network.
-        example_input: A batch to trace shapes with (or a tuple, for several inputs).
+        example_input: A batch to trace shapes with (or a tuple, for several inputs). None makes
+            one of the shape that a ``BayesianNetwork`` last saw.
         check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
 
     Returns:
@@ -89,6 +93,7 @@ def compact(
     Raises:
         CompactionError: If the network cannot be traced, if a mask depends on the input, or if the
             check fails.
+        ConfigError: If there is no example input and the network has not seen any.
 
     Example:
         >>> import bayesdrop as bd
@@ -97,6 +102,8 @@ def compact(
         >>> compact(net, torch.ones(1, 4)).get_submodule("1")
         Linear(in_features=2, out_features=3, bias=True)
     """
+    if example_input is None:
+        example_input = _example(network)
     work = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
     work.eval()
     example = example_input if isinstance(example_input, tuple) else (example_input,)
@@ -107,6 +114,22 @@ def compact(
         if check:
             _verify(expected, result(*example))
     return result
+
+
+def _example(network: nn.Module) -> Tensor:
+    shape = network.input_shape if isinstance(network, BayesianNetwork) else None
+    parameter = next(network.parameters(), None)
+    if shape is None or parameter is None:
+        raise ConfigError(
+            describe(
+                "compact",
+                expected="an example input, or a BayesianNetwork that has seen one",
+                got=f"a {type(network).__name__} and no input",
+                hint="Pass compact(network, x[:1]).",
+            )
+        )
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, *shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
 
 
 def _compacted(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:

@@ -170,8 +170,8 @@ class BetaBernoulliDropout(BayesianDropout):
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
 
     def _kumaraswamy(self) -> Kumaraswamy:
-        # The clamps are the reference code's. They keep both arguments valid, and fit reports a NaN
-        # with its site, so checking them again at every step is not worth its time.
+        # The clamps are the reference code's. They keep both arguments valid, and fit reports a
+        # NaN with its site, so checking them again at every step is not worth its time.
         a = softplus(self.raw_concentration1.clamp(min=_MIN_RAW))
         b = softplus(self.raw_concentration0.clamp(min=_MIN_RAW, max=_MAX_CONCENTRATION0))
         return Kumaraswamy(a, b, validate_args=False)

@@ -19,6 +19,7 @@ from bayesdrop.files import first_line, write_file
 
 _FORMAT = "bayesdrop"
 _VERSION = 1
+_SETTINGS = ("num_data", "kl_weight", "input_shape")
 
 
 def write(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> None:
@@ -97,8 +98,8 @@ def save(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
     """
-    state = {**header("model"), "num_data": bnn.num_data, "kl_weight": bnn.kl_weight}
-    write(path, {**state, "state": bnn.state_dict()})
+    settings = {name: getattr(bnn, name) for name in _SETTINGS}
+    write(path, {**header("model"), **settings, "state": bnn.state_dict()})
 
 
 def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:
@@ -111,7 +112,8 @@ def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:
     payload = read(path, "model")
     check_state(bnn, payload["state"], path)
     bnn.load_state_dict(payload["state"])
-    bnn.num_data, bnn.kl_weight = payload["num_data"], payload["kl_weight"]
+    for name in _SETTINGS:
+        setattr(bnn, name, payload[name])
     return bnn
 
 

@@ -362,3 +362,20 @@ def test_compact_network_stays_on_its_device():
     small = bd.compact(net, x)
     assert {t.device.type for t in small.state_dict().values()} == {"cuda"}
     assert difference(net, small, x) < 1e-12
+
+
+def test_a_bayesian_network_that_has_seen_data_needs_no_example(tmp_path):
+    def build():
+        net = nn.Sequential(bd.BetaBernoulliDropout(6), nn.Linear(6, 3))
+        return bd.BayesianNetwork(net, bd.Categorical(), num_data=50)
+
+    bnn, x = build(), torch.randn(5, 6)
+    with pytest.raises(bd.errors.ConfigError, match=r"Pass compact\(network, x\[:1\]\)"):
+        bd.compact(bnn)
+    bnn.network[0].raw_concentration1.data[:2] = -9.0
+    expected = bnn.eval()(x)
+    small = bd.compact(bnn)
+    assert small.get_submodule("1").in_features == 4
+    torch.testing.assert_close(small(x), expected)
+    bd.save(bnn, tmp_path / "model.pt")  # the shape is saved with the network
+    torch.testing.assert_close(bd.compact(bd.load(build(), tmp_path / "model.pt"))(x), expected)
