@@ -6,13 +6,8 @@ from typing import Any
 
 from bayesdrop.dropout.base import BayesianDropout, kl_divergence, named_dropout_layers
 from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout
-from bayesdrop.dropout.context import (
-    ImposedMasks,
-    MaskContext,
-    PosteriorSample,
-    active_context,
-    impose_masks,
-)
+from bayesdrop.dropout.context import MaskContext, active_context
+from bayesdrop.dropout.masks import ImposedMasks, PosteriorSample, impose_masks
 from bayesdrop.errors import ConfigError, unknown_name
 
 _REGISTRY: dict[str, type[BayesianDropout]] = {}
