@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Self, cast
+import math
+from typing import Any, Self, cast
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -19,7 +20,6 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.ops import noise
-from bayesdrop.ops.stable import saturated_sigmoid
 from bayesdrop.typing import Shape
 
 
@@ -114,7 +114,8 @@ class BinaryConcrete(TorchDistribution):
 
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        return saturated_sigmoid(self.rsample_logits(sample_shape))
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return _Sample.apply(self.logits.expand(shape), self.temperature.expand(shape))
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:
@@ -136,6 +137,24 @@ class BinaryConcrete(TorchDistribution):
     @override
     def icdf(self, value: Tensor) -> Tensor:
         return torch.sigmoid((self.logits + torch.logit(value)) / self.temperature)
+
+
+class _Sample(torch.autograd.Function):
+    # sigmoid((logits + noise) / temperature), clamped, in one buffer: for masks, whose size is the
+    # batch's, the time goes into memory.
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, temperature: Tensor) -> Tensor:
+        bound = -math.log(torch.finfo(logits.dtype).eps)
+        y = noise.logistic(logits.shape, logits).add_(logits).div_(temperature)
+        z = y.clamp_(-bound, bound).sigmoid_()
+        ctx.save_for_backward(z, temperature)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+        z, temperature = ctx.saved_tensors
+        grad = (1 - z).mul_(z).mul_(grads[0]).div_(temperature)
+        return grad, -grad * torch.logit(z) if ctx.needs_input_grad[1] else None
 
 
 class _RoundStraightThrough(torch.autograd.Function):
