@@ -90,7 +90,7 @@ def test_one(recipe: str, seed: int, args: argparse.Namespace) -> dict:
     )
     splits = run.load_data(args.data_dir)
     ood = {
-        "fashion-mnist": load_ood("fashion-mnist", splits, data_dir=args.data_dir),
+        "fashion-mnist": load_ood("fashion-mnist", run.data, data_dir=args.data_dir),
     }
     report = build_report(
         run.bnn,
