@@ -178,7 +178,10 @@ class BayesianNetwork(nn.Module):
             layer.kl_divergence(masks.posteriors.get(layer))
             for _, layer in self.named_dropout_layers()
         ]
-        return LossTerms(nll, self.kl_weight * sum(terms, start=nll.new_zeros(())))
+        if not terms:
+            return LossTerms(nll, nll.new_zeros(()))
+        kl = sum(terms[1:], start=terms[0])
+        return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
     def draw_latents(self) -> dict[BayesianDropout, Latents]:
         """Draw all global latents once from the guide, for ``PosteriorSample``."""

@@ -135,9 +135,10 @@ class BayesianDropout(nn.Module, ABC):
             A mask of shape ``(N, K)``, or ``(K,)`` if ``x`` is None or has no example dimension.
         """
         fn = self.mask_distribution(latents, x)
-        if x is not None and x.ndim + self.unit_dim > 0:
-            fn = fn.expand(torch.Size((x.shape[0],)))
-        return fn.rsample() if fn.has_rsample else fn.sample()
+        shape = torch.Size()
+        if x is not None and x.ndim + self.unit_dim > 0 and not fn.batch_shape:
+            shape = torch.Size((x.shape[0],))
+        return fn.rsample(shape) if fn.has_rsample else fn.sample(shape)
 
     def kl_divergence(self, posterior: Mapping[str, TorchDistribution] | None = None) -> Tensor:
         """Return ``kl_scale`` times KL(posterior || prior), in nats.
@@ -150,7 +151,8 @@ class BayesianDropout(nn.Module, ABC):
         terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
         if not terms:
             return torch.zeros((), device=self._device())
-        return self.kl_scale * sum(terms[1:], start=terms[0])
+        total = sum(terms[1:], start=terms[0])
+        return total if self.kl_scale == 1.0 else self.kl_scale * total
 
     @torch.no_grad()
     def active(self) -> Tensor:

@@ -22,4 +22,4 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
 
 def logistic(shape: Sequence[int], like: Tensor) -> Tensor:
     r"""Return standard logistic noise :math:`\log u - \log(1 - u)`."""
-    return torch.logit(uniform(shape, like))
+    return uniform(shape, like).logit_()
