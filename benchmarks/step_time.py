@@ -20,7 +20,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyro
@@ -64,15 +64,23 @@ def beta_bernoulli(units: int, dim: int) -> nn.Module:
     return bd.BetaBernoulliDropout(units, unit_dim=dim)
 
 
-Steps = Callable[[list[tuple[torch.Tensor, torch.Tensor]]], None]
+Data = tuple[torch.Tensor, torch.Tensor]
+Steps = Callable[[Data], None]
+
+
+def shuffled(data: Data) -> Iterator[Data]:
+    """Yield the batches of an epoch, drawn as ``fit`` draws them: every variant pays for that."""
+    x, y = data
+    for rows in torch.randperm(len(x)).split(BATCH):
+        yield x[rows], y[rows]
 
 
 def plain_steps(net: nn.Module, fused: bool) -> Steps:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4, fused=fused)
     net.train()
 
-    def run(data: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        for x, y in data:
+    def run(data: Data) -> None:
+        for x, y in shuffled(data):
             optimizer.zero_grad()
             F.cross_entropy(net(x), y).backward()
             optimizer.step()
@@ -83,10 +91,9 @@ def plain_steps(net: nn.Module, fused: bool) -> Steps:
 def fit_steps(net: nn.Module, num_data: int) -> Steps:
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=num_data)
 
-    def run(data: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
-        bnn.num_data = len(x)
-        bd.fit(bnn, (x, y), epochs=1, batch_size=BATCH, progress=False)
+    def run(data: Data) -> None:
+        bnn.num_data = len(data[0])
+        bd.fit(bnn, data, epochs=1, batch_size=BATCH, progress=False)
 
     return run
 
@@ -95,9 +102,9 @@ def svi_steps(net: nn.Module, num_data: int) -> Steps:
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=num_data)
     svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
 
-    def run(data: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def run(data: Data) -> None:
         bnn.train()
-        for x, y in data:
+        for x, y in shuffled(data):
             svi.step(x, y)
 
     return run
@@ -108,10 +115,10 @@ def elbo_module_steps(net: nn.Module, num_data: int) -> Steps:
     objective = TraceMeanField_ELBO()(bnn.model, bnn.guide)
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
 
-    def run(data: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def run(data: Data) -> None:
         bnn.train()
         with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
-            for x, y in data:
+            for x, y in shuffled(data):
                 optimizer.zero_grad()
                 objective(x, y).backward()
                 optimizer.step()
@@ -122,10 +129,8 @@ def elbo_module_steps(net: nn.Module, num_data: int) -> Steps:
 def measure(network: Callable, image: tuple[int, ...], args: argparse.Namespace) -> dict:
     torch.manual_seed(args.seed)
     num_data = 60_000
-    data = [
-        (torch.rand(BATCH, *image), torch.randint(0, 10, (BATCH,)))
-        for _ in range(args.slice_steps)
-    ]
+    rows = BATCH * args.slice_steps
+    data = (torch.rand(rows, *image), torch.randint(0, 10, (rows,)))
     variants: dict[str, Steps] = {
         "plain torch, fused Adam": plain_steps(network(no_gate), fused=True),
         "plain torch, default Adam": plain_steps(network(no_gate), fused=False),
