@@ -87,18 +87,32 @@ def steps() -> str:
     return table([f"training step, {result['threads']} thread(s)", *NETWORKS.values()], rows)
 
 
+def predictions() -> str:
+    """Return the table of prediction times."""
+    result = read("predict_time.json")
+    titles = {
+        "plain_passes": "64 plain passes",
+        "predict_shared": "bd.predict, one mask per posterior sample",
+        "predict_per_example": 'bd.predict, masks="per-example"',
+        "stock_predictive": "stock Predictive",
+    }
+    ratios = result["ratio_to_plain_passes"]["seconds"]
+    rows = [[title, f"{ratios[key]:.2f}"] for key, title in titles.items()]
+    return table([f"prediction, {result['threads']} thread(s)", "time"], rows)
+
+
 def rewrite(text: str) -> str:
     """Return the README with its tables replaced by those of the committed results."""
     for name, make in TABLES.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"README.md: expected a block <!-- {name} -->, got none.")
-        content = make()
+        content = make() + "\n"
         text = pattern.sub(lambda match, body=content: match[1] + body + match[2], text)
     return text
 
 
-TABLES = {"mnist": mnist, "steps": steps}
+TABLES = {"mnist": mnist, "steps": steps, "predict": predictions}
 
 
 if __name__ == "__main__":
