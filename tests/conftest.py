@@ -19,7 +19,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def isolation(request):
-    """Clean parameter store, validation on, float64, seed 0; everything is restored afterwards.
+    """Clean parameter store, validation on, float64, seed 0; all is restored, threads too.
 
     With ``BAYESDROP_UNLOCK_SEED=1`` the seed is random; a failing test's report shows it.
     """
@@ -30,6 +30,7 @@ def isolation(request):
         np.random.get_state(),  # noqa: NPY002
         random.getstate(),
     )
+    threads = torch.get_num_threads()
     store = pyro.get_param_store().get_state()
     settings = pyro.settings.get()
     pyro.clear_param_store()
@@ -40,6 +41,7 @@ def isolation(request):
             yield
         finally:
             torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
             pyro.settings.set(**settings)
             pyro.get_param_store().set_state(store)
             np.random.set_state(numpy_state)  # noqa: NPY002
