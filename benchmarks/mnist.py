@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import dataclasses
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     load_data("mnist", data_dir=args.data_dir)  # downloads once, before the processes start
-    head = {"command": "python " + " ".join(sys.argv), "torch": torch.__version__}
+    head = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
     head |= {"bayesdrop": bd.__version__, "seeds": args.seeds}
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         if args.mode == "choose":
