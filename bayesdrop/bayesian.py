@@ -17,9 +17,11 @@ from typing_extensions import override
 
 from bayesdrop.dropout import (
     BayesianDropout,
+    GlobalLatents,
     MaskContext,
     kl_divergence,
     named_dropout_layers,
+    named_parents,
 )
 from bayesdrop.errors import ConfigError, DataError, describe
 from bayesdrop.likelihoods import Likelihood
@@ -98,8 +100,8 @@ class BayesianNetwork(nn.Module):
         self.input_shape: tuple[int, ...] | None = None
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
-        for path, layer in self.named_dropout_layers():
-            layer.path = path
+        for path, owner in self.named_global_latents():
+            owner.path = path
         # Not registered as children: they hold this module as theirs.
         self.__dict__["_model"] = _Model(self)
         self.__dict__["_guide"] = _Guide(self)
@@ -150,6 +152,10 @@ class BayesianNetwork(nn.Module):
         """Return the name within ``network`` and the module of every dropout layer."""
         return list(named_dropout_layers(self.network))
 
+    def named_global_latents(self) -> list[tuple[str, GlobalLatents]]:
+        """Return the owners of all global sites: what layers share, each once, then the layers."""
+        return [*named_parents(self.network), *self.named_dropout_layers()]
+
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean masks."""
         self.input_shape = tuple(x.shape[1:])
@@ -174,13 +180,7 @@ class BayesianNetwork(nn.Module):
         masks = _TrainingMasks()
         with masks:
             nll = self.likelihood.nll(self.network(x), y) * scale
-        terms = [
-            layer.kl_divergence(masks.posteriors.get(layer))
-            for _, layer in self.named_dropout_layers()
-        ]
-        if not terms:
-            return LossTerms(nll, nll.new_zeros(()))
-        kl = sum(terms[1:], start=terms[0])
+        kl = kl_divergence(self.network, masks.posteriors)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
     def draw_latents(self) -> dict[BayesianDropout, Latents]:
@@ -225,7 +225,9 @@ class BayesianNetwork(nn.Module):
         return f"num_data={self.num_data}"
 
 
-class _Program(nn.Module):
+class Program(nn.Module):
+    """Abstract model or guide of a network: checks batches, registers parameters."""
+
     def __init__(self, bnn: BayesianNetwork) -> None:
         super().__init__()
         self.bnn = bnn
@@ -275,26 +277,28 @@ class _Program(nn.Module):
         return pyro.plate("data", size, subsample=rows, dim=-1)
 
 
-class _Guide(_Program):
+class _Guide(Program):
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> None:
-        for path, layer in self.bnn.named_dropout_layers():
-            with poutine.scale(scale=layer.kl_scale * self.bnn.kl_weight):
-                for name, fn in layer.posterior().items():
+        for path, owner in self.bnn.named_global_latents():
+            with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
+                for name, fn in owner.posterior().items():
                     pyro.sample(f"{path}.{name}", fn)
         with self._data_plate(x, y):
             constant = Delta(torch.zeros((), device=x.device)).mask(False)
             pyro.sample("data.plate", constant, infer={"is_auxiliary": True})
 
 
-class _Model(_Program):
+class _Model(Program):
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
-        latents: dict[BayesianDropout, dict[str, Tensor]] = {}
-        for path, layer in self.bnn.named_dropout_layers():
-            with poutine.scale(scale=layer.kl_scale * self.bnn.kl_weight):
-                latents[layer] = {
-                    name: pyro.sample(f"{path}.{name}", fn) for name, fn in layer.prior().items()
+        latents: dict[GlobalLatents, dict[str, Tensor]] = {}
+        for path, owner in self.bnn.named_global_latents():
+            given = None if owner.parent is None else latents[owner.parent]
+            with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
+                latents[owner] = {
+                    name: pyro.sample(f"{path}.{name}", fn)
+                    for name, fn in owner.prior_given(given).items()
                 }
         particles = _particle_shape(latents)
         rows = x.shape[0]
@@ -309,7 +313,7 @@ class _Model(_Program):
         return output
 
 
-def _particle_shape(latents: Mapping[BayesianDropout, Latents]) -> torch.Size:
+def _particle_shape(latents: Mapping[GlobalLatents, Latents]) -> torch.Size:
     """Return the batch shape of the latents to the left of the data plate's dimension.
 
     It is not empty under ``vectorize_particles=True`` and ``Predictive(parallel=True)``. The
@@ -343,7 +347,7 @@ class _ModelMasks(MaskContext):
     # Draws each mask as a named site that adds nothing to the ELBO, since q(z | pi) = p(z | pi).
     def __init__(
         self,
-        latents: Mapping[BayesianDropout, Latents],
+        latents: Mapping[GlobalLatents, Latents],
         particles: torch.Size,
         rows: int,
     ) -> None:

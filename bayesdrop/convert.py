@@ -69,6 +69,8 @@ def convert(
       block's contribution and never the identity. A dropped channel is then exactly zero, and
       ``compact`` removes it from the convolution and its BatchNorm, whether or not the sum has
       that channel.
+    * Priors with an order (Indian buffet) give their first stick to the unit with the largest
+      weights.
     * Any other ``nn.Dropout``: replaced by a layer of its name where its width can be told from
       the layers around it (one mask per channel on convolution maps), left alone where not, and
       removed where a new layer already masks the same units.
@@ -211,6 +213,7 @@ class _Units(NamedTuple):
     module: nn.Module
     number: int
     unit_dim: int
+    weight_dim: int | None = None
 
 
 @dataclass
@@ -269,7 +272,7 @@ class _Plan:
             return
         if not input_dropout and self._sees_input(source):
             return
-        units = _Units(linear, linear.in_features, -1)
+        units = _Units(linear, linear.in_features, -1, 1)
         with self.graph.inserting_before(node):
             new = self._insert(f"{node.target}_dropout", str(node.target), source, units)
         node.args, node.kwargs = (new,), {}
@@ -291,7 +294,7 @@ class _Plan:
             self.graph.erase_node(follower)
             follower = _only_user(end)
         users = list(end.users)
-        units = _Units(conv, conv.out_channels, 1 - conv.weight.ndim)
+        units = _Units(conv, conv.out_channels, 1 - conv.weight.ndim, 0)
         with self.graph.inserting_after(end):
             new = self._insert(f"{node.target}_dropout", str(node.target), end, units)
         for user in users:
@@ -327,6 +330,9 @@ class _Plan:
         new = make_dropout(self.dropout, units.number, **options)
         weight = next(units.module.parameters())
         new.to(device=weight.device, dtype=weight.dtype)
+        if units.weight_dim is not None:
+            by_unit = weight.detach().transpose(0, units.weight_dim).flatten(1)
+            new.set_order(by_unit.norm(dim=1))
         if not replace:
             name = _free_name(self.root, name)
         parent, _, leaf = name.rpartition(".")
@@ -356,9 +362,9 @@ class _Plan:
             node = _input(node)
             module = self.module(node)
             if isinstance(module, nn.Linear):
-                return _Units(module, module.out_features, -1)
+                return _Units(module, module.out_features, -1, 0)
             if isinstance(module, _CONVOLUTIONS):
-                return _Units(module, module.out_channels, 1 - module.weight.ndim)
+                return _Units(module, module.out_channels, 1 - module.weight.ndim, 0)
             if isinstance(module, BayesianDropout):
                 return _Units(module, module.num_units, module.unit_dim)
             if not self._keeps_units(node):
@@ -370,7 +376,7 @@ class _Plan:
         while follower is not None:
             module = self.module(follower)
             if isinstance(module, nn.Linear):
-                return _Units(module, module.in_features, -1)
+                return _Units(module, module.in_features, -1, 1)
             if isinstance(module, BayesianDropout):
                 return _Units(module, module.num_units, module.unit_dim)
             if not self._keeps_units(follower):

@@ -42,6 +42,10 @@ class BayesdropWarning(UserWarning):
     """Something the user can act on."""
 
 
+class TruncationWarning(BayesdropWarning):
+    """A stick-breaking layer whose last stick is still open, so that it may be too narrow."""
+
+
 def describe(who: str, *, expected: str, got: str, hint: str) -> str:
     """Return a message in the four parts that every bayesdrop error has.
 

@@ -2,5 +2,13 @@
 
 from bayesdrop.distributions.binary_concrete import BinaryConcrete, BinaryConcreteStraightThrough
 from bayesdrop.distributions.kumaraswamy import Kumaraswamy
+from bayesdrop.distributions.logit_binary_concrete import LogitBinaryConcrete
+from bayesdrop.distributions.normal import Normal
 
-__all__ = ["BinaryConcrete", "BinaryConcreteStraightThrough", "Kumaraswamy"]
+__all__ = [
+    "BinaryConcrete",
+    "BinaryConcreteStraightThrough",
+    "Kumaraswamy",
+    "LogitBinaryConcrete",
+    "Normal",
+]

@@ -107,21 +107,26 @@ class Kumaraswamy(TorchDistribution):
         inside = log_x.exp()
         return torch.where(value <= 0, 0.0, torch.where(value >= 1, 1.0, inside))
 
-    def _moment(self, order: int) -> Tensor:
-        # b B(1 + n/a, b); the lgammas of large arguments cancel, hence float64.
+    def _log_moment(self, order: int) -> Tensor:
+        # log b B(1 + n/a, b); the lgammas of large arguments cancel, hence float64.
         a, b = wide(self.concentration1), wide(self.concentration0)
         log_beta = torch.lgamma(1 + order / a) + torch.lgamma(b) - torch.lgamma(1 + order / a + b)
-        return (b.log() + log_beta).exp()
+        return b.log() + log_beta
+
+    @property
+    def log_mean(self) -> Tensor:
+        """Logarithm of the mean, accurate where the mean is close to one or far below a float."""
+        return self._log_moment(1).to(self.concentration1.dtype)
 
     @property
     @override
     def mean(self) -> Tensor:
-        return self._moment(1).to(self.concentration1.dtype)
+        return self._log_moment(1).exp().to(self.concentration1.dtype)
 
     @property
     @override
     def variance(self) -> Tensor:
-        variance = self._moment(2) - self._moment(1).square()
+        variance = self._log_moment(2).exp() - (2 * self._log_moment(1)).exp()
         return variance.clamp(min=0).to(self.concentration1.dtype)
 
     @override
@@ -132,16 +137,17 @@ class Kumaraswamy(TorchDistribution):
 
 
 def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
-    r"""Return :math:`E[\log(1 - x)]` under a Kumaraswamy, by quadrature in float64.
+    r"""Return :math:`E[\log(1 - x)]` under a Kumaraswamy, by quadrature.
 
     With :math:`s = -\log(1 - u)` exponential, :math:`\log x = \log(1 - e^{-s/b}) / a`. The
     trapezoidal rule in :math:`\log s` converges geometrically. For concentrations from 1e-3 to 1e3
     its error is below 1e-10 of the result, or below 1e-20 where the result is smaller than 1e-10
-    (tested against 25-digit quadrature).
+    (tested against 25-digit quadrature). In float32, where all terms have one sign, a coarser grid
+    is as good as the arithmetic.
     """
-    a, b = wide(concentration1).unsqueeze(-1), wide(concentration0).unsqueeze(-1)
-    step = 0.0625
-    log_s = torch.arange(-38.0, 4.0 + step, step, dtype=a.dtype, device=a.device)
+    a, b = concentration1.unsqueeze(-1), concentration0.unsqueeze(-1)
+    step, start = (0.0625, -38.0) if a.dtype == torch.float64 else (0.125, -22.0)
+    log_s = torch.arange(start, 4.0 + step, step, dtype=a.dtype, device=a.device)
     s = log_s.exp()
     weight = step * (log_s - s).exp()
     t = s / b
@@ -153,7 +159,7 @@ def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
     tiny = log_minus_log_x < -34.0
     safe = torch.where(tiny, 0.0, log_minus_log_x).clamp(max=math.log(700.0))
     log1m_x = torch.where(tiny, log_minus_log_x, log1mexp(-safe.exp()))
-    return (weight * log1m_x).sum(-1).to(concentration1.dtype)
+    return (weight * log1m_x).sum(-1)
 
 
 @register_kl(Kumaraswamy, Beta)

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from bayesdrop.dropout.base import BayesianDropout, kl_divergence, named_dropout_layers
+from bayesdrop.dropout.base import (
+    BayesianDropout,
+    GlobalLatents,
+    kl_divergence,
+    named_dropout_layers,
+    named_parents,
+)
 from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout
 from bayesdrop.dropout.context import MaskContext, active_context
+from bayesdrop.dropout.dependent_beta_bernoulli import (
+    DependentBetaBernoulliDropout,
+    to_dependent,
+)
+from bayesdrop.dropout.hierarchical_indian_buffet import HierarchicalIndianBuffetDropout
+from bayesdrop.dropout.indian_buffet import IndianBuffetDropout
 from bayesdrop.dropout.masks import ImposedMasks, PosteriorSample, impose_masks
+from bayesdrop.dropout.stick_breaking import IndianBuffetSticks
 from bayesdrop.errors import ConfigError, unknown_name
 
 _REGISTRY: dict[str, type[BayesianDropout]] = {}
@@ -57,11 +70,19 @@ def make_dropout(name: str, num_units: int, **options: Any) -> BayesianDropout:
 
 
 register_dropout(BetaBernoulliDropout)
+register_dropout(DependentBetaBernoulliDropout)
+register_dropout(IndianBuffetDropout)
+register_dropout(HierarchicalIndianBuffetDropout)
 
 __all__ = [
     "BayesianDropout",
     "BetaBernoulliDropout",
+    "DependentBetaBernoulliDropout",
+    "GlobalLatents",
+    "HierarchicalIndianBuffetDropout",
     "ImposedMasks",
+    "IndianBuffetDropout",
+    "IndianBuffetSticks",
     "MaskContext",
     "PosteriorSample",
     "active_context",
@@ -69,6 +90,8 @@ __all__ = [
     "kl_divergence",
     "make_dropout",
     "named_dropout_layers",
+    "named_parents",
     "register_dropout",
     "registered_dropouts",
+    "to_dependent",
 ]

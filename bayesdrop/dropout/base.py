@@ -16,7 +16,67 @@ from bayesdrop.errors import ConfigError, ShapeError, describe
 from bayesdrop.typing import Latents
 
 
-class BayesianDropout(nn.Module, ABC):
+class GlobalLatents(nn.Module, ABC):
+    """Abstract owner of global latents: their prior and their posterior, by site suffix.
+
+    A dropout layer is one. So is what several layers share, their ``parent``: its sites come once,
+    under the first name that ``network.named_modules()`` has for it, and the layers' priors are
+    given its values (``prior_given``).
+    """
+
+    kl_scale: float
+    path: str = ""
+
+    @property
+    def parent(self) -> GlobalLatents | None:
+        """What the prior depends on: a module inside this one, which others may hold too."""
+        return None
+
+    @abstractmethod
+    def prior(self) -> dict[str, TorchDistribution]:
+        """Return the prior of each global latent, by site suffix."""
+
+    @abstractmethod
+    def posterior(self) -> dict[str, TorchDistribution]:
+        """Return the variational posterior of each global latent, by site suffix."""
+
+    def prior_given(self, parent: Latents | None) -> dict[str, TorchDistribution]:
+        """Return the prior given the parent's latents.
+
+        Args:
+            parent: The parent's latents; None draws them from its posterior, if there is one.
+        """
+        return self.prior()
+
+    def draw_latents(self) -> dict[str, Tensor]:
+        """Draw the global latents from the posterior, with pathwise gradients."""
+        return {name: q.rsample() for name, q in self.posterior().items()}
+
+    def kl_divergence(
+        self,
+        posterior: Mapping[str, TorchDistribution] | None = None,
+        *,
+        parent: Latents | None = None,
+    ) -> Tensor:
+        """Return ``kl_scale`` times KL(posterior || prior), in nats.
+
+        Args:
+            posterior: What ``posterior()`` returned, where the caller has it already.
+            parent: The parent's latents, see ``prior_given``.
+        """
+        prior = self.prior_given(parent)
+        posterior = self.posterior() if posterior is None else posterior
+        terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
+        if not terms:
+            return torch.zeros((), device=self._device())
+        total = sum(terms[1:], start=terms[0])
+        return total if self.kl_scale == 1.0 else self.kl_scale * total
+
+    def _device(self) -> torch.device:
+        return next(iter(self.parameters()), torch.empty(0)).device
+
+
+class BayesianDropout(GlobalLatents):
     r"""Abstract dropout layer that multiplies its input by a random mask.
 
     A subclass says what is random; everything else (plain torch use, the Pyro model and guide,
@@ -89,17 +149,8 @@ class BayesianDropout(nn.Module, ABC):
         self.unit_dim = unit_dim
         self.threshold = threshold
         self.kl_scale = kl_scale
-        self.path = ""
 
     # -- what a prior defines ------------------------------------------------------------------
-
-    @abstractmethod
-    def prior(self) -> dict[str, TorchDistribution]:
-        """Return the prior of each global latent, by site suffix."""
-
-    @abstractmethod
-    def posterior(self) -> dict[str, TorchDistribution]:
-        """Return the variational posterior of each global latent, by site suffix."""
 
     @abstractmethod
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
@@ -120,10 +171,6 @@ class BayesianDropout(nn.Module, ABC):
 
     # -- what follows from it ------------------------------------------------------------------
 
-    def draw_latents(self) -> dict[str, Tensor]:
-        """Draw the global latents from the posterior, with pathwise gradients."""
-        return {name: q.rsample() for name, q in self.posterior().items()}
-
     def draw_mask(self, latents: Latents, x: Tensor | None = None) -> Tensor:
         """Draw one mask per example of ``x``, or a single mask if ``x`` is None.
 
@@ -140,24 +187,25 @@ class BayesianDropout(nn.Module, ABC):
             shape = torch.Size((x.shape[0],))
         return fn.rsample(shape) if fn.has_rsample else fn.sample(shape)
 
-    def kl_divergence(self, posterior: Mapping[str, TorchDistribution] | None = None) -> Tensor:
-        """Return ``kl_scale`` times KL(posterior || prior), in nats.
-
-        Args:
-            posterior: What ``posterior()`` returned, where the caller has it already.
-        """
-        prior = self.prior()
-        posterior = self.posterior() if posterior is None else posterior
-        terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
-        if not terms:
-            return torch.zeros((), device=self._device())
-        total = sum(terms[1:], start=terms[0])
-        return total if self.kl_scale == 1.0 else self.kl_scale * total
-
     @torch.no_grad()
     def active(self) -> Tensor:
         """Return which units are kept: ``keep_prob() >= threshold``, shape ``(K,)``."""
         return self.keep_prob() >= self.threshold
+
+    def set_order(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
+        """Say which units of a pretrained network matter most; only ordered masks listen.
+
+        Args:
+            importance: A number for each unit, such as the norm of its weights, shape ``(K,)``.
+        """
+
+    def check_posterior(self) -> None:  # noqa: B027 - most priors have nothing to warn about
+        """Warn of a posterior that the user should act on; ``fit`` calls it when it is done."""
+
+    @property
+    def name(self) -> str:
+        """The class, and where known the path in the network, for messages."""
+        return f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` by the mask that the open context, or the mode, asks for."""
@@ -185,15 +233,12 @@ class BayesianDropout(nn.Module, ABC):
         where = "the last dimension" if self.unit_dim == -1 else f"dimension {self.unit_dim}"
         raise ShapeError(
             describe(
-                f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__,
+                self.name,
                 expected=f"{self.num_units} units in {where}",
                 got=f"input of shape {tuple(x.shape)}",
                 hint=hint,
             )
         )
-
-    def _device(self) -> torch.device:
-        return next(iter(self.parameters()), torch.empty(0)).device
 
     def extra_repr(self) -> str:
         """Show the size, and the dimension where it is not the last."""
@@ -208,7 +253,18 @@ def named_dropout_layers(network: nn.Module) -> Iterator[tuple[str, BayesianDrop
             yield name, module
 
 
-def kl_divergence(network: nn.Module) -> Tensor:
+def named_parents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
+    """Yield the name and module of what the dropout layers share, each once."""
+    parents = {layer.parent for _, layer in named_dropout_layers(network)} - {None}
+    for name, module in network.named_modules() if parents else ():
+        if module in parents and isinstance(module, GlobalLatents):
+            yield name, module
+
+
+def kl_divergence(
+    network: nn.Module,
+    posteriors: Mapping[BayesianDropout, Mapping[str, TorchDistribution]] | None = None,
+) -> Tensor:
     r"""Return the penalty of all dropout layers of ``network``, in nats.
 
     .. math:: \sum_l s_l\,\mathrm{KL}(q_l \,\|\, p_l)
@@ -216,14 +272,26 @@ def kl_divergence(network: nn.Module) -> Tensor:
     with :math:`s_l` the layer's ``kl_scale``. In a plain loop over mini-batches add it divided by
     the size of the data set: ``cross_entropy(net(x), y) + kl_divergence(net) / num_data``.
 
+    What layers share is counted once. Their own divergences are then given one draw from its
+    posterior, the same for all, so that the sum is an unbiased estimate with pathwise gradients.
+
     Args:
         network: Any module; one without dropout layers gives zero.
+        posteriors: What ``posterior()`` of a layer returned, where the caller has it already.
 
     Example:
         >>> kl_divergence(nn.Linear(2, 2)).item()
         0.0
     """
-    terms = [layer.kl_divergence() for _, layer in named_dropout_layers(network)]
+    terms, latents = [], {}
+    for _, parent in named_parents(network):
+        shared = parent.posterior()
+        latents[parent] = {name: q.rsample() for name, q in shared.items()}
+        terms.append(parent.kl_divergence(shared))
+    for _, layer in named_dropout_layers(network):
+        posterior = None if posteriors is None else posteriors.get(layer)
+        given = None if layer.parent is None else latents[layer.parent]
+        terms.append(layer.kl_divergence(posterior, parent=given))
     if not terms:
         return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)
-    return torch.stack(terms).sum()
+    return sum(terms[1:], start=terms[0])

@@ -3,35 +3,110 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pyro.distributions import Bernoulli, Beta, TorchDistribution
+from pyro.distributions import Beta, TorchDistribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 from typing_extensions import override
 
-from bayesdrop.distributions import (
-    BinaryConcrete,
-    BinaryConcreteStraightThrough,
-    Kumaraswamy,
-)
+from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.errors import ConfigError, describe
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
-
-_RELAXATIONS = {
-    "concrete": BinaryConcrete,
-    "straight-through": BinaryConcreteStraightThrough,
-}
 
 _MIN_RAW = -10.0
 _MIN_CONCENTRATION = math.log1p(math.exp(_MIN_RAW))
 _MAX_CONCENTRATION0 = 50.0  # softplus(50) is 50
 
 
-class BetaBernoulliDropout(BayesianDropout):
+class BetaBernoulliPosterior(BayesianDropout):
+    """Abstract layer whose keep probabilities have a Beta prior and a Kumaraswamy posterior.
+
+    The arguments are those of ``BetaBernoulliDropout``.
+    """
+
+    prior_concentration1: Tensor
+    prior_concentration0: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        prior_concentration1: float = 1e-4,
+        prior_concentration0: float = 1.0,
+        init_concentration1: float = 5.0,
+        init_concentration0: float = 1.0,
+        temperature: float = 0.1,
+        relaxation: Relaxation = "concrete",
+    ) -> None:
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        positive = {
+            "prior_concentration1": prior_concentration1,
+            "prior_concentration0": prior_concentration0,
+            "init_concentration1": init_concentration1,
+            "init_concentration0": init_concentration0,
+            "temperature": temperature,
+        }
+        for name, value in positive.items():
+            if not 0.0 < value < float("inf"):
+                raise ConfigError(
+                    describe(
+                        type(self).__name__,
+                        expected=f"{name} > 0 and finite",
+                        got=f"{name}={value}",
+                        hint="The defaults are those of the paper; start from them.",
+                    )
+                )
+        smallest = min(init_concentration1, init_concentration0)
+        if smallest < _MIN_CONCENTRATION or init_concentration0 > _MAX_CONCENTRATION0:
+            raise ConfigError(
+                describe(
+                    type(self).__name__,
+                    expected=f"initial concentrations >= {_MIN_CONCENTRATION:.3g} and "
+                    f"init_concentration0 <= {_MAX_CONCENTRATION0:g}",
+                    got=f"init_concentration1={init_concentration1}, "
+                    f"init_concentration0={init_concentration0}",
+                    hint="The parameters are held inside these bounds, as in the paper's code.",
+                )
+            )
+        check_relaxation(relaxation)
+        self.relaxation = relaxation
+        self.raw_concentration1 = nn.Parameter(
+            torch.full((num_units,), inverse_softplus(init_concentration1))
+        )
+        self.raw_concentration0 = nn.Parameter(
+            torch.full((num_units,), inverse_softplus(init_concentration0))
+        )
+        self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
+        self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
+        self.register_buffer("temperature", torch.full((), temperature))
+
+    def _prior_of_pi(self) -> TorchDistribution:
+        c, d = self.prior_concentration1, self.prior_concentration0
+        # The constructor has checked c and d, and this runs at every step.
+        return Beta(c, d, validate_args=False).expand([self.num_units]).to_event(1)
+
+    def _mask_with_logits(self, logits: Tensor) -> TorchDistribution:
+        """Return the relaxed mask in training mode, the exact one in evaluation mode."""
+        return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
+
+    def _kumaraswamy(self) -> Kumaraswamy:
+        # The clamps are the reference code's. They keep both arguments valid, and fit reports a
+        # NaN with its site, so checking them again at every step is not worth its time.
+        a = softplus(self.raw_concentration1.clamp(min=_MIN_RAW))
+        b = softplus(self.raw_concentration0.clamp(min=_MIN_RAW, max=_MAX_CONCENTRATION0))
+        return Kumaraswamy(a, b, validate_args=False)
+
+
+class BetaBernoulliDropout(BetaBernoulliPosterior):
     r"""Beta-Bernoulli dropout.
 
     .. math::
@@ -81,72 +156,9 @@ class BetaBernoulliDropout(BayesianDropout):
     key: ClassVar[str] = "beta-bernoulli"
     reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
 
-    prior_concentration1: Tensor
-    prior_concentration0: Tensor
-    temperature: Tensor
-
-    def __init__(
-        self,
-        num_units: int,
-        *,
-        unit_dim: int = -1,
-        threshold: float = 1e-3,
-        kl_scale: float = 1.0,
-        prior_concentration1: float = 1e-4,
-        prior_concentration0: float = 1.0,
-        init_concentration1: float = 5.0,
-        init_concentration0: float = 1.0,
-        temperature: float = 0.1,
-        relaxation: Literal["concrete", "straight-through"] = "concrete",
-    ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
-        positive = {
-            "prior_concentration1": prior_concentration1,
-            "prior_concentration0": prior_concentration0,
-            "init_concentration1": init_concentration1,
-            "init_concentration0": init_concentration0,
-            "temperature": temperature,
-        }
-        for name, value in positive.items():
-            if not 0.0 < value < float("inf"):
-                raise ConfigError(
-                    describe(
-                        "BetaBernoulliDropout",
-                        expected=f"{name} > 0 and finite",
-                        got=f"{name}={value}",
-                        hint="The defaults are those of the paper; start from them.",
-                    )
-                )
-        smallest = min(init_concentration1, init_concentration0)
-        if smallest < _MIN_CONCENTRATION or init_concentration0 > _MAX_CONCENTRATION0:
-            raise ConfigError(
-                describe(
-                    "BetaBernoulliDropout",
-                    expected=f"initial concentrations >= {_MIN_CONCENTRATION:.3g} and "
-                    f"init_concentration0 <= {_MAX_CONCENTRATION0:g}",
-                    got=f"init_concentration1={init_concentration1}, "
-                    f"init_concentration0={init_concentration0}",
-                    hint="The parameters are held inside these bounds, as in the paper's code.",
-                )
-            )
-        if relaxation not in _RELAXATIONS:
-            raise unknown_name("relaxation", relaxation, _RELAXATIONS)
-        self.relaxation = relaxation
-        self.raw_concentration1 = nn.Parameter(
-            torch.full((num_units,), inverse_softplus(init_concentration1))
-        )
-        self.raw_concentration0 = nn.Parameter(
-            torch.full((num_units,), inverse_softplus(init_concentration0))
-        )
-        self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
-        self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
-        self.register_buffer("temperature", torch.full((), temperature))
-
     @override
     def prior(self) -> dict[str, TorchDistribution]:
-        c, d = self.prior_concentration1, self.prior_concentration0
-        # The constructor has checked c and d, and this runs at every step.
-        return {"pi": Beta(c, d, validate_args=False).expand([self.num_units]).to_event(1)}
+        return {"pi": self._prior_of_pi()}
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
@@ -155,10 +167,7 @@ class BetaBernoulliDropout(BayesianDropout):
     @override
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         logits = torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
-        if self.training:
-            relaxed = _RELAXATIONS[self.relaxation]
-            return relaxed(self.temperature, logits=logits, validate_args=False).to_event(1)
-        return Bernoulli(logits=logits, validate_args=False).to_event(1)
+        return self._mask_with_logits(logits)
 
     @override
     def keep_prob(self) -> Tensor:
@@ -168,10 +177,3 @@ class BetaBernoulliDropout(BayesianDropout):
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
         mean = self.keep_prob()
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
-
-    def _kumaraswamy(self) -> Kumaraswamy:
-        # The clamps are the reference code's. They keep both arguments valid, and fit reports a
-        # NaN with its site, so checking them again at every step is not worth its time.
-        a = softplus(self.raw_concentration1.clamp(min=_MIN_RAW))
-        b = softplus(self.raw_concentration0.clamp(min=_MIN_RAW, max=_MAX_CONCENTRATION0))
-        return Kumaraswamy(a, b, validate_args=False)

@@ -175,8 +175,14 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     if patience is not None and run.best_state is not None:
         bnn.load_state_dict(run.best_state)
     bnn.eval()
+    _check_posteriors(bnn)
     seconds = sum(record["seconds"] for record in run.history)
     return FitResult(run.history, run.best_epoch, run.stopped_early, seconds)
+
+
+def _check_posteriors(bnn: BayesianNetwork) -> None:
+    for _, layer in bnn.named_dropout_layers():
+        layer.check_posterior()
 
 
 def _check_settings(

@@ -53,11 +53,18 @@ class Prediction:
             Bernoulli outputs it is the sum of their entropies.
         expected_entropy: Average entropy of a sample, in nats, ``(N,)``; classifiers only.
         mutual_information: Their difference, in nats, >= 0, ``(N,)``; classifiers only.
+        energy: :math:`-\frac1S \sum_s \log \sum_c \exp f_{nsc}` of the logits, ``(N,)``;
+            ``Categorical`` only, since probabilities do not determine it.
+        logit_norm: :math:`\lVert \frac1S \sum_s f_{ns} \rVert_2`, ``(N,)``; ``Categorical`` only.
         variance: ``aleatoric_variance + epistemic_variance``, ``(N, D)``; regression only.
         aleatoric_variance: Average variance of the noise, ``(N, D)``; regression only.
         epistemic_variance: Variance of the samples' means, ``(N, D)``; regression only.
         log_likelihood: :math:`\log \frac1S \sum_s p(y_n \mid x_n, s)` in nats, ``(N,)``;
             regression with targets only.
+        sample_variances: Variance of each posterior sample's noise, ``(S, N, D)``, kept along with
+            ``samples``; regression only.
+        pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
+            only.
     """
 
     mean: Tensor
@@ -68,10 +75,14 @@ class Prediction:
     predictive_entropy: Tensor | None = None
     expected_entropy: Tensor | None = None
     mutual_information: Tensor | None = None
+    energy: Tensor | None = None
+    logit_norm: Tensor | None = None
     variance: Tensor | None = None
     aleatoric_variance: Tensor | None = None
     epistemic_variance: Tensor | None = None
     log_likelihood: Tensor | None = None
+    sample_variances: Tensor | None = None
+    pit: Tensor | None = None
 
 
 @torch.no_grad()
@@ -127,7 +138,7 @@ def predict(
     """
     _check_options(bnn, num_samples, masks, batch_size, memory_limit)
     device = next(bnn.parameters(), torch.empty(0)).device
-    with _evaluation_mode(bnn), _seeded(seed):
+    with evaluation_mode(bnn), _seeded(seed):
         passes: list[AbstractContextManager[object]] = [nullcontext()]
         if not mean_mask and bnn.named_dropout_layers():
             # All global latents (and shared masks) come first: chunking cannot change the draw.
@@ -164,7 +175,7 @@ def predict(
             )
         )
     joined = {
-        name: torch.cat([part.pop(name) for part in parts], dim=int(name == "samples"))
+        name: torch.cat([part.pop(name) for part in parts], dim=int(name.startswith("sample")))
         for name in list(parts[0])
     }
     return Prediction(num_samples=len(passes), **joined)
@@ -178,7 +189,9 @@ def _predict_chunk(
     keep_samples: bool,
 ) -> dict[str, Tensor]:
     classifier = bnn.likelihood.is_classifier
-    moments = ClassMoments(bnn) if classifier else GaussianMoments(bnn, y)
+    moments = (
+        ClassMoments(bnn) if classifier else GaussianMoments(bnn, y, keep_samples=keep_samples)
+    )
     samples = []
     for context in passes:
         with context:
@@ -204,7 +217,8 @@ def _predict_chunk(
 
 
 @contextmanager
-def _evaluation_mode(network: nn.Module) -> Iterator[None]:
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and back into its own mode afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -240,11 +254,12 @@ def _probe(bnn: BayesianNetwork, x: Tensor) -> _Cost:
 
     handles = [module.register_forward_hook(count) for module in bnn.network.modules()]
     try:
-        result, _ = bnn.likelihood.moments(bnn.network(x))
+        mean, variance = bnn.likelihood.moments(bnn.network(x))
     finally:
         for handle in handles:
             handle.remove()
-    return _Cost(activations=max(1, 2 * sum(sizes)), result=result.nbytes)
+    kept = mean.nbytes + (0 if variance is None else variance.nbytes)
+    return _Cost(activations=max(1, 2 * sum(sizes)), result=kept)
 
 
 def _check_options(

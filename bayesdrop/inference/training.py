@@ -16,6 +16,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.dropout import kl_divergence
 from bayesdrop.errors import (
     CheckpointError,
     ConfigError,
@@ -244,12 +245,9 @@ class PyroObjective:
         """Return the ELBO's estimate of the loss, with its KL part in closed form."""
         with pyro.settings.context(module_local_params=True):
             loss = self.elbo.differentiable_loss(self.bnn.model, self.bnn.guide, x, y)
-        layers = [layer for _, layer in self.bnn.named_dropout_layers()]
         # The split is for the record only; the gradient is the estimator's.
         with torch.no_grad():
-            kl = self.bnn.kl_weight * sum(
-                (layer.kl_divergence() for layer in layers), start=torch.zeros_like(loss)
-            )
+            kl = self.bnn.kl_weight * kl_divergence(self.bnn.network)
         return LossTerms(loss - kl, kl)
 
 
@@ -274,9 +272,9 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
             site = name
             break
     else:
-        for path, layer in bnn.named_dropout_layers():
-            if not bool(torch.isfinite(layer.kl_divergence())):
-                site = f"{path}.{next(iter(layer.posterior()))}"
+        for path, owner in bnn.named_global_latents():
+            if not bool(torch.isfinite(owner.kl_divergence())):
+                site = f"{path}.{next(iter(owner.posterior()))}"
                 break
     return DivergenceError(
         describe(

@@ -1,6 +1,6 @@
 """The random numbers behind reparameterised samples, in one place so that they can be replaced.
 
-Every stochastic layer and distribution of the package draws its noise through these two
+Every stochastic layer and distribution of the package draws its noise through these
 functions; a test or an experiment that wants other noise (antithetic, quasi-random, fixed)
 replaces them here.
 """
@@ -23,3 +23,8 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
 def logistic(shape: Sequence[int], like: Tensor) -> Tensor:
     r"""Return standard logistic noise :math:`\log u - \log(1 - u)`."""
     return uniform(shape, like).logit_()
+
+
+def normal(shape: Sequence[int], like: Tensor) -> Tensor:
+    r"""Return standard normal noise :math:`\Phi^{-1}(u)`."""
+    return torch.special.ndtri(uniform(shape, like))

@@ -105,6 +105,19 @@ def test_mean_golden():
     torch.testing.assert_close(make(3.0, 2.0).mean, torch.tensor(0.642857), rtol=0, atol=5e-7)
 
 
+def test_log_mean_is_accurate_near_one_and_below_the_smallest_float():
+    # E x = a / (a + 1) for b = 1.
+    a = torch.tensor([1e6, 3.0], dtype=torch.float32)
+    log_mean = Kumaraswamy(a, 1.0).log_mean
+    torch.testing.assert_close(log_mean, -torch.log1p(1 / a), rtol=1e-6, atol=0)
+    fn = Kumaraswamy(torch.tensor(1e-3), torch.tensor(2.0))
+    # b B(1 + 1/a, b) = 2 / ((1/a + 1) (1/a + 2)).
+    torch.testing.assert_close(fn.log_mean.exp(), torch.tensor(2 / (1001 * 1002)))
+    tiny = Kumaraswamy(torch.tensor(1e-3, dtype=torch.float32), torch.tensor(1e3)).log_mean
+    assert tiny < math.log(torch.finfo(torch.float32).tiny)
+    assert bool(tiny.isfinite())
+
+
 @pytest.mark.parametrize(("a", "b"), PARAMETERS)
 def test_mean_equals_that_of_samples(a, b):
     laws.check_mean_equals_samples(make(a, b))

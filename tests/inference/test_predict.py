@@ -251,6 +251,12 @@ def test_kept_samples_beyond_the_memory_limit_are_refused_before_any_sampling():
         bd.predict(bnn, inputs(100), memory_limit=5000)
     assert rows == [1]
     assert bd.predict(bnn, inputs(100), memory_limit=5000, keep_samples=False).samples is None
+    # A regression keeps a mean and a variance: 3 x 10 x 2 of each.
+    options = {"num_samples": 3, "batch_size": 5}
+    kept = bd.predict(bayesian("fixed"), inputs(10), memory_limit=960, **options)
+    assert kept.samples.shape == kept.sample_variances.shape == (3, 10, 2)
+    with pytest.raises(ConfigError, match="at most memory_limit=959 bytes.*960 bytes"):
+        bd.predict(bayesian("fixed"), inputs(10), memory_limit=959, **options)
 
 
 def test_every_kind_of_data_gives_the_same_prediction():

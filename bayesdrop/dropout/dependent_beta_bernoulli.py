@@ -1,0 +1,327 @@
+"""Dependent beta-Bernoulli dropout: masks that look at the layer's input."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import ClassVar, NamedTuple, TypeVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from typing_extensions import override
+
+from bayesdrop.distributions import Normal
+from bayesdrop.dropout.base import named_dropout_layers
+from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
+from bayesdrop.dropout.relaxation import Relaxation
+from bayesdrop.errors import ConfigError, ConversionError, ShapeError, describe
+from bayesdrop.ops.stable import inverse_softplus
+from bayesdrop.typing import Latents
+
+_MIN_GATE = 1e-10
+_VARIANCE_EPS = 1e-5
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class MeanGate(NamedTuple):
+    r"""A mean mask as plain tensors of shape ``(K,)``, for running it without the layer.
+
+    .. math:: m_k(x) = \pi_k\, \mathrm{clamp}(s_k (x_k - \mu_k) + \eta_k,\ \epsilon,\ 1)
+
+    and zero where that is below the threshold; :math:`x_k` is the input's mean over positions.
+    """
+
+    keep_prob: Tensor
+    centre: Tensor
+    slope: Tensor
+    shift: Tensor
+    low: float
+    threshold: float
+
+
+class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
+    r"""Beta-Bernoulli dropout whose masks depend on the layer's input.
+
+    .. math::
+        p(\pi_k) = \mathrm{Beta}(c, d), \quad p(\beta_k) = \mathcal N(0, \rho), \quad
+        p(z_{nk} \mid \pi_k, \beta_k, x_n) =
+        \mathrm{Bernoulli}\bigl(\pi_k\, \varphi_k(x_n, \beta_k)\bigr)
+
+    .. math::
+        \varphi_k(x, \beta_k) =
+        \mathrm{clamp}\Bigl(\gamma_k \frac{x_k - \mu_k}{\sigma_k} + \beta_k,\ \epsilon,\ 1\Bigr)
+
+    .. math::
+        q(\pi_k) = \mathrm{Kumaraswamy}(a_k, b_k), \quad
+        q(\beta_k) = \mathcal N(\eta_k, \kappa_k^2), \quad
+        q(z_{nk} \mid \cdot) = p(z_{nk} \mid \cdot)
+
+    :math:`x_k` is the layer's input, averaged over positions (of a convolution map, say), without
+    a gradient. :math:`\mu_k, \sigma_k` are running statistics: training mode moves them towards
+    each batch's before it uses them, evaluation mode leaves them as they are, so that an example's
+    mask never depends on the others in its batch there. The slope :math:`\gamma_k` is a point
+    estimate.
+
+    The usual way to get one is ``to_dependent``, after training with ``BetaBernoulliDropout``:
+    its keep probabilities stay as they are, so no input ever has a unit that was pruned there.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Entries of the mean mask below this are zero.
+        kl_scale: Factor on this layer's KL divergence.
+        prior_concentration1: :math:`c > 0`.
+        prior_concentration0: :math:`d > 0`.
+        init_concentration1: Initial :math:`a > 0`.
+        init_concentration0: Initial :math:`b > 0`.
+        temperature: Temperature of the relaxed mask, > 0.
+        relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+        shift_variance: Prior variance :math:`\rho > 0` of the shift.
+        init_shift: Initial :math:`\eta`.
+        init_shift_scale: Initial :math:`\kappa > 0`.
+        init_slope: Initial :math:`\gamma`.
+        momentum: How far a training batch moves the running statistics, in (0, 1].
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.pi`` and ``{module path}.shift``, event ``(K,)``; ``{module path}.z``,
+        plate ``data``, event ``(K,)``.
+
+    References:
+        Lee, Kim, Yoon, Lee, Yang, Hwang (2018), "Adaptive Network Sparsification via Dependent
+        Variational Beta-Bernoulli Dropout", section 3.4, https://arxiv.org/abs/1805.10896.
+        Deviation: one relaxed mask with probability :math:`\pi\varphi` instead of the product of
+        two; running statistics in training mode too, where the released code standardises by the
+        batch's own.
+
+    Example:
+        >>> layer = DependentBetaBernoulliDropout(4).eval()
+        >>> layer.mean_mask(torch.randn(2, 4)).shape
+        torch.Size([2, 4])
+    """
+
+    key: ClassVar[str] = "dependent-beta-bernoulli"
+    reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
+    input_dependent: ClassVar[bool] = True
+
+    shift_prior_scale: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    open: Tensor
+
+    def __init__(  # noqa: PLR0913 - beta-Bernoulli dropout's and the gate's
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        prior_concentration1: float = 1e-4,
+        prior_concentration0: float = 1.0,
+        init_concentration1: float = 5.0,
+        init_concentration0: float = 1.0,
+        temperature: float = 0.1,
+        relaxation: Relaxation = "concrete",
+        shift_variance: float = 5.0,
+        init_shift: float = 1.0,
+        init_shift_scale: float = 1.0,
+        init_slope: float = 1.0,
+        momentum: float = 0.1,
+    ) -> None:
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+            prior_concentration1=prior_concentration1,
+            prior_concentration0=prior_concentration0,
+            init_concentration1=init_concentration1,
+            init_concentration0=init_concentration0,
+            temperature=temperature,
+            relaxation=relaxation,
+        )
+        for name, value, low, high in (
+            ("shift_variance", shift_variance, 0.0, math.inf),
+            ("init_shift_scale", init_shift_scale, 0.0, math.inf),
+            ("momentum", momentum, 0.0, 1.0 + 1e-12),
+            ("init_shift", init_shift, -math.inf, math.inf),
+            ("init_slope", init_slope, -math.inf, math.inf),
+        ):
+            if not low < value < high:
+                raise ConfigError(
+                    describe(
+                        "DependentBetaBernoulliDropout",
+                        expected="finite shift_variance, init_shift_scale > 0, 0 < momentum <= 1, "
+                        "finite init_shift, init_slope",
+                        got=f"{name}={value}",
+                        hint="The defaults are those of the paper; start from them.",
+                    )
+                )
+        self.momentum = momentum
+        self.shift_loc = nn.Parameter(torch.full((num_units,), init_shift))
+        self.raw_shift_scale = nn.Parameter(
+            torch.full((num_units,), inverse_softplus(init_shift_scale))
+        )
+        self.slope = nn.Parameter(torch.full((num_units,), init_slope))
+        self.register_buffer("shift_prior_scale", torch.full((), math.sqrt(shift_variance)))
+        self.register_buffer("running_mean", torch.zeros(num_units))
+        self.register_buffer("running_var", torch.ones(num_units))
+        self.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.long))
+        self.register_buffer("open", torch.ones(num_units, dtype=torch.bool))
+
+    @classmethod
+    def from_beta_bernoulli(
+        cls, layer: BetaBernoulliDropout, **options: float
+    ) -> DependentBetaBernoulliDropout:
+        """Return a layer with the posterior of pi of a trained one, frozen.
+
+        Units that are pruned there are closed for every input here.
+
+        Args:
+            layer: The trained layer; it is not changed.
+            **options: ``shift_variance``, ``init_shift``, ``init_shift_scale``, ``init_slope``,
+                ``momentum``, and ``kl_scale``, which is the layer's own if it is not given (with
+                the posterior of pi frozen, it decides only how much the shift's KL counts).
+        """
+        new = cls(
+            layer.num_units,
+            unit_dim=layer.unit_dim,
+            threshold=layer.threshold,
+            relaxation=layer.relaxation,
+            **{"kl_scale": layer.kl_scale, **options},
+        )
+        new.to(device=layer.raw_concentration1.device, dtype=layer.raw_concentration1.dtype)
+        new.load_state_dict(layer.state_dict(), strict=False)
+        new.raw_concentration1.requires_grad_(False)
+        new.raw_concentration0.requires_grad_(False)
+        new.open.copy_(layer.active())
+        new.path = layer.path
+        return new.train(layer.training)
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        zero = torch.zeros_like(self.shift_prior_scale)
+        shift = Normal(zero, self.shift_prior_scale, validate_args=False)
+        return {"pi": self._prior_of_pi(), "shift": shift.expand([self.num_units]).to_event(1)}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        scale = softplus(self.raw_shift_scale)
+        shift = Normal(self.shift_loc, scale, validate_args=False)
+        return {"pi": self._kumaraswamy().to_event(1), "shift": shift.to_event(1)}
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        features = self._features(x)
+        if self.training:
+            self._track(features)
+        pi, shift = latents["pi"], latents["shift"]
+        if pi.ndim > 2:  # Particles come to the left of the examples.
+            features = features.reshape(*pi.shape[:-2], -1, self.num_units)
+        prob = pi * self._gate(features, shift) * self.open
+        return self._mask_with_logits(torch.logit(prob, eps=torch.finfo(prob.dtype).tiny))
+
+    @override
+    def keep_prob(self) -> Tensor:
+        r"""Return :math:`E[\pi_k]`, the largest that P(z = 1) can be for any input, ``(K,)``."""
+        return self._kumaraswamy().mean * self.open
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        r"""Return :math:`E[\pi_k]\,\varphi_k(x_n, \eta_k)`, or zero below the threshold."""
+        mean = self.keep_prob() * self._gate(self._features(x), self.shift_loc)
+        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
+
+    @torch.no_grad()
+    def mean_gate(self) -> MeanGate:
+        """Return what ``mean_mask`` computes with; unit ``k`` depends on input unit ``k`` only."""
+        inverse = (self.running_var + _VARIANCE_EPS).rsqrt()
+        return MeanGate(
+            keep_prob=self.keep_prob(),
+            centre=self.running_mean.clone(),
+            slope=self.slope * inverse,
+            shift=self.shift_loc.detach().clone(),
+            low=_MIN_GATE,
+            threshold=self.threshold,
+        )
+
+    @torch.no_grad()
+    def close(self, units: Tensor) -> None:
+        """Close units for every input, for good.
+
+        Args:
+            units: Which ones, booleans of shape ``(K,)``.
+        """
+        self.open &= ~units
+
+    def _features(self, x: Tensor | None) -> Tensor:
+        """Return one number per unit and example, ``(N, K)``."""
+        if x is None:
+            raise ShapeError(
+                describe(
+                    "DependentBetaBernoulliDropout",
+                    expected="the layer's input",
+                    got="None",
+                    hint="Its masks depend on the input: pass x.",
+                )
+            )
+        x = x.detach()
+        unit = x.ndim + self.unit_dim
+        positions = [dim for dim in range(1, x.ndim) if dim != unit]
+        return x.mean(positions) if positions else x
+
+    def _gate(self, features: Tensor, shift: Tensor) -> Tensor:
+        inverse = (self.running_var + _VARIANCE_EPS).rsqrt()
+        standardised = (features - self.running_mean) * inverse
+        return (self.slope * standardised + shift).clamp(_MIN_GATE, 1.0)
+
+    @torch.no_grad()
+    def _track(self, features: Tensor) -> None:
+        if features.ndim < 2:
+            return
+        self.num_batches_tracked += 1
+        weight = 1.0 if self.num_batches_tracked == 1 else self.momentum
+        self.running_mean.lerp_(features.mean(0), weight)
+        self.running_var.lerp_(features.var(0, correction=0), weight)
+
+
+def to_dependent(network: Network, **options: float) -> Network:
+    """Return a copy of ``network`` whose beta-Bernoulli layers also look at their inputs.
+
+    The second stage of training: the posterior of the keep probabilities is frozen, the gates
+    and the weights are trained on with ``fit``.
+
+    Args:
+        network: A trained network (or ``BayesianNetwork``) with ``BetaBernoulliDropout`` layers.
+        **options: Options of ``DependentBetaBernoulliDropout.from_beta_bernoulli``.
+
+    Raises:
+        ConversionError: If there is no such layer.
+
+    Example:
+        >>> network = nn.Sequential(BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> to_dependent(network)[0]
+        DependentBetaBernoulliDropout(4)
+    """
+    work = copy.deepcopy(network)
+    found = [
+        (name, layer)
+        for name, layer in named_dropout_layers(work)
+        if isinstance(layer, BetaBernoulliDropout)
+    ]
+    if not found or not found[0][0]:
+        raise ConversionError(
+            describe(
+                "to_dependent",
+                expected="a network with BetaBernoulliDropout layers inside",
+                got=type(network).__name__,
+                hint="Train it with bd.convert(network, 'beta-bernoulli') first.",
+            )
+        )
+    for name, layer in found:
+        new = DependentBetaBernoulliDropout.from_beta_bernoulli(layer, **options)
+        work.set_submodule(name, new)
+    return work

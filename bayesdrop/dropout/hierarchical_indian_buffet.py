@@ -1,0 +1,176 @@
+"""Hierarchical Indian buffet dropout: layers share one stick-breaking prior of their widths."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pyro.distributions import Beta, TorchDistribution
+from torch import Tensor, nn
+from typing_extensions import override
+
+from bayesdrop.distributions import Kumaraswamy
+from bayesdrop.dropout.relaxation import Relaxation
+from bayesdrop.dropout.stick_breaking import (
+    IndianBuffetSticks,
+    StickBreakingDropout,
+    check_positive,
+    log_stick_products,
+)
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.typing import Latents
+
+
+class HierarchicalIndianBuffetDropout(StickBreakingDropout):
+    r"""Indian buffet dropout around sticks that several layers share.
+
+    .. math::
+        p(v_j) = \mathrm{Beta}(\alpha, 1), \quad \pi^0_k = \prod_{j \le k} v_j, \quad
+        p(\pi_{lk} \mid v) = \mathrm{Beta}(c\,\pi^0_k,\ c\,(1 - \pi^0_k)), \quad
+        p(z_{nlk} \mid \pi_{lk}) = \mathrm{Bernoulli}(\pi_{lk})
+
+    .. math::
+        q(v_j) = \mathrm{Kumaraswamy}(a^0_j, b^0_j), \quad
+        q(\pi_{lk}) = \mathrm{Kumaraswamy}(a_{lk}, b_{lk}), \quad
+        q(z_{nlk} \mid \pi_{lk}) = p(z_{nlk} \mid \pi_{lk})
+
+    The sticks say how wide the layers of this network are, each layer how it differs. Give all
+    layers the same ``IndianBuffetSticks``; a layer with fewer units uses the first sticks::
+
+        sticks = bd.IndianBuffetSticks(784, concentration=50.0)
+        bd.convert(network, "hierarchical-indian-buffet", sticks=sticks)
+
+    The loss holds the sticks' KL divergence once. The layers' are in closed form given the
+    sticks, of which each step draws one sample: the ELBO is estimated without bias, with pathwise
+    gradients, also by ``TraceMeanField_ELBO``. Masks do not depend on the sticks given
+    :math:`\pi_l`, so prediction is as for other layers.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units with :math:`E[\pi_{lk}]` below this are pruned. The keep probabilities of
+            units that nothing but the prior keeps fall by half in :math:`0.7 \alpha` sticks, so
+            a small threshold would keep many of them.
+        kl_scale: Factor on this layer's KL divergence; that of the sticks is theirs.
+        sticks: The shared sticks, at least ``num_units``; used, not copied. None makes sticks of
+            the layer's own, with the default concentration, which no other layer shares.
+        layer_concentration: :math:`c > 0`: larger holds the layer closer to the shared
+            :math:`\pi^0`.
+        init_concentration1: Initial :math:`a > 0`; the default is a keep probability of 5/6.
+        init_concentration0: Initial :math:`b > 0`.
+        temperature: Temperature of the relaxed mask, > 0.
+        relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.pi``, event ``(K,)``; ``{module path}.z``, plate ``data``, event
+        ``(K,)``; and once, under the first layer that has them, ``{module path}.sticks.v``.
+
+    Raises:
+        ConfigError: If there are fewer sticks than units, or an argument makes no sense.
+
+    References:
+        Kessler, Nguyen, Zohren, Roberts (2021), "Hierarchical Indian Buffet Neural Networks for
+        Bayesian Continual Learning", https://arxiv.org/abs/1912.02290.
+        Deviations: weights are point estimates; :math:`q(\pi_{lk})` is a Kumaraswamy, not a Beta;
+        the mask's logit is :math:`\mathrm{logit}\,\pi_{lk}`, not :math:`\log\pi_{lk}`, and its
+        KL divergence is exactly zero.
+
+    Example:
+        >>> sticks = IndianBuffetSticks(6, concentration=2.0)
+        >>> net = nn.Sequential(
+        ...     HierarchicalIndianBuffetDropout(6, sticks=sticks),
+        ...     nn.Linear(6, 4),
+        ...     HierarchicalIndianBuffetDropout(4, sticks=sticks),
+        ... )
+        >>> net(torch.ones(2, 6)).shape
+        torch.Size([2, 4])
+    """
+
+    key: ClassVar[str] = "hierarchical-indian-buffet"
+    reference: ClassVar[str] = "Kessler et al. (2021), https://arxiv.org/abs/1912.02290"
+
+    layer_concentration: Tensor
+
+    def __init__(  # noqa: PLR0913 - the layer's and its prior's
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 0.1,
+        kl_scale: float = 1.0,
+        sticks: IndianBuffetSticks | None = None,
+        layer_concentration: float = 4.0,
+        init_concentration1: float = 5.0,
+        init_concentration0: float = 1.0,
+        temperature: float = 0.1,
+        relaxation: Relaxation = "concrete",
+    ) -> None:
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+            temperature=temperature,
+            relaxation=relaxation,
+        )
+        who = type(self).__name__
+        check_positive(
+            who,
+            layer_concentration=layer_concentration,
+            init_concentration1=init_concentration1,
+            init_concentration0=init_concentration0,
+        )
+        self.sticks = IndianBuffetSticks(num_units) if sticks is None else sticks
+        if self.sticks.num_sticks < num_units:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected=f"at least {num_units} sticks, one for each unit",
+                    got=f"{self.sticks.num_sticks}",
+                    hint="Make as many sticks as the widest layer has units.",
+                )
+            )
+        self.log_concentration1 = nn.Parameter(
+            torch.full((num_units,), math.log(init_concentration1))
+        )
+        self.log_concentration0 = nn.Parameter(
+            torch.full((num_units,), math.log(init_concentration0))
+        )
+        self.register_buffer("layer_concentration", torch.full((), layer_concentration))
+
+    @property
+    @override
+    def parent(self) -> IndianBuffetSticks:
+        return self.sticks
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        return self.prior_given(self.sticks.draw_latents())
+
+    @override
+    def prior_given(self, parent: Latents | None) -> dict[str, TorchDistribution]:
+        if parent is None:
+            return self.prior()
+        c = self.layer_concentration
+        log_pi = log_stick_products(parent["v"]).index_select(-1, self.rank)
+        # A unit's pi is as good as zero there, and gradients in it would overflow.
+        log_pi = log_pi.clamp(min=0.5 * math.log(torch.finfo(log_pi.dtype).tiny))
+        prior = Beta(c * log_pi.exp(), -c * torch.expm1(log_pi), validate_args=False)
+        return {"pi": prior.to_event(1)}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {"pi": self._kumaraswamy().to_event(1)}
+
+    @override
+    def keep_logits(self, latents: Latents) -> Tensor:
+        return torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
+
+    @override
+    def keep_prob(self) -> Tensor:
+        return self._kumaraswamy().mean
+
+    def _kumaraswamy(self) -> Kumaraswamy:
+        a, b = self.log_concentration1.exp(), self.log_concentration0.exp()
+        return Kumaraswamy(a, b, validate_args=False)

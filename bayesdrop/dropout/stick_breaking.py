@@ -1,0 +1,242 @@
+"""Stick-breaking: the sticks of an Indian buffet process, and layers whose units are ordered."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import Beta, TorchDistribution
+from torch import Tensor, nn
+from typing_extensions import override
+
+from bayesdrop.distributions import Kumaraswamy
+from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
+from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.errors import ConfigError, ShapeError, TruncationWarning, describe
+from bayesdrop.typing import Latents
+
+_OPEN = 5 / 6
+
+
+class IndianBuffetSticks(GlobalLatents):
+    r"""The sticks of an Indian buffet process and their posterior.
+
+    .. math::
+        p(v_j) = \mathrm{Beta}(\alpha, 1), \quad \pi_k = \prod_{j \le k} v_j
+        \qquad
+        q(v_j) = \mathrm{Kumaraswamy}(a_j, b_j)
+
+    ``IndianBuffetDropout`` has its own; ``HierarchicalIndianBuffetDropout`` layers share one.
+
+    Args:
+        num_sticks: Number of sticks :math:`K`, the truncation.
+        concentration: Mass :math:`\alpha > 0`: the expected number of features of an example.
+        init_concentration1: Initial :math:`a > 0`. None starts open: :math:`E[\pi_K] = 5/6`.
+        init_concentration0: Initial :math:`b > 0`.
+        kl_scale: Factor on the KL divergence of the sticks.
+
+    Sites:  ``{module path}.v``, event ``(K,)``.
+
+    Raises:
+        ConfigError: If there is no stick, or an argument is not positive and finite.
+
+    Example:
+        >>> IndianBuffetSticks(4, concentration=2.0).keep_prob().shape
+        torch.Size([4])
+    """
+
+    concentration: Tensor
+
+    def __init__(
+        self,
+        num_sticks: int,
+        *,
+        concentration: float = 10.0,
+        init_concentration1: float | None = None,
+        init_concentration0: float = 1.0,
+        kl_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        who = type(self).__name__
+        if num_sticks < 1:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected="at least 1 stick",
+                    got=f"num_sticks={num_sticks}",
+                    hint="Pass the number of units of the widest layer.",
+                )
+            )
+        if init_concentration1 is None:
+            # E[pi_K] = (a / (a + 1))^K for b = 1.
+            init_concentration1 = 1 / math.expm1(-math.log(_OPEN) / num_sticks)
+        check_positive(
+            who,
+            concentration=concentration,
+            init_concentration1=init_concentration1,
+            init_concentration0=init_concentration0,
+            kl_scale=kl_scale,
+        )
+        self.num_sticks = num_sticks
+        self.kl_scale = kl_scale
+        # Logarithms, since open sticks of a wide layer have a > K and the prior may want a < 1.
+        self.log_concentration1 = nn.Parameter(
+            torch.full((num_sticks,), math.log(init_concentration1))
+        )
+        self.log_concentration0 = nn.Parameter(
+            torch.full((num_sticks,), math.log(init_concentration0))
+        )
+        self.register_buffer("concentration", torch.full((), concentration))
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        prior = Beta(self.concentration, torch.ones_like(self.concentration), validate_args=False)
+        return {"v": prior.expand([self.num_sticks]).to_event(1)}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {"v": self._kumaraswamy().to_event(1)}
+
+    def keep_prob(self) -> Tensor:
+        r"""Return :math:`E_q[\pi_k]`, the product of the means of independent sticks, ``(K,)``."""
+        return self._kumaraswamy().log_mean.cumsum(-1).exp()
+
+    def extra_repr(self) -> str:
+        """Show the number of sticks."""
+        return f"{self.num_sticks}"
+
+    def _kumaraswamy(self) -> Kumaraswamy:
+        a, b = self.log_concentration1.exp(), self.log_concentration0.exp()
+        return Kumaraswamy(a, b, validate_args=False)
+
+
+class StickBreakingDropout(BayesianDropout):
+    """Abstract layer whose units are ordered: the k-th stick's unit needs all sticks before.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units with a keep probability below this are pruned.
+        kl_scale: Factor on this layer's KL divergence.
+        temperature: Temperature of the relaxed mask, > 0.
+        relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+    """
+
+    temperature: Tensor
+    rank: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int,
+        threshold: float,
+        kl_scale: float,
+        temperature: float,
+        relaxation: Relaxation,
+    ) -> None:
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        check_positive(type(self).__name__, temperature=temperature)
+        check_relaxation(relaxation)
+        self.relaxation = relaxation
+        self.register_buffer("temperature", torch.full((), temperature))
+        self.register_buffer("rank", torch.arange(num_units))
+
+    @abstractmethod
+    def keep_logits(self, latents: Latents) -> Tensor:
+        """Return the log-odds that a unit is kept given the global latents, ``(..., K)``."""
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        logits = self.keep_logits(latents)
+        return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        mean = self.keep_prob()
+        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
+
+    @override
+    def set_order(self, importance: Tensor | Sequence[float]) -> None:
+        """Give the first stick to the most important unit, and so on; ties keep their order.
+
+        Without it unit ``k`` has stick ``k``, which is as good as any order for untrained weights.
+        Before a trained ``linear``, say: ``layer.set_order(linear.weight.norm(dim=0))``.
+
+        Args:
+            importance: A number for each unit, such as the norm of its weights, shape ``(K,)``.
+
+        Raises:
+            ShapeError: If there is not one number for each unit.
+            ConfigError: If one is NaN.
+
+        Example:
+            >>> import bayesdrop as bd
+            >>> layer = bd.IndianBuffetDropout(3)
+            >>> layer.set_order([0.1, 5.0, 2.0])
+            >>> layer.rank
+            tensor([2, 0, 1])
+        """
+        values = torch.as_tensor(importance, device=self.rank.device)
+        if values.shape != (self.num_units,):
+            raise ShapeError(
+                describe(
+                    f"{self.name}.set_order",
+                    expected=f"one importance for each of the {self.num_units} units",
+                    got=f"shape {tuple(values.shape)}",
+                    hint="Take the norm over all dimensions of the weights but the units'.",
+                )
+            )
+        if bool(values.isnan().any()):
+            raise ConfigError(
+                describe(
+                    f"{self.name}.set_order",
+                    expected="numbers that can be ordered",
+                    got="NaN",
+                    hint="Are the weights finite?",
+                )
+            )
+        self.rank.copy_(values.argsort(descending=True, stable=True).argsort())
+
+    @override
+    @torch.no_grad()
+    def check_posterior(self) -> None:
+        last = float(self.keep_prob()[self.rank.argmax()])
+        if last >= self.threshold:
+            warnings.warn(
+                f"{self.name}: expected the last of its {self.num_units} units to be closed "
+                f"(keep probability < threshold={self.threshold:g}), got {last:.2g}. If it is "
+                "still falling, train for longer; otherwise the data want more units than there "
+                "are: use a wider layer, or a smaller concentration.",
+                TruncationWarning,
+                stacklevel=2,
+            )
+
+
+def log_stick_products(v: Tensor) -> Tensor:
+    r"""Return :math:`\log \pi_k = \sum_{j \le k} \log v_j` along the last dimension, below zero.
+
+    In log space: the product of some ten closed sticks is below the smallest float. A stick below
+    that number's square root counts as the root, which no mask can tell from zero; the derivative
+    of its logarithm would overflow.
+    """
+    info = torch.finfo(v.dtype)
+    return v.clamp(min=math.sqrt(info.tiny), max=1 - info.eps).log().cumsum(-1)
+
+
+def check_positive(who: str, **values: float) -> None:
+    """Raise ``ConfigError`` if one of the named values is not positive and finite."""
+    for name, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected=f"{name} > 0 and finite",
+                    got=f"{name}={value}",
+                    hint="The concentration is the number of units an example should use; "
+                    "start from the other defaults.",
+                )
+            )

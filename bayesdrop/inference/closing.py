@@ -1,0 +1,75 @@
+"""Closing the units that no training example uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.dropout import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.inference.batches import Data, batches
+from bayesdrop.inference.predict import evaluation_mode
+
+_ROWS = 1000
+
+
+class _Used(MaskContext):
+    """Runs with mean masks and notes which units are open for any input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units: dict[BayesianDropout, Tensor] = {}
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        mask = layer.mean_mask(x)
+        if layer.input_dependent:
+            used = (mask > 0).any(0)
+            self.units[layer] = used | self.units[layer] if layer in self.units else used
+        return mask
+
+
+@torch.no_grad()
+def close_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
+    """Close, for good, the units whose mean mask is zero for every example of ``data``.
+
+    The last step of training with masks that depend on the input. On these examples the
+    mean-masked network's outputs stay as they are.
+
+    Args:
+        bnn: A trained network with ``DependentBetaBernoulliDropout`` layers; changed in place.
+        data: The training data.
+
+    Returns:
+        Layer name to the number of units closed now.
+
+    Raises:
+        ConfigError: If the network has no such layer.
+    """
+    layers = {
+        name: layer
+        for name, layer in bnn.named_dropout_layers()
+        if isinstance(layer, DependentBetaBernoulliDropout)
+    }
+    if not layers:
+        raise ConfigError(
+            describe(
+                "close_unused_units",
+                expected="a network with DependentBetaBernoulliDropout layers",
+                got="none",
+                hint="Other masks do not depend on the input: their units are pruned already.",
+            )
+        )
+    device = next(bnn.parameters()).device
+    used = _Used()
+    with evaluation_mode(bnn), used:
+        for x, _ in batches(data, _ROWS):
+            bnn.network(x.to(device))
+    closed = {}
+    for name, layer in layers.items():
+        unused = layer.active() & ~used.units[layer]
+        layer.close(unused)
+        closed[name] = int(unused.sum())
+    return closed

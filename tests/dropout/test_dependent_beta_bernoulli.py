@@ -1,0 +1,280 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import kl_divergence
+
+import bayesdrop as bd
+from bayesdrop import BetaBernoulliDropout, DependentBetaBernoulliDropout
+from bayesdrop.errors import ConfigError, ConversionError, ShapeError
+from bayesdrop.inference.closing import close_unused_units
+from tests.statistics import assert_mean_close, assert_means_equal
+
+
+def trained(num_units=4, **options):
+    """A beta-Bernoulli layer with different units, the first of them pruned."""
+    layer = BetaBernoulliDropout(num_units, **options)
+    with torch.no_grad():
+        layer.raw_concentration1.copy_(torch.linspace(-9.0, 4.0, num_units))
+    return layer
+
+
+def always_open(layer):
+    """The layer's gates at phi = 1 for every input."""
+    with torch.no_grad():
+        layer.slope.zero_()
+        layer.shift_loc.fill_(20.0)
+        layer.raw_shift_scale.fill_(-20.0)
+    return layer
+
+
+# -- golden values and limit laws -----------------------------------------------------------------
+
+
+def test_initial_values_are_the_papers():
+    layer = DependentBetaBernoulliDropout(3)
+    q, p = layer.posterior()["shift"].base_dist, layer.prior()["shift"].base_dist
+    torch.testing.assert_close(q.loc, torch.ones(3))
+    torch.testing.assert_close(q.scale, torch.ones(3))
+    torch.testing.assert_close(p.scale, torch.full((3,), math.sqrt(5.0)))
+    # log(sqrt(rho) / kappa) + (kappa^2 + eta^2) / (2 rho) - 1/2 with rho = 5, kappa = eta = 1.
+    golden = math.log(math.sqrt(5.0)) + 2.0 / 10.0 - 0.5
+    torch.testing.assert_close(
+        kl_divergence(layer.posterior()["shift"], layer.prior()["shift"]),
+        torch.tensor(3 * golden),
+    )
+
+
+def test_an_open_gate_gives_beta_bernoulli_dropout():
+    source = trained()
+    layer = always_open(DependentBetaBernoulliDropout.from_beta_bernoulli(source)).eval()
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(layer.mean_mask(x), source.mean_mask().expand(5, 4))
+    pi = {"pi": torch.tensor([0.1, 0.3, 0.5, 0.9])}
+    latents = {**pi, **{"shift": layer.posterior()["shift"].mean}}
+    for training in (True, False):
+        layer.train(training)
+        source.train(training)
+        ours, theirs = layer.mask_distribution(latents, x), source.mask_distribution(pi)
+        logits = ours.base_dist.logits[0]
+        torch.testing.assert_close(logits[1:], theirs.base_dist.logits[1:])
+
+
+def test_the_mask_is_bernoulli_with_the_product_of_rates():
+    layer = DependentBetaBernoulliDropout(2).eval()
+    with torch.no_grad():
+        layer.running_mean.copy_(torch.tensor([1.0, 0.0]))
+        layer.running_var.copy_(torch.tensor([4.0, 1.0]) - 1e-5)
+        layer.slope.copy_(torch.tensor([0.5, 1.0]))
+    latents = {"pi": torch.tensor([0.8, 0.5]), "shift": torch.tensor([0.25, 0.4])}
+    x = torch.tensor([[2.0, 0.3], [-9.0, 9.0]])
+    # 0.5 (2 - 1) / 2 + 0.25 = 0.5 and 0.3 + 0.4 = 0.7; clamped at both ends in the second row.
+    expected = torch.tensor([[0.4, 0.35], [0.8e-10, 0.5]])
+    fn = layer.mask_distribution(latents, x)
+    torch.testing.assert_close(fn.mean, expected)
+    assert fn.batch_shape == (2,)
+    assert fn.event_shape == (2,)
+    samples = fn.sample((20_000,))
+    assert_mean_close(samples[:, 0], expected[0])
+    assert bool((samples[:, 1, 0] == 0).all())
+
+
+def test_relaxed_masks_tend_to_bernoulli_as_the_temperature_falls():
+    layer = DependentBetaBernoulliDropout(3, temperature=1e-3)
+    latents = {"pi": torch.full((3,), 0.6), "shift": torch.tensor([0.5, 0.9, 0.2])}
+    with torch.no_grad():
+        layer.slope.zero_()
+    z = layer.mask_distribution(latents, torch.zeros(20_000, 3)).rsample()
+    hard = (z - z.round()).abs() < 0.01
+    assert float(hard.double().mean()) > 0.99
+    assert_means_equal(z.round(), torch.bernoulli(0.6 * latents["shift"].expand(20_000, 3)))
+
+
+# -- the input ------------------------------------------------------------------------------------
+
+
+def test_maps_are_averaged_over_positions():
+    layer = DependentBetaBernoulliDropout(3, unit_dim=-3).eval()
+    x = torch.randn(2, 3, 4, 5)
+    flat = DependentBetaBernoulliDropout(3).eval()
+    torch.testing.assert_close(layer.mean_mask(x), flat.mean_mask(x.mean((2, 3))))
+    assert layer(x).shape == x.shape
+
+
+def test_sequences_are_averaged_over_steps():
+    layer = DependentBetaBernoulliDropout(3).eval()
+    x = torch.randn(2, 7, 3)
+    torch.testing.assert_close(layer.mean_mask(x), layer.mean_mask(x.mean(1)))
+
+
+def test_no_gradient_reaches_the_input_through_the_gate():
+    layer = DependentBetaBernoulliDropout(3).eval()
+    x = torch.rand(2, 3, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.mean_mask(x).detach())
+
+
+def test_an_examples_mask_does_not_depend_on_its_batch():
+    layer, x = DependentBetaBernoulliDropout(3), torch.randn(6, 3)
+    layer(x)
+    layer.eval()
+    torch.testing.assert_close(layer.mean_mask(x)[:2], layer.mean_mask(x[:2]))
+
+
+def test_statistics_are_the_first_batchs_then_a_running_average():
+    layer = DependentBetaBernoulliDropout(3, momentum=0.25)
+    first, second = torch.randn(50, 3) * 2 + 1, torch.randn(50, 3)
+    layer(first)
+    torch.testing.assert_close(layer.running_mean, first.mean(0))
+    torch.testing.assert_close(layer.running_var, first.var(0, correction=0))
+    layer(second)
+    torch.testing.assert_close(layer.running_mean, 0.75 * first.mean(0) + 0.25 * second.mean(0))
+
+
+def test_evaluation_mode_freezes_the_statistics():
+    layer = DependentBetaBernoulliDropout(3).eval()
+    before = copy.deepcopy(layer.state_dict())
+    layer(torch.randn(5, 3))
+    torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+# -- never denser ---------------------------------------------------------------------------------
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        trained(4, unit_dim=-3),
+        nn.Flatten(),
+        trained(64),
+        nn.Linear(64, 3),
+    )
+
+
+def test_no_input_has_a_unit_that_was_pruned():
+    source = network()
+    dependent = bd.to_dependent(source)
+    data = torch.randn(200, 1, 6, 6), torch.randint(3, (200,))
+    bnn = bd.BayesianNetwork(dependent, bd.Categorical(), 200)
+    bd.fit(bnn, data, epochs=3, variational_learning_rate=0.1, progress=False)
+    for index, shape in ((2, (40, 4, 4, 4)), (4, (40, 64))):
+        dead = ~source[index].active()
+        assert bool(dead.any())
+        x = 10 * torch.randn(shape)
+        mask = dependent[index].mean_mask(x)
+        assert bool((mask[:, dead] == 0).all())
+        assert bool((mask <= source[index].mean_mask() + 1e-12).all())
+        torch.testing.assert_close(
+            dependent[index].raw_concentration1, source[index].raw_concentration1
+        )
+
+
+def test_to_dependent_copies():
+    source = network()
+    before = copy.deepcopy(source.state_dict())
+    dependent = bd.to_dependent(source, init_shift=0.5)
+    assert not dependent[2].raw_concentration1.requires_grad
+    assert source[2].raw_concentration1.requires_grad
+    torch.testing.assert_close(dependent[4].shift_loc, torch.full((64,), 0.5))
+    with torch.no_grad():
+        dependent[5].weight.zero_()
+    torch.testing.assert_close(source.state_dict(), before, rtol=0, atol=0)
+
+
+def test_to_dependent_keeps_site_names_and_prior():
+    bnn = bd.BayesianNetwork(
+        nn.Sequential(
+            BetaBernoulliDropout(4, prior_concentration1=0.3, kl_scale=2.0), nn.Linear(4, 3)
+        ),
+        bd.Categorical(),
+        10,
+    )
+    dependent = bd.to_dependent(bnn)
+    layer = dependent.network[0]
+    assert layer.path == "0"
+    assert layer.kl_scale == 2.0
+    assert float(layer.prior_concentration1) == 0.3
+    assert dependent.model(torch.zeros(2, 4)).shape == (2, 3)
+
+
+def test_unused_units_are_closed_without_changing_the_outputs():
+    net = bd.to_dependent(network())
+    with torch.no_grad():
+        net[4].slope.zero_()
+        net[4].shift_loc[:20] = -1.0
+        net[4].shift_loc[20:] = 1.0
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), 50).eval()
+    x = torch.randn(50, 1, 6, 6)
+    before, kept = bnn(x), int(net[4].active()[20:].sum())
+    closed = close_unused_units(bnn, x)
+    assert closed["4"] > 0
+    assert bnn.units()[1] == kept
+    torch.testing.assert_close(bnn(x), before, rtol=0, atol=0)
+    with torch.no_grad():
+        net[4].shift_loc.fill_(1.0)
+    assert bool((net[4].mean_mask(torch.randn(5, 64))[:, :20] == 0).all())
+    assert close_unused_units(bnn, x)["4"] == 0
+
+
+# -- trained masks --------------------------------------------------------------------------------
+
+
+def test_masks_differ_by_class_on_digits():
+    splits = bd.load_data("digits")
+    net = bd.convert(
+        bd.networks.lenet_500_300(in_features=64), "dependent-beta-bernoulli", kl_scale=0.1
+    )
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), len(splits.train[1]))
+    bd.fit(
+        bnn, splits.train, epochs=8, batch_size=50, variational_learning_rate=0.05, seed=0,
+        progress=False,
+    )  # fmt: skip
+    x, y = splits.test
+    layer = net.fc3_dropout
+    masks = layer.mean_mask(net.relu2(net.fc2(net.fc2_dropout(hidden(net, x)))))
+    between = torch.stack([masks[y == c].mean(0) for c in range(10)]).var(0).sum()
+    within = torch.stack([masks[y == c].var(0) for c in range(10)]).mean(0).sum()
+    shuffled = y[torch.randperm(len(y))]
+    chance = torch.stack([masks[shuffled == c].mean(0) for c in range(10)]).var(0).sum()
+    assert between > 5 * chance
+    assert within > 0
+
+
+def hidden(net, x):
+    return net.relu1(net.fc1(net.fc1_dropout(net.flatten(x))))
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shift_variance": 0.0},
+        {"init_shift_scale": -1.0},
+        {"momentum": 0.0},
+        {"momentum": 1.5},
+        {"init_shift": math.nan},
+        {"init_slope": math.inf},
+    ],
+)
+def test_bad_options_are_refused(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"DependentBetaBernoulliDropout.*got {name}="):
+        DependentBetaBernoulliDropout(3, **options)
+
+
+def test_a_mask_without_its_input_is_refused():
+    with pytest.raises(ShapeError, match="expected the layer's input, got None"):
+        DependentBetaBernoulliDropout(3).mean_mask()
+
+
+def test_networks_without_beta_bernoulli_layers_are_refused():
+    with pytest.raises(ConversionError, match="to_dependent: expected a network with"):
+        bd.to_dependent(nn.Linear(2, 2))
+    bnn = bd.BayesianNetwork(nn.Linear(2, 2), bd.Categorical(), 10)
+    with pytest.raises(ConfigError, match="close_unused_units: expected a network with"):
+        close_unused_units(bnn, torch.zeros(2, 2))

@@ -1,0 +1,156 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError, DataError, DivergenceError
+from bayesdrop.inference.draws import (
+    draw_posterior,
+    draw_prior,
+    evaluate_draws,
+    log_densities,
+    provides,
+    stack_draws,
+)
+from tests.statistics import assert_means_equal
+
+KEYS = list(bd.registered_dropouts())
+
+
+def bayesian(key="beta-bernoulli", likelihood=None, **options):
+    net = nn.Sequential(
+        bd.make_dropout(key, 4, **options), nn.Linear(4, 3), bd.make_dropout(key, 3, **options)
+    )
+    return bd.BayesianNetwork(net, likelihood or bd.Categorical(), num_data=7).eval()
+
+
+def data(rows=7):
+    return torch.randn(rows, 4), torch.arange(rows) % 3
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_densities_are_those_of_the_model_and_of_the_guide(key):
+    bnn = bayesian(key, kl_scale=3.0)
+    draws = draw_posterior(bnn, 5)
+    densities = log_densities(stack_draws(draws))
+    for index, draw in enumerate(draws):
+        values = {f"{p}.{n}": v for p, o in bnn.named_global_latents() for n, v in draw[o].items()}
+        for program, density in zip((bnn.model, bnn.guide), densities, strict=True):
+            trace = poutine.trace(poutine.condition(program, values)).get_trace(data()[0])
+            terms = [trace.nodes[name]["fn"].log_prob(value) for name, value in values.items()]
+            torch.testing.assert_close(density[index], torch.stack(terms).sum())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_prior_draws_have_the_shapes_of_posterior_draws(key):
+    bnn = bayesian(key)
+    prior, posterior = draw_prior(bnn, 6), stack_draws(draw_posterior(bnn, 6))
+    assert prior.keys() == posterior.keys()
+    for owner, latents in posterior.items():
+        assert {n: v.shape for n, v in latents.items()} == {
+            n: v.shape for n, v in prior[owner].items()
+        }
+
+
+def test_averaging_over_masks_gives_the_marginal_likelihood():
+    # One unit of weight 1: y is N(1, 1) where it is kept and N(0, 1) where it is not.
+    net = nn.Sequential(bd.BetaBernoulliDropout(1), nn.Linear(1, 1, bias=False))
+    nn.init.ones_(net[1].weight)
+    bnn = bd.BayesianNetwork(net, bd.Gaussian(1.0), num_data=1).eval()
+    x, y, keep = torch.ones(1, 1), torch.tensor([[2.0]]), 0.3
+    draws = [{net[0]: {"pi": torch.tensor([keep])}}] * 2000
+    density = dist.Normal(torch.tensor([1.0, 0.0]), 1.0).log_prob(y[0]).exp()
+    exact = keep * density[0] + (1 - keep) * density[1]
+    one, four = (
+        next(evaluate_draws(bnn, (x, y), draws, num_masks=m)).log_likelihood.exp() for m in (1, 4)
+    )
+    for likelihood in (one, four):
+        assert_means_equal(likelihood, exact.expand(2, 1) + torch.zeros(2, 1))
+    ratio = float(one.var() / four.var())
+    assert 3.0 < ratio < 5.3  # 4, within 5 standard errors of a ratio of variances of 2000 draws
+
+
+def test_common_noise_leaves_the_latents_as_the_only_difference():
+    bnn = bayesian()
+    draws = draw_posterior(bnn, 1) * 3
+    same = next(evaluate_draws(bnn, data(), draws, noise_seed=1)).log_likelihood
+    assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2])
+    fresh = next(evaluate_draws(bnn, data(), draws)).log_likelihood
+    assert not torch.equal(fresh[0], fresh[1])
+
+
+@pytest.mark.parametrize("kind", ["pair", "dataset", "loader", "small batches"])
+def test_every_kind_of_data_gives_every_example_once(kind):
+    x, y = data()
+    source = {
+        "pair": (x, y),
+        "small batches": (x, y),
+        "dataset": TensorDataset(x, y),
+        "loader": DataLoader(TensorDataset(x, y), batch_size=3),
+    }[kind]
+    bnn = bayesian()
+    parts = list(
+        evaluate_draws(
+            bnn, source, draw_posterior(bnn, 2), batch_size=2 if "small" in kind else None
+        )
+    )
+    assert torch.equal(torch.cat([part.x for part in parts]), x)
+    assert torch.equal(torch.cat([part.y for part in parts]), y)
+    assert torch.cat([part.log_likelihood for part in parts], 1).shape == (2, 7)
+    assert torch.cat([part.observations for part in parts], 1).shape == (2, 7)
+
+
+def test_rows_of_a_pass_shrink_with_the_memory_limit_and_with_the_number_of_masks():
+    bnn, sizes = bayesian(), []
+    bnn.network.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    list(evaluate_draws(bnn, data(), draw_posterior(bnn, 1), num_masks=5, memory_limit=2000))
+    assert sum(sizes) == 7 * 5 + 2  # one example to measure, one to look for local latents
+    assert max(sizes) <= 10
+
+
+def test_bad_inputs_and_outputs_are_named():
+    bnn = bayesian()
+    draws = draw_posterior(bnn, 1)
+    x, y = data()
+    x[3, 0] = math.nan
+    with pytest.raises(DataError, match="nan or infinity in input row 3"):
+        list(evaluate_draws(bnn, (x, y), draws))
+    with torch.no_grad():
+        bnn.network[1].bias.fill_(math.inf)
+    with pytest.raises(DivergenceError, match="finite predictions"):
+        list(evaluate_draws(bnn, data(), draws, simulate=False))
+    empty = DataLoader(TensorDataset(*data(2)), batch_size=3, drop_last=True)
+    with pytest.raises(DataError, match="expected at least one batch, got none"):
+        list(evaluate_draws(bnn, empty, draws))
+
+
+def test_latents_of_an_example_are_refused():
+    vae = bd.VariationalAutoencoder(
+        nn.Linear(4, 6),
+        nn.Linear(2, 4),
+        bd.Gaussian(1.0),
+        num_data=7,
+        latent_dropout=bd.IndianBuffetDropout(2),
+    ).eval()
+    store = dict(pyro.get_param_store().items())
+    with pytest.raises(ConfigError, match="VariationalAutoencoder: expected examples without"):
+        list(evaluate_draws(vae, data()[0], draw_posterior(vae, 1)))
+    assert dict(pyro.get_param_store().items()) == store
+
+
+def test_what_a_distribution_provides_is_seen_through_independent():
+    normal = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    assert all(provides(normal, name) for name in ("sample", "log_prob", "mean"))
+
+    class Improper(dist.TorchDistribution):
+        arg_constraints = {}
+        support = dist.constraints.real
+
+    improper = Improper(torch.Size((2,))).to_event(1)
+    assert not any(provides(improper, name) for name in ("sample", "log_prob", "mean"))
