@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.flow import Flow, Opaque, Rule
+from bayesdrop.compression.folding import fold
+from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import shape_of, traced
 from bayesdrop.compression.rules import (
     Add,
@@ -30,10 +32,13 @@ from bayesdrop.compression.rules import (
     Pool,
     Rectifier,
     ShapeQuery,
-    Unary,
     Weighted,
 )
-from bayesdrop.dropout import BayesianDropout, named_dropout_layers
+from bayesdrop.dropout import (
+    BayesianDropout,
+    DependentBetaBernoulliDropout,
+    named_dropout_layers,
+)
 from bayesdrop.errors import CompactionError, ConfigError, describe
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -63,6 +68,7 @@ def compact(
     network: nn.Module,
     example_input: Tensor | tuple[Tensor, ...] | None = None,
     *,
+    per_input: bool = False,
     check: bool = True,
 ) -> fx.GraphModule:
     r"""Return a plain, smaller network whose outputs are those of the mean-masked one.
@@ -76,6 +82,13 @@ def compact(
     where that is not exact. Anything unknown (attention, grouped convolutions, layers called
     twice, ...) keeps all its units.
 
+    Where a mask depends on the input (``DependentBetaBernoulliDropout``), the units that are
+    closed for every input go; the mask of the others is computed as before, in plain operations.
+    With ``per_input`` the next layer then also leaves out the units that are closed for the input
+    at hand: it gathers the open ones and their weights. That is made for a batch of one. A larger
+    batch is right too, with the units that any of its examples has open. An entry of the mask
+    within rounding of the threshold can fall on its other side, which changes it by the threshold.
+
     If every unit of a layer is pruned, the layer keeps one unit and the network is constant from
     there on, as the mean-masked one is.
 
@@ -84,6 +97,9 @@ def compact(
             changed. Without any such layer the result is the traced network.
         example_input: A batch to trace shapes with (or a tuple, for several inputs). None makes
             one of the shape that a ``BayesianNetwork`` last saw.
+        per_input: Whether to compute with the open units of each input only, where masks depend on
+            it. Fewer FLOPs; whether it is faster depends on the layers' sizes: measure it. The
+            sizes of its tensors depend on the data.
         check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
 
     Returns:
@@ -91,8 +107,8 @@ def compact(
         names. It holds nothing of bayesdrop: it can be pickled, exported and run without.
 
     Raises:
-        CompactionError: If the network cannot be traced, if a mask depends on the input, or if the
-            check fails.
+        CompactionError: If the network cannot be traced, if a mask of an unknown kind depends on
+            the input, or if the check fails.
         ConfigError: If there is no example input and the network has not seen any.
 
     Example:
@@ -104,16 +120,72 @@ def compact(
     """
     if example_input is None:
         example_input = _example(network)
-    work = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
-    work.eval()
     example = example_input if isinstance(example_input, tuple) else (example_input,)
-    _refuse_input_dependent(work)
     with torch.no_grad():
+        work = detached(network)
         expected = work(*example) if check else None
-        result = _compacted(traced(work, example), example[0].device)
+        flow = analysed(work, example)
+        result = emitted(flow, per_input=per_input)
         if check:
             _verify(expected, result(*example))
     return result
+
+
+def detached(network: nn.Module) -> nn.Module:
+    """Return a copy of the network in evaluation mode, if its masks are of known kinds.
+
+    Args:
+        network: As for ``compact``.
+
+    Raises:
+        CompactionError: If a mask of an unknown kind depends on the input.
+    """
+    work = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
+    _refuse_input_dependent(work)
+    return work.eval()
+
+
+def analysed(network: nn.Module, example: tuple[Tensor, ...]) -> Flow:
+    """Return what is known about every tensor of a network and what is needed of it.
+
+    Args:
+        network: What ``detached`` returned; it may be changed.
+        example: Its inputs.
+
+    Raises:
+        CompactionError: If the network cannot be traced.
+    """
+    flow = Flow(traced(network, example), example[0].device)
+    choose = _Chooser(flow)
+    nodes = list(flow.source.graph.nodes)
+    for node in nodes:
+        rule = flow.rules[node] = choose(node)
+        flow.constant[node] = rule.constant()
+        flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
+    for node in reversed(nodes):
+        needed = flow.needed[node]
+        if len(needed) and not needed.any():
+            needed[0] = True  # Layers without units are legal in torch but not elsewhere.
+        flow.rules[node].request(needed)
+    return flow
+
+
+def emitted(flow: Flow, *, per_input: bool = False) -> fx.GraphModule:
+    """Return the compact network of an analysis, once.
+
+    Args:
+        flow: What ``analysed`` returned.
+        per_input: As for ``compact``.
+    """
+    for rule in list(flow.rules.values()):
+        if isinstance(rule, Mask):
+            fold(flow, rule)
+        elif isinstance(rule, Gate):
+            rule.selects = per_input and rule.gatherable
+    for node in flow.source.graph.nodes:
+        flow.made[node], flow.kept[node] = flow.rules[node].emit()
+    result = fx.GraphModule(flow.parts, flow.graph, type(flow.source).__name__)
+    return result.eval()
 
 
 def _example(network: nn.Module) -> Tensor:
@@ -130,28 +202,6 @@ def _example(network: nn.Module) -> Tensor:
         )
     generator = torch.Generator().manual_seed(0)
     return torch.rand(2, *shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
-
-
-def _compacted(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
-    flow = Flow(module, device)
-    choose = _Chooser(flow)
-    nodes = list(module.graph.nodes)
-    for node in nodes:
-        rule = flow.rules[node] = choose(node)
-        flow.constant[node] = rule.constant()
-        flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
-    for node in reversed(nodes):
-        needed = flow.needed[node]
-        if len(needed) and not needed.any():
-            needed[0] = True  # Layers without units are legal in torch but not elsewhere.
-        flow.rules[node].request(needed)
-    for rule in list(flow.rules.values()):
-        if isinstance(rule, Mask):
-            _fold(flow, rule)
-    for node in nodes:
-        flow.made[node], flow.kept[node] = flow.rules[node].emit()
-    result = fx.GraphModule(flow.parts, flow.graph, type(module).__name__)
-    return result.eval()
 
 
 class _Chooser:
@@ -184,6 +234,8 @@ class _Chooser:
 
     def _layer(self, node: fx.Node, module: nn.Module) -> Rule | None:
         ndim = len(shape_of(node) or ())
+        if isinstance(module, DependentBetaBernoulliDropout):
+            return Gate(self.flow, node, ndim + module.unit_dim)
         if isinstance(module, BayesianDropout):
             return Mask(self.flow, node, ndim + module.unit_dim)
         kind = type(module)
@@ -281,66 +333,14 @@ class _Chooser:
         return None
 
 
-def _fold(flow: Flow, rule: Mask) -> None:
-    """Multiply a mask's factors into the weights after it, or else before it, if that is exact."""
-    if (rule.mask < 0).any():
-        return
-    after = _consumers(flow, rule.node, rule.dim, rule.mask)
-    if after is not None:
-        rule.folded = "forward"
-        for consumer, scale in after:
-            consumer.column_scale = scale
-        return
-    before = _producer(flow, rule)
-    if before is not None:
-        rule.folded = "backward"
-        before.row_scale = rule.mask
-
-
-def _consumers(
-    flow: Flow, node: fx.Node, dim: int, scale: Tensor
-) -> list[tuple[Weighted, Tensor]] | None:
-    """Return the weighted layers that see the scaled units and nothing else, or None."""
-    found: list[tuple[Weighted, Tensor]] = []
-    for user in node.users:
-        rule = flow.rules[user]
-        if isinstance(rule, ShapeQuery):
-            continue
-        if isinstance(rule, Weighted) and rule.dim == dim:
-            found.append((rule, scale))
-            continue
-        if not rule.homogeneous or not isinstance(rule, Unary) or flow.rules[node].dim != dim:
-            return None
-        more = scale.repeat_interleave(rule.block) if isinstance(rule, Flatten) else scale
-        further = _consumers(flow, user, rule.dim, more)
-        if further is None:
-            return None
-        found += further
-    return found
-
-
-def _producer(flow: Flow, mask: Mask) -> Norm | Weighted | None:
-    """Return the layer whose output reaches the mask, and nothing else, unit by unit, or None."""
-    node = mask.input
-    while len(node.users) == 1:
-        rule = flow.rules[node]
-        if rule.dim != mask.dim:
-            return None
-        if isinstance(rule, Weighted) or (isinstance(rule, Norm) and rule.module.affine):
-            return rule
-        if not rule.homogeneous or not isinstance(rule, Unary) or isinstance(rule, Flatten):
-            return None
-        node = rule.input
-    return None
-
-
 def _refuse_input_dependent(network: nn.Module) -> None:
     for name, layer in named_dropout_layers(network):
-        if layer.input_dependent:
+        if layer.input_dependent and not isinstance(layer, DependentBetaBernoulliDropout):
             raise CompactionError(
                 describe(
                     "compact",
-                    expected="masks that are the same for every input",
+                    expected="masks that are the same for every input, or those of "
+                    "DependentBetaBernoulliDropout",
                     got=f"{type(layer).__name__} {name!r}, whose mask depends on its input",
                     hint="Take it out first, or replace it by a layer with a fixed mask.",
                 )

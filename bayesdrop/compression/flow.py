@@ -1,13 +1,15 @@
 r"""What each operation does to units that are constant, and to units that nothing needs.
 
 Every tensor is tracked along one dimension, that of its units (features or channels), by three
-vectors over the units of the full network:
+vectors over the units of the full network, and where these depend on the input by a node:
 
 * *constant*: the unit's value if it is the same for every input and position, else NaN. A unit
   that the mean mask drops is the constant 0, and so is what ReLU, pooling, flattening make of it.
 * *needed*: whether something downstream depends on the unit. A layer never needs a constant: its
   effect goes into the layer's bias.
 * *kept*: the units that the compact network's tensor has, in order.
+* *selected*: with ``per_input``, the node that computes which of these it really has, by position;
+  the others are closed by a mask for the present input.
 
 A rule knows one kind of operation: it computes *constant* from the inputs', requests what it
 needs of its inputs, and emits itself for the units that are kept. What has no rule is ``Opaque``:
@@ -39,6 +41,7 @@ class Flow:
         self.constant: dict[fx.Node, Tensor] = {}
         self.needed: dict[fx.Node, Tensor] = {}
         self.kept: dict[fx.Node, Tensor] = {}
+        self.selected: dict[fx.Node, fx.Node] = {}
         self.graph = fx.Graph()
         self.made: dict[fx.Node, fx.Node] = {}
         self.parts: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from bayesdrop.compression.flow import NAN, Flow, Opaque, Rule, resized, scaled
@@ -36,6 +37,8 @@ class Unary(Opaque):
     @override
     def emit(self) -> tuple[fx.Node, Tensor]:
         node, _ = super().emit()
+        if self.input in self.flow.selected:
+            self.flow.selected[self.node] = self.flow.selected[self.input]
         return node, self.flow.kept_along(self.input, self.dim)
 
 
@@ -98,7 +101,14 @@ class Flatten(Unary):
     def emit(self) -> tuple[fx.Node, Tensor]:
         node, _ = Opaque.emit(self)
         kept = self.flow.kept_along(self.input, 1)
-        return node, (kept[:, None] * self.block + torch.arange(self.block)).flatten()
+        inside = torch.arange(self.block)
+        index = self.flow.selected.get(self.input)
+        if index is not None:
+            call, name = self.flow.graph.call_function, f"{self.node.name}.inside"
+            first = call(torch.unsqueeze, (call(torch.mul, (index, self.block)), 1))
+            every = call(torch.add, (first, self.flow.tensor(name, inside.to(self.flow.device))))
+            self.flow.selected[self.node] = call(torch.flatten, (every,))
+        return node, (kept[:, None] * self.block + inside).flatten()
 
 
 class Norm(Unary):
@@ -143,6 +153,8 @@ class Weighted(Unary):
         self.row_scale: Tensor | None = None
         self.column_scale: Tensor | None = None
         self.pads = _pads(self.module)
+        padding_mode = getattr(self.module, "padding_mode", "zeros")
+        self.mixes = padding_mode == "zeros"
 
     def foldable(self) -> Tensor:
         """Return which inputs are constants that can go into the bias."""
@@ -189,6 +201,8 @@ class Weighted(Unary):
             bias = scaled(bias, rows, row_scale=self.row_scale) + shift
         elif (shift != 0).any():
             bias = shift
+        if self.input in self.flow.selected:
+            return self._selected(weight, bias), rows
         names = ("in_features", "out_features")
         if not isinstance(m, nn.Linear):
             names = ("in_channels", "out_channels")
@@ -197,9 +211,34 @@ class Weighted(Unary):
         self.flow.parts[target] = resized(m, {"weight": weight, "bias": bias}, **sizes)
         return self.flow.graph.call_module(target, (self.flow.made[self.input],)), rows
 
+    def _selected(self, weight: Tensor, bias: Tensor | None) -> fx.Node:
+        """Emit the layer with the weights of those input units only that the input has."""
+        m, graph, target = self.module, self.flow.graph, str(self.node.target)
+        made, index = self.flow.made[self.input], self.flow.selected[self.input]
+        linear = isinstance(m, nn.Linear)
+        if linear:  # One input unit's weights lie side by side, which makes the copy cheap.
+            weight = weight.t().contiguous()
+        grad = m.weight.requires_grad
+        name = f"{target}.weight_transposed" if linear else f"{target}.weight"
+        node = self.flow.tensor(name, nn.Parameter(weight, grad))
+        node = graph.call_function(torch.index_select, (node, 0 if linear else 1, index))
+        shift = None
+        if bias is not None:
+            shift = self.flow.tensor(f"{target}.bias", nn.Parameter(bias, grad))
+        if linear:
+            node = graph.call_function(torch.t, (node,))
+            return graph.call_function(F.linear, (made, node, shift))
+        function = (F.conv1d, F.conv2d, F.conv3d)[m.weight.ndim - 3]
+        settings = (m.stride, m.padding, m.dilation)
+        return graph.call_function(function, (made, node, shift, *settings))
+
 
 class Depthwise(Weighted):
     """A convolution with one group per channel: units stay apart."""
+
+    def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
+        super().__init__(flow, node, dim)
+        self.mixes = False
 
     @override
     def constant(self) -> Tensor:

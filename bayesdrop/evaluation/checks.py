@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import DataError, ShapeError, describe
+from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
 
 Array: TypeAlias = "Tensor | np.ndarray"
 
@@ -60,6 +61,45 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             )
         )
     return values
+
+
+def as_samples(who: str, samples: Array) -> Iterator[Tensor]:
+    """Check ``(S, N, C)`` and return its ``(N, C)`` one by one, in float64 on the CPU.
+
+    Only one posterior sample at a time is copied.
+
+    Raises:
+        ShapeError: If the shape is not ``(S, N, C)`` with at least one sample.
+        DataError: As ``as_probabilities``, naming the sample.
+    """
+    values = torch.as_tensor(samples).detach()
+    if values.ndim != 3 or len(values) == 0:
+        raise ShapeError(
+            describe(
+                who,
+                expected="probabilities of shape (posterior samples, N, classes)",
+                got=str(tuple(values.shape)),
+                hint="One prediction only? Pass probabilities[None].",
+            )
+        )
+    return (as_probabilities(f"{who}, sample {s}", values[s]) for s in range(len(values)))
+
+
+def as_mean_probabilities(who: str, predictions: Array) -> Tensor:
+    """Return ``(N, C)`` from ``(N, C)``, ``(N,)`` or, averaged over samples, ``(S, N, C)``.
+
+    Raises:
+        ShapeError: As ``as_probabilities``.
+        DataError: As ``as_probabilities``.
+    """
+    values = torch.as_tensor(predictions)
+    if values.ndim != 3:
+        return as_probabilities(who, values)
+    samples = as_samples(who, values)
+    total = next(samples).clone()
+    for sample in samples:
+        total += sample
+    return total / len(values)
 
 
 def as_labels(who: str, labels: Array, probabilities: Tensor) -> Tensor:
@@ -124,6 +164,143 @@ def as_scores(who: str, name: str, scores: Array) -> Tensor:
     _require_examples(who, f"{name} scores", values)
     _require_finite(who, f"{name} scores", values)
     return values
+
+
+class Mixture(NamedTuple):
+    """Checked predictions and targets of a regression, in float64 on the CPU."""
+
+    means: Tensor
+    """``(S, N, D)``"""
+    variances: Tensor | None
+    """``(S, N, D)``, or None if the means are plain samples of the target."""
+    y: Tensor
+    """``(N, D)``"""
+
+
+def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None) -> Mixture:
+    """Return the samples' means ``(S, N, D)``, their variances and the targets ``(N, D)``.
+
+    Without outputs, ``(S, N)`` and ``(N,)``, D = 1.
+
+    Raises:
+        ShapeError: If the shapes do not go together.
+        DataError: If there are no examples, or values are not finite or variances negative.
+    """
+    mean, noise = as_components(who, means, variances)
+    target = torch.as_tensor(y).detach().to("cpu", torch.float64)
+    target = target.unsqueeze(-1) if target.ndim == 1 and mean.shape[2:] == (1,) else target
+    if target.shape != mean.shape[1:]:
+        raise ShapeError(
+            describe(
+                who,
+                expected=f"targets of shape {tuple(torch.as_tensor(means).shape[1:])}",
+                got=str(tuple(torch.as_tensor(y).shape)),
+                hint="Samples come first: means are (S, N) or (S, N, D), y is (N,) or (N, D).",
+            )
+        )
+    _require_finite(who, "targets", target)
+    return Mixture(mean, noise, target)
+
+
+def as_components(
+    who: str, means: Array, variances: Array | float | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return means ``(S, N, D)`` and variances of the same shape, or say what is wrong.
+
+    Raises:
+        ShapeError: If the shapes do not go together.
+        DataError: If there are no examples, or values are not finite or variances negative.
+    """
+    mean = torch.as_tensor(means).detach().to("cpu", torch.float64)
+    if mean.ndim not in (2, 3) or len(mean) == 0:
+        raise ShapeError(
+            describe(
+                who,
+                expected="samples of shape (S, N) or (S, N, outputs)",
+                got=str(tuple(mean.shape)),
+                hint="One prediction only? Pass means[None].",
+            )
+        )
+    _require_examples(who, "samples", mean)
+    _require_finite(who, "samples", mean.transpose(0, 1))
+    noise = None
+    if variances is not None:
+        noise = torch.as_tensor(variances).detach().to("cpu", torch.float64)
+        try:
+            noise = noise.broadcast_to(mean.shape)
+        except RuntimeError as error:
+            raise ShapeError(
+                describe(
+                    who,
+                    expected=f"variances that broadcast to {tuple(mean.shape)}",
+                    got=str(tuple(noise.shape)),
+                    hint="One variance for each mean, or a number for all.",
+                )
+            ) from error
+        _require_finite(who, "variances", noise.transpose(0, 1))
+        if noise.min() < 0.0:
+            raise DataError(
+                describe(
+                    who,
+                    expected="variances >= 0",
+                    got=f"{float(noise.min()):g}",
+                    hint="Are these log-variances?",
+                )
+            )
+    if mean.ndim == 2:
+        return mean.unsqueeze(-1), None if noise is None else noise.unsqueeze(-1)
+    return mean, noise
+
+
+def require_bins(who: str, num_bins: int) -> None:
+    """Refuse fewer than one bin.
+
+    Raises:
+        ConfigError: If ``num_bins`` is less than 1.
+    """
+    if num_bins < 1:
+        raise ConfigError(
+            describe(
+                who,
+                expected="num_bins >= 1",
+                got=f"num_bins={num_bins}",
+                hint="The usual number is 15.",
+            )
+        )
+
+
+def require_fraction(who: str, name: str, value: float) -> None:
+    """Refuse a number outside the open unit interval.
+
+    Raises:
+        ConfigError: If it is not inside (0, 1).
+    """
+    if not 0.0 < value < 1.0:
+        raise ConfigError(
+            describe(
+                who,
+                expected=f"0 < {name} < 1",
+                got=f"{name}={value}",
+                hint="Give a fraction: 5 % is 0.05.",
+            )
+        )
+
+
+def require_two_classes(who: str, target: Tensor) -> None:
+    """Refuse a set whose labels are all the same.
+
+    Raises:
+        DataError: If only one class is present.
+    """
+    if bool((target == target[0]).all()):
+        raise DataError(
+            describe(
+                who,
+                expected="labels of at least two classes",
+                got=f"{len(target)} of class {int(target[0])} only",
+                hint="Is the set sorted by class and cut? Shuffle it first.",
+            )
+        )
 
 
 def _require_examples(who: str, what: str, values: Tensor) -> None:

@@ -10,17 +10,30 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError, DataError, describe
-from bayesdrop.evaluation.calibration import expected_calibration_error
+from bayesdrop.evaluation.brier import BrierDecomposition, brier_decomposition
+from bayesdrop.evaluation.calibration import (
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    maximum_calibration_error,
+)
 from bayesdrop.evaluation.classification import (
     brier_score,
     error_percent,
     negative_log_likelihood,
 )
+from bayesdrop.evaluation.coverage import interval_coverage
+from bayesdrop.evaluation.crps import continuous_ranked_probability_score
 from bayesdrop.evaluation.ood import OODMetrics, ood_metrics, uncertainty_scores
 from bayesdrop.evaluation.regression import root_mean_squared_error
+from bayesdrop.evaluation.selective import risk_coverage
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.predict import Prediction, predict
 from bayesdrop.likelihoods import Bernoulli
+
+COVERAGE_LEVELS = (0.5, 0.9, 0.95)
+_CLASSIFICATION = ("error", "brier", "ece", "adaptive_ece", "mce", "classwise_ece", "aurc")
+_NUMBERS = ("nll", *_CLASSIFICATION, "excess_aurc", "rmse", "crps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +48,19 @@ class Evaluation:
         error: Share of wrong classes, in percent; classifiers only.
         brier: Brier score, summed over classes; classifiers only.
         ece: Expected calibration error with 15 bins over the whole set; classifiers only.
+        adaptive_ece: The same with bins of equal mass; classifiers only.
+        mce: Largest gap of any of ECE's bins; classifiers only.
+        classwise_ece: Calibration error averaged over classes; classifiers only, and only if the
+            test set has several classes.
+        brier_parts: Reliability, resolution and uncertainty; as for ``classwise_ece``. Of several
+            Bernoulli outputs, the average.
+        aurc: Area under the risk-coverage curve; classifiers only.
+        excess_aurc: The same less that of the best order; classifiers only.
         rmse: Root mean squared error, in the units of ``y``; regression only.
+        crps: Continuous ranked probability score, in the units of ``y``; regression only, and only
+            with ``keep_samples``, since it compares all pairs of posterior samples.
+        coverage: Nominal probability to the share of targets inside the central interval of that
+            probability; regression only.
         ood: Data set name to score name to AUROC, AUPR and FPR95, OOD being positive.
     """
 
@@ -45,19 +70,25 @@ class Evaluation:
     error: float | None = None
     brier: float | None = None
     ece: float | None = None
+    adaptive_ece: float | None = None
+    mce: float | None = None
+    classwise_ece: float | None = None
+    brier_parts: BrierDecomposition | None = None
+    aurc: float | None = None
+    excess_aurc: float | None = None
     rmse: float | None = None
+    crps: float | None = None
+    coverage: dict[float, float] | None = None
     ood: dict[str, dict[str, OODMetrics]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures that apply, as plain numbers, without the prediction."""
-        figures = {
-            "error": self.error,
-            "nll": self.nll,
-            "brier": self.brier,
-            "ece": self.ece,
-            "rmse": self.rmse,
-        }
-        present: dict[str, Any] = {k: v for k, v in figures.items() if v is not None}
+        figures: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS}
+        if self.brier_parts is not None:
+            figures["brier_parts"] = self.brier_parts.to_dict()
+        if self.coverage is not None:
+            figures["coverage"] = {f"{level:g}": v for level, v in self.coverage.items()}
+        present = {k: v for k, v in figures.items() if v is not None}
         ood = {
             name: {score: dict(values) for score, values in scores.items()}
             for name, scores in self.ood.items()
@@ -82,7 +113,8 @@ def evaluate(
 
     A likelihood with several Bernoulli outputs is evaluated as that many binary problems: error
     and ECE are taken over all of them, NLL and Brier score are summed over the outputs of an
-    example. The mutual-information score is left out where there is one posterior sample.
+    example; calibration and selection take each output for an example. The mutual-information
+    score is left out where there is one posterior sample.
 
     Args:
         bnn: The Bayesian network.
@@ -94,7 +126,8 @@ def evaluate(
         masks: As in ``predict``.
         batch_size: As in ``predict``.
         memory_limit: As in ``predict``, in bytes.
-        keep_samples: Whether ``prediction`` keeps each posterior sample.
+        keep_samples: Whether ``prediction`` keeps each posterior sample; for regression then also
+            the CRPS.
         seed: Makes the draw reproducible; the OOD sets then meet the same posterior samples.
 
     Raises:
@@ -105,10 +138,10 @@ def evaluate(
         >>> import torch, bayesdrop as bd
         >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
         >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
-        >>> test = torch.zeros(5, 4), torch.zeros(5).long()
+        >>> test = torch.zeros(5, 4), torch.arange(5) % 3
         >>> result = evaluate(bnn, test, ood={"ones": torch.ones(6, 4)}, num_samples=8)
-        >>> sorted(result.to_dict())
-        ['brier', 'ece', 'error', 'nll', 'num_samples', 'ood']
+        >>> {"aurc", "brier", "ece", "error", "nll", "ood"} <= result.to_dict().keys()
+        True
     """
     if ood and isinstance(bnn, BayesianNetwork) and not bnn.likelihood.is_classifier:
         raise ConfigError(
@@ -151,23 +184,42 @@ def evaluate(
     )
 
 
-def _figures(bnn: BayesianNetwork, prediction: Prediction, y: Tensor) -> dict[str, float]:
-    if prediction.log_likelihood is not None:
-        return {
-            "nll": -float(prediction.log_likelihood.double().mean()),
-            "rmse": root_mean_squared_error(prediction.mean, y),
-        }
+def _figures(bnn: BayesianNetwork, prediction: Prediction, y: Tensor) -> dict[str, Any]:
+    if not bnn.likelihood.is_classifier:
+        return _regression_figures(prediction, y)
     probabilities, outputs = prediction.mean, 1
     if isinstance(bnn.likelihood, Bernoulli):
         y = bnn.likelihood.target(probabilities, y).reshape(-1)
         outputs = probabilities[0].numel()
         probabilities = probabilities.reshape(-1)
-    return {
+    curve = risk_coverage(probabilities, y)
+    figures: dict[str, Any] = {
         "error": error_percent(probabilities, y),
         "nll": negative_log_likelihood(probabilities, y) * outputs,
         "brier": brier_score(probabilities, y) * outputs,
         "ece": expected_calibration_error(probabilities, y),
+        "adaptive_ece": adaptive_calibration_error(probabilities, y),
+        "mce": maximum_calibration_error(probabilities, y),
+        "aurc": curve.aurc,
+        "excess_aurc": curve.excess_aurc,
     }
+    if len(y.unique()) > 1:
+        figures["classwise_ece"] = classwise_calibration_error(probabilities, y)
+        figures["brier_parts"] = brier_decomposition(probabilities, y)
+    return figures
+
+
+def _regression_figures(prediction: Prediction, y: Tensor) -> dict[str, Any]:
+    figures: dict[str, Any] = {"rmse": root_mean_squared_error(prediction.mean, y)}
+    if prediction.log_likelihood is not None:
+        figures["nll"] = -float(prediction.log_likelihood.double().mean())
+    if prediction.pit is not None:
+        figures["coverage"] = {p: interval_coverage(prediction.pit, p) for p in COVERAGE_LEVELS}
+    if prediction.samples is not None:
+        figures["crps"] = continuous_ranked_probability_score(
+            prediction.samples, y, prediction.sample_variances
+        )
+    return figures
 
 
 def _evaluate_ood(

@@ -8,11 +8,16 @@ from torch.utils.data import DataLoader, TensorDataset
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.evaluation import (
+    adaptive_calibration_error,
     brier_score,
+    classwise_calibration_error,
     error_percent,
     expected_calibration_error,
+    maximum_calibration_error,
     negative_log_likelihood,
     ood_metrics,
+    pit_values,
+    regression_calibration,
 )
 
 
@@ -36,6 +41,12 @@ def test_classifier_figures_are_those_of_the_averaged_probabilities():
     assert result.nll == pytest.approx(negative_log_likelihood(mean, y))
     assert result.brier == pytest.approx(brier_score(mean, y))
     assert result.ece == pytest.approx(expected_calibration_error(mean, y))
+    assert result.adaptive_ece == pytest.approx(adaptive_calibration_error(mean, y))
+    assert result.mce == pytest.approx(maximum_calibration_error(mean, y))
+    assert result.classwise_ece == pytest.approx(classwise_calibration_error(mean, y))
+    assert result.aurc == pytest.approx(bd.risk_coverage(mean, y).aurc)
+    assert result.excess_aurc == pytest.approx(bd.risk_coverage(mean, y).excess_aurc)
+    assert result.coverage is None and result.crps is None
     assert result.num_samples == 7
     assert result.rmse is None
     assert result.prediction.samples is None
@@ -45,10 +56,14 @@ def test_result_as_a_dictionary_is_plain_json():
     bnn, data = bayesian(bd.Categorical(), 3), test_set()
     result = bd.evaluate(bnn, data, ood={"noise": torch.randn(9, 4)}, num_samples=5)
     figures = json.loads(json.dumps(result.to_dict()))
-    assert sorted(figures) == ["brier", "ece", "error", "nll", "num_samples", "ood"]
-    assert sorted(figures["ood"]["noise"]) == ["entropy", "max_probability", "mutual_information"]
+    numbers = {"error", "nll", "brier", "ece", "adaptive_ece", "mce", "classwise_ece"}
+    numbers |= {"aurc", "excess_aurc"}
+    assert set(figures) == numbers | {"brier_parts", "num_samples", "ood"}
+    assert all(isinstance(figures[name], float) for name in numbers)
+    assert figures["brier_parts"]["brier"] == pytest.approx(figures["brier"])
+    assert {"entropy", "max_probability", "mutual_information"} <= set(figures["ood"]["noise"])
     for metrics in figures["ood"]["noise"].values():
-        assert sorted(metrics) == ["aupr", "auroc", "fpr95"]
+        assert {"aupr", "auroc", "fpr95"} <= set(metrics)
 
 
 def test_ood_compares_the_scores_of_both_sets_under_the_same_posterior_samples():
@@ -72,7 +87,8 @@ def test_mean_mask_has_no_mutual_information():
     bnn, (x, y) = bayesian(bd.Categorical(), 3), test_set()
     result = bd.evaluate(bnn, (x, y), ood={"same": x}, mean_mask=True)
     assert result.num_samples == 1
-    assert list(result.ood["same"]) == ["entropy", "max_probability"]
+    assert {"entropy", "max_probability"} <= set(result.ood["same"])
+    assert "mutual_information" not in result.ood["same"]
     assert result.ood["same"]["entropy"]["auroc"] == pytest.approx(0.5)
 
 
@@ -99,7 +115,34 @@ def test_regression_figures(scale):
     expected = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
     assert result.nll == pytest.approx(float(expected))
     assert result.rmse == pytest.approx(float((mean - y).square().mean().sqrt()))
-    assert sorted(result.to_dict()) == ["nll", "num_samples", "ood", "rmse"]
+    assert sorted(result.to_dict()) == ["coverage", "nll", "num_samples", "ood", "rmse"]
+
+
+@pytest.mark.parametrize("scale", [0.5, "heteroscedastic"])
+def test_regression_calibration_is_that_of_the_mixture(scale):
+    bnn = bayesian(bd.Gaussian(scale), 2 if scale == "heteroscedastic" else 1)
+    x, y = torch.randn(60, 4), torch.randn(60)
+    result = bd.evaluate(bnn, (x, y), num_samples=6, keep_samples=True, seed=1, batch_size=13)
+    prediction = result.prediction
+    parts = prediction.samples, y[:, None], prediction.sample_variances
+    expected = regression_calibration(*parts, levels=(0.5, 0.9, 0.95))
+    assert list(result.coverage.values()) == pytest.approx(expected.coverage.tolist())
+    assert result.crps == pytest.approx(expected.crps)
+    torch.testing.assert_close(prediction.pit, pit_values(*parts))
+    torch.testing.assert_close(prediction.sample_variances.mean(0), prediction.aleatoric_variance)
+    figures = json.loads(json.dumps(result.to_dict()))
+    assert sorted(figures["coverage"]) == ["0.5", "0.9", "0.95"]
+    # Pairs of samples are compared only where they are kept; coverage needs no more than PIT.
+    small = bd.evaluate(bnn, (x, y), num_samples=6, seed=1)
+    assert small.crps is None and small.prediction.sample_variances is None
+    assert small.coverage == result.coverage
+
+
+def test_one_class_alone_leaves_out_what_needs_two():
+    bnn = bayesian(bd.Categorical(), 3)
+    result = bd.evaluate(bnn, (torch.randn(9, 4), torch.zeros(9).long()), num_samples=3)
+    assert result.classwise_ece is None and result.brier_parts is None
+    assert {"classwise_ece", "brier_parts"}.isdisjoint(result.to_dict())
 
 
 def test_regression_has_no_ood_figures():

@@ -1,0 +1,61 @@
+"""Where the factors of a mask go: into the weights after it, or else before it."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx
+
+from bayesdrop.compression.flow import Flow
+from bayesdrop.compression.rules import Flatten, Mask, Norm, ShapeQuery, Unary, Weighted
+
+
+def fold(flow: Flow, rule: Mask) -> None:
+    """Multiply a mask's factors into the weights after it, or else before it, if that is exact."""
+    if (rule.mask < 0).any():
+        return
+    after = consumers(flow, rule.node, rule.dim, rule.mask)
+    if after is not None:
+        rule.folded = "forward"
+        for consumer, scale in after:
+            consumer.column_scale = scale
+        return
+    before = producer(flow, rule)
+    if before is not None:
+        rule.folded = "backward"
+        before.row_scale = rule.mask
+
+
+def consumers(
+    flow: Flow, node: fx.Node, dim: int, scale: Tensor
+) -> list[tuple[Weighted, Tensor]] | None:
+    """Return the weighted layers that see the scaled units and nothing else, or None."""
+    found: list[tuple[Weighted, Tensor]] = []
+    for user in node.users:
+        rule = flow.rules[user]
+        if isinstance(rule, ShapeQuery):
+            continue
+        if isinstance(rule, Weighted) and rule.dim == dim:
+            found.append((rule, scale))
+            continue
+        if not rule.homogeneous or not isinstance(rule, Unary) or flow.rules[node].dim != dim:
+            return None
+        more = scale.repeat_interleave(rule.block) if isinstance(rule, Flatten) else scale
+        further = consumers(flow, user, rule.dim, more)
+        if further is None:
+            return None
+        found += further
+    return found
+
+
+def producer(flow: Flow, mask: Mask) -> Norm | Weighted | None:
+    """Return the layer whose output reaches the mask, and nothing else, unit by unit, or None."""
+    node = mask.input
+    while len(node.users) == 1:
+        rule = flow.rules[node]
+        if rule.dim != mask.dim:
+            return None
+        if isinstance(rule, Weighted) or (isinstance(rule, Norm) and rule.module.affine):
+            return rule
+        if not rule.homogeneous or not isinstance(rule, Unary) or isinstance(rule, Flatten):
+            return None
+        node = rule.input
+    return None

@@ -1,0 +1,63 @@
+"""Sorting predictions into bins, and what is summed in them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def width_bins(values: Tensor, num_bins: int) -> Tensor:
+    """Return the equal-width bin of values in [0, 1]; closed on the left, the last also at 1."""
+    return (values * num_bins).long().clamp(max=num_bins - 1)
+
+
+def mass_bins(values: Tensor, num_bins: int) -> Tensor:
+    """Return the equal-mass bin of values ``(N,)``, as equal as ties allow.
+
+    Bin ``b`` holds the ranks ``[b N / M, (b + 1) N / M)``. Equal values go together to the bin of
+    the middle one, so that the order of the examples does not matter.
+    """
+    _, group, count = torch.unique(values, return_inverse=True, return_counts=True)
+    last = count.cumsum(0) - 1
+    middle = last - count // 2
+    return (middle * num_bins // len(values))[group]
+
+
+def gap_sums(confidence: Tensor, correct: Tensor, bins: Tensor, num_bins: int) -> Tensor:
+    """Return each bin's sum of (right or wrong) minus confidence."""
+    sums = torch.zeros(num_bins, dtype=torch.float64)
+    return sums.index_add(0, bins, correct.double() - confidence)
+
+
+def share_ties(values: Tensor, ordered_by: Tensor) -> Tensor:
+    """Replace values by their average wherever ``ordered_by``, which is sorted, is equal."""
+    _, group, count = torch.unique_consecutive(ordered_by, return_inverse=True, return_counts=True)
+    sums = torch.zeros(len(count), dtype=torch.float64).index_add(0, group, values)
+    return (sums / count)[group]
+
+
+class ClassBins:
+    """Sums over equal-width bins of each class's probability, of any number of examples.
+
+    Args:
+        num_classes: Classes :math:`C`.
+        num_bins: Bins :math:`M` of each.
+    """
+
+    def __init__(self, num_classes: int, num_bins: int) -> None:
+        self.num_bins = num_bins
+        self.sums = torch.zeros(5, num_classes * num_bins, dtype=torch.float64)
+
+    def add(self, values: Tensor, target: Tensor) -> None:
+        """Add probabilities ``(N, C)`` and labels ``(N,)``."""
+        num_classes = values.shape[1]
+        first = torch.arange(num_classes) * self.num_bins
+        index = (width_bins(values, self.num_bins) + first).reshape(-1)
+        hit = torch.nn.functional.one_hot(target, num_classes).double()
+        terms = (torch.ones_like(values), values, hit, values.square(), values * hit)
+        for row, term in enumerate(terms):
+            self.sums[row].index_add_(0, index, term.reshape(-1))
+
+    def result(self) -> tuple[Tensor, ...]:
+        """Return count, p, hit, p squared and p times hit, each ``(C, M)``, summed in each bin."""
+        return tuple(self.sums.reshape(5, -1, self.num_bins))
