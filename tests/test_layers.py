@@ -10,16 +10,19 @@ import bayesdrop as bd
 ROOT = Path(bd.__file__).parent
 
 # Lowest first; modules of one row may import each other. The same as the README's list, with data
-# below inference, since data sets need nothing of it.
+# below inference, since data sets need nothing of it. Networks come after the programs since one
+# of them, the autoencoder, is both.
 LAYERS = [
     {"errors", "files", "typing"},
     {"ops"},
     {"distributions"},
     {"dropout"},
     {"nn"},
-    {"networks"},
+    {"latent_code"},
     {"likelihoods"},
     {"bayesian"},
+    {"autoencoder"},
+    {"networks"},
     {"convert"},
     {"data"},
     {"inference"},

@@ -1,6 +1,7 @@
 """Ordinary ``nn.Module`` networks, and the registry that names them.
 
-They know nothing of Bayesian dropout: ``bayesdrop.convert`` puts it in.
+The classifiers know nothing of Bayesian dropout: ``bayesdrop.convert`` puts it in. ``vae`` builds
+a variational auto-encoder, whose latent mask is part of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import nn
 
 from bayesdrop.errors import unknown_name
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_500_300
+from bayesdrop.networks.vae import vae
 from bayesdrop.networks.vgg import vgg
 
 networks: dict[str, Callable[..., nn.Module]] = {
@@ -41,4 +43,4 @@ def make_network(name: str, **options: Any) -> nn.Module:
     return networks[name](**options)
 
 
-__all__ = ["lenet5_caffe", "lenet_500_300", "make_network", "networks", "vgg"]
+__all__ = ["lenet5_caffe", "lenet_500_300", "make_network", "networks", "vae", "vgg"]

@@ -1,0 +1,300 @@
+"""A variational auto-encoder with a learned number of features, as a Pyro model and guide."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from bayesdrop.bayesian import BayesianNetwork, Program
+from bayesdrop.dropout import BayesianDropout, named_dropout_layers
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, Sites, draw
+from bayesdrop.likelihoods import Likelihood
+from bayesdrop.typing import Latents, LossTerms
+
+
+class VariationalAutoencoder(BayesianNetwork):
+    r"""A Gaussian code, switched on and off feature by feature, that a decoder turns into data.
+
+    .. math::
+        p(v)\ \text{(the prior of the mask's rates)}, \quad
+        p(z_{nk} \mid v) = \mathrm{Bernoulli}(\pi_k(v)), \quad
+        p(h_{nk}) = N(0, 1), \quad
+        p(x_n \mid z_n, h_n) = p(x_n \mid f(z_n \odot h_n))
+
+        q(v), \quad
+        q(z_{nk} \mid v, x_n) = \mathrm{Bernoulli}(\sigma(\mathrm{logit}\,\pi_k(v) + d_k(x_n))),
+        \quad q(h_{nk} \mid x_n) = N(\mu_k(x_n), \sigma_k^2(x_n))
+
+    The rates ``v`` are global; the mask ``z`` and the features ``h`` belong to an example and are
+    real sites of model and guide, whose divergences every example pays. With
+    ``IndianBuffetDropout`` this is the structured IBP-VAE: its posterior shares the sampled
+    sticks, and the encoder only says by how much an example departs from them. In training mode
+    the mask is relaxed in prior and posterior; in evaluation mode it is exact, which is the model
+    as stated.
+
+    ``model``, ``guide``, ``fit``, ``save`` and ``load`` are used as for any ``BayesianNetwork``.
+    Here the target ``y`` is the input itself unless one is given: ``svi.step(x)``, ``loss(x)``,
+    ``fit(vae, (x, x), ...)``. So the model observes ``x``; for replicated data wrap it in
+    ``poutine.uncondition``, or call ``reconstruct`` and ``sample``.
+
+    Args:
+        encoder: Maps ``x`` to ``(N, 3 K)``: log-odds offsets :math:`d`, means and log-variances of
+            the features; without a mask to ``(N, 2 K)``: means and log-variances.
+        decoder: Maps ``(N, K)`` to what the likelihood takes.
+        likelihood: Of the target, such as ``Bernoulli()``.
+        num_data: Number of training examples :math:`N`.
+        latent_dropout: The prior and posterior of the rates: a dropout layer of :math:`K` units
+            whose masks are independent given its latents. Its ``temperature`` and ``relaxation``
+            are those of the mask. None is a plain variational auto-encoder.
+        latent_size: Number of features :math:`K`; needed without ``latent_dropout`` only.
+        prior_temperature: Temperature of the relaxed prior, > 0; None is the posterior's. At equal
+            temperatures the divergence of the mask is closed, and zero where :math:`d = 0`.
+        mask_posterior: ``"structured"``, or ``"mean-field"``: log-odds :math:`d_k(x)` alone.
+        kl_weight: Factor on all KL divergences, > 0; 1 is the ELBO.
+        name: Prefix of the parameters in Pyro's parameter store.
+
+    Sites:  ``code.mask.v`` (or what the layer's are called), event ``(K,)``; in the plate
+        ``data``: ``code.mask.logits`` in training mode (the log-odds of the relaxed mask;
+        ``code.mask.z`` is then deterministic), ``code.mask.z`` in evaluation mode, ``code.h``, all
+        with event ``(K,)``, and ``obs``.
+
+    Raises:
+        ConfigError: If an argument makes no sense.
+
+    References:
+        Kingma, Welling (2014), https://arxiv.org/abs/1312.6114; Singh, Ling, Doshi-Velez (2017),
+        "Structured Variational Autoencoders for the Beta-Bernoulli Process".
+        Deviations: a scale is the root of the exponential of the log-variance (the authors' code
+        samples with its square); relaxed masks are sampled as log-odds.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> encoder, decoder, gates = nn.Linear(8, 6), nn.Linear(2, 8), bd.IndianBuffetDropout(2)
+        >>> vae = VariationalAutoencoder(
+        ...     encoder, decoder, bd.Bernoulli(), num_data=100, latent_dropout=gates
+        ... )
+        >>> vae.loss(torch.zeros(5, 8)).loss.shape, vae.sample(3).shape
+        (torch.Size([]), torch.Size([3, 8]))
+    """
+
+    # It adds local latents to the program of its base class and replaces what follows from them;
+    # everything else (names, checks, checkpoints, fit) is that of any Bayesian network.
+
+    network: _Autoencoder
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        num_data: int,
+        *,
+        latent_dropout: BayesianDropout | None = None,
+        latent_size: int | None = None,
+        prior_temperature: float | None = None,
+        mask_posterior: MaskPosterior = "structured",
+        kl_weight: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        if latent_size is None:
+            latent_size = 0 if latent_dropout is None else latent_dropout.num_units
+        if latent_size < 1:
+            raise ConfigError(
+                describe(
+                    "VariationalAutoencoder",
+                    expected="latent_size >= 1, or a latent_dropout",
+                    got=f"latent_size={latent_size}",
+                    hint="Pass the number of features.",
+                )
+            )
+        code = LatentCode(
+            latent_size,
+            latent_dropout,
+            prior_temperature=prior_temperature,
+            mask_posterior=mask_posterior,
+        )
+        network = _Autoencoder(encoder, code, decoder)
+        super().__init__(network, likelihood, num_data, kl_weight=kl_weight, name=name)
+        self.__dict__["_model"] = _Model(self)
+        self.__dict__["_guide"] = _Guide(self)
+
+    @property
+    def code(self) -> LatentCode:
+        """The prior and posterior of an example's latents."""
+        return self.network.code
+
+    @property
+    def latent_size(self) -> int:
+        """Number of features :math:`K`."""
+        return self.code.num_features
+
+    @override
+    def loss(self, x: Tensor, y: Tensor | None = None) -> LossTerms:
+        """Return minus the ELBO for the whole data set, in nats: one reparameterised sample.
+
+        In training mode it has the value and the gradient of ``TraceMeanField_ELBO`` for the same
+        noise. In evaluation mode masks are exact, and have no gradient.
+
+        Args:
+            x: A batch of inputs, ``(B, ...)``.
+            y: What to reconstruct; None is ``x``.
+        """
+        y = x if y is None else y
+        self.check_batch(x, y)
+        scale = self.num_data / x.shape[0]
+        mask = self.code.mask
+        global_posterior = {} if mask is None else mask.posterior()
+        rates = draw(global_posterior)
+        posterior = self.code.posterior(self.network.encode(x), rates)
+        latents = draw(posterior)
+        nll = self.likelihood.nll(self.network.decode(latents), y) * scale
+        kl = self.code.kl_divergence(posterior, self.code.prior(rates), latents) * scale
+        if mask is not None:
+            kl = kl + mask.kl_divergence(global_posterior)
+        return LossTerms(nll, self.kl_weight * kl)
+
+    @override
+    def draw_latents(self) -> dict[BayesianDropout, Latents]:
+        raise ConfigError(
+            describe(
+                "VariationalAutoencoder",
+                expected="a network whose latents are all global",
+                got="one with local latents, which depend on the input",
+                hint="Use reconstruct(x), sample(n) or pyro.infer.Predictive.",
+            )
+        )
+
+    @override
+    def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
+        super().check_batch(x, x if y is None else y)
+
+    def draw_rates(self) -> Latents:
+        """Draw the mask's global latents from their posterior; empty without a mask."""
+        return {} if self.code.mask is None else self.code.mask.draw_latents()
+
+    def keep_prob(self) -> Tensor:
+        """Return the posterior probability of each feature over all examples, ``(K,)``.
+
+        It is that of the global rates, before an example's own departure from them; their sum is
+        the number of features that the trained prior gives an example.
+        """
+        return self.code.keep_prob()
+
+    def feature_probs(self, x: Tensor) -> Tensor:
+        r"""Return the posterior probability of each feature for each example, ``(B, K)``.
+
+        The sum of a row is the number of features that the example is expected to use. The rates
+        are held at their posterior means: :math:`\sigma(\mathrm{logit}\,E[\pi_k] + d_k(x))`.
+        """
+        return self.code.feature_probs(self.network.encode(x))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, num_samples: int = 1) -> Tensor:
+        """Return the mean of a replicated ``x`` given ``x``, over draws of all latents.
+
+        The masks are exact in evaluation mode.
+
+        Args:
+            x: A batch, ``(B, ...)``.
+            num_samples: Draws to average over.
+        """
+        encoding, means = self.network.encode(x), []
+        for _ in range(num_samples):
+            latents = draw(self.code.posterior(encoding, self.draw_rates()))
+            means.append(self.likelihood.moments(self.network.decode(latents))[0] / num_samples)
+        return sum(means[1:], start=means[0])
+
+    @torch.no_grad()
+    def sample(self, num_samples: int) -> Tensor:
+        """Return means of new examples, from the prior of the local latents.
+
+        The rates are drawn from their posterior, one draw for each example; the masks are exact
+        in evaluation mode.
+        """
+        shape = torch.Size((num_samples,))
+        sites: Sites = {} if self.code.mask is None else self.code.mask.posterior()
+        rates = {name: q.sample(shape) for name, q in sites.items()}
+        prior = {name: fn.expand(shape) for name, fn in self.code.prior(rates).items()}
+        return self.likelihood.moments(self.network.decode(draw(prior)))[0]
+
+
+class _Autoencoder(nn.Module):
+    """Encoder, latent code and decoder in plain torch."""
+
+    def __init__(self, encoder: nn.Module, code: LatentCode, decoder: nn.Module) -> None:
+        super().__init__()
+        for part in (encoder, decoder):
+            for path, layer in named_dropout_layers(part):
+                raise ConfigError(
+                    describe(
+                        "VariationalAutoencoder",
+                        expected="an encoder and a decoder without Bayesian dropout layers",
+                        got=f"{layer!r} at {path!r}",
+                        hint="Pass the mask of the code as latent_dropout.",
+                    )
+                )
+        self.encoder, self.code, self.decoder = encoder, code, decoder
+
+    def encode(self, x: Tensor) -> Encoding:
+        return self.code.encoding(self.encoder(x))
+
+    def decode(self, latents: Latents) -> Tensor:
+        code = self.code(latents)
+        output = self.decoder(code.reshape(-1, code.shape[-1]))
+        return output.reshape(code.shape[:-1] + output.shape[1:])
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        # With sampled latents in training mode, else with their means.
+        encoding, mask = self.encode(x), self.code.mask
+        if self.training:
+            rates = {} if mask is None else mask.draw_latents()
+            return self.decode(draw(self.code.posterior(encoding, rates)))
+        means = {"h": encoding.mean, self.code.exact_site: self.code.feature_probs(encoding)}
+        return self.decode(means)
+
+
+class _LocalProgram(Program):
+    bnn: VariationalAutoencoder
+
+    def _sample_rates(self, sites: Sites) -> dict[str, Tensor]:
+        mask = self.bnn.code.mask
+        if mask is None:
+            return {}
+        with poutine.scale(scale=mask.kl_scale * self.bnn.kl_weight):
+            return {name: pyro.sample(f"{mask.path}.{name}", fn) for name, fn in sites.items()}
+
+    def _sample_local(self, sites: Sites) -> dict[str, Tensor]:
+        with poutine.scale(scale=self.bnn.kl_weight):
+            return {name: pyro.sample(f"code.{name}", fn) for name, fn in sites.items()}
+
+
+class _Guide(_LocalProgram):
+    @override
+    def _run(self, x: Tensor, y: Tensor | None) -> None:
+        vae = self.bnn
+        rates = self._sample_rates({} if vae.code.mask is None else vae.code.mask.posterior())
+        with self._data_plate(x, x if y is None else y):
+            self._sample_local(vae.code.posterior(vae.network.encode(x), rates))
+
+
+class _Model(_LocalProgram):
+    @override
+    def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        vae, y = self.bnn, x if y is None else y
+        code = vae.code
+        rates = self._sample_rates({} if code.mask is None else code.mask.prior())
+        with self._data_plate(x, y):
+            latents = self._sample_local(code.prior(rates))
+            if code.relaxed_site in latents:
+                pyro.deterministic("code.mask.z", code.mask_value(latents), event_dim=1)
+            output = vae.network.decode(latents)
+            batch_ndim = latents["h"].ndim - 1
+            rows = output.flatten(0, batch_ndim - 1)[: x.shape[0]]
+            fn = vae.likelihood.distribution(output, batch_ndim=batch_ndim)
+            pyro.sample("obs", fn, obs=vae.likelihood.target(rows, y))
+        return output

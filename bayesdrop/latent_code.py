@@ -1,0 +1,239 @@
+"""The latent code of an auto-encoder's example: Gaussian features, each switched on or off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, TypeAlias, cast
+
+import torch
+from pyro.distributions import Bernoulli, Normal, TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+from torch.nn.functional import softplus
+
+from bayesdrop.distributions import LogitBinaryConcrete
+from bayesdrop.dropout import BayesianDropout
+from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
+from bayesdrop.typing import Latents
+
+MaskPosterior: TypeAlias = Literal["structured", "mean-field"]
+Sites: TypeAlias = dict[str, TorchDistribution]
+
+
+class Encoding(NamedTuple):
+    """What the encoder says of a batch, ``(B, K)`` each; no offset without a mask."""
+
+    offset: Tensor | None
+    mean: Tensor
+    scale: Tensor
+
+
+class LatentCode(nn.Module):
+    r"""Prior and posterior of the code :math:`z \odot h` of an example, given the mask's rates.
+
+    .. math::
+        p(z_k \mid v) = \mathrm{Bernoulli}(\pi_k(v)), \quad p(h_k) = N(0, 1) \qquad
+        q(z_k \mid v, x) = \mathrm{Bernoulli}(\sigma(\mathrm{logit}\,\pi_k(v) + d_k(x))), \quad
+        q(h_k \mid x) = N(\mu_k(x), \sigma_k^2(x))
+
+    In training mode both Bernoullis are relaxed: binary concretes, whose latent is the log-odds.
+
+    Args:
+        num_features: Number of features :math:`K`.
+        mask: The layer that owns the rates ``v``; None for a code without a mask.
+        prior_temperature: Temperature of the relaxed prior, > 0; None is the posterior's.
+        mask_posterior: ``"structured"``, or ``"mean-field"``: log-odds :math:`d_k(x)` alone.
+
+    Sites:  ``mask.logits`` in training mode, ``mask.z`` in evaluation mode, ``h``; event ``(K,)``.
+
+    Raises:
+        ConfigError: If an argument makes no sense.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> code = LatentCode(2, bd.IndianBuffetDropout(2))
+        >>> sorted(code.prior(code.mask.draw_latents()))
+        ['h', 'mask.logits']
+    """
+
+    zero: Tensor
+    relaxed_site, exact_site = "mask.logits", "mask.z"
+
+    def __init__(
+        self,
+        num_features: int,
+        mask: BayesianDropout | None,
+        *,
+        prior_temperature: float | None = None,
+        mask_posterior: MaskPosterior = "structured",
+    ) -> None:
+        super().__init__()
+        if mask_posterior not in ("structured", "mean-field"):
+            raise unknown_name("mask_posterior", mask_posterior, ("structured", "mean-field"))
+        if prior_temperature is not None and not 0.0 < prior_temperature < math.inf:
+            raise ConfigError(
+                describe(
+                    "LatentCode",
+                    expected="a finite prior_temperature > 0, or None",
+                    got=f"prior_temperature={prior_temperature}",
+                    hint="The paper's is 0.25, beside 0.3 for the posterior.",
+                )
+            )
+        if mask is not None:
+            _check_mask(mask, num_features)
+        self.num_features = num_features
+        self.prior_temperature = prior_temperature
+        self.mask_posterior = mask_posterior
+        self.mask = mask
+        self.register_buffer("zero", torch.zeros(num_features), persistent=False)
+
+    def encoding(self, output: Tensor) -> Encoding:
+        r"""Read an encoder's output: offsets :math:`d`, means, log-variances.
+
+        Raises:
+            ShapeError: If it does not have the size for ``num_features`` features.
+        """
+        parts = 2 if self.mask is None else 3
+        if output.ndim != 2 or output.shape[1] != parts * self.num_features:
+            raise ShapeError(
+                describe(
+                    "VariationalAutoencoder",
+                    expected=f"encoder output of shape (N, {parts} * {self.num_features}), for "
+                    f"{'' if parts == 2 else 'offsets, '}means and log-variances",
+                    got=str(tuple(output.shape)),
+                    hint="Change the size of the encoder's last layer.",
+                )
+            )
+        *offset, mean, log_variance = output.chunk(parts, dim=-1)
+        return Encoding(offset[0] if offset else None, mean, (0.5 * log_variance).exp())
+
+    def prior(self, rates: Latents) -> Sites:
+        """Return the prior of an example's latents by site suffix.
+
+        Args:
+            rates: The global latents of ``mask``, ``(..., K)``; empty without a mask.
+        """
+        sites: Sites = {}
+        if self.mask is not None:
+            sites = self._mask_site(self._prior_logits(rates), self.prior_temperature)
+        sites["h"] = Normal(self.zero, self.zero + 1, validate_args=False).to_event(1)
+        return sites
+
+    def posterior(self, encoding: Encoding, rates: Latents) -> Sites:
+        """Return the posterior of the latents of each example by site suffix.
+
+        Args:
+            encoding: What ``encoding`` returned for a batch.
+            rates: The global latents of ``mask``, ``(..., K)``; empty without a mask.
+        """
+        sites: Sites = {}
+        if encoding.offset is not None:
+            logits = encoding.offset
+            if self.mask_posterior == "structured":
+                logits = logits + self._prior_logits(rates)
+            sites = self._mask_site(logits, None)
+        sites["h"] = Normal(encoding.mean, encoding.scale, validate_args=False).to_event(1)
+        return sites
+
+    def mask_value(self, latents: Latents) -> Tensor:
+        """Return the mask in [0, 1] of values of an example's latents."""
+        if self.exact_site in latents:
+            return latents[self.exact_site]
+        logits = latents[self.relaxed_site]
+        # A mask this close to 0 or 1 is one, and denormal numbers would slow the decoder.
+        bound = -math.log(torch.finfo(logits.dtype).eps)
+        z = torch.sigmoid(logits.clamp(-bound, bound))
+        if getattr(self.mask, "relaxation", None) == "straight-through":
+            z = z + (z.round() - z).detach()
+        return z
+
+    def forward(self, latents: Latents) -> Tensor:
+        """Return the code of values of an example's latents, ``(..., K)``."""
+        h = latents["h"]
+        return h if self.mask is None else h * self.mask_value(latents)
+
+    def kl_divergence(
+        self,
+        posterior: Mapping[str, TorchDistribution],
+        prior: Mapping[str, TorchDistribution],
+        latents: Latents,
+    ) -> Tensor:
+        """Return KL(posterior || prior) summed over a batch, in nats.
+
+        Closed for ``h``, for exact masks, and for relaxed ones of equal temperatures; else it is
+        the difference of log densities at ``latents``.
+        """
+        total = kl_divergence(posterior["h"], prior["h"]).sum()
+        for name, q in posterior.items():
+            p = prior[name]
+            if name == self.exact_site:
+                total = total + bernoulli_kl(q.base_dist.logits, p.base_dist.logits).sum()
+            elif name == self.relaxed_site and self.prior_temperature is None:
+                total = total + kl_divergence(q, p).sum()
+            elif name == self.relaxed_site:
+                total = total + (q.log_prob(latents[name]) - p.log_prob(latents[name])).sum()
+        return total
+
+    def keep_prob(self) -> Tensor:
+        """Return the posterior mean of each feature's rate, ``(K,)``; ones without a mask."""
+        return self.zero + 1 if self.mask is None else self.mask.keep_prob()
+
+    def feature_probs(self, encoding: Encoding) -> Tensor:
+        r"""Return :math:`q(z_{nk} = 1)` with the rates at their posterior means, ``(B, K)``."""
+        if encoding.offset is None or self.mask is None:
+            return torch.ones_like(encoding.mean)
+        if self.mask_posterior == "mean-field":
+            return torch.sigmoid(encoding.offset)
+        rates = self.mask.keep_prob()
+        info = torch.finfo(rates.dtype)
+        return torch.sigmoid(torch.logit(rates.clamp(info.tiny, 1 - info.eps)) + encoding.offset)
+
+    def _prior_logits(self, rates: Latents) -> Tensor:
+        return cast(BayesianDropout, self.mask).mask_distribution(rates).base_dist.logits
+
+    def _mask_site(self, logits: Tensor, temperature: float | None) -> Sites:
+        if not self.training:
+            return {self.exact_site: Bernoulli(logits=logits, validate_args=False).to_event(1)}
+        if temperature is None:
+            temperature = cast(BayesianDropout, self.mask).temperature  # type: ignore[assignment]
+        fn = LogitBinaryConcrete(cast(float, temperature), logits, validate_args=False)
+        return {self.relaxed_site: fn.to_event(1)}
+
+    def extra_repr(self) -> str:
+        """Show the size."""
+        return f"{self.num_features}"
+
+
+def bernoulli_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:
+    """Return KL(Bernoulli || Bernoulli) from log-odds, finite where a probability rounds to 0."""
+    q = torch.sigmoid(q_logits)
+    on = softplus(-p_logits) - softplus(-q_logits)
+    off = softplus(p_logits) - softplus(q_logits)
+    return q * on + (1 - q) * off
+
+
+def draw(sites: Mapping[str, TorchDistribution]) -> dict[str, Tensor]:
+    """Draw each site, with pathwise gradients where it has them."""
+    return {name: fn.rsample() if fn.has_rsample else fn.sample() for name, fn in sites.items()}
+
+
+def _check_mask(mask: BayesianDropout, num_features: int) -> None:
+    if mask.num_units != num_features:
+        raise ConfigError(
+            describe(
+                "LatentCode",
+                expected=f"a mask of {num_features} units, one for each feature",
+                got=repr(mask),
+                hint="latent_size may be left out: it is the mask's.",
+            )
+        )
+    if mask.input_dependent or mask.parent is not None or not hasattr(mask, "temperature"):
+        raise ConfigError(
+            describe(
+                "LatentCode",
+                expected="a mask of its own, with units independent given its latents",
+                got=repr(mask),
+                hint="Use IndianBuffetDropout or BetaBernoulliDropout.",
+            )
+        )
