@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
-METHODS = [
-    ("lenet-500-300", "plain", "plain network"),
-    ("lenet-500-300-dropout", "plain", "nn.Dropout(0.5)"),
-    ("lenet-500-300-bb", "mean_mask", "beta-Bernoulli, mean mask"),
-    ("lenet-500-300-bb", "monte_carlo", "beta-Bernoulli, Monte Carlo"),
-]
+METHODS = {
+    "": [("plain", "plain network")],
+    "-dropout": [("plain", "nn.Dropout(0.5)")],
+    "-bb": [("mean_mask", "BB, mean mask"), ("monte_carlo", "BB, Monte Carlo")],
+    "-bb-scaled": [("mean_mask", "BB, convolutions' KL scaled, mean mask")],
+    "-dbb": [("mean_mask", "DBB, mean mask"), ("monte_carlo", "DBB, Monte Carlo")],
+    "-ibp-5": [("mean_mask", "Indian buffet, concentration 5")],
+    "-ibp-20": [("mean_mask", "Indian buffet, concentration 20")],
+    "-ibp-50": [("mean_mask", "Indian buffet, concentration 50")],
+}
+"""Suffix of a recipe to the methods that its table shows."""
+
+WIDTHS = {"lenet-500-300": "784-500-300", "lenet5-caffe": "20-50-800-500"}
 NETWORKS = {"lenet-500-300": "LeNet-500-300", "lenet5-caffe": "LeNet5-Caffe"}
 
 
@@ -35,46 +43,47 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def spread(values: list[float], digits: int) -> str:
     """Return the median and the range of a figure over seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     middle = sorted(values)[len(values) // 2]
     return f"{middle:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def mnist() -> str:
-    """Return the MNIST table: median over seeds, range in brackets."""
-    result = read("lenet-500-300-bb.json")
+def mnist(suite: str) -> str:
+    """Return a suite's table: median over seeds, range in brackets."""
+    result = read(f"{suite}.json")
     rows = []
-    for recipe, method, title in METHODS:
-        runs = result["recipes"][recipe]["runs"]
-        ood = [run["ood_by_method"][method]["fashion-mnist"]["entropy"]["auroc"] for run in runs]
-        median = result["recipes"][recipe]["median"]
-        pruned = "units" in median
-        units = "-".join(f"{count:.0f}" for count in median["units"]) if pruned else "784-500-300"
-        speedup = spread([run["flops_speedup"] for run in runs], 1) + "x" if pruned else "1.0x"
-        rows.append(
-            [
-                title,
-                spread([run["error"][method] for run in runs], 2),
-                spread([run["nll"][method] for run in runs], 4),
-                spread([run["ece"][method] for run in runs], 4),
-                spread(ood, 3),
-                units,
-                speedup,
-            ]
+    for recipe, entry in result["recipes"].items():
+        for method, title in METHODS[recipe.removeprefix(suite)]:
+            rows.append(_row(title, method, entry, WIDTHS[suite]))
+        published = entry["published"]
+        if published is not None:
+            error, units = f"{published['error']}", "-".join(map(str, published["units"]))
+            rows.append(
+                ["*published*", error, "", "", "", units, f"{published['flops_speedup']}x"]
+            )
+    header = [f"{NETWORKS[suite]} on MNIST", "error %", "NLL", "ECE", "AUROC Fashion", "units"]
+    return table([*header, "FLOPs"], rows)
+
+
+def _row(title: str, method: str, entry: dict, widths: str) -> list[str]:
+    runs, median = entry["runs"], entry["median"]
+    ood = [run["ood_by_method"][method]["fashion-mnist"]["entropy"]["auroc"] for run in runs]
+    units, speedup = widths, "1.0x"
+    if "speedup" in median:
+        units = "-".join(f"{count:.0f}" for count in median["average_units"])
+        paper, needed = (
+            spread([run["per_input"][key] for run in runs], 1)
+            for key in ("speedup", "speedup_needed")
         )
-    published = result["published"]
-    units = "-".join(str(count) for count in published["units"])
-    rows.append(
-        ["published (Lee et al.)", f"{published['error']}", "", "", "", units]
-        + [f"{published['flops_speedup']}x"]
-    )
-    header = ["LeNet-500-300 on MNIST", "error %", "NLL", "ECE", "AUROC Fashion", "units", "FLOPs"]
-    minutes = result["recipes"]["lenet-500-300-bb"]["median"]["minutes"]
-    seeds = ", ".join(str(seed) for seed in result["seeds"])
-    note = (
-        f"Median and range over seeds {seeds}; training the beta-Bernoulli row took "
-        f"{minutes:.0f} minutes, one thread, with another run beside it on the same 2 cores."
-    )
-    return f"{table(header, rows)}\n\n{note}"
+        speedup = f"{paper}x, needed {needed}x"
+    elif "units" in median:
+        units = "-".join(f"{count:.0f}" for count in median["units"])
+        speedup = spread([run["flops_speedup"] for run in runs], 1) + "x"
+    seeds = "" if len(runs) > 1 else " (1 seed)"
+    figures = [("error", 2), ("nll", 4), ("ece", 4)]
+    cells = [spread([run[key][method] for run in runs], digits) for key, digits in figures]
+    return [title + seeds, *cells, spread(ood, 3), units, speedup]
 
 
 def steps() -> str:
@@ -112,7 +121,12 @@ def rewrite(text: str) -> str:
     return text
 
 
-TABLES = {"mnist": mnist, "steps": steps, "predict": predictions}
+TABLES = {
+    "lenet-500-300": partial(mnist, "lenet-500-300"),
+    "lenet5-caffe": partial(mnist, "lenet5-caffe"),
+    "steps": steps,
+    "predict": predictions,
+}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from bayesdrop.recipes import (
     registered_recipes,
     run_recipe,
 )
+from bayesdrop.recipes.augment import crop_and_flip
 
 DATA = "digits:0-3"
 X = torch.linspace(0, 1, 5 * 64, dtype=torch.float32).reshape(5, 1, 8, 8)
@@ -59,11 +60,14 @@ def assert_same(first, second):
 def test_every_recipe_survives_json_and_builds_its_network(name):
     recipe = get_recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    shape = (1, 8, 8) if recipe.data == "digits" else (1, 28, 28)
+    shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+    shape = shapes[recipe.data]
     network = build_network(recipe, 7, shape)
     assert network(torch.zeros(2, *shape)).shape == (2, 7)
     dropouts = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
-    assert [module.p for module in dropouts] == ([0.5] * 2 if "-dropout" in name else [])
+    rates = [0.5] * 2 if recipe.network_options.get("dropout") else []
+    assert [module.p for module in dropouts] == rates
+    assert bool(rates) or "-dropout" not in name
 
 
 def test_the_members_of_a_family_train_for_as_many_epochs():
@@ -98,6 +102,57 @@ def test_bad_recipes_raise():
             Recipe.from_dict(values)
 
 
+def dependent():
+    first = tiny()
+    third = Stage("dependent", 2, dropout=True, dependent=True, variational_learning_rate=0.01)
+    return dataclasses.replace(first, name="tiny-dbb", summary="", stages=(*first.stages, third))
+
+
+def test_a_dependent_stage_never_has_more_units_than_the_one_before(trained, tmp_path):
+    run = train(tmp_path, dependent())
+    before = trained[1].bnn.named_dropout_layers()
+    layers = run.bnn.named_dropout_layers()
+    assert [path for path, _ in layers] == [path for path, _ in before]
+    x = run.load_data().test[0]
+    for (_, layer), (_, source) in zip(layers, before, strict=True):
+        assert layer.key == "dependent-beta-bernoulli"
+        assert torch.equal(layer.raw_concentration1, source.raw_concentration1)
+        assert not bool((layer.active() & ~source.active()).any())
+    loaded = load_run(tmp_path)
+    assert_same(loaded.bnn, run.bnn)
+    assert torch.equal(loaded.bnn(x), run.bnn(x))
+    assert loaded.plain is not None
+
+
+def test_a_run_that_starts_from_another_ends_with_the_same_bits(trained, tmp_path):
+    whole = train(tmp_path / "whole", dependent())
+    rest = train(tmp_path / "rest", dependent(), start=trained[0])
+    assert_same(whole.bnn, rest.bnn)
+    assert list(rest.history) == ["plain", "beta-bernoulli", "dependent"]
+
+
+def test_a_run_starts_only_from_its_own_first_stages(trained, tmp_path):
+    out, _ = trained
+    with pytest.raises(ConfigError, match="first stages of this run, with seed=1, got seed=0"):
+        train(tmp_path / "seed", dependent(), start=out, seed=1)
+    recipe = dependent()
+    other = dataclasses.replace(recipe.stages[1], learning_rate=0.5)
+    recipe = dataclasses.replace(recipe, stages=(recipe.stages[0], other, recipe.stages[2]))
+    with pytest.raises(ConfigError, match="stages.1.learning_rate=0.5"):
+        train(tmp_path / "rate", recipe, start=out)
+    with pytest.raises(CheckpointError, match="recipe.json"):
+        train(tmp_path / "none", dependent(), start=tmp_path / "nothing")
+    assert not (tmp_path / "rate" / "plain").exists()
+
+
+def test_dependent_stages_that_make_no_sense_raise():
+    with pytest.raises(ConfigError, match="expected dropout=True in a dependent stage"):
+        Stage("x", 1, dependent=True)
+    recipe = dependent()
+    with pytest.raises(ConfigError, match="before a dependent one"):
+        dataclasses.replace(recipe, stages=recipe.stages[2:])
+
+
 def test_unknown_names_raise_with_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match="unknown recipe 'lenet-500-300-b'. Did you mean"):
         run_recipe("lenet-500-300-b", out=tmp_path)
@@ -107,6 +162,8 @@ def test_unknown_names_raise_with_a_suggestion(tmp_path):
         build_network(dataclasses.replace(tiny(), network="lenet"), 4, (1, 8, 8))
     with pytest.raises(ConfigError, match="expected options of the network 'lenet-500-300'"):
         build_network(dataclasses.replace(tiny(), network_options={"depth": 3}), 4, (1, 8, 8))
+    with pytest.raises(ConfigError, match="expected a device that torch can use here, got 'gpu'"):
+        train(tmp_path, device="gpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -272,3 +329,39 @@ def test_no_weight_is_left_in_the_range_of_denormals(tmp_path):
 
 def test_the_package_exports_its_registry():
     assert set(recipes.registered_recipes()) >= {"lenet-500-300-bb", "lenet5-caffe-bb"}
+
+
+def test_augmented_recipes_resume_with_the_same_bits(tmp_path):
+    recipe = dataclasses.replace(tiny(epochs=2, pretrain_epochs=2), augment=True)
+    whole = train(tmp_path / "whole", recipe)
+    assert not torch.equal(
+        whole.bnn.network.fc1.weight, train(tmp_path / "plain", tiny(2)).bnn.network.fc1.weight
+    )
+
+    def stop(bnn, record):
+        if record["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "part", recipe, callbacks=(stop,))
+    assert_same(train(tmp_path / "part", recipe).bnn, whole.bnn)
+
+
+def test_crops_are_shifts_of_the_padded_image_and_half_are_mirrored():
+    images = torch.rand(400, 2, 6, 6)
+    out = crop_and_flip(images)
+    padded = torch.nn.functional.pad(images, [4] * 4)
+    flips, shifts = 0, set()
+    for image, cropped in zip(padded, out, strict=True):
+        windows = {
+            (row, column): image[:, row : row + 6, column : column + 6]
+            for row in range(9)
+            for column in range(9)
+        }
+        plain = [key for key, window in windows.items() if torch.equal(window, cropped)]
+        mirrored = [key for key, window in windows.items() if torch.equal(window.flip(2), cropped)]
+        assert len(plain) + len(mirrored) == 1
+        flips += len(mirrored)
+        shifts.update(plain + mirrored)
+    assert 200 - 43 <= flips <= 200 + 43  # 4.26 standard deviations of Binomial(400, 1/2)
+    assert {row for row, _ in shifts} == {column for _, column in shifts} == set(range(9))

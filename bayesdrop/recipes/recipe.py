@@ -20,6 +20,9 @@ class Stage:
         epochs: Epochs, >= 1.
         dropout: Whether the network has the recipe's Bayesian dropout layers in this stage. The
             first stage with them starts from the weights of the stage before.
+        dependent: Whether the beta-Bernoulli layers look at their inputs in this stage: their keep
+            probabilities are frozen, and units that no training example needs are closed at the
+            end.
         batch_size: Examples a step.
         learning_rate: Of network weights.
         variational_learning_rate: Of the dropout layers' parameters.
@@ -31,6 +34,7 @@ class Stage:
     name: str
     epochs: int
     dropout: bool = False
+    dependent: bool = False
     batch_size: int = 100
     learning_rate: float = 1e-3
     variational_learning_rate: float = 1e-1
@@ -57,6 +61,15 @@ class Stage:
                         hint="Check the options of the recipe.",
                     )
                 )
+        if self.dependent and not self.dropout:
+            raise ConfigError(
+                describe(
+                    f"stage {self.name!r}",
+                    expected="dropout=True in a dependent stage",
+                    got="dropout=False",
+                    hint="Only layers that are there can look at their inputs.",
+                )
+            )
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class Recipe:
         network_options: Its keyword arguments; ``num_classes`` comes from the data.
         dropout: Key of a registered dropout, or None.
         dropout_options: Keyword arguments of ``convert``.
+        dependent_options: Keyword arguments of ``to_dependent``.
+        augment: Whether training images are cropped and flipped at random, as is usual for CIFAR.
         stages: What is trained, in order.
 
     Example:
@@ -87,6 +102,8 @@ class Recipe:
     network_options: Mapping[str, Any] = field(default_factory=dict)
     dropout: str | None = None
     dropout_options: Mapping[str, Any] = field(default_factory=dict)
+    dependent_options: Mapping[str, Any] = field(default_factory=dict)
+    augment: bool = False
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]
@@ -97,6 +114,15 @@ class Recipe:
                     expected="one or more stages with different names",
                     got=repr(names),
                     hint="A stage's name is its folder.",
+                )
+            )
+        if self.stages[0].dependent:
+            raise ConfigError(
+                describe(
+                    f"recipe {self.name!r}",
+                    expected="a stage with beta-Bernoulli dropout before a dependent one",
+                    got=f"the first stage {names[0]!r} dependent",
+                    hint="Its keep probabilities are those of the stage before.",
                 )
             )
         if any(stage.dropout for stage in self.stages) != (self.dropout is not None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ from torch import nn
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.convert import convert
 from bayesdrop.data import DataSplits, load_data, parse_name
+from bayesdrop.dropout import to_dependent
 from bayesdrop.errors import CheckpointError, ConfigError, DataError, describe
+from bayesdrop.files import first_line
 from bayesdrop.inference import checkpoint
+from bayesdrop.inference.closing import close_unused_units
 from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
 from bayesdrop.networks import make_network, networks
+from bayesdrop.recipes.augment import augmented_loader
+from bayesdrop.recipes.folder import FORMAT, claim, copy_stages
 from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe
 from bayesdrop.reporting.files import read_json, write_json
 
-_FORMAT = 1
 _TINY = 1e-30
 
 
@@ -72,6 +76,8 @@ def run_recipe(
     data_dir: str | Path | None = None,
     validation: int | None = None,
     seed: int = 0,
+    start: str | Path | None = None,
+    device: str | torch.device = "cpu",
     progress: bool = True,
     callbacks: tuple[Callback, ...] = (),
     announce: Callable[[str], object] | None = None,
@@ -89,12 +95,16 @@ def run_recipe(
         data_dir: Folder of the data files.
         validation: Number of validation examples; the default is the data set's.
         seed: Seed of initial weights, order of examples and masks.
+        start: Folder of a finished run whose stages are the first of this recipe's: they are
+            copied instead of trained again, with the same result.
+        device: Where to train, such as ``"cuda"``; the run is returned on the CPU.
         progress: Whether to show progress bars.
         callbacks: Passed to ``fit``.
         announce: Called with one line at the start of each stage.
 
     Raises:
-        ConfigError: If a name is unknown, or ``out`` holds another run.
+        ConfigError: If a name is unknown, ``out`` holds another run, or ``start`` does not hold
+            the first stages of this one.
         CheckpointError: If ``out`` cannot be written or a file in it is damaged.
         DataError: If the data cannot be loaded.
 
@@ -104,9 +114,16 @@ def run_recipe(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     data = recipe.data if data is None else data
     parse_name(data)
+    _check_device(device)
     out = Path(out)
     splits = load_data(data, data_dir=data_dir, validation=validation)
-    _claim(out, recipe, data, validation, seed, splits)
+    run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
+    shape = {"num_classes": splits.num_classes, "image_shape": list(splits.image_shape)}
+    claim(out, run, shape)
+    if start is not None:
+        theirs = load_run(start)
+        names = [stage.name for stage in theirs.recipe.stages]
+        copy_stages(Path(start), names, out, run)
     history: dict[str, list[dict[str, Any]]] = {}
     plain: BayesianNetwork | None = None
     # fit seeds torch's global generator; the caller's is restored.
@@ -120,7 +137,12 @@ def run_recipe(
             else:
                 if announce is not None:
                     announce(f"{recipe.name} on {splits.title}: stage {stage.name!r}")
-                _train(bnn, stage, splits, folder, seed + 1000 * index, progress, callbacks)
+                # Convolutions are faster with the channels last; no other parameter changes.
+                bnn.to(device).to(memory_format=torch.channels_last)
+                _train(
+                    bnn, recipe, stage, splits, folder, seed + 1000 * index, progress, callbacks
+                )
+                bnn.cpu().to(memory_format=torch.contiguous_format)
             history[stage.name] = read_json(folder / "history.json")
             plain = plain if stage.dropout else bnn
     write_json(out / "history.json", history)
@@ -141,11 +163,11 @@ def load_run(out: str | Path) -> Run:
     """
     out = Path(out)
     description = read_json(out / "recipe.json")
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(
             describe(
                 f"run {out}",
-                expected=f"recipe.json of format {_FORMAT}",
+                expected=f"recipe.json of format {FORMAT}",
                 got="another file",
                 hint="Was it written by another version of bayesdrop?",
             )
@@ -194,18 +216,16 @@ def _networks(
     """
     torch.manual_seed(seed)
     network = build_network(recipe, num_classes, image_shape)
-    converted = False
+    converted = dependent = False
     for index, stage in enumerate(recipe.stages):
-        if index > 0 or stage.dropout:
-            network = _next_network(recipe, stage, network, converted)
-            converted = stage.dropout
+        if stage.dropout and not converted:
+            network = convert(network, str(recipe.dropout), **recipe.dropout_options)
+        elif index > 0:
+            network = copy.deepcopy(network)
+        if stage.dependent and not dependent:
+            network = to_dependent(network, **recipe.dependent_options)
+        converted, dependent = stage.dropout, stage.dependent
         yield stage, BayesianNetwork(network, Categorical(), num_data)
-
-
-def _next_network(recipe: Recipe, stage: Stage, network: nn.Module, converted: bool) -> nn.Module:
-    if not stage.dropout or converted:
-        return copy.deepcopy(network)
-    return convert(network, str(recipe.dropout), **recipe.dropout_options)
 
 
 def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
@@ -247,8 +267,9 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
     return network.train(training)
 
 
-def _train(
+def _train(  # noqa: PLR0913 - a run's parts
     bnn: BayesianNetwork,
+    recipe: Recipe,
     stage: Stage,
     splits: DataSplits,
     folder: Path,
@@ -256,12 +277,13 @@ def _train(
     progress: bool,
     callbacks: tuple[Callback, ...],
 ) -> None:
+    batch_size = min(stage.batch_size, len(splits.train[1]))
     result = fit(
         bnn,
-        splits.train,
+        augmented_loader(*splits.train, batch_size) if recipe.augment else splits.train,
         validation=splits.validation,
         epochs=stage.epochs,
-        batch_size=min(stage.batch_size, len(splits.train[1])),
+        batch_size=batch_size,
         learning_rate=stage.learning_rate,
         variational_learning_rate=stage.variational_learning_rate,
         weight_decay=stage.weight_decay,
@@ -273,10 +295,26 @@ def _train(
         callbacks=callbacks,
     )
     _zero_tiny(bnn)
+    if stage.dependent:
+        close_unused_units(bnn, splits.train)
     # model.pt comes last: it is the sign that the stage is finished.
     write_json(folder / "history.json", result.history)
     checkpoint.save(bnn, folder / "model.pt")
     (folder / "training.pt").unlink(missing_ok=True)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            describe(
+                "run_recipe",
+                expected="a device that torch can use here",
+                got=f"{str(device)!r} ({first_line(error)})",
+                hint="Use 'cpu', or 'cuda' with a CUDA build of torch and a GPU.",
+            )
+        ) from error
 
 
 @torch.no_grad()
@@ -285,56 +323,3 @@ def _zero_tiny(bnn: BayesianNetwork) -> None:
     # product is ten times slower. Zero is the same to float32's precision.
     for parameter in bnn.parameters():
         parameter[parameter.abs() < _TINY] = 0.0
-
-
-def _claim(
-    out: Path, recipe: Recipe, data: str, validation: int | None, seed: int, splits: DataSplits
-) -> None:
-    """Write ``recipe.json``, or check that the one in ``out`` describes the same run."""
-    from bayesdrop import __version__
-
-    run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
-    path = out / "recipe.json"
-    if not path.exists():
-        if out.is_dir() and any(out.glob("*/model.pt")):
-            raise ConfigError(
-                describe(
-                    f"run {out}",
-                    expected="an empty folder or one with recipe.json",
-                    got="the models of another run",
-                    hint="Choose another --out.",
-                )
-            )
-        versions = {"bayesdrop": __version__, "torch": str(torch.__version__)}
-        shape = {"num_classes": splits.num_classes, "image_shape": list(splits.image_shape)}
-        description = {"format": _FORMAT, **run, **shape, **versions}
-        write_json(path, description)
-        return
-    found = read_json(path)
-    theirs, ours = _flatten(found), _flatten(run)
-    changed = [name for name in ours if theirs.get(name, "nothing") != ours[name]]
-    if changed:
-        name = changed[0]
-        raise ConfigError(
-            describe(
-                f"run {out}",
-                expected=f"the run that is in this folder, with {name}={theirs.get(name)}",
-                got=f"{name}={ours[name]}",
-                hint="Pass the same options to continue it, or choose another --out.",
-            )
-        )
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts and lists as one dict with dotted names."""
-    items: Iterable[tuple[object, Any]]
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    else:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in items:
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
-    return flat
