@@ -1,4 +1,4 @@
-"""The command line: ``bayesdrop demo | train | evaluate | compact | list``."""
+"""The command line: ``bayesdrop demo | train | evaluate | compare | compact | list``."""
 
 from __future__ import annotations
 
@@ -117,6 +117,12 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run. [default: runs/RECIPE-SEED]")
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Finished run whose stages this recipe continues."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the last stage.")] = None,
     pretrain_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of the stage before.")
@@ -127,6 +133,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         float | None, typer.Option(help="Of the dropout layers' parameters.")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of network weights.")] = None,
+    device: Annotated[str, typer.Option(help="Where to train, such as cuda.")] = "cpu",
     threads: Threads = None,
 ) -> None:
     """Train a recipe, or continue where an interrupted run stopped."""
@@ -149,6 +156,8 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         data_dir=data_dir,
         validation=validation,
         seed=seed,
+        start=start,
+        device=device,
         announce=_announce,
     )
     last = next(reversed(run.history.values()))[-1]
@@ -174,14 +183,82 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the report. [default: the run's]")
     ] = None,
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="Also write report.html, with intervals, dataset shift, selective prediction and "
+            "the posterior over size. Takes minutes.",
+        ),
+    ] = False,
+    shift: Annotated[
+        bool | None,
+        typer.Option(help="With --html: corrupt test images. [default: as many as are quick]"),
+    ] = None,
+    diagnose: Annotated[
+        bool,
+        typer.Option(
+            "--diagnose",
+            help="With --html: check the ELBO and the guide on the training data. Slow.",
+        ),
+    ] = False,
     threads: Threads = None,
 ) -> None:
     """Write report.json, report.md and figures of a run, and print the comparison."""
     from bayesdrop.recipes import load_run, report_run
 
     _set_threads(threads)
-    report = report_run(load_run(run), ood=ood or [], num_samples=num_samples, data_dir=data_dir)
-    _finish_report(_console(), report, run if out is None else out)
+    if not html and (shift is not None or diagnose):
+        raise typer.BadParameter("--shift, --no-shift and --diagnose go with --html")
+    report = report_run(
+        load_run(run),
+        ood=ood or [],
+        num_samples=num_samples,
+        data_dir=data_dir,
+        thorough=html,
+        shift=shift,
+        diagnose=diagnose,
+    )
+    _finish_report(_console(), report, run if out is None else out, html=html)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of trained runs.")
+    ],
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(help="Data set the networks were not trained on; repeatable."),
+    ] = None,
+    num_samples: NumSamples = 64,
+    ensemble: Annotated[
+        bool,
+        typer.Option("--ensemble", help="Add the averaged predictions of each recipe's seeds."),
+    ] = False,
+    html: Annotated[bool, typer.Option("--html", help="Also write compare.html.")] = False,
+    data_dir: DataDir = None,
+    out: Annotated[Path, typer.Option(help="Folder for the comparison.")] = Path("runs/compare"),
+    threads: Threads = None,
+) -> None:
+    """Put runs on the same data side by side, with paired differences from the first.
+
+    Runs of one recipe with different seeds share a row: medians, and the range over seeds.
+    """
+    from bayesdrop.recipes import compare_runs, load_run
+
+    _set_threads(threads)
+    comparison = compare_runs(
+        {str(folder): load_run(folder) for folder in runs},
+        ood=ood or [],
+        num_samples=num_samples,
+        ensembles=ensemble,
+        data_dir=data_dir,
+    )
+    figures = _has_matplotlib()
+    paths = comparison.write(out, figures=figures, html=html)
+    _print_table(comparison.title, *comparison.table())
+    _say_what_was_written(paths, figures)
 
 
 @app.command()
@@ -271,14 +348,22 @@ def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def _finish_report(console: Console, report: Report, out: Path) -> None:
+def _finish_report(console: Console, report: Report, out: Path, *, html: bool = False) -> None:
     from bayesdrop.reporting.tables import rich_table
 
-    figures = importlib.util.find_spec("matplotlib") is not None
-    paths = report.write(out, figures=figures)
+    figures = _has_matplotlib()
+    paths = report.write(out, figures=figures, html=html)
     values = report.values
     title = f"{values['recipe']} on {values['data_title']}, {len(report.labels):,} test images"
     console.print(rich_table(report.rows, title=title, latency_batch=values["latency_batch"]))
+    _say_what_was_written(paths, figures)
+
+
+def _has_matplotlib() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _say_what_was_written(paths: list[Path], figures: bool) -> None:
     for path in paths:
         typer.echo(f"Wrote {path}")
     if not figures:

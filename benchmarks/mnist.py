@@ -9,7 +9,7 @@ and the same with ``lenet5-caffe``. ``choose`` trains candidates on 50,000 train
 looks only at the rest. ``test`` trains the recipes of the suite as they are registered on all
 60,000, then touches the test set once for each recipe and seed; plain and nn.Dropout baselines
 have as many epochs. A recipe that continues another (DBB after BB) starts from that one's run.
-``--recipes`` tests only some, and the file keeps its other rows.
+``--recipes`` and ``--candidates`` run only some, and the file keeps its other rows.
 Runs are resumable (``--work``) and take one thread each. Needs MNIST and Fashion-MNIST in
 ``--data-dir`` or ``BAYESDROP_DATA`` (torchvision downloads them otherwise).
 """
@@ -245,7 +245,11 @@ def main() -> None:
                 for seed in args.seeds
                 for name in args.candidates or CANDIDATES[args.suite]
             ]
-            result = {**head, "runs": [task.result() for task in tasks]}
+            runs = [{**head, **task.result()} for task in tasks]
+            names = [(run["candidate"], run["seed"]) for run in runs]
+            earlier = read_json(args.out)["runs"] if args.out.exists() else []
+            kept = [run for run in earlier if (run["candidate"], run["seed"]) not in names]
+            result = {"runs": kept + runs}
         else:
             recipes = args.recipes or SUITES[args.suite]
             result = read_json(args.out) if args.out.exists() else {"recipes": {}}

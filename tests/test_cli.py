@@ -13,6 +13,7 @@ from bayesdrop.cli import app
 from bayesdrop.data import load_data, registered_data
 from bayesdrop.dropout import registered_dropouts
 from bayesdrop.recipes import load_run, registered_recipes
+from tests.reporting.page import check_page
 
 TINY = ["--epochs", "2", "--pretrain-epochs", "1", "--data", "digits:0-3"]
 
@@ -39,7 +40,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [(), *[(c,) for c in "demo train evaluate compact list".split()]]
+    "command", [(), *[(c,) for c in "demo train evaluate compare compact list".split()]]
 )
 def test_help_says_what_a_command_does(command):
     text = invoke(*command, "--help").output
@@ -80,6 +81,74 @@ def test_evaluate_works_without_matplotlib_and_names_the_extra(run, tmp_path, mo
     result = invoke("evaluate", run, "--num-samples", 2, "--out", tmp_path)
     assert "bayesdrop[plots]" in result.stderr
     assert not list(tmp_path.glob("*.png")) and (tmp_path / "report.json").exists()
+
+
+def test_evaluate_writes_a_page_on_request(run, tmp_path):
+    result = invoke(
+        "evaluate", run, "--html", "--no-shift", "--num-samples", 2, "--ood", "digits:8-9",
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert str(tmp_path / "report.html") in result.stdout
+    page = check_page((tmp_path / "report.html").read_text())
+    assert "Left out on request." in page.text and "Selective prediction" in page.headings
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["versions"]["bayesdrop"] == __version__
+    assert report["network"] == "lenet-500-300" and report["analysis"]["frontier"] is not None
+
+
+@pytest.fixture(scope="module")
+def others(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli-others")
+    data = ["--data", "digits:0-3"]
+    invoke("train", "digits-mlp-bb", *TINY, "--seed", "1", "--out", out / "bb1")
+    invoke("train", "digits-mlp", "--epochs", "2", *data, "--out", out / "plain")
+    invoke("train", "digits-mlp", "--epochs", "1", "--data", "digits:4-7", "--out", out / "data")
+    invoke(
+        "train",
+        "digits-mlp",
+        "--epochs",
+        "1",
+        *data,
+        "--validation",
+        "100",
+        "--out",
+        out / "split",
+    )
+    return out
+
+
+def test_compare_puts_runs_side_by_side(run, others, tmp_path):
+    result = invoke(
+        "compare", others / "plain", run, others / "bb1", "--ood", "digits:8-9", "--ensemble",
+        "--num-samples", 2, "--html", "--out", tmp_path,
+    )  # fmt: skip
+    assert str(tmp_path / "compare.html") in result.stdout
+    check_page((tmp_path / "compare.html").read_text())
+    values = json.loads((tmp_path / "compare.json").read_text())
+    names = [row["name"] for row in values["rows"]]
+    bayesian = [f"digits-mlp-bb, {method}" for method in ("mean mask", "Monte Carlo")]
+    assert names == ["digits-mlp", *bayesian, *(f"{name}, ensemble of 2" for name in bayesian)]
+    rows = dict(zip(names, values["rows"], strict=True))
+    assert all(name in result.stdout for name in ("digits-mlp", "AUROC", "minutes"))
+    seeds = rows[bayesian[1]]["members"]
+    assert list(seeds) == [f"{folder}, Monte Carlo" for folder in (run, others / "bb1")]
+    invoke("evaluate", run, "--num-samples", 2, "--out", tmp_path)
+    alone = json.loads((tmp_path / "report.json").read_text())
+    ours = seeds[f"{run}, Monte Carlo"]
+    assert ours["nll"] == pytest.approx(alone["nll"]["monte_carlo"], rel=1e-9)
+    details = rows["digits-mlp-bb, mean mask"]["details"]
+    assert details["params"] == alone["params"] and details["units"] == alone["units"]
+
+
+def test_compare_refuses_what_cannot_be_compared(run, others):
+    for arguments, message in (
+        ([run], "at least two runs"),
+        ([run, others / "data"], "expected data=digits:0-3, as run .* got data=digits:4-7"),
+        ([run, others / "split"], "expected validation=None, as run .* got validation=100"),
+        ([run, others / "plain", "--ood", "digits:3-5"], "shared classes"),
+        ([run, "nowhere"], "got nothing there"),
+    ):
+        assert re.search(message, invoke("compare", *arguments, code=1).stderr)
 
 
 def test_compact_writes_a_network_that_plain_torch_runs(run, tmp_path):
@@ -171,7 +240,15 @@ def test_bad_input_gives_a_message_and_code_1(arguments, message, tmp_path, monk
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train"], ["list", "cats"], ["fly"], ["train", "digits-mlp", "--epochs", "0"]],
+    [
+        ["train"],
+        ["list", "cats"],
+        ["fly"],
+        ["train", "digits-mlp", "--epochs", "0"],
+        ["compare"],
+        ["evaluate", "nowhere", "--shift"],
+        ["evaluate", "nowhere", "--diagnose"],
+    ],
 )
 def test_wrong_usage_gives_code_2(arguments):
     assert "Usage" in invoke(*arguments, code=2).stderr

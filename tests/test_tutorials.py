@@ -12,6 +12,10 @@ ROOT = Path(__file__).parent.parent
 KNOWN = {
     "01_from_dropout_to_masks.py",
     "02_model_and_guide.py",
+    "03_can_i_trust_it.py",
+    "05_masks_that_look_at_the_input.py",
+    "07_how_many_units.py",
+    "09_compare_with_arviz.py",
 }
 TUTORIALS = sorted((ROOT / "tutorials").iterdir())
 

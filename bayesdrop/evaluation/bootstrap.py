@@ -60,6 +60,7 @@ class Bootstrap:
         values: Classifier to metric to its value on the test set.
         resamples: Classifier to metric to its value on each resampled test set, ``(B,)``, float64.
             Resample ``b`` is the same for all classifiers.
+        calibrated: Classifier to ``calibrated_ece``.
         level: Level of the intervals.
         num_examples: Test examples :math:`N`.
         seed: Of the resampling.
@@ -67,6 +68,7 @@ class Bootstrap:
 
     values: dict[str, dict[str, float]]
     resamples: dict[str, dict[str, Tensor]]
+    calibrated: dict[str, float]
     level: float
     num_examples: int
     seed: int
@@ -93,8 +95,10 @@ class Bootstrap:
         """
         value, resamples = self._median(name, metric)
         if metric == "ece":
-            found = self._basic(value, resamples)
-            return Estimate(value, max(0.0, found.lower), min(1.0, max(0.0, found.upper)))
+            lower, upper = self._either(value, resamples)
+            if value <= self.calibrated_ece(name):
+                lower = 0.0
+            return Estimate(value, max(0.0, lower), min(1.0, upper))
         if metric == "error" and bool((resamples == value).all()):
             # Where nothing or all is wrong, so it is in all resamples.
             wrong = torch.tensor(value / 100.0 * self.num_examples)
@@ -119,8 +123,20 @@ class Bootstrap:
         from_value, from_resamples = self._median(other, metric)
         difference, differences = value - from_value, resamples - from_resamples
         if metric == "ece":
-            return self._basic(difference, differences)
+            return Estimate(difference, *self._either(difference, differences))
         return Estimate(difference, *self._quantiles(differences))
+
+    def calibrated_ece(self, name: str | Sequence[str]) -> float:
+        """Return the ECE that is not exceeded, at ``level``, by a calibrated classifier.
+
+        Such a classifier has the same confidences, and is right as often as they say. A smaller
+        ECE gives no reason to doubt the calibration.
+
+        Args:
+            name: A classifier, or several of which the median is taken.
+        """
+        names = [name] if isinstance(name, str) else list(name)
+        return float(torch.tensor([self.calibrated[item] for item in names]).quantile(0.5))
 
     def to_dict(self) -> dict[str, Any]:
         """Return every metric of every classifier with its interval, ready for JSON."""
@@ -134,6 +150,7 @@ class Bootstrap:
             "num_examples": self.num_examples,
             "seed": self.seed,
             "intervals": intervals,
+            "calibrated_ece": self.calibrated,
         }
 
     def _median(self, name: str | Sequence[str], metric: str) -> tuple[float, Tensor]:
@@ -152,11 +169,11 @@ class Bootstrap:
         lower, upper = resamples.quantile(ends).tolist()
         return lower, upper
 
-    def _basic(self, value: float, resamples: Tensor) -> Estimate:
-        # Noise widens the gaps of bins, so that a resample's ECE is too large by about as much as
-        # the test set's is: the interval is mirrored at the value, which takes the bias off.
+    def _either(self, value: float, resamples: Tensor) -> tuple[float, float]:
+        # Noise widens the gaps of bins, so that a test set's ECE is too large, and its resamples'
+        # once more: the interval holds theirs, and theirs mirrored at the value.
         lower, upper = self._quantiles(resamples)
-        return Estimate(value, 2.0 * value - upper, 2.0 * value - lower)
+        return min(lower, 2.0 * value - upper), max(upper, 2.0 * value - lower)
 
 
 def bootstrap_metrics(
@@ -176,9 +193,10 @@ def bootstrap_metrics(
     The examples of an OOD set are drawn likewise. The intervals cover the choice of the test
     examples, not that of the seed of training.
 
-    Intervals are quantiles of the resamples, but for the ECE: its are mirrored at its value, since
-    the ECE of a finite set is biased upwards, and of a resample twice; the interval may then lie
-    below the value. An error of exactly 0 or 100 % has Wilson's interval.
+    Intervals are quantiles of the resamples. The ECE of a finite set is biased upwards, and of a
+    resample twice: its interval also holds these quantiles mirrored at the value, and zero if a
+    calibrated classifier's ECE could be as large (``Bootstrap.calibrated_ece``). An error of
+    exactly 0 or 100 % has Wilson's interval.
 
     Args:
         predictions: Classifier to probabilities ``(N, C)``, P(y = 1) of shape ``(N,)``, or
@@ -197,6 +215,8 @@ def bootstrap_metrics(
 
     References:
         Efron, Tibshirani (1993), "An Introduction to the Bootstrap", chapters 13 and 16.
+        Labels drawn from the confidences: Bröcker, Smith (2007),
+        https://doi.org/10.1175/WAF993.1.
 
     Example:
         >>> labels = torch.arange(200) % 2
@@ -210,7 +230,7 @@ def bootstrap_metrics(
     _check_options(predictions, num_resamples)
     require_fraction(who, "level", level)
     columns = {name: _Columns(values, labels) for name, values in predictions.items()}
-    count = _one_length({name: len(column.wrong) for name, column in columns.items()})
+    count = len(torch.as_tensor(labels))
     pairs = _pairs(predictions, ood or {}, scores, count)
     sizes = [count, *(next(iter(own.values())).num_outside for own in pairs.values())]
 
@@ -237,6 +257,10 @@ def bootstrap_metrics(
             name: {metric: torch.cat([part[name][metric] for part in parts]) for metric in found}
             for name, found in once.items()
         },
+        calibrated={
+            name: column.calibrated_ece(num_resamples, level, seed)
+            for name, column in columns.items()
+        },
         level=level,
         num_examples=count,
         seed=seed,
@@ -260,7 +284,7 @@ class _Columns:
         self.per_example = torch.cat(
             [torch.stack([100.0 * (1.0 - correct), nll, brier], dim=1), gaps], dim=1
         )
-        self.wrong = 1.0 - correct
+        self.wrong, self.confidence = 1.0 - correct, confidence
         ordered, self.order = confidence.sort(descending=True, stable=True)
         ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
         self.last = ends.nonzero().squeeze(1)
@@ -272,6 +296,20 @@ class _Columns:
         means = counts @ self.per_example / counts.shape[1]
         simple = dict(zip(METRICS[:3], means[:, :3].T, strict=True))
         return simple | {"ece": means[:, 3:].abs().sum(1), "aurc": self._aurc(counts)}
+
+    def calibrated_ece(self, number: int, level: float, seed: int) -> float:
+        """Return the quantile of the ECE if an example is right as often as its confidence."""
+        generator = torch.Generator().manual_seed(seed)
+        count = len(self.confidence)
+        bins = torch.nn.functional.one_hot(width_bins(self.confidence, _NUM_BINS), _NUM_BINS)
+        parts = []
+        rows = max(1, _CHUNK // count)
+        for start in range(0, number, rows):
+            size = min(rows, number - start), count
+            noise = torch.rand(size, generator=generator, dtype=torch.float64)
+            gaps = (noise < self.confidence).double() - self.confidence
+            parts.append((gaps @ bins.double() / count).abs().sum(1))
+        return float(torch.cat(parts).quantile(level))
 
     def _aurc(self, counts: Tensor) -> Tensor:
         # Equally confident examples share their average loss m. A group of c after K examples with

@@ -110,6 +110,16 @@ def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:
             ``bnn`` is then unchanged.
     """
     payload = read(path, "model")
+    missing = [name for name in ("state", *_SETTINGS) if name not in payload]
+    if missing:
+        raise CheckpointError(
+            describe(
+                f"checkpoint {os.fspath(path)}",
+                expected="the entries that bd.save writes",
+                got=f"none called {missing[0]!r}",
+                hint="Was it written by another version of bayesdrop, or edited?",
+            )
+        )
     check_state(bnn, payload["state"], path)
     bnn.load_state_dict(payload["state"])
     for name in _SETTINGS:

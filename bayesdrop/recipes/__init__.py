@@ -1,6 +1,7 @@
 """Named experiments: data, network, dropout and schedule, run resumably in a folder."""
 
 from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers the recipes
+from bayesdrop.recipes.compare import compare_runs
 from bayesdrop.recipes.demo import run_demo
 from bayesdrop.recipes.outputs import compact_run, report_run
 from bayesdrop.recipes.recipe import (
@@ -18,6 +19,7 @@ __all__ = [
     "Stage",
     "build_network",
     "compact_run",
+    "compare_runs",
     "get_recipe",
     "load_run",
     "register_recipe",

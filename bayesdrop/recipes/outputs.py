@@ -17,7 +17,8 @@ from bayesdrop.compression import (
 )
 from bayesdrop.data import load_ood
 from bayesdrop.recipes.run import Run
-from bayesdrop.reporting import Report, build_report
+from bayesdrop.reporting import Report, analyse, build_report
+from bayesdrop.reporting.model_card import versions
 
 
 def report_run(
@@ -26,6 +27,9 @@ def report_run(
     ood: Sequence[str] = (),
     num_samples: int = 64,
     data_dir: str | Path | None = None,
+    thorough: bool = False,
+    shift: bool | None = None,
+    diagnose: bool = False,
 ) -> Report:
     """Evaluate a run on its test set.
 
@@ -34,27 +38,47 @@ def report_run(
         ood: Names of data sets that it was not trained on.
         num_samples: Posterior samples.
         data_dir: Folder of the data files.
+        thorough: Whether to add intervals, dataset shift, selective prediction, the posterior over
+            size and what else ``analyse`` finds, in minutes instead of seconds.
+        shift: With ``thorough``, whether to corrupt the test images; None as far as it is quick.
+        diagnose: With ``thorough``, whether to check the ELBO and the guide on the training data.
 
     Raises:
         ConfigError: If a name is unknown or shares classes with the run's data.
         DataError: If data cannot be loaded, or have another shape than the run's.
     """
+    from bayesdrop import __version__
+
     outside = {name: load_ood(name, run.data, data_dir=data_dir) for name in ood}
     splits = run.load_data(data_dir)
-    return build_report(
+    report = build_report(
         run.bnn,
         run.plain,
         splits.test,
         description={
             "recipe": run.recipe.name,
+            "network": run.recipe.network,
             "data": run.data,
             "data_title": splits.title,
             "seed": run.seed,
             "minutes": run.minutes,
+            "versions": {"bayesdrop": __version__, **versions()},
         },
         ood=outside,
         num_samples=num_samples,
         history=run.history,
+    )
+    if not thorough:
+        return report
+    return analyse(
+        report,
+        run.bnn,
+        run.plain,
+        splits.test,
+        validation=splits.validation,
+        train=splits.train if diagnose else None,
+        class_names=splits.class_names,
+        shift=shift,
     )
 
 

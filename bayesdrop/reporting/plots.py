@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import BayesdropError, describe
+from bayesdrop.evaluation.reliability import reliability_diagram as reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,8 @@ def reliability_diagram(
 ) -> Figure:
     """Draw accuracy against confidence, and how many predictions have which confidence.
 
-    Bins with fewer than five examples say nothing about accuracy and are left out of the curve.
+    The bins are those of ECE, the bands 95 % confidence intervals of each bin's accuracy. Bins
+    with fewer than five examples say nothing about accuracy and are left out of the curve.
 
     Args:
         predictions: Method name to class probabilities ``(N, C)``.
@@ -91,22 +93,20 @@ def reliability_diagram(
     figure, axes = _figure(6.0, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
     top, bottom = axes
     top.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--", label="calibrated")
-    centres = (torch.arange(bins) + 0.5) / bins
+    edges = (torch.arange(bins + 1) / bins).numpy()
     for index, (name, probabilities) in enumerate(predictions.items()):
-        confidence, guess = probabilities.double().max(-1)
-        right = (guess == labels).double()
-        where = (confidence * bins).ceil().clamp(1, bins).long() - 1
-        count = torch.bincount(where, minlength=bins)
-        filled = count >= _FEWEST
-        accuracy = torch.bincount(where, right, minlength=bins)[filled] / count[filled]
-        mean = torch.bincount(where, confidence, minlength=bins)[filled] / count[filled]
-        colour = _COLOURS[index % len(_COLOURS)]
-        top.plot(
-            mean.numpy(), accuracy.numpy(), marker="o", markersize=4, color=colour, label=name
+        shown = reliability(probabilities, labels, num_bins=bins)
+        filled = shown.count >= _FEWEST
+        mean, accuracy, lower, upper = (
+            values[filled].numpy()
+            for values in (shown.confidence, shown.accuracy, shown.lower, shown.upper)
         )
-        bottom.step(centres.numpy(), count.clamp(min=0.5).numpy(), where="mid", color=colour)
+        colour = _COLOURS[index % len(_COLOURS)]
+        top.fill_between(mean, lower, upper, color=colour, alpha=0.15, linewidth=0)
+        top.plot(mean, accuracy, marker="o", markersize=4, color=colour, label=name)
+        bottom.stairs(shown.count.clamp(min=0.5).numpy(), edges, color=colour, linewidth=1.5)
     top.set(ylabel="accuracy", ylim=(-0.02, 1.02))
-    top.set(title=f"Reliability, bins of at least {_FEWEST} examples")
+    top.set(title=f"Reliability with 95 % bands, bins of at least {_FEWEST} examples")
     top.legend(loc="upper left")
     bottom.set(xlabel="confidence (largest class probability)", ylabel="examples", xlim=(0, 1.01))
     bottom.set(yscale="log", ylim=(0.7, None))

@@ -1,22 +1,17 @@
-"""A run's figures of merit: ``report.json``, ``report.md`` and the figures."""
+"""A run's figures of merit: ``report.json``, ``report.md``, the figures and ``report.html``."""
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.compression import compact, count_bytes, count_flops, count_params
-from bayesdrop.convert import to_deterministic
-from bayesdrop.errors import CompactionError
 from bayesdrop.evaluation import (
     brier_score,
     error_percent,
@@ -26,19 +21,22 @@ from bayesdrop.evaluation import (
     uncertainty_scores,
 )
 from bayesdrop.inference.predict import Prediction, predict
-from bayesdrop.reporting import plots
-from bayesdrop.reporting.files import write_json, write_text
-from bayesdrop.reporting.tables import Row, markdown_table, table_cells
+from bayesdrop.reporting.costs import (
+    LATENCY_BATCH,
+    measure_latencies,
+    measure_latency,
+    measure_per_input,
+    measure_size,
+)
+from bayesdrop.reporting.document import Document
+from bayesdrop.reporting.mask_plots import class_averaged_masks
+from bayesdrop.reporting.model_card import describe_network, versions
+from bayesdrop.reporting.publish import publish
+from bayesdrop.reporting.report_document import METHODS, report_document
+from bayesdrop.reporting.tables import Row
 
-METHODS = {
-    "plain": "plain network",
-    "mean_mask": "mean mask",
-    "monte_carlo": "Monte Carlo",
-}
-"""Key in ``report.json`` to title."""
-
-_LATENCY_BATCH = 100
-_LATENCY_REPEATS = 15
+if TYPE_CHECKING:
+    from bayesdrop.reporting.analysis import Analysis
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +53,12 @@ class Report:
         keep_probs: Dropout layer to keep probabilities.
         image_shape: Shape of one image.
         compact: The smaller network; None if it could not be made.
+        inside: Method (plain, mean mask, Monte Carlo) to its prediction of the test set.
+        outside: The same of each out-of-distribution set.
+        bnn: The network.
+        class_masks: Dropout layer to the classes' average masks, ``(C, K)``, where masks depend on
+            the input.
+        analysis: What ``analyse`` added, or None.
     """
 
     values: dict[str, Any]
@@ -66,92 +70,40 @@ class Report:
     keep_probs: dict[str, Tensor]
     image_shape: tuple[int, ...]
     compact: nn.Module | None = field(repr=False)
+    inside: dict[str, Prediction] = field(repr=False)
+    outside: dict[str, dict[str, Prediction]] = field(repr=False)
+    bnn: BayesianNetwork = field(repr=False)
+    class_masks: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    analysis: Analysis | None = field(default=None, repr=False)
 
-    def write(self, out: str | Path, *, figures: bool = True) -> list[Path]:
-        """Write ``report.json``, ``report.md`` and, if asked for, the figures; return the paths.
+    @property
+    def methods(self) -> dict[str, str]:
+        """The methods that differ, key to title: one alone without Bayesian dropout."""
+        return METHODS if self.keep_probs else {"plain": METHODS["plain"]}
+
+    def document(self) -> Document:
+        """Return the report's text, tables and figures."""
+        return report_document(self)
+
+    def write(self, out: str | Path, *, figures: bool = True, html: bool = False) -> list[Path]:
+        """Write ``report.json``, ``report.md`` and what is asked for; return the paths.
+
+        Args:
+            out: The folder.
+            figures: Whether to draw the figures, also those of the page.
+            html: Whether to write ``report.html``, a page with everything inside.
 
         Raises:
             ImportError: If figures are asked for and matplotlib is not installed.
             CheckpointError: If a file cannot be written.
         """
-        out = Path(out)
-        drawn = self._figures() if figures else {}
-        paths = [plots.save_figure(figure, out / name) for name, figure in drawn.items()]
-        report = write_json(out / "report.json", self.values)
-        return [report, write_text(out / "report.md", self.markdown(list(drawn))), *paths]
-
-    def markdown(self, figures: Sequence[str] = ()) -> str:
-        """Return the report as Markdown, with links to figures beside it."""
-        values = self.values
-        parts = [
-            f"# {values['recipe']} on {values['data_title']}",
-            f"Seed {values['seed']}, {values['minutes']:.1f} minutes of training, "
-            f"{values['num_samples']} posterior samples, {len(self.labels):,} test images. "
-            f"Latency: milliseconds for a batch of {values['latency_batch']} images on "
-            f"{values['threads']} CPU thread(s); Monte Carlo's is that of all its samples.",
-            markdown_table(*table_cells(self.rows, latency_batch=values["latency_batch"])),
-        ]
-        if self.keep_probs:
-            parts += ["## Units and size", self._size_table(), self._size_note()]
-        if values["ood"]:
-            parts += [
-                "## Out-of-distribution detection",
-                "Out-of-distribution images are the positive class; a higher score means more "
-                "uncertain.",
-                self._ood_table(),
-            ]
-        parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
-        return "\n\n".join(parts) + "\n"
-
-    def _size_table(self) -> str:
-        values = self.values
-        lines = [
-            [name, f"{total:,}", f"{kept:,}", f"{100 * kept / total:.1f} %"]
-            for name, kept, total in zip(
-                self.keep_probs, values["units"], values["units_total"], strict=True
-            )
-        ]
-        if values["params"] is not None:
-            for key, title in (("params", "parameters"), ("bytes", "bytes"), ("flops", "FLOPs")):
-                kept, total = values[key], values[f"{key}_total"]
-                lines.append([title, f"{total:,}", f"{kept:,}", f"{100 * kept / total:.1f} %"])
-        return markdown_table(["", "plain", "compact", "kept"], lines)
-
-    def _size_note(self) -> str:
-        difference = self.values["compact_max_abs_diff"]
-        if difference is None:
-            return f"No compact network: {self.values['compact_error']}"
-        return (
-            f"The compact network takes {self.values['flops_speedup']:.1f}x fewer operations; its "
-            f"outputs differ from the masked network's by at most {difference:.1e}."
+        return publish(
+            self.document(), self.values, Path(out), "report", figures=figures, html=html
         )
 
-    def _ood_table(self) -> str:
-        lines = [
-            [name, METHODS[method], score, *(f"{value:.3f}" for value in metrics.values())]
-            for method, sets in self.values["ood_by_method"].items()
-            for name, scores in sets.items()
-            for score, metrics in scores.items()
-        ]
-        return markdown_table(["data", "method", "score", "AUROC", "AUPR", "FPR95"], lines)
-
-    def _figures(self) -> dict[str, Any]:
-        curves = {METHODS.get(name, name): value for name, value in self.probabilities.items()}
-        drawn = {
-            "reliability.png": plots.reliability_diagram(curves, self.labels),
-            "history.png": plots.training_history(self.history),
-        }
-        if self.keep_probs:
-            drawn["keep_probabilities.png"] = plots.keep_probability_curves(self.keep_probs)
-            first = next(iter(self.keep_probs.values()))
-            if len(first) == torch.Size(self.image_shape).numel():
-                drawn["input_keep_probabilities.png"] = plots.input_keep_image(
-                    first, self.image_shape
-                )
-        if len(self.scores) > 1:
-            (name, inside), *others = self.scores.items()
-            drawn["ood_scores.png"] = plots.ood_histogram(inside, dict(others), name=name)
-        return drawn
+    def markdown(self, *, figures: bool = False) -> str:
+        """Return the report as Markdown, on request with links to figures beside it."""
+        return self.document().to_markdown(pictures=figures)
 
 
 def build_report(
@@ -164,10 +116,10 @@ def build_report(
     num_samples: int = 64,
     history: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Report:
-    """Evaluate a classifier three ways, prune it, and measure both.
+    """Evaluate a network three ways: plain, with the mean mask, and by Monte Carlo.
 
     Args:
-        bnn: The trained network.
+        bnn: The Bayesian network.
         plain: The network without Bayesian dropout to compare it with; None takes ``bnn``.
         test: Test images and labels.
         description: ``recipe``, ``data``, ``data_title``, ``seed`` and ``minutes``, and anything
@@ -193,10 +145,13 @@ def build_report(
         }
     metrics = {method: _metrics(prediction, test[1]) for method, prediction in inside.items()}
     detection = {method: _detection(inside[method], outside[method]) for method in passes}
-    size, small = _size(bnn, test[0])
-    latency = _latency(plain, bnn, small, test[0], num_samples)
+    size, small = measure_size(bnn, test[0])
+    latency = measure_latencies(plain, bnn, small, test[0], num_samples)
     values: dict[str, Any] = {
+        **describe_network(bnn),
+        "versions": versions(),
         **description,
+        "num_test": len(test[1]),
         "num_samples": num_samples,
         **{
             key: {method: metrics[method][key] for method in passes}
@@ -205,8 +160,9 @@ def build_report(
         "units": bnn.units(),
         "units_total": bnn.units_total(),
         **size,
+        "per_input": measure_per_input(bnn, test[0]),
         "latency_ms": latency,
-        "latency_batch": min(_LATENCY_BATCH, len(test[1])),
+        "latency_batch": min(LATENCY_BATCH, len(test[1])),
         "threads": torch.get_num_threads(),
         "ood": detection["monte_carlo"],
         "ood_by_method": detection,
@@ -225,7 +181,15 @@ def build_report(
         keep_probs={path: layer.keep_prob().detach().cpu() for path, layer in layers},
         image_shape=tuple(test[0].shape[1:]),
         compact=small,
+        inside=inside,
+        outside=outside,
+        bnn=bnn,
+        class_masks=class_averaged_masks(bnn, test) if _looks_at_inputs(bnn) else {},
     )
+
+
+def _looks_at_inputs(bnn: BayesianNetwork) -> bool:
+    return any(layer.input_dependent for _, layer in bnn.named_dropout_layers())
 
 
 def add_baseline(
@@ -254,7 +218,7 @@ def add_baseline(
     }
     detection = _detection(inside, outside)
     figures: dict[str, Any] = {**_metrics(inside, test[1]), "ood": detection}
-    latency = _time({"": _evaluation(network, test[0])})[""]
+    latency = measure_latency(network, test[0])
     row = dataclasses.replace(
         report.rows[0],
         method=title,
@@ -289,75 +253,6 @@ def _detection(
         }
         for name, prediction in outside.items()
     }
-
-
-@torch.no_grad()
-def _size(bnn: BayesianNetwork, images: Tensor) -> tuple[dict[str, Any], nn.Module | None]:
-    original = to_deterministic(bnn).eval()
-    example = images[:1]
-    totals = {
-        "params_total": count_params(original),
-        "bytes_total": count_bytes(original),
-        "flops_total": count_flops(original, example),
-    }
-    try:
-        small = compact(bnn, example)
-    except CompactionError as error:
-        nothing = dict.fromkeys(
-            ("flops_speedup", "params", "bytes", "flops", "compact_max_abs_diff")
-        )
-        return {**nothing, **totals, "compact_error": str(error)}, None
-    some = images[:1000]
-    bnn.eval()
-    flops = count_flops(small, example)
-    return {
-        "flops_speedup": totals["flops_total"] / max(1, flops),
-        "params": count_params(small),
-        "bytes": count_bytes(small),
-        "flops": flops,
-        "compact_max_abs_diff": float((small(some) - bnn(some)).abs().max()),
-        **totals,
-    }, small
-
-
-def _latency(
-    plain: BayesianNetwork,
-    bnn: BayesianNetwork,
-    small: nn.Module | None,
-    images: Tensor,
-    num_samples: int,
-) -> dict[str, float]:
-    batch = images[:_LATENCY_BATCH]
-    return _time(
-        {
-            "plain": _evaluation(plain, images),
-            "mean_mask": _evaluation(bnn if small is None else small, images),
-            "monte_carlo": lambda: predict(
-                bnn, batch, num_samples=num_samples, keep_samples=False
-            ),
-        }
-    )
-
-
-def _evaluation(network: nn.Module, images: Tensor) -> Callable[[], object]:
-    # A BayesianNetwork without Bayesian dropout is timed as the plain module it holds.
-    network = network.network if isinstance(network, BayesianNetwork) else network
-    network = network.eval()
-    return lambda: network(images[:_LATENCY_BATCH])
-
-
-@torch.no_grad()
-def _time(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Return median milliseconds per call, the calls made in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.random.fork_rng():
-        for repeat in range(_LATENCY_REPEATS + 2):
-            for name, call in calls.items():
-                started = time.perf_counter()
-                call()
-                if repeat >= 2:
-                    seconds[name].append(time.perf_counter() - started)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
 
 
 def _rows(values: Mapping[str, Any]) -> list[Row]:

@@ -134,3 +134,12 @@ def test_random_state_comes_back_for_every_generator():
     first = draw()
     checkpoint.set_random_state(state)
     assert draw() == first
+
+
+def test_a_file_with_a_missing_entry_is_refused_and_changes_nothing(tmp_path):
+    path, other = tmp_path / "model.pt", make_bnn()
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    checkpoint.write(path, {**checkpoint.header("model"), "state": make_bnn().state_dict()})
+    with pytest.raises(CheckpointError, match="the entries that bd.save writes, got none called"):
+        bd.load(other, path)
+    torch.testing.assert_close(dict(other.state_dict()), before, rtol=0, atol=0)

@@ -52,9 +52,10 @@ def test_the_keys_are_those_that_everything_downstream_reads(report):
     assert set(values) >= SPECIFIED
     for key in ("error", "nll", "brier", "ece", "latency_ms"):
         assert list(values[key]) == ["plain", "mean_mask", "monte_carlo"]
-    scores = {"entropy", "max_probability", "mutual_information"}
+    scores = {"entropy", "max_probability", "mutual_information", "energy", "logit_norm"}
     assert set(values["ood"]["digits:8-9"]) == scores
-    assert all(set(m) == {"auroc", "aupr", "fpr95"} for m in values["ood"]["digits:8-9"].values())
+    keys = {"auroc", "aupr", "aupr_in", "fpr95", "detection_error"}
+    assert all(set(m) == keys for m in values["ood"]["digits:8-9"].values())
 
 
 def test_the_figures_are_those_of_evaluate(report, networks, test_set):
@@ -121,3 +122,25 @@ def test_without_figures_matplotlib_is_not_needed(report, tmp_path, monkeypatch)
     assert names == ["report.json", "report.md"]
     with pytest.raises(ImportError, match=r"pip install 'bayesdrop\[plots\]'"):
         report.write(tmp_path)
+
+
+def test_masks_that_look_at_the_input_get_their_cost_and_pictures(networks, test_set, tmp_path):
+    bnn, plain = networks
+    report = build_report(
+        bd.to_dependent(bnn), plain, test_set, description=DESCRIPTION, num_samples=2
+    )
+    cost = report.values["per_input"]
+    assert cost["num_examples"] == len(test_set[1])
+    assert 0 < cost["speedup_needed"] <= cost["speedup"]
+    assert f"{cost['speedup']:.1f}x fewer" in report.markdown()
+    names = {path.name for path in report.write(tmp_path)}
+    assert {"class_masks.png", "class_correlations.png"} <= names
+
+
+def test_sticks_are_drawn_where_there_are_some(networks, test_set, tmp_path):
+    _, plain = networks
+    net = bd.convert(plain.network, "indian-buffet")
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), 100)
+    report = build_report(bnn, plain, test_set, description=DESCRIPTION, num_samples=2)
+    assert report.values["per_input"] is None and report.class_masks == {}
+    assert "sticks.png" in {path.name for path in report.write(tmp_path)}

@@ -1,0 +1,393 @@
+"""The longer part of a report in words, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bayesdrop.reporting.analysis import (
+    CREDIBLE_LEVEL,
+    MAX_ERROR_INCREASE,
+    TARGET_RISKS,
+    Analysis,
+)
+from bayesdrop.reporting.document import Block, Picture, Table
+from bayesdrop.reporting.estimates import estimate_text, metric_title
+from bayesdrop.reporting.ood_plots import roc_curves, score_histograms
+from bayesdrop.reporting.selective_plots import risk_coverage_figure
+from bayesdrop.reporting.shift_analysis import SHIFT_SEED
+from bayesdrop.reporting.shift_plots import shift_figure
+from bayesdrop.reporting.size_plots import frontier_figure, size_figure
+from bayesdrop.reporting.uncertainty_plots import uncertain_images
+
+Blocks = Iterator[tuple[str, Block]]
+
+_SHOWN_SCORES = ("entropy", "mutual_information", "energy")
+
+
+def analysis_blocks(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    """Yield the key of a section of the report, or ``"lead"``, and what belongs there.
+
+    Args:
+        analysis: What ``analyse`` found.
+        methods: Method to title.
+    """
+    for part in (_lead, _metrics, _calibration, _uncertainty, _ood, _shift, _selective):
+        yield from part(analysis, methods)
+    yield from _size(analysis)
+    yield from _diagnostics(analysis)
+
+
+def spoken(title: str) -> str:
+    """Return a method's title as it stands in a sentence."""
+    return "the Monte Carlo prediction" if title == "Monte Carlo" else f"the {title}"
+
+
+def _lead(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    bootstrap, main = analysis.bootstrap, analysis.main
+    error = bootstrap.interval(main, "error")
+    gap = bootstrap.interval(main, "ece")
+    text = (
+        f"In short, {spoken(methods[main])}: {error.value:.2f} % of "
+        f"{bootstrap.num_examples:,} test images are wrong ({100 * bootstrap.level:g} % interval "
+        f"{error.lower:.2f} to {error.upper:.2f} %). Its confidence and its accuracy differ by "
+        f"{100 * gap.value:.2f} percentage points on average (ECE)."
+    )
+    coverage = analysis.risk_coverage[main].coverage_at_risk(0.01)
+    if coverage:
+        text += (
+            f" Of the most confident {100 * coverage:.1f} % of the images, 1 % are wrong at most."
+        )
+    rocs = {m: bootstrap.interval(main, m) for m in bootstrap.metrics if m.startswith("auroc ")}
+    for metric, roc in rocs.items():
+        text += (
+            f" An image of {metric.removeprefix('auroc ')} has a higher entropy than a test image "
+            f"with probability {roc.value:.3f} ({roc.lower:.3f} to {roc.upper:.3f})."
+        )
+    yield "lead", text
+
+
+def _metrics(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    bootstrap = analysis.bootstrap
+    yield (
+        "metrics",
+        f"{100 * bootstrap.level:g} % intervals from {bootstrap.num_resamples:,} resamples of the "
+        f"test images (seed {bootstrap.seed}), the same for all methods, so that differences are "
+        f"paired. They say how much depends on which images were tested, not on the seed of "
+        f"training. The interval of ECE allows for its bias.",
+    )
+    header = ["method", *map(metric_title, bootstrap.metrics)]
+    cells = [
+        [title, *(estimate_text(m, bootstrap.interval(method, m)) for m in bootstrap.metrics)]
+        for method, title in methods.items()
+    ]
+    yield "metrics", Table(header, cells, "Each method's figures, with intervals")
+    first, *others = methods
+    if others:
+        cells = [
+            [
+                methods[method],
+                *(
+                    estimate_text(m, bootstrap.difference(method, first, m), signed=True)
+                    for m in bootstrap.metrics
+                ),
+            ]
+            for method in others
+        ]
+        yield (
+            "metrics",
+            Table(
+                header,
+                cells,
+                f"Paired differences from {spoken(methods[first])}; * if more than noise",
+            ),
+        )
+
+
+def _calibration(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    errors = {
+        "ece": "ECE",
+        "adaptive_ece": "adaptive ECE",
+        "classwise_ece": "classwise ECE",
+        "mce": "largest gap",
+    }
+    parts = {"reliability": "reliability", "resolution": "resolution"}
+    parts |= {"uncertainty": "uncertainty", "brier": "Brier score"}
+    cells = []
+    for method, title in methods.items():
+        found = analysis.calibration[method]
+        brier = found["brier_parts"] or {}
+        cells.append(
+            [
+                title,
+                *(_number(found[key]) for key in errors),
+                *(_number(brier.get(key)) for key in parts),
+            ]
+        )
+    header = ["method", *errors.values(), *parts.values()]
+    yield "calibration", Table(header, cells, "Calibration errors and the Brier score's parts")
+    bootstrap, main = analysis.bootstrap, analysis.main
+    yield (
+        "calibration",
+        f"Even a calibrated classifier has an ECE on {bootstrap.num_examples:,} images: with the "
+        f"confidences of {spoken(methods[main])} it would stay below "
+        f"{bootstrap.calibrated_ece(main):.4f} in {100 * bootstrap.level:g} % of test sets. Here "
+        f"it is {bootstrap.values[main]['ece']:.4f}.",
+    )
+    for method, title in list(methods.items())[-1:]:
+        diagram = analysis.reliability[method]
+        filled = [b for b, count in enumerate(diagram.count.tolist()) if count]
+        bins = [
+            [
+                f"{float(diagram.left[b]):.2f} to {float(diagram.right[b]):.2f}",
+                f"{int(diagram.count[b]):,}",
+                f"{float(diagram.confidence[b]):.3f}",
+                f"{float(diagram.accuracy[b]):.3f}",
+                f"{float(diagram.lower[b]):.3f} to {float(diagram.upper[b]):.3f}",
+            ]
+            for b in filled
+        ]
+        names = ["confidence from", "images", "mean confidence", "accuracy"]
+        names += [f"{100 * diagram.level:g} % band"]
+        yield (
+            "calibration",
+            Table(names, bins, f"The reliability diagram of {spoken(title)} as a table"),
+        )
+    scaled = analysis.temperature
+    if scaled is not None:
+        yield (
+            "calibration",
+            f"A temperature of {scaled['temperature']:.3f}, fitted on validation data, would "
+            f"change the NLL of {spoken(methods[analysis.main])} from "
+            f"{scaled['nll_before']:.4f} to {scaled['nll_after']:.4f}, and its ECE from "
+            f"{scaled['ece_before']:.4f} to {scaled['ece_after']:.4f}. "
+            "Nothing else on this page uses it.",
+        )
+    yield from _notes(analysis, "calibration", "temperature")
+
+
+def _uncertainty(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    if analysis.images.ndim == 4 and analysis.images.shape[1] in (1, 3):
+        yield (
+            "uncertainty",
+            Picture(
+                "uncertain_images.png",
+                "The test images with the highest and with the lowest predictive entropy",
+                lambda: uncertain_images(analysis.images, analysis.predictions, analysis.labels),
+            ),
+        )
+    table = analysis.classes
+    cells = table.cells()
+    for line, name in zip(cells, analysis.class_names, strict=False):
+        line[0] = name if name == line[0] else f"{line[0]} ({name})"
+    title = f"Each class, by {spoken(methods[analysis.main])}; entropies in nats"
+    titles = {"error": "error (%)", "nll": "NLL (nats)"}
+    header = [titles.get(name, name) for name in table.header]
+    yield "uncertainty", Table(header, cells, title)
+
+
+def _ood(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    if len(analysis.scores) == 1:
+        yield (
+            "ood",
+            "No data were given that the network was not trained on: pass --ood NAME (ood=...).",
+        )
+        return
+    kept = [score for score in _SHOWN_SCORES if score in analysis.scores["test set"]]
+    (name, inside), *others = (
+        (key, {score: values[score] for score in kept}) for key, values in analysis.scores.items()
+    )
+    yield (
+        "ood",
+        Picture(
+            "ood_histograms.png",
+            f"Scores of known and unknown images by {spoken(methods[analysis.main])}",
+            lambda: score_histograms(inside, dict(others), name=name),
+        ),
+    )
+    yield (
+        "ood",
+        Picture(
+            "ood_roc.png",
+            "ROC curves: share of unknown images found against share of known ones flagged",
+            lambda: roc_curves(inside, dict(others), name=name),
+        ),
+    )
+
+
+def _shift(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    found = analysis.shift
+    if not found.curves:
+        yield from _notes(analysis, "shift", "shift")
+        return
+    first = next(iter(found.curves.values()))
+    yield (
+        "shift",
+        f"{found.num_images:,} test images, chosen with seed {SHIFT_SEED}, corrupted in "
+        f"{len(first.kinds)} ways ({', '.join(first.kinds)}) at severities 1 to "
+        f"{max(first.severities)}; means over the ways. Monte Carlo with "
+        f"{found.num_samples} posterior samples.",
+    )
+    header = ["", "severity", "accuracy (%)", "NLL (nats)", "ECE", "entropy (nats)"]
+    cells = []
+    for method, curves in found.curves.items():
+        columns = [curves.curve(metric) for metric in ("accuracy", "nll", "ece", "entropy")]
+        for severity, (accuracy, *rest) in zip(
+            (0, *curves.severities), zip(*columns, strict=True), strict=True
+        ):
+            numbers = [f"{value:.4f}" for value in rest]
+            cells.append([methods[method], str(severity), f"{accuracy:.2f}", *numbers])
+    yield (
+        "shift",
+        Picture(
+            "shift.png",
+            "Accuracy, NLL, ECE and predictive entropy as images are corrupted more and more",
+            lambda: shift_figure({methods[m]: curves for m, curves in found.curves.items()}),
+        ),
+    )
+    yield "shift", Table(header, cells, "Means over the corruptions")
+
+
+def _selective(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+    header = ["method", "AURC", "excess AURC"]
+    header += [f"answered at {100 * risk:g} % errors" for risk in TARGET_RISKS]
+    cells = [
+        [
+            methods[method],
+            f"{curve.aurc:.5f}",
+            f"{curve.excess_aurc:.5f}",
+            *(f"{100 * curve.coverage_at_risk(risk):.1f} %" for risk in TARGET_RISKS),
+        ]
+        for method, curve in analysis.risk_coverage.items()
+    ]
+    yield (
+        "selective",
+        "Answering the most confident images only, and leaving the others to someone.",
+    )
+    yield (
+        "selective",
+        Picture(
+            "risk_coverage.png",
+            "Errors among the images that are answered, against how many are",
+            lambda: risk_coverage_figure(
+                {methods[m]: curve for m, curve in analysis.risk_coverage.items()}
+            ),
+        ),
+    )
+    title = "Area under the curve, and the largest share answered with so many errors"
+    yield "selective", Table(header, cells, title)
+    chosen = analysis.threshold
+    if chosen is not None:
+        yield "selective", _threshold_text(chosen)
+    yield from _notes(analysis, "selective", "threshold")
+
+
+def _threshold_text(chosen: Mapping[str, Any]) -> str:
+    confidence = (
+        "any confidence" if chosen["threshold"] is None else f"more than {chosen['threshold']:.4f}"
+    )
+    promise = (
+        "without a guarantee, for which there are too few validation images"
+        if chosen["failure_probability"] is None
+        else f"which holds with {100 * (1 - chosen['failure_probability']):g} % confidence"
+    )
+    result = f"{100 * chosen['test_coverage']:.1f} % of the test images are then answered"
+    if chosen["test_risk"] is not None:
+        result += f", and {100 * chosen['test_risk']:.2f} % of those are wrong"
+    return (
+        f"The shares above are read off the test set itself. Chosen on validation data for at "
+        f"most {100 * chosen['target_risk']:g} % errors, {promise}: answer at {confidence}. "
+        f"{result}."
+    )
+
+
+def _size(analysis: Analysis) -> Blocks:
+    size, frontier = analysis.size, analysis.frontier
+    if size is not None:
+        rows = size.summary(CREDIBLE_LEVEL)
+        cells = [
+            [
+                f"{row.quantity}, {row.layer}",
+                f"{row.mean:,.1f}",
+                f"{row.lower:,.0f} to {row.upper:,.0f}",
+                f"{row.full:,}",
+            ]
+            for row in rows
+        ]
+        header = ["", "mean", f"{100 * CREDIBLE_LEVEL:g} % credible interval", "plain network"]
+        yield (
+            "size",
+            Picture(
+                "size_posterior.png",
+                "Posterior over the active units, parameters and FLOPs of drawn networks",
+                lambda: size_figure(size, level=CREDIBLE_LEVEL),
+            ),
+        )
+        yield (
+            "size",
+            f"The size of a network drawn from the posterior, from {len(size.total('units')):,} "
+            f"masks. The compact network above keeps every unit that is ever used, and is larger.",
+        )
+        yield "size", Table(header, cells, "Posterior over size")
+    yield from _notes(analysis, "size", "size")
+    if frontier is not None:
+        yield (
+            "frontier",
+            f"On validation data, with the mean mask. The marked threshold is the one with the "
+            f"fewest FLOPs among those that cost at most {MAX_ERROR_INCREASE:g} percentage points "
+            f"of error; the compact network of this report uses the layers' own.",
+        )
+        yield (
+            "frontier",
+            Picture(
+                "frontier.png",
+                "Error, NLL and ECE on validation data against the FLOPs of the compact network",
+                lambda: frontier_figure(frontier, chosen=analysis.chosen),
+            ),
+        )
+        cells = [
+            [
+                f"{row.threshold:.3g}" + (" (marked)" if row.threshold == analysis.chosen else ""),
+                "-".join(map(str, row.units)),
+                f"{row.params:,}",
+                f"{row.flops:,}",
+                f"{row.error:.2f}",
+                f"{row.nll:.4f}",
+                f"{row.ece:.4f}",
+            ]
+            for row in frontier.rows
+        ]
+        header = ["threshold", "units", "parameters", "FLOPs", "error (%)", "NLL (nats)", "ECE"]
+        yield "frontier", Table(header, cells, "The frontier, threshold by threshold")
+    yield from _notes(analysis, "frontier", "validation", "frontier")
+
+
+def _diagnostics(analysis: Analysis) -> Blocks:
+    if analysis.diagnostic is not None:
+        found = analysis.diagnostic
+        yield (
+            "diagnostics",
+            f"{found.verdict} From {found.num_samples} draws with {found.num_masks} masks each.",
+        )
+    if analysis.elbo is not None:
+        header = ["check", "where", "value", "expected", "tolerance", "result"]
+        cells = [
+            [
+                row.check,
+                row.where,
+                *(_number(v, "6g") for v in (row.value, row.expected, row.tolerance)),
+                "pass" if row.passed else "FAIL",
+            ]
+            for row in analysis.elbo.rows
+        ]
+        yield "diagnostics", Table(header, cells, "Laws of the objective, checked on this network")
+
+
+def _notes(analysis: Analysis, section: str, *keys: str) -> Blocks:
+    for key in keys:
+        if key in analysis.notes:
+            yield section, analysis.notes[key]
+
+
+def _number(value: float | None, style: str = ".4f") -> str:
+    return "–" if value is None or value != value else f"{value:{style}}"

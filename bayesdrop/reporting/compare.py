@@ -1,0 +1,271 @@
+"""Several classifiers on the same test set: their figures, and their paired differences."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.evaluation import Bootstrap, Estimate, bootstrap_metrics
+from bayesdrop.evaluation.checks import Array
+from bayesdrop.reporting.compare_plots import comparison_figure
+from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
+from bayesdrop.reporting.estimates import estimate_text, figure_text, metric_title
+from bayesdrop.reporting.publish import publish
+
+_DETAILS = {
+    "units": "units",
+    "params": "parameters",
+    "flops": "FLOPs",
+    "minutes": "minutes",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ComparisonRow:
+    """One classifier, or several seeds of one.
+
+    Args:
+        name: What to call it.
+        members: The classifiers.
+        estimates: Metric to its value, the median over members, and its interval.
+        ranges: Metric to the lowest and the highest value of a member.
+        differences: Metric to the paired difference from the first row; of the first row, empty.
+        details: Median over members of ``units``, ``params``, ``flops`` and ``minutes``, where
+            known.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    estimates: dict[str, Estimate]
+    ranges: dict[str, tuple[float, float]]
+    differences: dict[str, Estimate]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What ``compare_predictions`` returns.
+
+    Args:
+        rows: One for each group of classifiers, in the order they were given.
+        bootstrap: The resamples that everything was computed from.
+        title: What is compared.
+        about: More about it, as JSON's types.
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    bootstrap: Bootstrap
+    title: str = "Comparison"
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers, ready for JSON."""
+        return {
+            **self.about,
+            "level": self.bootstrap.level,
+            "num_resamples": self.bootstrap.num_resamples,
+            "num_examples": self.bootstrap.num_examples,
+            "bootstrap_seed": self.bootstrap.seed,
+            "first": self.rows[0].name,
+            "rows": [
+                {
+                    "name": row.name,
+                    "members": {name: self.bootstrap.values[name] for name in row.members},
+                    "metrics": {m: e.to_dict() for m, e in row.estimates.items()},
+                    "ranges": {m: list(ends) for m, ends in row.ranges.items()},
+                    "differences": {m: e.to_dict() for m, e in row.differences.items()},
+                    "details": row.details,
+                }
+                for row in self.rows
+            ],
+        }
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and cells of the figures and the costs, one line for each row."""
+        metrics = self.bootstrap.metrics
+        known = [key for key in _DETAILS if any(row.details.get(key) for row in self.rows)]
+        header = ["", *map(metric_title, metrics), *(_DETAILS[key] for key in known)]
+        cells = [
+            [
+                row.name,
+                *(figure_text(metric, row.estimates[metric].value) for metric in metrics),
+                *(_detail(row.details.get(key)) for key in known),
+            ]
+            for row in self.rows
+        ]
+        return header, cells
+
+    def document(self) -> Document:
+        """Return the comparison's text, tables and figure."""
+        bootstrap, metrics = self.bootstrap, self.bootstrap.metrics
+        several = [row for row in self.rows if len(row.members) > 1]
+        level = f"{100 * bootstrap.level:g} %"
+        lead: list[Block] = [
+            f"{bootstrap.num_examples:,} test images, the same for all."
+            + (" Where there are several seeds: medians." if several else ""),
+            Table(*self.table(), caption="Side by side"),
+        ]
+        header = ["", *map(metric_title, metrics)]
+        parts: list[Block] = [
+            f"{level} intervals from {bootstrap.num_resamples:,} resamples of the test images "
+            f"(seed {bootstrap.seed}). They say how much depends on which images were tested, not "
+            f"on the seed of training."
+        ]
+        estimates = [
+            [row.name, *(estimate_text(m, row.estimates[m]) for m in metrics)] for row in self.rows
+        ]
+        parts.append(Table(header, estimates, f"Figures with {level} intervals"))
+        parts.append(
+            Picture(
+                "compare.png",
+                f"Each figure with its {level} interval, and single seeds as dots",
+                lambda: comparison_figure(self),
+            )
+        )
+        sections = [Section("Figures and their uncertainty", parts)]
+        if len(self.rows) > 1:
+            differences = [
+                [row.name, *(estimate_text(m, row.differences[m], signed=True) for m in metrics)]
+                for row in self.rows[1:]
+            ]
+            note = (
+                f"Less the figure of {self.rows[0].name!r}, on the same resamples: the same "
+                f"images are hard for all, so differences are surer than figures. A star marks "
+                f"intervals without zero; of many intervals some have none by chance."
+            )
+            table = Table(header, differences, f"Paired differences from {self.rows[0].name}")
+            sections.append(Section("Paired differences", [note, table]))
+        if several:
+            ranges = [
+                [row.name, str(len(row.members)), *(_range(m, row.ranges[m]) for m in metrics)]
+                for row in several
+            ]
+            table = Table(["", "seeds", *header[1:]], ranges, "Lowest and highest of the seeds")
+            sections.append(Section("Range over seeds", [table]))
+        return Document(self.title, lead, sections)
+
+    def write(self, out: str | Path, *, figures: bool = True, html: bool = False) -> list[Path]:
+        """Write ``compare.json``, ``compare.md``, the figure and the page; return the paths.
+
+        Args:
+            out: The folder.
+            figures: Whether to draw the figure.
+            html: Whether to write ``compare.html``, with everything inside.
+
+        Raises:
+            ImportError: If figures are asked for and matplotlib is not installed.
+            CheckpointError: If a file cannot be written.
+        """
+        return publish(self.document(), self.to_dict(), out, "compare", figures=figures, html=html)
+
+
+def compare_predictions(
+    probabilities: Mapping[str, Array],
+    labels: Array,
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    ood: Mapping[str, Mapping[str, Array]] | None = None,
+    details: Mapping[str, Mapping[str, Any]] | None = None,
+    title: str = "Comparison",
+    about: Mapping[str, Any] | None = None,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare classifiers by their predictions of one test set; any arrays will do.
+
+    Args:
+        probabilities: Classifier to probabilities ``(N, C)``, P(y = 1) of shape ``(N,)``, or
+            posterior samples ``(S, N, C)``, which are averaged.
+        labels: Integers ``(N,)``.
+        groups: Row to its classifiers, such as the seeds of one recipe, of which the median and
+            the range are reported; None gives each its own row.
+        ood: OOD set to classifier to probabilities like ``probabilities``; adds AUROCs of the
+            predictive entropy.
+        details: Classifier to ``units`` (of each layer), ``params``, ``flops``, ``minutes``.
+        title: Heading of the report.
+        about: More to be kept in the JSON file.
+        num_resamples: Resamples of the paired bootstrap.
+        level: Level of the intervals.
+        seed: Of the resampling.
+
+    Raises:
+        ConfigError: If groups are not made of the classifiers, or as ``bootstrap_metrics``.
+        DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
+
+    Example:
+        >>> import torch
+        >>> labels = torch.arange(200) % 2
+        >>> sure, unsure = torch.full((200,), 0.9), torch.full((200,), 0.6)
+        >>> p = {"sure": torch.where(labels == 1, sure, 1 - sure)}
+        >>> p["unsure"] = torch.where(labels == 1, unsure, 1 - unsure)
+        >>> comparison = compare_predictions(p, labels)
+        >>> comparison.rows[1].differences["nll"].excludes_zero
+        True
+    """
+    chosen = {name: [name] for name in probabilities} if groups is None else groups
+    members = {name: tuple(names) for name, names in chosen.items()}
+    _check_groups(members, probabilities)
+    bootstrap = bootstrap_metrics(
+        probabilities, labels, ood=ood, num_resamples=num_resamples, level=level, seed=seed
+    )
+    first = next(iter(members.values()))
+    rows = []
+    for index, (name, names) in enumerate(members.items()):
+        values = {m: [bootstrap.values[item][m] for item in names] for m in bootstrap.metrics}
+        own = [dict((details or {}).get(item, {})) for item in names]
+        rows.append(
+            ComparisonRow(
+                name=name,
+                members=names,
+                estimates={m: bootstrap.interval(names, m) for m in bootstrap.metrics},
+                ranges={m: (min(found), max(found)) for m, found in values.items()},
+                differences={m: bootstrap.difference(names, first, m) for m in bootstrap.metrics}
+                if index
+                else {},
+                details={key: _median([found.get(key) for found in own]) for key in _DETAILS},
+            )
+        )
+    return Comparison(tuple(rows), bootstrap, title, about or {})
+
+
+def _check_groups(members: Mapping[str, Sequence[str]], known: Mapping[str, Array]) -> None:
+    bad = [
+        name
+        for name, names in members.items()
+        if not names or any(item not in known for item in names)
+    ]
+    if bad or not members:
+        raise ConfigError(
+            describe(
+                "compare_predictions",
+                expected=f"rows made of the classifiers {sorted(known)}",
+                got=f"{bad[0]!r} made of {list(members[bad[0]])}" if bad else "none",
+                hint='For example groups={"net": ["net-seed-0", "net-seed-1"]}.',
+            )
+        )
+
+
+def _median(values: Sequence[Any]) -> Any:
+    """Return the median of numbers, or of each entry of lists; None if one is missing."""
+    if any(value is None for value in values):
+        return None
+    if isinstance(values[0], list | tuple):
+        return [statistics.median(entries) for entries in zip(*values, strict=True)]
+    return statistics.median(values)
+
+
+def _range(metric: str, ends: tuple[float, float]) -> str:
+    return " to ".join(figure_text(metric, end) for end in ends)
+
+
+def _detail(value: Any) -> str:
+    if value is None or value == []:
+        return "–"
+    if isinstance(value, list):
+        return "-".join(f"{entry:g}" for entry in value)
+    return f"{value:,.1f}" if isinstance(value, float) and value % 1 else f"{value:,.0f}"

@@ -1,0 +1,352 @@
+"""ArviZ: a network's posterior as InferenceData (0.x) or DataTree (1.x).
+
+Every ArviZ call of the package is in this file; what the two major versions do differently is at
+its foot.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.dropout import BayesianDropout, GlobalLatents
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.inference.batches import Data, num_examples
+from bayesdrop.inference.draws import (
+    Draw,
+    draw_posterior,
+    draw_prior,
+    evaluate_draws,
+    log_densities,
+    provides,
+    stack_draws,
+)
+from bayesdrop.inference.predict import _seeded, evaluation_mode
+
+_EXAMPLE = "example"
+
+
+@torch.no_grad()
+def to_inference_data(
+    bnn: BayesianNetwork,
+    x: Data,
+    y: Tensor | None = None,
+    *,
+    num_samples: int = 64,
+    num_masks: int = 1,
+    keep_inputs: bool = True,
+    batch_size: int | None = None,
+    memory_limit: int = 2**30,
+    seed: int | None = None,
+) -> Any:
+    r"""Return what the posterior says of ``x`` and ``y`` as ArviZ's data structure.
+
+    .. math::
+        \pi_s \sim q(\pi), \qquad z_{nsm} \sim p(z \mid \pi_s), \qquad
+        \ell_{sn} = \log \frac1M \sum_{m=1}^{M} p(y_n \mid x_n, z_{nsm})
+
+    Draws are independent, so there is one chain. Groups:
+
+    * ``posterior``: the global latents of every dropout layer under their Pyro site names, such as
+      ``fc1_dropout.pi``, and ``fc1_dropout.keep_prob``: the probability that a unit is kept under
+      that draw, :math:`P(z = 1 \mid \pi_s)` (for ``pi`` itself the same number, a constant for a
+      layer without latents). Both have the dimension ``fc1_dropout.unit``. Masks that depend on
+      the input have no such number and are left out.
+    * ``prior``: the same from the prior, where it can be sampled.
+    * ``posterior_predictive``: ``obs``, one simulated class label or value for each draw and
+      example.
+    * ``log_likelihood``: ``obs``, :math:`\ell_{sn}`; the masks are averaged over within a draw,
+      the draws are not.
+    * ``sample_stats``: ``log_prior`` :math:`\log p(\pi_s)`, ``log_guide`` :math:`\log q(\pi_s)`
+      and ``log_ratio``, their difference, whose mean is minus the KL divergence; in nats, without
+      ``kl_scale`` and ``kl_weight``.
+    * ``observed_data``: ``obs``. ``constant_data``: ``x``, and each layer's ``keep_prob`` averaged
+      over the posterior in closed form.
+
+    **What leave-one-out means here.** The latents of ``az.loo`` are :math:`\pi`. Its pointwise
+    likelihood should be :math:`p(y_n \mid x_n, \pi_s)`, with the mask integrated out. One mask
+    (``num_masks=1``) conditions on :math:`z_n`, which the guide draws from its prior, not from its
+    posterior given :math:`y_n`; ``az.loo`` then reweights towards the masks that fit
+    :math:`y_n` worst, and its result is too low, with large Pareto k. Several masks remove that:
+    the bias of :math:`\ell_{sn}` itself is about :math:`-\mathrm{Var}_z[p] / (2 M E_z[p]^2)`.
+    Pass 16 or more for ``az.loo`` and ``az.compare``. Two things no number of masks removes: the
+    draws are the guide's, not the exact posterior's (see ``guide_diagnostic``), and weights
+    without a posterior were fitted to all examples, so that leaving one out does not remove its
+    influence on them. Where ``x`` and ``y`` are the training set, take ``elpd_loo`` as optimistic.
+
+    Args:
+        bnn: The Bayesian network.
+        x: Inputs; or a Dataset, a DataLoader or a pair, which may bring the targets.
+        y: Targets. Without any there is no ``log_likelihood`` and no ``observed_data``.
+        num_samples: Draws :math:`S`.
+        num_masks: Masks :math:`M` for each draw and example.
+        keep_inputs: Whether ``constant_data`` has ``x``.
+        batch_size: Examples that pass through the network at a time, each ``num_masks`` times;
+            None derives it from ``memory_limit``.
+        memory_limit: Bytes for the activations of one pass, and as many for the result.
+        seed: Makes the draws reproducible, for the same batch size, and leaves torch's global
+            generator alone.
+
+    Returns:
+        ``arviz.InferenceData``, or an ``xarray.DataTree`` with ArviZ 1.x.
+
+    Raises:
+        ConfigError: For bad options, a network with nothing random in it or with latents for
+            each example (an auto-encoder), or a result larger than ``memory_limit``.
+        DataError: If the data is empty or not finite.
+        DivergenceError: If a log-likelihood is not finite.
+        ImportError: If ArviZ is not installed.
+
+    References:
+        Vehtari, Gelman, Gabry (2017), "Practical Bayesian model evaluation using leave-one-out
+        cross-validation and WAIC", https://arxiv.org/abs/1507.04544.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
+        >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+        >>> idata = to_inference_data(bnn, torch.zeros(5, 4), torch.zeros(5).long())
+        >>> idata.posterior["0.pi"].dims, idata.log_likelihood["obs"].shape
+        (('chain', 'draw', '0.unit'), (1, 64, 5))
+    """
+    check_options("to_inference_data", bnn, num_samples, num_masks, batch_size, memory_limit)
+    az = import_arviz()
+    data = x if y is None else (cast(Tensor, x), y)
+    _check_fits(num_samples, num_examples(data), memory_limit)
+    contents = _Contents()
+    with evaluation_mode(bnn), _seeded(seed):
+        draws = draw_posterior(bnn, num_samples)
+        stacked = stack_draws(draws)
+        contents.add_latents("posterior", bnn, stacked, num_samples)
+        contents.add_latents("prior", bnn, draw_prior(bnn, num_samples), num_samples)
+        for path, layer in bnn.named_dropout_layers():
+            name = _join_name(path, "keep_prob")
+            contents.add("constant_data", name, layer.keep_prob(), [_unit(path)])
+        densities = log_densities(stacked)
+        if densities is not None:
+            prior, guide = (density.expand(num_samples) for density in densities)
+            stats = {"log_prior": prior, "log_guide": guide, "log_ratio": prior - guide}
+            for name, value in stats.items():
+                contents.add("sample_stats", name, value, sampled=True)
+        parts = list(
+            evaluate_draws(
+                bnn,
+                data,
+                draws,
+                num_masks=num_masks,
+                batch_size=batch_size,
+                memory_limit=memory_limit,
+            )
+        )
+    contents.add_examples(
+        x=torch.cat([part.x for part in parts]) if keep_inputs else None,
+        y=_join([part.y for part in parts], dim=0),
+        log_likelihood=_join([part.log_likelihood for part in parts], dim=1),
+        observations=_join([part.observations for part in parts], dim=1),
+    )
+    return _from_dict(az, contents, {"num_masks": num_masks, "num_data": bnn.num_data})
+
+
+def check_options(
+    who: str,
+    bnn: object,
+    num_samples: int,
+    num_masks: int,
+    batch_size: int | None,
+    memory_limit: int,
+    *,
+    fewest: int = 1,
+) -> None:
+    """Raise ``ConfigError`` unless ``bnn`` has something to draw and the numbers make sense."""
+    if not isinstance(bnn, BayesianNetwork) or not bnn.named_dropout_layers():
+        raise ConfigError(
+            describe(
+                who,
+                expected="a BayesianNetwork with Bayesian dropout layers",
+                got=type(bnn).__name__
+                if not isinstance(bnn, BayesianNetwork)
+                else "one without: there is nothing to draw",
+                hint="Put layers in with bd.convert, wrap with bd.BayesianNetwork.",
+            )
+        )
+    if (
+        num_samples < fewest
+        or min(num_masks, memory_limit, 1 if batch_size is None else batch_size) < 1
+    ):
+        raise ConfigError(
+            describe(
+                who,
+                expected=f"num_samples of at least {fewest}, and num_masks, batch_size and "
+                "memory_limit of at least 1",
+                got=f"{num_samples}, {num_masks}, {batch_size} and {memory_limit}",
+                hint="Leave batch_size=None and memory_limit at their defaults.",
+            )
+        )
+
+
+def _check_fits(num_samples: int, rows: int, memory_limit: int) -> None:
+    needed = 16 * num_samples * rows  # a label and a log-likelihood for each draw and example
+    if needed > memory_limit:
+        raise ConfigError(
+            describe(
+                "to_inference_data",
+                expected=f"a result of at most memory_limit={memory_limit} bytes",
+                got=f"{num_samples} draws x {rows} examples, at least {needed} bytes",
+                hint="Pass fewer examples or draws, or a larger memory_limit.",
+            )
+        )
+
+
+@dataclass
+class _Contents:
+    # Arrays by group, and the names of their dimensions, in the form that both versions take.
+    groups: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    dims: dict[str, list[str]] = field(default_factory=dict)
+    coords: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(
+        self,
+        group: str,
+        name: str,
+        value: Tensor,
+        dims: Sequence[str] = (),
+        *,
+        sampled: bool = False,
+    ) -> None:
+        """Add a variable; ``sampled`` says that its first dimension is that of the draws."""
+        array = value.detach().cpu().numpy()
+        self.groups.setdefault(group, {})[name] = array[np.newaxis] if sampled else array
+        self.dims[name] = list(dims)
+        for dim, size in zip(dims, value.shape[1 if sampled else 0 :], strict=True):
+            self.coords[dim] = np.arange(size)
+
+    def add_latents(
+        self, group: str, bnn: BayesianNetwork, stacked: Draw, num_samples: int
+    ) -> None:
+        """Add the latents, and the keep probabilities that follow from them."""
+        for path, owner in bnn.named_global_latents():
+            if owner not in stacked:
+                continue
+            for name, value in stacked[owner].items():
+                site = _join_name(path, name)
+                dims = _dims(site, path, owner, value.shape[1:])
+                self.add(group, site, value, dims, sampled=True)
+            if not isinstance(owner, BayesianDropout) or owner.input_dependent:
+                continue
+            mask = owner.mask_distribution(stacked[owner])
+            if provides(mask, "mean"):
+                mean = mask.mean.expand(num_samples, owner.num_units)
+                self.add(group, _join_name(path, "keep_prob"), mean, [_unit(path)], sampled=True)
+        if group == "posterior" and group not in self.groups:
+            raise ConfigError(
+                describe(
+                    "to_inference_data",
+                    expected="a dropout layer with latents, or with one keep probability a unit",
+                    got="layers whose masks depend on the input and that have no latents",
+                    hint="Look at bd.predict, which returns what the masks do to the output.",
+                )
+            )
+
+    def add_examples(
+        self,
+        *,
+        x: Tensor | None,
+        y: Tensor | None,
+        log_likelihood: Tensor | None,
+        observations: Tensor | None,
+    ) -> None:
+        """Add what has a row for each example."""
+        if log_likelihood is not None:
+            self.add("log_likelihood", "obs", log_likelihood, [_EXAMPLE], sampled=True)
+        if x is not None:
+            self.add("constant_data", "x", x, [_EXAMPLE, *_numbered("x", x.ndim - 1)])
+        if y is not None:
+            self.add("observed_data", "obs", y, [_EXAMPLE, *_outputs(y.ndim - 1)])
+        if observations is not None:
+            dims = [_EXAMPLE, *_outputs(observations.ndim - 2)]
+            self.add("posterior_predictive", "obs", observations, dims, sampled=True)
+
+
+def _join(parts: Sequence[Tensor | None], *, dim: int) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present, dim) if present else None
+
+
+def _join_name(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _unit(path: str) -> str:
+    return _join_name(path, "unit")
+
+
+def _outputs(ndim: int) -> list[str]:
+    return ["output"] if ndim == 1 else _numbered("output", ndim)
+
+
+def _numbered(name: str, ndim: int) -> list[str]:
+    return [f"{name}_{index}" for index in range(ndim)]
+
+
+def _dims(site: str, path: str, owner: GlobalLatents, shape: torch.Size) -> list[str]:
+    """Name a latent's dimensions: the layer's units if it has one number a unit."""
+    if isinstance(owner, BayesianDropout) and tuple(shape) == (owner.num_units,):
+        return [_unit(path)]
+    return _numbered(site, len(shape))
+
+
+# -- what ArviZ 0.20 to 0.23 and ArviZ 1.x do differently -----------------------------------------
+
+
+def import_arviz() -> ModuleType:
+    """Import ArviZ without its once-a-day advertisement of version 1.
+
+    Raises:
+        ImportError: If it is not installed; the message names the extra.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing", FutureWarning)
+            import arviz
+    except ImportError as error:
+        raise ImportError(
+            "InferenceData and guide diagnostics need ArviZ: pip install 'bayesdrop[analysis]'."
+        ) from error
+    return arviz
+
+
+def _from_dict(az: ModuleType, contents: _Contents, attrs: Mapping[str, Any]) -> Any:
+    names = {"dims": contents.dims, "coords": contents.coords}
+    if int(az.__version__.split(".")[0]) >= 1:
+        return az.from_dict(contents.groups, attrs={"/": dict(attrs)}, **names)
+    return az.from_dict(**contents.groups, attrs=dict(attrs), **names)
+
+
+def pareto_smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return Pareto-smoothed log weights, which sum to one, and the Pareto shape k.
+
+    Equal ratios have no tail: k is minus infinity.
+
+    Args:
+        log_ratios: Log importance ratios ``(S,)``, float64.
+    """
+    az = import_arviz()
+    if np.ptp(log_ratios) < 1e-8:
+        return np.full_like(log_ratios, -np.log(len(log_ratios))), -np.inf
+    if hasattr(az, "psislw"):
+        smoothed, k = az.psislw(log_ratios)
+    else:
+        array_stats = importlib.import_module("arviz_stats.base").array_stats
+        # 1.x takes log-likelihoods, for leaving one out, and negates them itself.
+        smoothed, k = array_stats.psislw(-log_ratios)
+    smoothed = np.asarray(smoothed, dtype=np.float64)
+    return smoothed - np.logaddexp.reduce(smoothed), float(k)
