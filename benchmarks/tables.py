@@ -53,7 +53,8 @@ def mnist(suite: str) -> str:
     """Return a suite's table: median over seeds, range in brackets."""
     result = read(f"{suite}.json")
     rows = []
-    for recipe, entry in result["recipes"].items():
+    order = [suite + suffix for suffix in METHODS]
+    for recipe, entry in sorted(result["recipes"].items(), key=lambda item: order.index(item[0])):
         for method, title in METHODS[recipe.removeprefix(suite)]:
             rows.append(_row(title, method, entry, WIDTHS[suite]))
         published = entry["published"]
