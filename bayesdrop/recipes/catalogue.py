@@ -107,9 +107,9 @@ _DBB = "then masks that look at the input"
 # Chosen on 10,000 images of MNIST's training set (benchmarks/mnist.py choose): units go on closing
 # while the learning rate is high, the top layer's last. On all 60,000 images the rate falls after
 # as many steps as with 50,000, and the scales are about 1.2 times those chosen there (1.3, 1.15,
-# 1.4), so that the KL counts as much against an example; those of fc1 and fc2 were raised from 1.56
-# and 1.38 for the units that training kept, not by validation. Weights that were trained with
-# nn.Dropout beforehand start it better.
+# 1.4), so that the KL counts as much against an example; those of fc1 and fc2 were raised from
+# 1.56 and 1.38 for the units that training kept, not by validation. Weights that were trained
+# with nn.Dropout beforehand start it better.
 _LENET_300_SCALES = {**_scales(fc1=1.6, fc2=1.6, fc3=1.68), "threshold": _THRESHOLD}
 _lenet_300 = _Family(
     "lenet-500-300",
