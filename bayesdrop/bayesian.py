@@ -21,7 +21,7 @@ from bayesdrop.dropout import (
     MaskContext,
     kl_divergence,
     named_dropout_layers,
-    named_parents,
+    named_global_latents,
 )
 from bayesdrop.errors import ConfigError, DataError, describe
 from bayesdrop.likelihoods import Likelihood
@@ -153,8 +153,8 @@ class BayesianNetwork(nn.Module):
         return list(named_dropout_layers(self.network))
 
     def named_global_latents(self) -> list[tuple[str, GlobalLatents]]:
-        """Return the owners of all global sites: what layers share, each once, then the layers."""
-        return [*named_parents(self.network), *self.named_dropout_layers()]
+        """Return the owners of all global sites: what layers share, each once, then all others."""
+        return list(named_global_latents(self.network))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean masks."""
@@ -300,6 +300,9 @@ class _Model(Program):
                     name: pyro.sample(f"{path}.{name}", fn)
                     for name, fn in owner.prior_given(given).items()
                 }
+                penalty = None if y is None else owner.penalty()
+                if penalty is not None:
+                    pyro.factor(f"{path}.penalty", -penalty)
         particles = _particle_shape(latents)
         rows = x.shape[0]
         if particles:

@@ -331,6 +331,7 @@ class _Plan:
         weight = next(units.module.parameters())
         new.to(device=weight.device, dtype=weight.dtype)
         if units.weight_dim is not None:
+            new.attach(units.module, units.weight_dim)
             by_unit = weight.detach().transpose(0, units.weight_dim).flatten(1)
             new.set_order(by_unit.norm(dim=1))
         if not replace:

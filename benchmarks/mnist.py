@@ -79,6 +79,20 @@ _SCALES = {"fc1": {"kl_scale": 1.3}, "fc2": {"kl_scale": 1.15}, "fc3": {"kl_scal
 _PLAIN = {"network_options": {}, "overrides": _SCALES, "last": _LONG}
 _PAPER_INIT = 0.31326168751822286
 
+_LENET5_SCALES = {"conv1": 7.5, "conv2": 3.75, "fc1": 2.1, "fc2": 3.3}
+_LENET5_BB = {
+    "overrides": {name: {"kl_scale": scale} for name, scale in _LENET5_SCALES.items()},
+    "first": {"epochs": 12},
+    "second": {"epochs": 26},
+}
+
+
+def _gates(conv: dict | None = None, **options: float) -> dict:
+    gates = {"init_shift": 4.0, "init_slope": 10.0, "init_shift_scale": 0.1, "kl_scale": 0.05}
+    gates |= options
+    return gates if conv is None else gates | {"overrides": {"conv*": conv}}
+
+
 CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-500-300": {
         "open init": ("lenet-500-300-bb", _PLAIN),
@@ -108,18 +122,25 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             {"overrides": _SCALES, "first": {"epochs": 60}, "last": _LONG},
         ),
     },
-    "lenet5-caffe": {},
+    "lenet5-caffe": {
+        "BB": ("lenet5-caffe-bb", _LENET5_BB),
+        "DBB": ("lenet5-caffe-dbb", _LENET5_BB | {"dependent_options": _gates()}),
+    },
 }
-"""Suite to candidates: a recipe, and what is changed in it."""
+"""Suite to candidates: a recipe, and what is changed in it.
+
+A candidate for DBB starts from the validation run of BB.
+"""
 
 
 def changed(recipe: Recipe, settings: dict) -> Recipe:
-    """Return the recipe with fields of its first and last stage and its options changed."""
+    """Return the recipe with fields of its stages and its options changed."""
     options = {**recipe.dropout_options, **settings.get("dropout_options", {})}
     if "overrides" in settings:
         options["overrides"] = settings["overrides"]
     stages = list(recipe.stages)
     stages[0] = dataclasses.replace(stages[0], **settings.get("first", {}))
+    stages[1] = dataclasses.replace(stages[1], **settings.get("second", {}))
     stages[-1] = dataclasses.replace(stages[-1], **settings.get("last", {}))
     return dataclasses.replace(
         recipe,
@@ -135,9 +156,15 @@ def choose_one(name: str, seed: int, args: argparse.Namespace) -> dict:
     torch.set_num_threads(1)
     base, settings = CANDIDATES[args.suite][name]
     recipe = changed(get_recipe(base), settings)
-    folder = args.work / "choose" / f"{args.suite}-{name.replace(' ', '-')}-{seed}"
+    first = choice_folder("BB", seed, args) if name.startswith("DBB") else None
     run = run_recipe(
-        recipe, out=folder, data_dir=args.data_dir, validation=10_000, seed=seed, progress=False
+        recipe,
+        out=choice_folder(name, seed, args),
+        data_dir=args.data_dir,
+        validation=10_000,
+        seed=seed,
+        start=first,
+        progress=False,
     )
     held_out = run.load_data(args.data_dir).validation
     if held_out is None:
@@ -147,6 +174,10 @@ def choose_one(name: str, seed: int, args: argparse.Namespace) -> dict:
     return {"candidate": name, "recipe": base, "seed": seed, "changes": settings} | {
         key: report.values[key] for key in keys
     }
+
+
+def choice_folder(name: str, seed: int, args: argparse.Namespace) -> Path:
+    return args.work / "choose" / f"{args.suite}-{name.replace(' ', '-')}-{seed}"
 
 
 def test_one(recipe: str, seed: int, args: argparse.Namespace) -> dict:

@@ -9,6 +9,7 @@ from bayesdrop.dropout.base import (
     GlobalLatents,
     kl_divergence,
     named_dropout_layers,
+    named_global_latents,
     named_parents,
 )
 from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout
@@ -90,6 +91,7 @@ __all__ = [
     "kl_divergence",
     "make_dropout",
     "named_dropout_layers",
+    "named_global_latents",
     "named_parents",
     "register_dropout",
     "registered_dropouts",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -48,6 +48,14 @@ class GlobalLatents(nn.Module, ABC):
         """
         return self.prior()
 
+    def penalty(self) -> Tensor | None:
+        """Return a term of the loss, in nats, that is not the KL of a site; None if none is.
+
+        It is counted with ``kl_scale`` like the KL divergence: a factor of the Pyro model, and
+        part of ``kl_divergence(network)``.
+        """
+        return None
+
     def draw_latents(self) -> dict[str, Tensor]:
         """Draw the global latents from the posterior, with pathwise gradients."""
         return {name: q.rsample() for name, q in self.posterior().items()}
@@ -58,7 +66,7 @@ class GlobalLatents(nn.Module, ABC):
         *,
         parent: Latents | None = None,
     ) -> Tensor:
-        """Return ``kl_scale`` times KL(posterior || prior), in nats.
+        """Return ``kl_scale`` times KL(posterior || prior) plus the penalty, in nats.
 
         Args:
             posterior: What ``posterior()`` returned, where the caller has it already.
@@ -67,6 +75,9 @@ class GlobalLatents(nn.Module, ABC):
         prior = self.prior_given(parent)
         posterior = self.posterior() if posterior is None else posterior
         terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
+        penalty = self.penalty()
+        if penalty is not None:
+            terms.append(penalty)
         if not terms:
             return torch.zeros((), device=self._device())
         total = sum(terms[1:], start=terms[0])
@@ -107,6 +118,8 @@ class BayesianDropout(GlobalLatents):
     """The publication, for ``bayesdrop list dropouts``."""
     input_dependent: ClassVar[bool] = False
     """Whether ``mask_distribution`` looks at the layer's input."""
+    unit_interval: ClassVar[bool] = True
+    """Whether every mask lies in [0, 1]; noise that is rescaled or Gaussian does not."""
 
     def __init__(
         self,
@@ -192,6 +205,18 @@ class BayesianDropout(GlobalLatents):
         """Return which units are kept: ``keep_prob() >= threshold``, shape ``(K,)``."""
         return self.keep_prob() >= self.threshold
 
+    def attach(self, layer: nn.Module, dim: int) -> None:  # noqa: B027 - most priors do not ask
+        """Say which layer's weights the units belong to; ``convert`` calls it.
+
+        Only layers whose penalty depends on those weights, or on their number, listen.
+
+        Args:
+            layer: The Linear or convolution. It belongs to the network: keep no copy of it, and
+                do not register it as a child.
+            dim: The dimension of ``layer.weight`` that counts the units: 1 if the mask is on its
+                inputs, 0 if on its outputs.
+        """
+
     def set_order(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
         """Say which units of a pretrained network matter most; only ordered masks listen.
 
@@ -261,37 +286,49 @@ def named_parents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
             yield name, module
 
 
+def named_global_latents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
+    """Yield the owners of all global latents: what layers share, each once, then all others."""
+    parents = list(named_parents(network))
+    yield from parents
+    shared = {id(parent) for _, parent in parents}
+    for name, module in network.named_modules():
+        if isinstance(module, GlobalLatents) and id(module) not in shared:
+            yield name, module
+
+
 def kl_divergence(
     network: nn.Module,
-    posteriors: Mapping[BayesianDropout, Mapping[str, TorchDistribution]] | None = None,
+    posteriors: Mapping[Any, Mapping[str, TorchDistribution]] | None = None,
 ) -> Tensor:
-    r"""Return the penalty of all dropout layers of ``network``, in nats.
+    r"""Return the KL divergence (and penalty) of all Bayesian layers of ``network``, in nats.
 
-    .. math:: \sum_l s_l\,\mathrm{KL}(q_l \,\|\, p_l)
+    .. math:: \sum_l s_l\,(\mathrm{KL}(q_l \,\|\, p_l) + \rho_l)
 
-    with :math:`s_l` the layer's ``kl_scale``. In a plain loop over mini-batches add it divided by
-    the size of the data set: ``cross_entropy(net(x), y) + kl_divergence(net) / num_data``.
+    with :math:`s_l` the layer's ``kl_scale`` and :math:`\rho_l` its ``penalty()``, if any. In a
+    plain loop over mini-batches add it divided by the size of the data set:
+    ``cross_entropy(net(x), y) + kl_divergence(net) / num_data``.
 
     What layers share is counted once. Their own divergences are then given one draw from its
     posterior, the same for all, so that the sum is an unbiased estimate with pathwise gradients.
 
     Args:
-        network: Any module; one without dropout layers gives zero.
+        network: Any module; one without Bayesian layers gives zero.
         posteriors: What ``posterior()`` of a layer returned, where the caller has it already.
 
     Example:
         >>> kl_divergence(nn.Linear(2, 2)).item()
         0.0
     """
-    terms, latents = [], {}
-    for _, parent in named_parents(network):
-        shared = parent.posterior()
-        latents[parent] = {name: q.rsample() for name, q in shared.items()}
-        terms.append(parent.kl_divergence(shared))
-    for _, layer in named_dropout_layers(network):
-        posterior = None if posteriors is None else posteriors.get(layer)
-        given = None if layer.parent is None else latents[layer.parent]
-        terms.append(layer.kl_divergence(posterior, parent=given))
+    terms = []
+    latents: dict[GlobalLatents, dict[str, Tensor]] = {}
+    parents = {parent for _, parent in named_parents(network)}
+    for _, owner in named_global_latents(network):
+        posterior = None if posteriors is None else posteriors.get(owner)
+        if owner in parents:
+            posterior = owner.posterior()
+            latents[owner] = {name: q.rsample() for name, q in posterior.items()}
+        given = None if owner.parent is None else latents[owner.parent]
+        terms.append(owner.kl_divergence(posterior, parent=given))
     if not terms:
         return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)
     return sum(terms[1:], start=terms[0])

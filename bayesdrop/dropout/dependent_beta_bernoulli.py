@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -16,7 +18,7 @@ from bayesdrop.distributions import Normal
 from bayesdrop.dropout.base import named_dropout_layers
 from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.dropout.relaxation import Relaxation
-from bayesdrop.errors import ConfigError, ConversionError, ShapeError, describe
+from bayesdrop.errors import ConfigError, ConversionError, ShapeError, describe, unknown_name
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 
@@ -288,7 +290,12 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         self.running_var.lerp_(features.var(0, correction=0), weight)
 
 
-def to_dependent(network: Network, **options: float) -> Network:
+def to_dependent(
+    network: Network,
+    *,
+    overrides: Mapping[str, Mapping[str, float]] | None = None,
+    **options: float,
+) -> Network:
     """Return a copy of ``network`` whose beta-Bernoulli layers also look at their inputs.
 
     The second stage of training: the posterior of the keep probabilities is frozen, the gates
@@ -296,10 +303,13 @@ def to_dependent(network: Network, **options: float) -> Network:
 
     Args:
         network: A trained network (or ``BayesianNetwork``) with ``BetaBernoulliDropout`` layers.
+        overrides: Name or pattern of dropout layers to options that only these get, such as
+            ``{"conv*": {"init_slope": 1.0}}``.
         **options: Options of ``DependentBetaBernoulliDropout.from_beta_bernoulli``.
 
     Raises:
         ConversionError: If there is no such layer.
+        ConfigError: If a pattern matches no such layer.
 
     Example:
         >>> network = nn.Sequential(BetaBernoulliDropout(4), nn.Linear(4, 3))
@@ -321,7 +331,15 @@ def to_dependent(network: Network, **options: float) -> Network:
                 hint="Train it with bd.convert(network, 'beta-bernoulli') first.",
             )
         )
+    overrides = overrides or {}
+    for pattern in overrides:
+        if not any(fnmatchcase(name, pattern) for name, _ in found):
+            raise unknown_name("dropout layer", pattern, [name for name, _ in found])
     for name, layer in found:
-        new = DependentBetaBernoulliDropout.from_beta_bernoulli(layer, **options)
+        own = dict(options)
+        for pattern, more in overrides.items():
+            if fnmatchcase(name, pattern):
+                own |= more
+        new = DependentBetaBernoulliDropout.from_beta_bernoulli(layer, **own)
         work.set_submodule(name, new)
     return work

@@ -184,6 +184,13 @@ def test_to_dependent_copies():
     torch.testing.assert_close(source.state_dict(), before, rtol=0, atol=0)
 
 
+def test_overrides_reach_only_the_layers_that_match():
+    net = bd.to_dependent(network(), overrides={"2": {"init_shift": 0.5}}, init_shift=2.0)
+    assert [float(net[i].shift_loc[0].detach()) for i in (2, 4)] == [0.5, 2.0]
+    with pytest.raises(ConfigError, match="unknown dropout layer"):
+        bd.to_dependent(network(), overrides={"conv*": {"init_shift": 0.5}})
+
+
 def test_to_dependent_keeps_site_names_and_prior():
     bnn = bd.BayesianNetwork(
         nn.Sequential(
