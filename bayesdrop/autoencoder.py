@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyro
 import pyro.poutine as poutine
 import torch
@@ -9,9 +11,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.bayesian import BayesianNetwork, Program
-from bayesdrop.dropout import BayesianDropout, named_dropout_layers
+from bayesdrop.dropout import BayesianDropout, GlobalLatents, OrderedUnits, named_global_latents
 from bayesdrop.errors import ConfigError, describe
-from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, Sites, draw
+from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, NestedCode, Sites, draw
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.typing import Latents, LossTerms
 
@@ -49,7 +51,10 @@ class VariationalAutoencoder(BayesianNetwork):
         num_data: Number of training examples :math:`N`.
         latent_dropout: The prior and posterior of the rates: a dropout layer of :math:`K` units
             whose masks are independent given its latents. Its ``temperature`` and ``relaxation``
-            are those of the mask. None is a plain variational auto-encoder.
+            are those of the mask. None is a plain variational auto-encoder. With a nested layer
+            (``VariationalNestedDropout``, ``NestedDropout``) the features are ordered and each
+            example uses a prefix of them: see ``NestedCode``; the two options of the mask below
+            are then not looked at, and with ``NestedDropout`` the encoder gives ``(N, 2 K)``.
         latent_size: Number of features :math:`K`; needed without ``latent_dropout`` only.
         prior_temperature: Temperature of the relaxed prior, > 0; None is the posterior's. At equal
             temperatures the divergence of the mask is closed, and zero where :math:`d = 0`.
@@ -111,19 +116,23 @@ class VariationalAutoencoder(BayesianNetwork):
                     hint="Pass the number of features.",
                 )
             )
-        code = LatentCode(
-            latent_size,
-            latent_dropout,
-            prior_temperature=prior_temperature,
-            mask_posterior=mask_posterior,
-        )
+        code: LatentCode | NestedCode
+        if isinstance(latent_dropout, OrderedUnits):
+            code = NestedCode(latent_dropout)
+        else:
+            code = LatentCode(
+                latent_size,
+                latent_dropout,
+                prior_temperature=prior_temperature,
+                mask_posterior=mask_posterior,
+            )
         network = _Autoencoder(encoder, code, decoder)
         super().__init__(network, likelihood, num_data, kl_weight=kl_weight, name=name)
         self.__dict__["_model"] = _Model(self)
         self.__dict__["_guide"] = _Guide(self)
 
     @property
-    def code(self) -> LatentCode:
+    def code(self) -> LatentCode | NestedCode:
         """The prior and posterior of an example's latents."""
         return self.network.code
 
@@ -158,7 +167,7 @@ class VariationalAutoencoder(BayesianNetwork):
         return LossTerms(nll, self.kl_weight * kl)
 
     @override
-    def draw_latents(self) -> dict[BayesianDropout, Latents]:
+    def draw_latents(self) -> Mapping[GlobalLatents, Latents]:
         raise ConfigError(
             describe(
                 "VariationalAutoencoder",
@@ -193,7 +202,9 @@ class VariationalAutoencoder(BayesianNetwork):
         return self.code.feature_probs(self.network.encode(x))
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, num_samples: int = 1) -> Tensor:
+    def reconstruct(
+        self, x: Tensor, num_samples: int = 1, *, num_features: int | None = None
+    ) -> Tensor:
         """Return the mean of a replicated ``x`` given ``x``, over draws of all latents.
 
         The masks are exact in evaluation mode.
@@ -201,38 +212,69 @@ class VariationalAutoencoder(BayesianNetwork):
         Args:
             x: A batch, ``(B, ...)``.
             num_samples: Draws to average over.
+            num_features: Use the first so many features of an ordered code, and no other.
+
+        Raises:
+            ConfigError: If ``num_features`` does not fit the code, or it has no order.
         """
         encoding, means = self.network.encode(x), []
         for _ in range(num_samples):
-            latents = draw(self.code.posterior(encoding, self.draw_rates()))
+            if num_features is None:
+                latents = draw(self.code.posterior(encoding, self.draw_rates()))
+            else:
+                latents = self._prefix(encoding, encoding.mean.shape[:1], num_features)
             means.append(self.likelihood.moments(self.network.decode(latents))[0] / num_samples)
         return sum(means[1:], start=means[0])
 
     @torch.no_grad()
-    def sample(self, num_samples: int) -> Tensor:
+    def sample(self, num_samples: int, *, num_features: int | None = None) -> Tensor:
         """Return means of new examples, from the prior of the local latents.
 
         The rates are drawn from their posterior, one draw for each example; the masks are exact
         in evaluation mode.
+
+        Args:
+            num_samples: Number of examples.
+            num_features: As for ``reconstruct``.
         """
         shape = torch.Size((num_samples,))
+        if num_features is not None:
+            latents = self._prefix(None, shape, num_features)
+            return self.likelihood.moments(self.network.decode(latents))[0]
         sites: Sites = {} if self.code.mask is None else self.code.mask.posterior()
         rates = {name: q.sample(shape) for name, q in sites.items()}
         prior = {name: fn.expand(shape) for name, fn in self.code.prior(rates).items()}
         return self.likelihood.moments(self.network.decode(draw(prior)))[0]
 
+    def _prefix(
+        self, encoding: Encoding | None, shape: torch.Size, num_features: int
+    ) -> dict[str, Tensor]:
+        code = self.code
+        if not isinstance(code, NestedCode) or not 0 <= num_features <= code.num_features:
+            raise ConfigError(
+                describe(
+                    "VariationalAutoencoder",
+                    expected=f"an ordered code and 0 <= num_features <= {self.latent_size}",
+                    got=f"{type(code).__name__} and num_features={num_features}",
+                    hint="Pass latent_dropout=bd.VariationalNestedDropout(...).",
+                )
+            )
+        return code.prefix({"h": code.slabs(encoding).expand(shape).sample()}, num_features)
+
 
 class _Autoencoder(nn.Module):
     """Encoder, latent code and decoder in plain torch."""
 
-    def __init__(self, encoder: nn.Module, code: LatentCode, decoder: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, code: LatentCode | NestedCode, decoder: nn.Module
+    ) -> None:
         super().__init__()
         for part in (encoder, decoder):
-            for path, layer in named_dropout_layers(part):
+            for path, layer in named_global_latents(part):
                 raise ConfigError(
                     describe(
                         "VariationalAutoencoder",
-                        expected="an encoder and a decoder without Bayesian dropout layers",
+                        expected="an encoder and a decoder without Bayesian layers",
                         got=f"{layer!r} at {path!r}",
                         hint="Pass the mask of the code as latent_dropout.",
                     )

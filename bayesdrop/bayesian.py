@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.distributions import Delta, TorchDistribution
+from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -25,6 +26,7 @@ from bayesdrop.dropout import (
 )
 from bayesdrop.errors import ConfigError, DataError, describe
 from bayesdrop.likelihoods import Likelihood
+from bayesdrop.nn import BayesianWeights, named_weight_layers
 from bayesdrop.typing import Latents, LossTerms
 
 _COUNTER = itertools.count()
@@ -152,6 +154,15 @@ class BayesianNetwork(nn.Module):
         """Return the name within ``network`` and the module of every dropout layer."""
         return list(named_dropout_layers(self.network))
 
+    def named_weight_layers(self) -> list[tuple[str, BayesianWeights]]:
+        """Return the name within ``network`` and the module of every layer of random weights."""
+        return list(named_weight_layers(self.network))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether prediction has anything to sample: a dropout layer or random weights."""
+        return bool(self.named_dropout_layers() or self.named_weight_layers())
+
     def named_global_latents(self) -> list[tuple[str, GlobalLatents]]:
         """Return the owners of all global sites: what layers share, each once, then all others."""
         return list(named_global_latents(self.network))
@@ -183,9 +194,11 @@ class BayesianNetwork(nn.Module):
         kl = kl_divergence(self.network, masks.posteriors)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
-    def draw_latents(self) -> dict[BayesianDropout, Latents]:
-        """Draw all global latents once from the guide, for ``PosteriorSample``."""
-        return {layer: layer.draw_latents() for _, layer in self.named_dropout_layers()}
+    def draw_latents(self) -> Mapping[GlobalLatents, Latents]:
+        """Draw all layers' global latents once from the guide, for ``PosteriorSample``."""
+        layers: list[tuple[str, GlobalLatents]] = [*self.named_dropout_layers()]
+        layers += self.named_weight_layers()
+        return {layer: layer.draw_latents() for _, layer in layers}
 
     def units(self) -> list[int]:
         """Return the number of active units of each dropout layer, in network order."""
@@ -194,6 +207,14 @@ class BayesianNetwork(nn.Module):
     def units_total(self) -> list[int]:
         """Return the number of units of each dropout layer, in network order."""
         return [layer.num_units for _, layer in self.named_dropout_layers()]
+
+    def weights(self) -> list[int]:
+        """Return the number of weights that each layer of random weights keeps."""
+        return [int(layer.active_weights().sum()) for _, layer in self.named_weight_layers()]
+
+    def weights_total(self) -> list[int]:
+        """Return the number of weights of each layer of random weights, in network order."""
+        return [layer.weight.numel() for _, layer in self.named_weight_layers()]
 
     def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
         """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
@@ -293,17 +314,19 @@ class _Model(Program):
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
         latents: dict[GlobalLatents, dict[str, Tensor]] = {}
+        batch_shapes: list[torch.Size] = []
         for path, owner in self.bnn.named_global_latents():
             given = None if owner.parent is None else latents[owner.parent]
+            latents[owner] = {}
             with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
-                latents[owner] = {
-                    name: pyro.sample(f"{path}.{name}", fn)
-                    for name, fn in owner.prior_given(given).items()
-                }
+                for name, fn in owner.prior_given(given).items():
+                    value = pyro.sample(f"{path}.{name}", fn)
+                    latents[owner][name] = value
+                    batch_shapes.append(value.shape[: value.ndim - fn.event_dim])
                 penalty = None if y is None else owner.penalty()
                 if penalty is not None:
                     pyro.factor(f"{path}.penalty", -penalty)
-        particles = _particle_shape(latents)
+        particles = _particle_shape(batch_shapes)
         rows = x.shape[0]
         if particles:
             x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
@@ -316,13 +339,17 @@ class _Model(Program):
         return output
 
 
-def _particle_shape(latents: Mapping[GlobalLatents, Latents]) -> torch.Size:
-    """Return the batch shape of the latents to the left of the data plate's dimension.
+def _particle_shape(batch_shapes: Iterable[torch.Size]) -> torch.Size:
+    """Return the batch shape to the left of the data plate's dimension.
 
     It is not empty under ``vectorize_particles=True`` and ``Predictive(parallel=True)``. The
-    network then sees particles x examples as one batch, so that any network works.
+    network then sees particles x examples as one batch, so that any network works. Where no layer
+    has latents, only the plates around the program tell.
     """
-    shapes = [value.shape[:-1] for values in latents.values() for value in values.values()]
+    shapes = list(batch_shapes)
+    for plate in get_plates():
+        if plate.dim is not None:
+            shapes.append(torch.Size((plate.size, *[1] * (-plate.dim - 1))))
     batch_shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
     return batch_shape[:-1]
 
@@ -332,18 +359,24 @@ class _TrainingMasks(MaskContext):
     # divergence uses it again, and a layer called twice keeps its latents, as in the model.
     def __init__(self) -> None:
         super().__init__()
-        self.posteriors: dict[BayesianDropout, Mapping[str, TorchDistribution]] = {}
-        self.latents: dict[BayesianDropout, Latents] = {}
+        self.posteriors: dict[GlobalLatents, Mapping[str, TorchDistribution]] = {}
+        self.latents: dict[GlobalLatents, Latents] = {}
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        if not layer.training:
-            return None
-        if layer not in self.latents:
-            posterior = layer.posterior()
-            self.posteriors[layer] = posterior
-            self.latents[layer] = {name: q.rsample() for name, q in posterior.items()}
-        return layer.draw_mask(self.latents[layer], x)
+        return layer.draw_mask(self._draw(layer), x) if layer.training else None
+
+    @override
+    def values(self, owner: GlobalLatents) -> Latents | None:
+        by_weight = isinstance(owner, BayesianWeights) and owner.noise == "weights"
+        return self._draw(owner) if by_weight and owner.training else None
+
+    def _draw(self, owner: GlobalLatents) -> Latents:
+        if owner not in self.latents:
+            posterior = owner.posterior()
+            self.posteriors[owner] = posterior
+            self.latents[owner] = {name: q.rsample() for name, q in posterior.items()}
+        return self.latents[owner]
 
 
 class _ModelMasks(MaskContext):
@@ -356,7 +389,21 @@ class _ModelMasks(MaskContext):
     ) -> None:
         super().__init__()
         self.latents = latents
+        self.particles = particles
         self.batch_shape = particles + (rows,)
+
+    @override
+    def values(self, owner: GlobalLatents) -> Latents | None:
+        latents = self.latents.get(owner)
+        if latents is None or not isinstance(owner, BayesianWeights):
+            return latents
+        return {name: self._by_particle(value, owner.weight) for name, value in latents.items()}
+
+    def _by_particle(self, value: Tensor, event: Tensor) -> Tensor:
+        value = value.to(event)
+        if value.numel() == event.numel():
+            return value.reshape(event.shape)
+        return value.expand(self.particles + (1,) + event.shape).reshape(-1, *event.shape)
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,8 +77,15 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="Module to import first, with dropouts or recipes of your own."),
+    ] = None,
 ) -> None:
-    pass
+    if plugin:
+        sys.path.insert(0, "")  # as with python -m: modules of this folder
+    for name in plugin or ():
+        importlib.import_module(name)
 
 
 @app.command()
@@ -167,6 +176,9 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     if last["units"]:
         kept = "-".join(str(count) for count in last["units"])
         parts.append(f"units {kept} of {'-'.join(str(n) for n in run.bnn.units_total())}")
+    if last.get("weights"):
+        kept, total = sum(last["weights"]), sum(run.bnn.weights_total())
+        parts.append(f"weights {kept:,} of {total:,}")
     typer.echo(", ".join(parts))
     typer.echo(f"Next: bayesdrop evaluate {out}")
 
@@ -274,7 +286,8 @@ def compact(
     _, cost = compact_run(loaded, out, onnx=onnx)
     kept = "-".join(str(count) for count in loaded.bnn.units())
     total = "-".join(str(count) for count in loaded.bnn.units_total())
-    title = f"{loaded.recipe.name}: units {kept} of {total}, {cost.flops_speedup:.1f}x fewer FLOPs"
+    units = f"units {kept} of {total}, " if total else ""
+    title = f"{loaded.recipe.name}: {units}{cost.flops_speedup:.1f}x fewer FLOPs"
     _print_table(title, *_cost_lines(cost))
     for path in (out, onnx):
         if path is not None:
@@ -310,6 +323,7 @@ def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:
         ["bytes", f"{before.bytes:,}", f"{after.bytes:,}"],
         ["FLOPs per example", f"{before.flops:,}", f"{after.flops:,}"],
     ]
+    lines += [[title, f"{old:,}", f"{new:,}"] for title, old, new, _ in cost.sparse_rows()]
     for size, milliseconds in before.latency_ms.items():
         title = f"latency, batch of {size} (ms, {cost.threads} threads)"
         lines.append([title, f"{milliseconds:.3f}", f"{after.latency_ms[size]:.3f}"])
@@ -319,9 +333,14 @@ def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:
 def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
     if what is Registry.dropouts:
         from bayesdrop.dropout import registered_dropouts
+        from bayesdrop.nn import registered_weight_layers
 
         return ["key", "class", "reference"], [
             [key, cls.__name__, cls.reference] for key, cls in registered_dropouts().items()
+        ] + [
+            [key, ", ".join(cls.__name__ for cls in family.values()), first.reference]
+            for key, family in registered_weight_layers().items()
+            for first in [next(iter(family.values()))]
         ]
     if what is Registry.recipes:
         from bayesdrop.recipes import registered_recipes

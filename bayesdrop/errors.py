@@ -42,6 +42,10 @@ class BayesdropWarning(UserWarning):
     """Something the user can act on."""
 
 
+class ConversionWarning(BayesdropWarning):
+    """A part of a network that a conversion had to leave as it was."""
+
+
 class TruncationWarning(BayesdropWarning):
     """A stick-breaking layer whose last stick is still open, so that it may be too narrow."""
 

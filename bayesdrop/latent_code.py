@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
-from bayesdrop.distributions import LogitBinaryConcrete
-from bayesdrop.dropout import BayesianDropout
+from bayesdrop.distributions import (
+    LogitBinaryConcrete,
+    NestedNormal,
+    OrderedMask,
+    OrderedMaskStraightThrough,
+)
+from bayesdrop.distributions.nested_normal import open_features
+from bayesdrop.dropout import BayesianDropout, OrderedUnits, VariationalNestedDropout
 from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
 from bayesdrop.typing import Latents
 
@@ -94,19 +100,7 @@ class LatentCode(nn.Module):
         Raises:
             ShapeError: If it does not have the size for ``num_features`` features.
         """
-        parts = 2 if self.mask is None else 3
-        if output.ndim != 2 or output.shape[1] != parts * self.num_features:
-            raise ShapeError(
-                describe(
-                    "VariationalAutoencoder",
-                    expected=f"encoder output of shape (N, {parts} * {self.num_features}), for "
-                    f"{'' if parts == 2 else 'offsets, '}means and log-variances",
-                    got=str(tuple(output.shape)),
-                    hint="Change the size of the encoder's last layer.",
-                )
-            )
-        *offset, mean, log_variance = output.chunk(parts, dim=-1)
-        return Encoding(offset[0] if offset else None, mean, (0.5 * log_variance).exp())
+        return _read(output, 2 if self.mask is None else 3, self.num_features)
 
     def prior(self, rates: Latents) -> Sites:
         """Return the prior of an example's latents by site suffix.
@@ -203,6 +197,155 @@ class LatentCode(nn.Module):
     def extra_repr(self) -> str:
         """Show the size."""
         return f"{self.num_features}"
+
+
+class NestedCode(nn.Module):
+    r"""Prior and posterior of a code whose features are ordered: an example uses a prefix.
+
+    .. math::
+        p(z) = \mathrm{OrderedMask}(\pi), \quad p(h_k) = N(0, 1) \qquad
+        q(z \mid x) = \mathrm{OrderedMask}(\sigma(\mathrm{clamp}(r + d(x), -5, 5))), \quad
+        q(h_k \mid x) = N(\mu_k(x), \sigma_k^2(x))
+
+    The code :math:`z \odot h` is one latent (``NestedNormal``), with the closed divergence
+    :math:`\mathrm{KL}(z) + \sum_k P_q(z_k = 1 \mid x)\,\mathrm{KL}(h_k)`.
+
+    Args:
+        order: The layer whose prior, initial logits :math:`r`, always-open units and temperature
+            are taken; one unit a group, ordered by index. With ``NestedDropout`` the law is fixed,
+            and the encoder says nothing of the mask.
+
+    Sites:  ``h``, event ``(K,)``: the code itself.
+
+    Raises:
+        ConfigError: If the layer has groups of several units.
+
+    References:
+        Cui et al. (2023), "Variational Nested Dropout", https://arxiv.org/abs/2101.11353; fixed
+        law: Rippel, Gelbart, Adams (2014), https://arxiv.org/abs/1402.0915.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> code = NestedCode(bd.VariationalNestedDropout(4))
+        >>> code.prior({})["h"].rsample((2,)).shape
+        torch.Size([2, 4])
+    """
+
+    zero: Tensor
+    order_logits: Tensor
+    prior_logits: Tensor
+    relaxed_site, exact_site = "mask.logits", "mask"
+    mask = None  # nothing about it is global
+
+    def __init__(self, order: OrderedUnits) -> None:
+        super().__init__()
+        if order.num_groups != order.num_units:
+            raise ConfigError(
+                describe(
+                    "NestedCode",
+                    expected=f"num_groups={order.num_units}, a group for each feature",
+                    got=repr(order),
+                    hint="Pass num_groups=num_units to the layer.",
+                )
+            )
+        self.num_features, self.always_open = order.num_units, order.always_open
+        self.learned = isinstance(order, VariationalNestedDropout)
+        self.temperature = 1.0
+        prior = order.order_probs().detach().logit()
+        if isinstance(order, VariationalNestedDropout):
+            prior, self.temperature = order.prior_logits, float(order.temperature)
+        logits = order.order_logits if isinstance(order, VariationalNestedDropout) else prior
+        self.register_buffer("zero", torch.zeros(self.num_features), persistent=False)
+        self.register_buffer("prior_logits", prior.detach().clone())
+        self.register_buffer("order_logits", logits.detach().clone())
+
+    @property
+    def parts(self) -> int:
+        """Number of values that the encoder gives for each feature."""
+        return 3 if self.learned else 2
+
+    def encoding(self, output: Tensor) -> Encoding:
+        r"""Read an encoder's output: offsets :math:`d` (if learned), means, log-variances.
+
+        Raises:
+            ShapeError: If it does not have the size for ``num_features`` features.
+        """
+        return _read(output, self.parts, self.num_features)
+
+    def prior(self, rates: Latents) -> Sites:
+        """Return the prior of an example's code by site suffix; ``rates`` are empty."""
+        order = OrderedMask(logits=self.prior_logits, validate_args=False)
+        return {"h": NestedNormal(self.zero, self.zero + 1, order, validate_args=False)}
+
+    def posterior(self, encoding: Encoding, rates: Latents) -> Sites:
+        """Return the posterior of the code of each example by site suffix."""
+        order = self._order(encoding)
+        return {"h": NestedNormal(encoding.mean, encoding.scale, order, validate_args=False)}
+
+    def prefix(self, latents: Latents, num_features: int) -> dict[str, Tensor]:
+        """Return latents whose first ``num_features`` features are used, and no other."""
+        mask = (torch.arange(self.num_features, device=self.zero.device) < num_features).to(
+            self.zero
+        )
+        return {"h": latents["h"], self.exact_site: mask}
+
+    def slabs(self, encoding: Encoding | None) -> TorchDistribution:
+        """Return the law of all features, open or not: the posterior's, or the prior's."""
+        loc, scale = (self.zero, self.zero + 1) if encoding is None else encoding[1:]
+        return Normal(loc, scale, validate_args=False).to_event(1)
+
+    def forward(self, latents: Latents) -> Tensor:
+        """Return the code of values of an example's latents, ``(..., K)``."""
+        mask = latents.get(self.exact_site)
+        return latents["h"] if mask is None else latents["h"] * mask
+
+    def kl_divergence(
+        self,
+        posterior: Mapping[str, TorchDistribution],
+        prior: Mapping[str, TorchDistribution],
+        latents: Latents,
+    ) -> Tensor:
+        """Return KL(posterior || prior) summed over a batch, in nats; it is closed."""
+        return kl_divergence(posterior["h"], prior["h"]).sum()
+
+    def keep_prob(self) -> Tensor:
+        """Return the prior probability that an example uses each feature, ``(K,)``."""
+        return cast(NestedNormal, self.prior({})["h"]).open_prob()
+
+    def feature_probs(self, encoding: Encoding) -> Tensor:
+        r"""Return :math:`q(z_{nk} = 1)`, ``(B, K)``."""
+        return cast(NestedNormal, self.posterior(encoding, {})["h"]).open_prob()
+
+    def mask_value(self, latents: Latents) -> Tensor:
+        """Return the mask of values of an example's latents, ``(..., K)``."""
+        return open_features(latents["h"])
+
+    def _order(self, encoding: Encoding) -> OrderedMask:
+        if encoding.offset is None:
+            return OrderedMask(logits=self.prior_logits, validate_args=False)
+        logits = self.order_logits + encoding.offset[..., self.always_open :]
+        return OrderedMaskStraightThrough(
+            self.temperature, logits=logits.clamp(-5.0, 5.0), validate_args=False
+        )
+
+    def extra_repr(self) -> str:
+        """Show the size."""
+        return f"{self.num_features}"
+
+
+def _read(output: Tensor, parts: int, num_features: int) -> Encoding:
+    if output.ndim != 2 or output.shape[1] != parts * num_features:
+        raise ShapeError(
+            describe(
+                "VariationalAutoencoder",
+                expected=f"encoder output of shape (N, {parts} * {num_features}), for "
+                f"{'' if parts == 2 else 'offsets, '}means and log-variances",
+                got=str(tuple(output.shape)),
+                hint="Change the size of the encoder's last layer.",
+            )
+        )
+    *offset, mean, log_variance = output.chunk(parts, dim=-1)
+    return Encoding(offset[0] if offset else None, mean, (0.5 * log_variance).exp())
 
 
 def bernoulli_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:

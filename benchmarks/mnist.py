@@ -80,17 +80,24 @@ _PLAIN = {"network_options": {}, "overrides": _SCALES, "last": _LONG}
 _PAPER_INIT = 0.31326168751822286
 
 _LENET5_SCALES = {"conv1": 7.5, "conv2": 3.75, "fc1": 2.1, "fc2": 3.3}
-_LENET5_BB = {
+_LENET5_BB: dict = {
     "overrides": {name: {"kl_scale": scale} for name, scale in _LENET5_SCALES.items()},
     "first": {"epochs": 12},
     "second": {"epochs": 26},
 }
 
 
-def _gates(conv: dict | None = None, **options: float) -> dict:
-    gates = {"init_shift": 4.0, "init_slope": 10.0, "init_shift_scale": 0.1, "kl_scale": 0.05}
+def _lenet5_dbb(conv: dict | None = None, epochs: int = 10, **options: float) -> dict:
+    gates: dict = {
+        "init_shift": 4.0,
+        "init_slope": 10.0,
+        "init_shift_scale": 0.1,
+        "kl_scale": 0.05,
+    }
     gates |= options
-    return gates if conv is None else gates | {"overrides": {"conv*": conv}}
+    if conv is not None:
+        gates["overrides"] = {"conv*": conv}
+    return {**_LENET5_BB, "dependent_options": gates, "last": {"epochs": epochs}}
 
 
 CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
@@ -124,7 +131,10 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     },
     "lenet5-caffe": {
         "BB": ("lenet5-caffe-bb", _LENET5_BB),
-        "DBB": ("lenet5-caffe-dbb", _LENET5_BB | {"dependent_options": _gates()}),
+        "DBB": ("lenet5-caffe-dbb", _lenet5_dbb()),
+        "DBB conv slope 1": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 1.0})),
+        "DBB conv slope 3": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 3.0})),
+        "DBB conv slope 5": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 5.0})),
     },
 }
 """Suite to candidates: a recipe, and what is changed in it.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,22 @@ METHODS = {
 """Suffix of a recipe to the methods that its table shows."""
 
 WIDTHS = {"lenet-500-300": "784-500-300", "lenet5-caffe": "20-50-800-500"}
+DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 NETWORKS = {"lenet-500-300": "LeNet-500-300", "lenet5-caffe": "LeNet5-Caffe"}
+
+SIDE_BY_SIDE = {
+    ("plain", "mean"): "plain network",
+    ("dropout", "mean"): "nn.Dropout(0.5), off at test",
+    ("dropout", "sampled"): "nn.Dropout(0.5), sampled (MC dropout)",
+    ("plain", "ensemble"): "deep ensemble of 5",
+    ("bb", "mean"): "BB, mean mask",
+    ("bb", "sampled"): "BB, sampled",
+    ("dbb", "mean"): "DBB, mean mask",
+    ("dbb", "sampled"): "DBB, sampled",
+    ("ibp-20", "mean"): "Indian buffet, mean mask",
+    ("ibp-20", "sampled"): "Indian buffet, sampled",
+}
+"""Method and way of predicting to its row in the tables of ``methods.py``."""
 
 
 def read(name: str) -> dict:
@@ -87,6 +103,45 @@ def _row(title: str, method: str, entry: dict, widths: str) -> list[str]:
     return [title + seeds, *cells, spread(ood, 3), units, speedup]
 
 
+def choice(suite: str) -> str:
+    """Return the table of a suite's candidates on validation images."""
+    rows = []
+    for run in read(f"{suite}-choice.json")["runs"]:
+        cost = run["per_input"]
+        units = run["units"] if cost is None else cost["units"].values()
+        speedup = run["flops_speedup"] if cost is None else cost["speedup"]
+        error = [f"{run['error'][method]:.2f}" for method in ("mean_mask", "monte_carlo")]
+        shown = "-".join(f"{count:.0f}" for count in units)
+        rows.append([run["candidate"], *error, shown, f"{speedup:.1f}x"])
+    return table(["validation images, 1 seed", "error %", "sampled", "units", "FLOPs"], rows)
+
+
+def methods(suite: str, data: str) -> str:
+    """Return the table of ``methods.py``: median over seeds, range in brackets."""
+    result = read(f"methods-{suite}-{data}.json")
+    rows = []
+    for (method, way), title in SIDE_BY_SIDE.items():
+        entries = result["methods"].get(method, {"rows": {}})["rows"].get(way)
+        if entries is None:
+            continue
+        figures = [
+            ("error", 2, 1),
+            ("nll", 4, 1),
+            ("ece", 4, 1),
+            ("aurc", 2, 1000),
+            ("auroc", 3, 1),
+        ]
+        cells = [
+            spread([factor * entry[key] for entry in entries], digits)
+            for key, digits, factor in figures
+        ]
+        size = statistics.median(entry["bytes"] for entry in entries) / 1000
+        minutes = statistics.median(entry["minutes"] for entry in entries)
+        rows.append([title, *cells, f"{size:.0f}", f"{minutes:.1f}"])
+    header = [f"{NETWORKS[suite]} on {DATA[data]}", "error %", "NLL", "ECE", "AURC x 1000"]
+    return table([*header, f"AUROC {DATA[result['ood']]}", "kB", "minutes"], rows)
+
+
 def steps() -> str:
     """Return the table of training-step times."""
     result = read("step_time.json")
@@ -125,8 +180,15 @@ def rewrite(text: str) -> str:
 TABLES = {
     "lenet-500-300": partial(mnist, "lenet-500-300"),
     "lenet5-caffe": partial(mnist, "lenet5-caffe"),
+    "lenet5-caffe-choice": partial(choice, "lenet5-caffe"),
     "steps": steps,
     "predict": predictions,
+}
+TABLES |= {
+    f"methods-{suite}-{data}": partial(methods, suite, data)
+    for suite in NETWORKS
+    for data in DATA
+    if (RESULTS / f"methods-{suite}-{data}.json").exists()
 }
 
 

@@ -379,5 +379,5 @@ def test_bad_arguments_are_refused(options, message):
 
 def test_dropout_layers_elsewhere_are_refused():
     encoder = nn.Sequential(bd.BetaBernoulliDropout(PIXELS), nn.Linear(PIXELS, 4))
-    with pytest.raises(ConfigError, match="encoder and a decoder without Bayesian dropout"):
+    with pytest.raises(ConfigError, match="encoder and a decoder without Bayesian layers"):
         bd.VariationalAutoencoder(encoder, nn.Identity(), bd.Bernoulli(), 10, latent_size=2)

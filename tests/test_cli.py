@@ -8,11 +8,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import bayesdrop as bd
 from bayesdrop import __version__
 from bayesdrop.cli import app
 from bayesdrop.data import load_data, registered_data
 from bayesdrop.dropout import registered_dropouts
 from bayesdrop.recipes import load_run, registered_recipes
+from bayesdrop.recipes import recipe as recipe_module
 from tests.reporting.page import check_page
 
 TINY = ["--epochs", "2", "--pretrain-epochs", "1", "--data", "digits:0-3"]
@@ -62,6 +64,48 @@ def test_version():
 def test_list_shows_the_whole_registry(what, registry):
     text = invoke("list", what).stdout
     assert registry and all(name in text for name in registry)
+
+
+@pytest.mark.parametrize("suffix", ["sbp", "l0"])
+def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_path):
+    name, out = f"digits-mlp-{suffix}", tmp_path / "run"
+    assert "units 64-500-300 of" in invoke("train", name, *TINY, "--out", out).stdout
+    report = invoke("evaluate", out, "--num-samples", 3, "--out", tmp_path / "report")
+    assert "Monte Carlo" in report.stdout
+    values = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert values["units"] == values["units_total"] == [64, 500, 300]
+    assert values["compact_max_abs_diff"] < 1e-4
+    assert all(prior["prior"] for prior in values["priors"].values())
+    invoke("compact", out, "--out", tmp_path / "small.pt")
+
+    loaded = load_run(out)
+    bnn, (x, y) = loaded.bnn, loaded.load_data().test
+    sizes = bd.size_posterior(bnn, num_samples=5, seed=0)
+    assert int(sizes.total("units").max()) <= 864
+    rows = bd.pruning_frontier(bnn, (x, y)).rows
+    assert [sum(row.units) for row in rows] == sorted((sum(r.units) for r in rows), reverse=True)
+    assert bd.check_elbo(bnn, x[:16], y[:16], num_samples=200, num_repeats=10).passed
+    idata = bd.to_inference_data(bnn, x[:4], y[:4], num_samples=6, seed=0)
+    names = {"sbp": "fc1_dropout.noise", "l0": "fc1_dropout.keep_prob"}
+    assert set(idata.posterior.data_vars) >= {names[suffix]}
+    constant = idata.constant_data["fc1_dropout.keep_prob"].values
+    keep = dict(bnn.named_dropout_layers())["fc1_dropout"].keep_prob().detach()
+    assert torch.equal(torch.as_tensor(constant), keep)
+    if suffix == "sbp":
+        assert "fc1_dropout.keep_prob" not in idata.posterior.data_vars
+
+
+def test_a_plugin_registers_what_is_in_it(tmp_path, monkeypatch):
+    (tmp_path / "plugin_of_mine.py").write_text(
+        "import dataclasses\nfrom bayesdrop.recipes import get_recipe, register_recipe\n"
+        "register_recipe(dataclasses.replace(get_recipe('digits-mlp'), name='of-mine'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(recipe_module, "_REGISTRY", dict(registered_recipes()))
+    assert "of-mine" in invoke("--plugin", "plugin_of_mine", "list", "recipes").stdout
+    result = invoke("--plugin", "no_such_plugin", "list", "recipes", code=1)
+    assert "Error: No module named 'no_such_plugin'" in result.output
 
 
 def test_evaluate_writes_the_report(run, tmp_path):

@@ -14,8 +14,11 @@ KNOWN = {
     "02_model_and_guide.py",
     "03_can_i_trust_it.py",
     "05_masks_that_look_at_the_input.py",
+    "06_one_network_many_widths.py",
     "07_how_many_units.py",
+    "08_sparse_weights.py",
     "09_compare_with_arviz.py",
+    "10_write_your_own_prior.py",
 }
 TUTORIALS = sorted((ROOT / "tutorials").iterdir())
 
@@ -49,3 +52,21 @@ def test_tutorial_follows_the_house_rules(name):
     assert "**Question.**" in cells[1] and "**Answer.**" in cells[1]
     assert "assert " in cells[-1], "the last cell checks the claim"
     assert not re.search(r"bayesdrop\.(ops|inference|compression|dropout)\b", text), "public API"
+
+
+@pytest.mark.slow
+def test_the_prior_of_tutorial_10_keeps_the_contract(tmp_path):
+    text = (ROOT / "tutorials" / "10_write_your_own_prior.py").read_text()
+    plugin, rest = text.split("# %% [markdown]\n# ## Train it", 1)
+    assert "register_dropout(SmoothFieldDropout)" in plugin and "bd.fit" in rest
+    (tmp_path / "smooth_field.py").write_text(plugin)
+    arguments = ["-p", "smooth_field", "tests/test_contract.py", "-k", "smooth-field"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

@@ -19,6 +19,21 @@ from bayesdrop.compression.frontier import (
 )
 from bayesdrop.compression.per_input import PerInputCost, per_input_cost
 from bayesdrop.compression.size import SizeInterval, SizePosterior, size_posterior
+from bayesdrop.compression.sparse import (
+    SparseTensor,
+    SparsityTable,
+    load_sparse,
+    save_sparse,
+    sparsity_table,
+)
+from bayesdrop.compression.width import (
+    WidthRow,
+    WidthSweep,
+    at_width,
+    choose_width,
+    width_sweep,
+    with_width,
+)
 
 __all__ = [
     "CompressionTable",
@@ -28,7 +43,13 @@ __all__ = [
     "PerInputCost",
     "SizeInterval",
     "SizePosterior",
+    "SparseTensor",
+    "SparsityTable",
+    "WidthRow",
+    "WidthSweep",
+    "at_width",
     "choose_threshold",
+    "choose_width",
     "compact",
     "compression_table",
     "count_bytes",
@@ -36,9 +57,14 @@ __all__ = [
     "count_params",
     "export_onnx",
     "load_compact",
+    "load_sparse",
     "measure_latency",
     "per_input_cost",
     "pruning_frontier",
     "save_compact",
+    "save_sparse",
     "size_posterior",
+    "sparsity_table",
+    "width_sweep",
+    "with_width",
 ]

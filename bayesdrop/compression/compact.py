@@ -40,6 +40,7 @@ from bayesdrop.dropout import (
     named_dropout_layers,
 )
 from bayesdrop.errors import CompactionError, ConfigError, describe
+from bayesdrop.nn import with_plain_weights
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -89,6 +90,9 @@ def compact(
     batch is right too, with the units that any of its examples has open. An entry of the mask
     within rounding of the threshold can fall on its other side, which changes it by the threshold.
 
+    Layers with random weights become plain ones with the mean weights and zeros where these are
+    pruned; units that no other weight uses, or that use none, go. ``save_sparse`` stores the rest.
+
     If every unit of a layer is pruned, the layer keeps one unit and the network is constant from
     there on, as the mean-masked one is.
 
@@ -132,7 +136,7 @@ def compact(
 
 
 def detached(network: nn.Module) -> nn.Module:
-    """Return a copy of the network in evaluation mode, if its masks are of known kinds.
+    """Return a copy in evaluation mode with plain weights, if its masks are of known kinds.
 
     Args:
         network: As for ``compact``.
@@ -142,7 +146,7 @@ def detached(network: nn.Module) -> nn.Module:
     """
     work = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
     _refuse_input_dependent(work)
-    return work.eval()
+    return with_plain_weights(work).eval()
 
 
 def analysed(network: nn.Module, example: tuple[Tensor, ...]) -> Flow:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bayesdrop.compression.sparse import SparsityTable, sparsity_table
 from bayesdrop.convert import to_deterministic
+from bayesdrop.dropout import named_dropout_layers
 from bayesdrop.errors import DataError, describe
+from bayesdrop.nn import named_weight_layers
 
 
 @contextmanager
@@ -116,12 +119,15 @@ class CompressionTable:
         after: The compact network.
         threads: Number of CPU threads that the latency was measured with.
         device: The device it was measured on.
+        sparsity: For a network with random weights, those that are zero, and what is saved by not
+            storing them; the other figures count zeros like other numbers.
     """
 
     before: Footprint
     after: Footprint
     threads: int
     device: str
+    sparsity: SparsityTable | None = None
 
     @property
     def params(self) -> int:
@@ -153,7 +159,18 @@ class CompressionTable:
             "flops_total": self.before.flops,
             "flops_speedup": self.flops_speedup,
             "latency_ms": {**latency, "threads": self.threads, "device": self.device},
+            **({} if self.sparsity is None else {"sparsity": self.sparsity.to_dict()}),
         }
+
+    def sparse_rows(self) -> list[tuple[str, float, float, str]]:
+        """Return the lines about zeros, if any: title, before, after, number format."""
+        if self.sparsity is None:
+            return []
+        s = self.sparsity
+        return [
+            ("weights that are not zero", s.weights_total, s.weights, ",d"),
+            ("bytes on disk, stored sparsely", s.file_bytes_dense, s.file_bytes, ",d"),
+        ]
 
     def to_markdown(self) -> str:
         """Return a Markdown table: one row for each cost, with the ratio before / after."""
@@ -162,6 +179,7 @@ class CompressionTable:
             ("parameters", before["params"], after["params"], ",d"),
             ("bytes", before["bytes"], after["bytes"], ",d"),
             ("FLOPs per example", before["flops"], after["flops"], ",d"),
+            *self.sparse_rows(),
         ]
         for size, old in self.before.latency_ms.items():
             label = f"latency in ms, batch {size} ({self.threads} threads, {self.device})"
@@ -217,7 +235,15 @@ def compression_table(
         )
         for side, net in enumerate((plain, after))
     )
-    return CompressionTable(full, small, torch.get_num_threads(), str(example_input.device))
+    random_weights = next(named_weight_layers(before), None) is not None
+    masked = next(named_dropout_layers(before), None) is not None
+    return CompressionTable(
+        full,
+        small,
+        torch.get_num_threads(),
+        str(example_input.device),
+        sparsity=sparsity_table(before) if random_weights and not masked else None,
+    )
 
 
 def _now(x: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.compression.cost import evaluating
-from bayesdrop.dropout import named_dropout_layers
+from bayesdrop.dropout import named_global_latents
 from bayesdrop.errors import CheckpointError, CompactionError, describe
 from bayesdrop.files import first_line, write_file
 
@@ -101,7 +101,7 @@ def _require_onnx() -> None:
 
 
 def _require_plain(who: str, net: nn.Module) -> None:
-    names = [name for name, _ in named_dropout_layers(net)]
+    names = [name for name, _ in named_global_latents(net)]
     if names:
         raise CompactionError(
             describe(

@@ -189,7 +189,9 @@ class Weighted(Unary):
     @override
     def emit(self) -> tuple[fx.Node, Tensor]:
         m, rows = self.module, self.wanted
-        columns = self.flow.kept_along(self.input, self.dim)
+        source = self._without_unused()
+        columns = self.flow.kept_along(self.input, self.dim) if source is None else source[1]
+        made = self.flow.made[self.input] if source is None else source[0]
         gone = torch.ones(m.weight.shape[1], dtype=torch.bool)
         gone[columns] = False
         weight = scaled(m.weight, rows, columns, self.row_scale, self.column_scale)
@@ -209,7 +211,26 @@ class Weighted(Unary):
         sizes = dict(zip(names, (len(columns), len(rows)), strict=True))
         target = str(self.node.target)
         self.flow.parts[target] = resized(m, {"weight": weight, "bias": bias}, **sizes)
-        return self.flow.graph.call_module(target, (self.flow.made[self.input],)), rows
+        return self.flow.graph.call_module(target, (made,)), rows
+
+    def _without_unused(self) -> tuple[fx.Node, Tensor] | None:
+        """Emit the choice of the inputs that are needed, where the source could not leave any out.
+
+        That is so for pixels, and for positions of a flattened map: nothing but weights that are
+        zero says which are not. Below an eighth of them the choice would cost more than it saves.
+        """
+        flow, source = self.flow, self.input
+        kept = flow.kept_along(source, self.dim)
+        if not isinstance(self.module, nn.Linear) or source in flow.selected:
+            return None
+        if flow.rules[source].dim != self.dim:
+            return None
+        needed = kept[flow.needed[source][kept]]
+        if not 0 < len(needed) <= len(kept) - len(kept) / 8:
+            return None
+        constant = flow.constant[source]
+        name = str(self.node.target)
+        return flow.reindexed(name, source, self.dim, needed, constant), needed
 
     def _selected(self, weight: Tensor, bias: Tensor | None) -> fx.Node:
         """Emit the layer with the weights of those input units only that the input has."""

@@ -19,6 +19,7 @@ from bayesdrop.compression.cost import evaluating
 from bayesdrop.compression.rules import Mask
 from bayesdrop.dropout import BayesianDropout, PosteriorSample, named_dropout_layers
 from bayesdrop.errors import ConfigError, describe
+from bayesdrop.nn import with_plain_weights
 from bayesdrop.typing import Latents
 
 
@@ -200,7 +201,7 @@ class CostCounter:
     """
 
     def __init__(self, network: nn.Module, example_input: Tensor) -> None:
-        work = copy.deepcopy(network)
+        work = with_plain_weights(copy.deepcopy(network))
         self.fixed: dict[str, FixedMask] = {}
         for name, layer in list(named_dropout_layers(work)):
             self.fixed[name] = FixedMask(layer)

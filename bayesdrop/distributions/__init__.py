@@ -1,14 +1,32 @@
 """Pyro distributions for masks and their rates; importing them registers their KLs."""
 
 from bayesdrop.distributions.binary_concrete import BinaryConcrete, BinaryConcreteStraightThrough
+from bayesdrop.distributions.downhill import Downhill
+from bayesdrop.distributions.dropped_weight import DroppedWeight
+from bayesdrop.distributions.hard_concrete import HardConcrete
 from bayesdrop.distributions.kumaraswamy import Kumaraswamy
+from bayesdrop.distributions.log_uniform import LogUniform
 from bayesdrop.distributions.logit_binary_concrete import LogitBinaryConcrete
+from bayesdrop.distributions.nested_normal import NestedNormal
 from bayesdrop.distributions.normal import Normal
+from bayesdrop.distributions.ordered_mask import OrderedMask, OrderedMaskStraightThrough
+from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
+from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 
 __all__ = [
     "BinaryConcrete",
     "BinaryConcreteStraightThrough",
+    "Downhill",
+    "HardConcrete",
+    "DroppedWeight",
     "Kumaraswamy",
+    "LogUniform",
     "LogitBinaryConcrete",
+    "NestedNormal",
     "Normal",
+    "OrderedMask",
+    "OrderedMaskStraightThrough",
+    "ScaledBernoulli",
+    "TruncatedLogNormal",
+    "TruncatedLogUniform",
 ]

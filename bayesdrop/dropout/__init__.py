@@ -13,15 +13,23 @@ from bayesdrop.dropout.base import (
     named_parents,
 )
 from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout
+from bayesdrop.dropout.concrete import ConcreteDropout
 from bayesdrop.dropout.context import MaskContext, active_context
 from bayesdrop.dropout.dependent_beta_bernoulli import (
     DependentBetaBernoulliDropout,
     to_dependent,
 )
+from bayesdrop.dropout.gaussian import GaussianDropout
+from bayesdrop.dropout.hard_concrete import HardConcreteDropout
 from bayesdrop.dropout.hierarchical_indian_buffet import HierarchicalIndianBuffetDropout
 from bayesdrop.dropout.indian_buffet import IndianBuffetDropout
 from bayesdrop.dropout.masks import ImposedMasks, PosteriorSample, impose_masks
+from bayesdrop.dropout.monte_carlo import MonteCarloDropout
+from bayesdrop.dropout.nested import NestedDropout
+from bayesdrop.dropout.ordered_units import OrderedUnits
 from bayesdrop.dropout.stick_breaking import IndianBuffetSticks
+from bayesdrop.dropout.structured_bayesian_pruning import StructuredBayesianPruningDropout
+from bayesdrop.dropout.variational_nested import VariationalNestedDropout
 from bayesdrop.errors import ConfigError, unknown_name
 
 _REGISTRY: dict[str, type[BayesianDropout]] = {}
@@ -74,18 +82,33 @@ register_dropout(BetaBernoulliDropout)
 register_dropout(DependentBetaBernoulliDropout)
 register_dropout(IndianBuffetDropout)
 register_dropout(HierarchicalIndianBuffetDropout)
+register_dropout(NestedDropout)
+register_dropout(VariationalNestedDropout)
+register_dropout(MonteCarloDropout)
+register_dropout(GaussianDropout)
+register_dropout(ConcreteDropout)
+register_dropout(StructuredBayesianPruningDropout)
+register_dropout(HardConcreteDropout)
 
 __all__ = [
     "BayesianDropout",
     "BetaBernoulliDropout",
+    "ConcreteDropout",
     "DependentBetaBernoulliDropout",
+    "GaussianDropout",
     "GlobalLatents",
+    "HardConcreteDropout",
     "HierarchicalIndianBuffetDropout",
     "ImposedMasks",
     "IndianBuffetDropout",
     "IndianBuffetSticks",
     "MaskContext",
+    "NestedDropout",
+    "OrderedUnits",
+    "MonteCarloDropout",
     "PosteriorSample",
+    "StructuredBayesianPruningDropout",
+    "VariationalNestedDropout",
     "active_context",
     "impose_masks",
     "kl_divergence",

@@ -56,6 +56,14 @@ class GlobalLatents(nn.Module, ABC):
         """
         return None
 
+    def variational_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what ``fit`` trains at its variational learning rate, without weight decay."""
+        return self.parameters()
+
+    def mean_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield posterior means of weights: trained at the weights' rate, without decay."""
+        return iter(())
+
     def draw_latents(self) -> dict[str, Tensor]:
         """Draw the global latents from the posterior, with pathwise gradients."""
         return {name: q.rsample() for name, q in self.posterior().items()}
@@ -120,6 +128,9 @@ class BayesianDropout(GlobalLatents):
     """Whether ``mask_distribution`` looks at the layer's input."""
     unit_interval: ClassVar[bool] = True
     """Whether every mask lies in [0, 1]; noise that is rescaled or Gaussian does not."""
+    keep_prob_from_snr: ClassVar[bool] = False
+    """Whether ``keep_prob`` is not P(z != 0), but that of Bernoulli noise with the mask's
+    signal-to-noise ratio, E[z]^2 / E[z^2]; for noise that is never zero."""
 
     def __init__(
         self,
@@ -217,6 +228,17 @@ class BayesianDropout(GlobalLatents):
                 inputs, 0 if on its outputs.
         """
 
+    @classmethod
+    def options_like(cls, dropout: nn.Module) -> dict[str, Any]:
+        """Return the options for a layer that does what an ``nn.Dropout`` did; ``convert`` asks.
+
+        Most priors learn their rates, and start from their own.
+
+        Args:
+            dropout: The ``nn.Dropout`` (or ``nn.Dropout2d``, ...) that the layer replaces.
+        """
+        return {}
+
     def set_order(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
         """Say which units of a pretrained network matter most; only ordered masks listen.
 
@@ -287,13 +309,19 @@ def named_parents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
 
 
 def named_global_latents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
-    """Yield the owners of all global latents: what layers share, each once, then all others."""
+    """Yield the owners of all global latents: what layers share, each once, then all others.
+
+    An owner inside another one is a part of it, and is not yielded, unless layers share it.
+    """
     parents = list(named_parents(network))
     yield from parents
-    shared = {id(parent) for _, parent in parents}
-    for name, module in network.named_modules():
-        if isinstance(module, GlobalLatents) and id(module) not in shared:
-            yield name, module
+    owners = [(name, m) for name, m in network.named_modules() if isinstance(m, GlobalLatents)]
+    skipped = {id(parent) for _, parent in parents}
+    for _, owner in owners:
+        skipped |= {id(part) for part in owner.modules() if part is not owner}
+    for name, owner in owners:
+        if id(owner) not in skipped:
+            yield name, owner
 
 
 def kl_divergence(

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
+from bayesdrop.typing import Latents
+
 if TYPE_CHECKING:
-    from bayesdrop.dropout.base import BayesianDropout
+    from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
 
 _ACTIVE: ContextVar[MaskContext | None] = ContextVar("bayesdrop_mask_context", default=None)
 
@@ -41,3 +43,11 @@ class MaskContext(ABC):
     @abstractmethod
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         """Return a mask of shape ``(K,)`` or ``(N, K)``, or None to let the layer decide."""
+
+    def values(self, owner: GlobalLatents) -> Latents | None:
+        """Return the values of a layer's global latents, or None to let the layer decide.
+
+        Layers with random weights ask for them. They are of event shape, or have one dimension of
+        particles in front; the layer's input then has particles x examples in its first.
+        """
+        return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.dropout.base import BayesianDropout, named_dropout_layers
+from bayesdrop.dropout.base import BayesianDropout, GlobalLatents, named_dropout_layers
 from bayesdrop.dropout.context import MaskContext
 from bayesdrop.errors import unknown_name
 from bayesdrop.typing import Latents
@@ -30,23 +31,28 @@ class PosteriorSample(MaskContext):
     """One draw of the global latents, and masks drawn from it.
 
     Args:
-        latents: The global latents of every layer, as ``BayesianDropout.draw_latents`` gives them.
+        latents: The global latents of every layer, as its ``draw_latents`` gives them. Those of
+            layers with random weights are the weights of this sample, for all inputs.
         shared: Whether one mask, drawn now, serves all inputs. The alternative draws a mask per
             example at every forward pass. The marginal prediction of each input is the same; only
             the correlation between inputs differs. Masks that depend on the input are always
             drawn per example.
     """
 
-    def __init__(self, latents: Mapping[BayesianDropout, Latents], *, shared: bool) -> None:
+    def __init__(self, latents: Mapping[Any, Latents], *, shared: bool) -> None:
         super().__init__()
-        self.latents = latents
+        self.latents: Mapping[GlobalLatents, Latents] = latents
         self.masks: dict[BayesianDropout, Tensor] = {}
         if shared:
             self.masks = {
                 layer: layer.draw_mask(values)
                 for layer, values in latents.items()
-                if not layer.input_dependent
+                if isinstance(layer, BayesianDropout) and not layer.input_dependent
             }
+
+    @override
+    def values(self, owner: GlobalLatents) -> Latents | None:
+        return self.latents.get(owner)
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:

@@ -27,6 +27,7 @@ FAILURE_RATE = 1e-4
 _ROUNDING = 1e-9  # Relative, in float64: sums of up to a million terms.
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
 _CHUNK = 1000
+_CHUNK_ELEMENTS = 2**22
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def check_elbo(
       KL divergence is infinite whatever its formula says.
     * **KL divergence**: each layer's closed form, as the loss uses it and divided by ``kl_scale``,
       is the Monte Carlo mean of :math:`\log q - \log p`; where the prior depends on what layers
-      share, given one draw of that.
+      share, given one draw of that. A layer's penalty is no KL divergence, and left out.
     * **Batch size, plain loss**: ``bnn.loss`` of the whole batch is the average over its halves
       and quarters, NLL and KL each, with the mean masks and to rounding.
     * **Batch size, Pyro**: the same of ``TraceMeanField_ELBO`` from ``bnn.model`` and
@@ -128,7 +129,8 @@ def check_elbo(
         bnn: The network; it is not changed.
         x: Inputs, at least 4; up to three are left out to have quarters of equal size.
         y: Their targets.
-        num_samples: Posterior samples for the KL divergence and the support.
+        num_samples: Posterior samples for the KL divergence and the support. With random weights
+            each is as large as the network: 1000 are plenty.
         num_repeats: Repetitions of the sampled losses and gradients.
         seed: Makes the table reproducible; torch's global generator is left alone.
 
@@ -197,7 +199,7 @@ def _check_support(
     prior = owner.prior_given(parent)
     for key, posterior in owner.posterior().items():
         support, outside, total = _elements(prior[key]).support, 0, 0
-        for count in _chunks(num_samples):
+        for count in _chunks(num_samples, posterior.event_shape.numel()):
             inside = support.check(posterior.rsample((count,)))
             outside, total = outside + int((~inside).sum()), total + inside.numel()
         bound = f"; the mass is below {3 / total:.1g} (95 % confidence)" if not outside else ""
@@ -218,7 +220,7 @@ def _check_kl(
 ) -> CheckRow:
     try:
         kl = owner.kl_divergence() if parent is None else owner.kl_divergence(parent=parent)
-        closed = float(kl) / owner.kl_scale
+        closed = float(kl) / owner.kl_scale - float(owner.penalty() or 0.0)
     except NotImplementedError:
         nan = float("nan")
         return CheckRow("KL divergence", path, nan, nan, nan, False, _UNREGISTERED)
@@ -228,12 +230,13 @@ def _check_kl(
     for key, posterior in owner.posterior().items():
         q, p = _elements(posterior), _elements(prior[key])
         # Decided on samples of their own, so that leaving units out does not bias the mean.
-        edge = torch.stack([_at_edge(p, q.rsample((n,))) for n in _chunks(num_samples)]).any(0)
+        chunks = _chunks(num_samples, posterior.event_shape.numel())
+        edge = torch.stack([_at_edge(p, q.rsample((n,))) for n in chunks]).any(0)
         if edge.any():
             rest += float(torch_kl_divergence(q, p).expand(edge.shape)[edge].sum())
         skipped, units = skipped + int(edge.sum()), units + edge.numel()
         start = 0
-        for count in _chunks(num_samples):
+        for count in chunks:
             value = q.rsample((count,))
             ratio = _log_ratio(q, p, value).masked_fill(edge, 0.0)
             samples[start : start + count] += ratio.reshape(count, -1).sum(1).cpu()
@@ -354,8 +357,8 @@ def _check_gradients(
     # Only the masks are noisy: no batch statistics, no other dropout.
     bnn.eval()
     bnn.training = True
-    for _, layer in bnn.named_dropout_layers():
-        layer.train()
+    for _, owner in bnn.named_global_latents():
+        owner.train()
     groups = {group: names for group, names in _parameter_groups(bnn).items() if names}
     parameters = {n: p for n, p in bnn.named_parameters() if p.requires_grad}
     # Welford's sums, so that only two gradients are held.
@@ -405,9 +408,10 @@ def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
     return groups
 
 
-def _chunks(count: int) -> list[int]:
-    whole, rest = divmod(count, _CHUNK)
-    return [_CHUNK] * whole + [rest] * (rest > 0)
+def _chunks(count: int, units: int) -> list[int]:
+    size = max(1, min(_CHUNK, _CHUNK_ELEMENTS // units))
+    whole, rest = divmod(count, size)
+    return [size] * whole + [rest] * (rest > 0)
 
 
 def _critical_value(num_samples: int, comparisons: int) -> float:

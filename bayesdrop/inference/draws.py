@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import pyro
@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import BayesianDropout, GlobalLatents, PosteriorSample
+from bayesdrop.dropout import GlobalLatents, PosteriorSample
 from bayesdrop.errors import ConfigError, DataError, DivergenceError, describe
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import _check_finite, _probe, _seeded
+from bayesdrop.inference.predict import check_finite, probe, seeded
 from bayesdrop.typing import Latents
 
 Draw: TypeAlias = dict[GlobalLatents, Latents]
@@ -83,17 +83,17 @@ def evaluate_draws(
     rows, start = batch_size or _MAX_ROWS, 0
     for x_batch, y_batch in batches(data, rows):
         if start == 0 and batch_size is None:
-            affordable = memory_limit // _probe(bnn, x_batch[:1].to(device)).activations
+            affordable = memory_limit // probe(bnn, x_batch[:1].to(device)).activations
             rows = max(1, min(_MAX_ROWS, affordable) // num_masks)
         for lower in range(0, len(x_batch), rows):
             x = x_batch[lower : lower + rows]
             y = None if y_batch is None else y_batch[lower : lower + rows].to(device)
-            _check_finite(x, start, DataError, "input")
+            check_finite(x, start, DataError, "input")
             copies = x.to(device).repeat(num_masks, *[1] * (x.ndim - 1))
             terms, simulated, target = [], [], None
             for draw in draws:
                 noise = None if noise_seed is None else noise_seed + start
-                with _seeded(noise), PosteriorSample(_of_layers(draw), shared=False):
+                with seeded(noise), PosteriorSample(draw, shared=False):
                     output = bnn.network(copies)
                 _check_outputs(output, num_masks, start)
                 first = output[: len(x)]
@@ -124,7 +124,7 @@ def evaluate_draws(
 
 def _check_outputs(output: Tensor, num_masks: int, start: int) -> None:
     examples = output.reshape(num_masks, len(output) // num_masks, -1).transpose(0, 1)
-    _check_finite(examples, start, DivergenceError, "prediction")
+    check_finite(examples, start, DivergenceError, "prediction")
 
 
 def _check_no_local_latents(bnn: BayesianNetwork, x: Tensor, draw: Draw) -> None:
@@ -152,17 +152,13 @@ def _check_no_local_latents(bnn: BayesianNetwork, x: Tensor, draw: Draw) -> None
             )
 
 
-def _of_layers(draw: Draw) -> Mapping[BayesianDropout, Latents]:
-    return {owner: v for owner, v in draw.items() if isinstance(owner, BayesianDropout)}
-
-
 def _log_mean_likelihood(
     bnn: BayesianNetwork, output: Tensor, target: Tensor, num_masks: int, start: int
 ) -> Tensor:
     copies = target.repeat(num_masks, *[1] * (target.ndim - 1))
     values = bnn.likelihood.distribution(output).log_prob(copies)
     values = values.double().reshape(num_masks, -1).logsumexp(0) - math.log(num_masks)
-    _check_finite(values, start, DivergenceError, "prediction")
+    check_finite(values, start, DivergenceError, "prediction")
     return values.cpu()
 
 

@@ -24,6 +24,7 @@ from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.schedules import Schedule, as_schedule, steps
 from bayesdrop.inference.training import PyroObjective, Record, TrainingRun, sweep, validate
+from bayesdrop.nn import BayesianWeights
 from bayesdrop.ops.stable import flushed_denormals
 
 Callback: TypeAlias = Callable[[BayesianNetwork, Record], object]
@@ -36,8 +37,9 @@ class FitResult:
 
     Attributes:
         history: One record per epoch: ``epoch``, ``loss``, ``nll`` and ``kl`` (nats per example),
-            ``units``, ``learning_rate``, ``temperature``, ``kl_weight``, ``seconds``, and with
-            validation data ``val_nll`` and ``val_error`` (percent) or ``val_rmse``.
+            ``units``, ``learning_rate``, ``temperature``, ``kl_weight``, ``seconds``, with random
+            weights ``weights`` (those kept), and with validation data ``val_nll`` and
+            ``val_error`` (percent) or ``val_rmse``.
         best_epoch: Epoch with the lowest monitored value, or the last one without validation.
         stopped_early: Whether patience or a callback ended the run.
         seconds: Training time over all sessions of the run.
@@ -87,9 +89,12 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         batch_size: Examples a step.
         validation: Validation data, or the fraction of ``data`` (tensors) to hold out, chosen by
             ``seed``; ``bnn.num_data`` is then set to what remains.
-        learning_rate: Of network weights and the likelihood's parameters.
-        variational_learning_rate: Of the dropout layers' parameters.
-        weight_decay: L2 penalty on network weights only: a Gaussian prior on them.
+        learning_rate: Of network weights, posterior means of weights and the likelihood's
+            parameters.
+        variational_learning_rate: Of the dropout layers' parameters, and of the variances of
+            random weights.
+        weight_decay: L2 penalty on network weights only, a Gaussian prior on them; random weights
+            have their own.
         schedule: Factor on both learning rates; a sequence means ``schedules.steps``.
         temperature: Temperature of relaxed masks; None leaves it.
         kl_weight: Factor on the KL divergences, > 0; None leaves it. ``schedules.warm_up`` is one.
@@ -255,24 +260,24 @@ def _make_optimizer(
     variational_learning_rate: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    variational = {
-        id(parameter)
-        for module in bnn.modules()
-        if isinstance(module, BayesianDropout)
-        for parameter in module.parameters()
-    }
+    owners = [m for m in bnn.modules() if isinstance(m, BayesianDropout | BayesianWeights)]
+    variational = {id(p) for owner in owners for p in owner.variational_parameters()}
+    means = {id(p) for owner in owners for p in owner.mean_parameters()}
     likelihood = {id(parameter) for parameter in bnn.likelihood.parameters()}
     members: Mapping[str, list[nn.Parameter]] = {
         "weights": [],
+        "means": [],
         "likelihood": [],
         "variational": [],
     }
     for parameter in bnn.parameters():
         if parameter.requires_grad:
             kind = "variational" if id(parameter) in variational else "weights"
+            kind = "means" if id(parameter) in means else kind
             members["likelihood" if id(parameter) in likelihood else kind].append(parameter)
     rates = {
         "weights": (learning_rate, weight_decay),
+        "means": (learning_rate, 0.0),  # their prior is in the KL
         "likelihood": (learning_rate, 0.0),
         "variational": (variational_learning_rate, 0.0),
     }

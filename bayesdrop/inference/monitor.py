@@ -99,6 +99,8 @@ class Monitor:
             parts.append(f"val RMSE {self._latest['val_rmse']:.4g}")
         if self._latest.get("units"):
             parts.append("units " + "-".join(str(count) for count in self._latest["units"]))
+        if self._latest.get("weights"):
+            parts.append(f"weights {sum(self._latest['weights']):,}")
         self._bar.update(self._task, advance=self._pending, status=", ".join(parts))
         self._pending = 0
 

@@ -44,7 +44,7 @@ class Prediction:
         mean: Class probabilities averaged over posterior samples (never logits), or the predictive
             mean, ``(N, C)``.
         num_samples: Posterior samples :math:`S`; 1 for a mean mask and for a network without
-            Bayesian dropout layers; mutual information and epistemic variance are then 0.
+            Bayesian layers; mutual information and epistemic variance are then 0.
         samples: Probabilities, or means, of each posterior sample, ``(S, N, C)``, if kept.
         y: The targets that came with the data, if any.
         confidence: Probability of the most probable class, ``(N,)``; classifiers only. For several
@@ -107,9 +107,10 @@ def predict(
     Args:
         bnn: The Bayesian network.
         data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader.
-        num_samples: Posterior samples :math:`S`. A network without Bayesian dropout layers has
-            nothing to sample and runs once.
-        mean_mask: Whether to run once with the mean masks, an approximation, instead of sampling.
+        num_samples: Posterior samples :math:`S`. A network without Bayesian layers has nothing to
+            sample and runs once. With random weights as many copies of them are held in memory.
+        mean_mask: Whether to run once with the mean masks (and mean weights), an approximation,
+            instead of sampling.
         masks: ``"shared"`` draws one mask per posterior sample for all inputs: the prediction of
             each input has the same distribution, only the correlation between inputs differs, and
             a pass costs about as much as the plain network's. The draw does not depend on the
@@ -138,9 +139,9 @@ def predict(
     """
     _check_options(bnn, num_samples, masks, batch_size, memory_limit)
     device = next(bnn.parameters(), torch.empty(0)).device
-    with evaluation_mode(bnn), _seeded(seed):
+    with evaluation_mode(bnn), seeded(seed):
         passes: list[AbstractContextManager[object]] = [nullcontext()]
-        if not mean_mask and bnn.named_dropout_layers():
+        if not mean_mask and bnn.is_random:
             # All global latents (and shared masks) come first: chunking cannot change the draw.
             shared = masks == "shared"
             passes = [
@@ -150,7 +151,7 @@ def predict(
         rows, start = batch_size or _MAX_ROWS, 0
         for x_batch, y_batch in batches(data, rows):
             if not parts:
-                cost = _probe(bnn, x_batch[:1].to(device))
+                cost = probe(bnn, x_batch[:1].to(device))
                 if keep_samples:
                     _check_fits(len(passes), num_examples(data), cost.result, memory_limit)
                 if batch_size is None:
@@ -158,11 +159,11 @@ def predict(
             for lower in range(0, len(x_batch), rows):
                 x = x_batch[lower : lower + rows]
                 y = None if y_batch is None else y_batch[lower : lower + rows]
-                _check_finite(x, start, DataError, "input")
+                check_finite(x, start, DataError, "input")
                 moments = _predict_chunk(bnn, x.to(device), y, passes, keep_samples)
                 for name in ("mean", "variance"):
                     if name in moments:
-                        _check_finite(moments[name], start, DivergenceError, "prediction")
+                        check_finite(moments[name], start, DivergenceError, "prediction")
                 parts.append({name: value.cpu() for name, value in moments.items()})
                 start += len(x)
     if not parts:
@@ -229,7 +230,8 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw random numbers from a seed and restore the generators afterwards; None does nothing."""
     if seed is None:
         yield
         return
@@ -239,12 +241,14 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-class _Cost(NamedTuple):
+class Cost(NamedTuple):
+    """Bytes of one example: its activations, twice, and what is kept of its prediction."""
+
     activations: int
     result: int
 
 
-def _probe(bnn: BayesianNetwork, x: Tensor) -> _Cost:
+def probe(bnn: BayesianNetwork, x: Tensor) -> Cost:
     """Return the bytes that one example needs, from a pass with the mean masks."""
     sizes = [x.nbytes]
 
@@ -259,7 +263,7 @@ def _probe(bnn: BayesianNetwork, x: Tensor) -> _Cost:
         for handle in handles:
             handle.remove()
     kept = mean.nbytes + (0 if variance is None else variance.nbytes)
-    return _Cost(activations=max(1, 2 * sum(sizes)), result=kept)
+    return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
 
 
 def _check_options(
@@ -300,9 +304,10 @@ def _check_fits(num_samples: int, rows: int, bytes_per_row: int, memory_limit: i
         )
 
 
-def _check_finite(
+def check_finite(
     values: Tensor, start: int, error: type[DataError] | type[DivergenceError], what: str
 ) -> None:
+    """Raise the error if a row holds NaN or infinity; ``start`` is the number of the first."""
     if not values.is_floating_point() or bool(torch.isfinite(values).all()):
         return
     bad = ~torch.isfinite(values).reshape(len(values), -1).all(1)

@@ -79,6 +79,8 @@ class TrainingRun:
             seen += x.shape[0]
             display.advance(x.shape[0], nll / seen, kl / seen)
         units = self.bnn.units()
+        if weights := self.bnn.weights():
+            values["weights"] = weights
         return {
             "epoch": self.epoch + 1,
             "loss": (nll + kl) / seen,
@@ -89,7 +91,7 @@ class TrainingRun:
             "seconds": time.perf_counter() - started,
         }
 
-    def _apply_schedules(self) -> dict[str, float]:
+    def _apply_schedules(self) -> dict[str, Any]:
         factor = self.schedule(self.epoch, self.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -99,7 +101,7 @@ class TrainingRun:
         if self.temperature is not None:
             for temperature in temperatures:
                 temperature.fill_(self.temperature(self.epoch, self.epochs))
-        record = {
+        record: dict[str, Any] = {
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "kl_weight": self.bnn.kl_weight,
         }
@@ -274,7 +276,7 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
     else:
         for path, owner in bnn.named_global_latents():
             if not bool(torch.isfinite(owner.kl_divergence())):
-                site = f"{path}.{next(iter(owner.posterior()))}"
+                site = f"{path}.{next(iter(owner.posterior()), 'penalty')}"
                 break
     return DivergenceError(
         describe(

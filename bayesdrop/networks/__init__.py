@@ -12,12 +12,13 @@ from typing import Any
 from torch import nn
 
 from bayesdrop.errors import unknown_name
-from bayesdrop.networks.lenet import lenet5_caffe, lenet_500_300
+from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
 from bayesdrop.networks.vae import vae
 from bayesdrop.networks.vgg import vgg
 
 networks: dict[str, Callable[..., nn.Module]] = {
     "lenet-500-300": lenet_500_300,
+    "lenet-300-100": lenet_300_100,
     "lenet5-caffe": lenet5_caffe,
     "vgg": vgg,
 }
@@ -43,4 +44,12 @@ def make_network(name: str, **options: Any) -> nn.Module:
     return networks[name](**options)
 
 
-__all__ = ["lenet5_caffe", "lenet_500_300", "make_network", "networks", "vae", "vgg"]
+__all__ = [
+    "lenet5_caffe",
+    "lenet_300_100",
+    "lenet_500_300",
+    "make_network",
+    "networks",
+    "vae",
+    "vgg",
+]

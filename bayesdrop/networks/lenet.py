@@ -39,16 +39,47 @@ def lenet_500_300(
         >>> lenet_500_300()(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    return _perceptron(in_features, 500, 300, num_classes, dropout)
+
+
+def lenet_300_100(
+    num_classes: int = 10, in_features: int = 784, *, dropout: float = 0.0
+) -> nn.Sequential:
+    """LeNet-300-100: a multilayer perceptron, 784-300-100-10 for MNIST.
+
+    Args:
+        num_classes: Number of outputs.
+        in_features: Number of input features; the input is flattened first.
+        dropout: Drop probability of an ``nn.Dropout`` before ``fc2`` and ``fc3``; none if 0.
+
+    Shape:  input ``(N, ...)`` with ``in_features`` values per example, output
+        ``(N, num_classes)``.
+
+    References:
+        LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document
+        recognition".
+
+    Example:
+        >>> import torch
+        >>> lenet_300_100()(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    return _perceptron(in_features, 300, 100, num_classes, dropout)
+
+
+def _perceptron(
+    in_features: int, first: int, second: int, num_classes: int, dropout: float
+) -> nn.Sequential:
     return _without_idle_dropout(
         OrderedDict[str, nn.Module](
             flatten=nn.Flatten(),
-            fc1=nn.Linear(in_features, 500),
+            fc1=nn.Linear(in_features, first),
             relu1=nn.ReLU(),
             dropout2=nn.Dropout(dropout),
-            fc2=nn.Linear(500, 300),
+            fc2=nn.Linear(first, second),
             relu2=nn.ReLU(),
             dropout3=nn.Dropout(dropout),
-            fc3=nn.Linear(300, num_classes),
+            fc3=nn.Linear(second, num_classes),
         )
     )
 

@@ -12,14 +12,16 @@ from typing_extensions import override
 
 from bayesdrop.dropout import BayesianDropout
 from bayesdrop.errors import BayesdropError, describe
+from bayesdrop.nn import BayesianWeights
 
 
 class LayerTracer(fx.Tracer):
-    """Tracer to which a Bayesian dropout layer is one operation, like a layer of ``torch.nn``."""
+    """Tracer to which a Bayesian layer is one operation, like a layer of ``torch.nn``."""
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, BayesianDropout) or super().is_leaf_module(m, module_qualified_name)
+        ours = isinstance(m, BayesianDropout | BayesianWeights)
+        return ours or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module, who: str, error: type[BayesdropError]) -> fx.Graph:

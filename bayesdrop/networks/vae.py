@@ -9,10 +9,22 @@ from typing import Any
 from torch import nn
 
 from bayesdrop.autoencoder import VariationalAutoencoder
-from bayesdrop.dropout import BayesianDropout, IndianBuffetDropout, make_dropout
+from bayesdrop.dropout import (
+    BayesianDropout,
+    IndianBuffetDropout,
+    NestedDropout,
+    VariationalNestedDropout,
+    make_dropout,
+)
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.latent_code import MaskPosterior
 from bayesdrop.likelihoods import Bernoulli, Likelihood
+
+# What a code's mask starts with, other than the temperature 0.3.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    NestedDropout.key: {},
+    VariationalNestedDropout.key: {"temperature": 1.0},
+}
 
 
 def vae(
@@ -35,8 +47,9 @@ def vae(
         latent_size: Number of features; with ``latent_dropout`` the truncation.
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         latent_dropout: What switches features on and off: ``"indian-buffet"`` for the structured
-            IBP-VAE, another name of ``registered_dropouts()``, or a layer. None is a plain
-            variational auto-encoder.
+            IBP-VAE, ``"variational-nested"`` for a code whose features are ordered, ``"nested"``
+            for the same with a fixed law of how many are used, another name of
+            ``registered_dropouts()``, or a layer. None is a plain variational auto-encoder.
         latent_options: Options of the layer that ``latent_dropout`` names, such as
             ``{"concentration": 10.0}``. The temperature is 0.3 unless given, and the posterior of
             Indian buffet sticks starts at their prior.
@@ -68,7 +81,9 @@ def vae(
             )
         )
     if isinstance(latent_dropout, str):
-        options = {"temperature": 0.3, **(latent_options or {})}
+        options = {**_DEFAULTS.get(latent_dropout, {"temperature": 0.3}), **(latent_options or {})}
+        if latent_dropout in _DEFAULTS:
+            options.setdefault("num_groups", latent_size)  # each feature has its place
         if latent_dropout == IndianBuffetDropout.key:
             # The encoder opens what an example needs; features that start open close slowly.
             options.setdefault("init_concentration1", options.get("concentration", 10.0))
@@ -82,7 +97,7 @@ def vae(
                 hint="Give the options to the layer itself.",
             )
         )
-    parts = 2 if latent_dropout is None else 3
+    parts = 2 if latent_dropout is None or isinstance(latent_dropout, NestedDropout) else 3
     size = latent_size if latent_dropout is None else latent_dropout.num_units
     features = math.prod(shape)
     encoder = nn.Sequential(nn.Flatten(), *_dense((features, *hidden, parts * size)))

@@ -76,6 +76,30 @@ def clamp_open_unit(x: Tensor) -> Tensor:
     return x.clamp(min=info.tiny, max=1.0 - info.eps)
 
 
+class _ClampInward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, lower: float, upper: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = lower, upper
+        return x.clamp(lower, upper)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (lower, upper) = ctx.saved_tensors, ctx.bounds
+        outward = ((x <= lower) & (grads[0] > 0)) | ((x >= upper) & (grads[0] < 0))
+        return grads[0].masked_fill(outward, 0.0), None, None
+
+
+def clamp_inward(x: Tensor, lower: float, upper: float) -> Tensor:
+    """Clamp a parameter that is minimised over, without holding it at the bound for good.
+
+    The gradient is cut only where a descent step would lead further out, so that a parameter
+    that an optimiser has carried over a bound can come back: what clamping the parameter itself
+    after each step achieves.
+    """
+    return _ClampInward.apply(x, lower, upper)
+
+
 def wide(x: Tensor) -> Tensor:
     """Return ``x`` in float64 where the device has it, for differences of large numbers."""
     return x if x.device.type == "mps" else x.double()

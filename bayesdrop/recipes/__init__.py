@@ -1,6 +1,8 @@
 """Named experiments: data, network, dropout and schedule, run resumably in a folder."""
 
 from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers the recipes
+from bayesdrop.recipes import nested as _nested  # noqa: F401
+from bayesdrop.recipes import sparse_variational as _sparse_variational  # noqa: F401
 from bayesdrop.recipes.compare import compare_runs
 from bayesdrop.recipes.demo import run_demo
 from bayesdrop.recipes.outputs import compact_run, report_run

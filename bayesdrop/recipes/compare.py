@@ -100,7 +100,7 @@ class _Classifiers:
                 "units": bnn.units(),
             },
         }
-        bayesian = bool(bnn.named_dropout_layers())
+        bayesian = bnn.is_random
         for method in ("mean_mask", "monte_carlo") if bayesian else ("plain",):
             key = name + _METHODS[method]
             for data, images in inputs.items():

@@ -337,7 +337,7 @@ def _frontier(
 
 
 def _diagnostics(bnn: BayesianNetwork, train: Pair | None) -> dict[str, Any]:
-    if train is None or not bnn.named_dropout_layers():
+    if train is None or not bnn.is_random:
         return {"diagnostic": None, "elbo": None}
     # A run is loaded without its data, and both ask for the ELBO of the whole training set.
     whole = copy.deepcopy(bnn)

@@ -9,13 +9,13 @@ import torch
 
 from bayesdrop.evaluation.binomial import binomial_interval
 from bayesdrop.evaluation.coverage import RegressionCalibration
-from bayesdrop.reporting.plots import _COLOURS, _figure, _styled
+from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@_styled
+@styled
 def coverage_figure(results: Mapping[str, RegressionCalibration]) -> Figure:
     """Draw observed against nominal coverage, and below it the histograms of PIT values.
 
@@ -25,10 +25,10 @@ def coverage_figure(results: Mapping[str, RegressionCalibration]) -> Figure:
     Args:
         results: Method name to what ``regression_calibration`` returned.
     """
-    figure, (top, bottom) = _figure(6.0, 6.2, rows=2, height_ratios=(3, 2))
+    figure, (top, bottom) = stacked_axes(6.0, 6.2, rows=2, height_ratios=(3, 2))
     top.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--", label="calibrated")
     for index, (name, result) in enumerate(results.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         level = result.level.numpy()
         low, high = result.lower.numpy(), result.upper.numpy()
         top.fill_between(level, low, high, color=colour, alpha=0.15, linewidth=0)

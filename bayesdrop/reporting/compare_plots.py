@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayesdrop.reporting.estimates import metric_title
-from bayesdrop.reporting.plots import _COLOURS, _styled
+from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _COLUMNS = 3
 
 
-@_styled
+@styled
 def comparison_figure(comparison: Comparison) -> Figure:
     """Draw every metric of every row with its interval, and the single seeds as dots.
 
@@ -34,7 +34,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         axis.set_axis_off()
     for axis, metric in zip(axes.reshape(-1), metrics, strict=False):
         for place, row in enumerate(rows):
-            colour = _COLOURS[place % len(_COLOURS)]
+            colour = COLOURS[place % len(COLOURS)]
             found = row.estimates[metric]
             axis.plot(
                 [found.lower, found.upper], [place] * 2, color=colour, linewidth=3, alpha=0.5

@@ -17,6 +17,7 @@ from bayesdrop.compression import (
     count_flops,
     count_params,
     per_input_cost,
+    sparsity_table,
 )
 from bayesdrop.convert import to_deterministic
 from bayesdrop.errors import CompactionError
@@ -37,11 +38,13 @@ def measure_size(bnn: BayesianNetwork, images: Tensor) -> tuple[dict[str, Any], 
     """
     original = to_deterministic(bnn).eval()
     example = images[:1]
-    totals = {
+    totals: dict[str, Any] = {
         "params_total": count_params(original),
         "bytes_total": count_bytes(original),
         "flops_total": count_flops(original, example),
     }
+    if bnn.named_weight_layers() and not bnn.named_dropout_layers():
+        totals["sparsity"] = sparsity_table(bnn).to_dict()
     try:
         small = compact(bnn, example)
     except CompactionError as error:

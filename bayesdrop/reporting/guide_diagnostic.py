@@ -22,7 +22,7 @@ from bayesdrop.inference.draws import (
     log_densities,
     stack_draws,
 )
-from bayesdrop.inference.predict import _seeded, evaluation_mode
+from bayesdrop.inference.predict import evaluation_mode, seeded
 from bayesdrop.reporting.inference_data import check_options, import_arviz, pareto_smooth
 
 _FEWEST = 100
@@ -163,7 +163,7 @@ def guide_diagnostic(
     )
     _check_data(bnn, data)
     import_arviz()
-    with evaluation_mode(bnn), _seeded(seed):
+    with evaluation_mode(bnn), seeded(seed):
         draws = draw_posterior(bnn, num_samples)
         varied = _varied(bnn, layer)
         fixed = {owner: values for owner, values in draws[0].items() if owner not in varied}

@@ -30,7 +30,7 @@ from bayesdrop.inference.draws import (
     provides,
     stack_draws,
 )
-from bayesdrop.inference.predict import _seeded, evaluation_mode
+from bayesdrop.inference.predict import evaluation_mode, seeded
 
 _EXAMPLE = "example"
 
@@ -61,6 +61,8 @@ def to_inference_data(
       that draw, :math:`P(z = 1 \mid \pi_s)` (for ``pi`` itself the same number, a constant for a
       layer without latents). Both have the dimension ``fc1_dropout.unit``. Masks that depend on
       the input have no such number and are left out.
+      Random weights, such as ``fc1.weight``, have dimensions ``fc1.weight_0`` and so on; they are
+      held in memory for every draw, within ``memory_limit``.
     * ``prior``: the same from the prior, where it can be sampled.
     * ``posterior_predictive``: ``obs``, one simulated class label or value for each draw and
       example.
@@ -121,9 +123,9 @@ def to_inference_data(
     check_options("to_inference_data", bnn, num_samples, num_masks, batch_size, memory_limit)
     az = import_arviz()
     data = x if y is None else (cast(Tensor, x), y)
-    _check_fits(num_samples, num_examples(data), memory_limit)
+    _check_fits(num_samples, num_examples(data), sum(bnn.weights_total()), memory_limit)
     contents = _Contents()
-    with evaluation_mode(bnn), _seeded(seed):
+    with evaluation_mode(bnn), seeded(seed):
         draws = draw_posterior(bnn, num_samples)
         stacked = stack_draws(draws)
         contents.add_latents("posterior", bnn, stacked, num_samples)
@@ -167,11 +169,11 @@ def check_options(
     fewest: int = 1,
 ) -> None:
     """Raise ``ConfigError`` unless ``bnn`` has something to draw and the numbers make sense."""
-    if not isinstance(bnn, BayesianNetwork) or not bnn.named_dropout_layers():
+    if not isinstance(bnn, BayesianNetwork) or not bnn.is_random:
         raise ConfigError(
             describe(
                 who,
-                expected="a BayesianNetwork with Bayesian dropout layers",
+                expected="a BayesianNetwork with Bayesian layers",
                 got=type(bnn).__name__
                 if not isinstance(bnn, BayesianNetwork)
                 else "one without: there is nothing to draw",
@@ -193,14 +195,16 @@ def check_options(
         )
 
 
-def _check_fits(num_samples: int, rows: int, memory_limit: int) -> None:
-    needed = 16 * num_samples * rows  # a label and a log-likelihood for each draw and example
+def _check_fits(num_samples: int, rows: int, weights: int, memory_limit: int) -> None:
+    # A label and a log-likelihood for each draw and example; random weights also in float64.
+    needed = num_samples * (16 * rows + 16 * weights)
     if needed > memory_limit:
+        of_weights = f" and {weights:,} random weights" if weights else ""
         raise ConfigError(
             describe(
                 "to_inference_data",
                 expected=f"a result of at most memory_limit={memory_limit} bytes",
-                got=f"{num_samples} draws x {rows} examples, at least {needed} bytes",
+                got=f"{num_samples} draws x {rows} examples{of_weights}, at least {needed} bytes",
                 hint="Pass fewer examples or draws, or a larger memory_limit.",
             )
         )
@@ -243,8 +247,13 @@ class _Contents:
             if not isinstance(owner, BayesianDropout) or owner.input_dependent:
                 continue
             mask = owner.mask_distribution(stacked[owner])
-            if provides(mask, "mean"):
-                mean = mask.mean.expand(num_samples, owner.num_units)
+            # The mean of a mask that is rescaled, or noise, is no probability.
+            is_rate = owner.unit_interval and not owner.keep_prob_from_snr
+            mean = mask.mean if is_rate and provides(mask, "mean") else None
+            if not owner.posterior():
+                mean = owner.keep_prob()
+            if mean is not None:
+                mean = mean.expand(num_samples, owner.num_units)
                 self.add(group, _join_name(path, "keep_prob"), mean, [_unit(path)], sampled=True)
         if group == "posterior" and group not in self.groups:
             raise ConfigError(

@@ -21,7 +21,7 @@ from bayesdrop.dropout.stick_breaking import StickBreakingDropout
 from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
-from bayesdrop.reporting.plots import _COLOURS, _styled
+from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ def class_correlations(masks: Tensor) -> Tensor:
     return ((centred @ centred.T) / length / length[:, None]).clamp(-1.0, 1.0)
 
 
-@_styled
+@styled
 def class_mask_images(
     masks: Tensor, image_shape: Sequence[int], *, class_names: Sequence[str] | None = None
 ) -> Figure:
@@ -164,7 +164,7 @@ def class_mask_images(
     return figure
 
 
-@_styled
+@styled
 def class_correlation_maps(
     masks: Mapping[str, Tensor], *, class_names: Sequence[str] | None = None
 ) -> Figure:
@@ -210,7 +210,7 @@ def class_correlation_maps(
     return figure
 
 
-@_styled
+@styled
 def stick_curves(network: nn.Module) -> Figure:
     """Draw learned sticks, and the keep probabilities of the layers that are made of them.
 
@@ -241,7 +241,7 @@ def stick_curves(network: nn.Module) -> Figure:
     top, bottom = figure.subplots(2, 1, sharex=True)
     # What layers share has the first one's colour, and comes once.
     for index, (name, layer) in enumerate(layers):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         sticks = next(m for m in layer.modules() if isinstance(m, IndianBuffetSticks))
         with torch.no_grad():
             means = sticks.posterior()["v"].mean.cpu()

@@ -13,6 +13,7 @@ from torch.distributions import Independent
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import BayesianDropout
+from bayesdrop.nn import BayesianWeights
 
 
 def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
@@ -31,9 +32,13 @@ def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
             prior = "; ".join(f"{site} ~ {_describe(fn)}" for site, fn in owner.prior().items())
         else:
             prior = f"given what layers share ({type(owner.parent).__name__})"
+        if not prior:
+            prior = f"no global latents: {owner.extra_repr()}"
         priors[path] = {
             "kind": type(owner).__name__,
-            "reference": owner.reference if isinstance(owner, BayesianDropout) else "",
+            "reference": owner.reference
+            if isinstance(owner, BayesianDropout | BayesianWeights)
+            else "",
             "prior": prior,
             "kl_scale": owner.kl_scale,
             "units": owner.num_units if isinstance(owner, BayesianDropout) else None,

@@ -11,7 +11,7 @@ from bayesdrop.errors import ConfigError, describe
 from bayesdrop.evaluation import ood_metrics, uncertainty_scores
 from bayesdrop.evaluation.checks import Array, as_scores
 from bayesdrop.inference.predict import Prediction
-from bayesdrop.reporting.plots import _COLOURS, _styled
+from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ Scores = Mapping[str, Array] | Prediction
 """Scores by name, or a classifier's prediction."""
 
 
-@_styled
+@styled
 def score_histograms(
     inside: Scores, outside: Mapping[str, Scores], *, name: str = "test set"
 ) -> Figure:
@@ -66,7 +66,7 @@ def score_histograms(
     return figure
 
 
-@_styled
+@styled
 def roc_curves(inside: Scores, outside: Mapping[str, Scores], *, name: str = "test set") -> Figure:
     """Draw the share of OOD examples found against that of known ones flagged, a panel a score.
 
@@ -103,7 +103,7 @@ def roc_curves(inside: Scores, outside: Mapping[str, Scores], *, name: str = "te
 
 
 def _colour(index: int) -> str:
-    others = [colour for colour in _COLOURS if colour != _IN]
+    others = [colour for colour in COLOURS if colour != _IN]
     return others[(index - 1) % len(others)] if index else _IN
 
 

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from bayesdrop.errors import BayesdropError, describe
 from bayesdrop.evaluation.reliability import reliability_diagram as reliability
+from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#4c566a", "#d08700", "#0b7a75", "#b0306a", "#3b6fb6", "#7a4fa3")
 _FEWEST = 5
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
-
-
-_Draw = TypeVar("_Draw", bound=Callable[..., "Figure"])
-
-
-def _styled(draw: _Draw) -> _Draw:
-    """Give a drawing function the package's style, without touching matplotlib's own settings."""
-
-    @functools.wraps(draw)
-    def styled(*args: Any, **options: Any) -> Figure:
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise ImportError(
-                "Figures need matplotlib: pip install 'bayesdrop[plots]'."
-            ) from error
-        with matplotlib.rc_context(_STYLE):
-            return draw(*args, **options)
-
-    return cast(_Draw, styled)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
@@ -76,7 +42,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-@_styled
+@styled
 def reliability_diagram(
     predictions: Mapping[str, Tensor], labels: Tensor, *, bins: int = 15
 ) -> Figure:
@@ -90,7 +56,7 @@ def reliability_diagram(
         labels: The true classes ``(N,)``.
         bins: Equal-width bins of confidence.
     """
-    figure, axes = _figure(6.0, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
+    figure, axes = stacked_axes(6.0, 5.6, rows=2, height_ratios=(3, 1), sharex=True)
     top, bottom = axes
     top.plot([0, 1], [0, 1], color="#999999", linewidth=1, linestyle="--", label="calibrated")
     edges = (torch.arange(bins + 1) / bins).numpy()
@@ -101,7 +67,7 @@ def reliability_diagram(
             values[filled].numpy()
             for values in (shown.confidence, shown.accuracy, shown.lower, shown.upper)
         )
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         top.fill_between(mean, lower, upper, color=colour, alpha=0.15, linewidth=0)
         top.plot(mean, accuracy, marker="o", markersize=4, color=colour, label=name)
         bottom.stairs(shown.count.clamp(min=0.5).numpy(), edges, color=colour, linewidth=1.5)
@@ -114,7 +80,7 @@ def reliability_diagram(
     return figure
 
 
-@_styled
+@styled
 def keep_probability_curves(
     keep_probs: Mapping[str, Tensor], *, threshold: float = 1e-3
 ) -> Figure:
@@ -122,31 +88,32 @@ def keep_probability_curves(
 
     Args:
         keep_probs: Layer name to keep probabilities ``(K,)``.
-        threshold: Units below it are pruned.
+        threshold: Units below it are pruned; 0 has no line.
     """
-    figure, (axes,) = _figure(6.4, 4.0)
+    figure, (axes,) = stacked_axes(6.4, 4.0)
     for index, (name, value) in enumerate(keep_probs.items()):
         kept = int((value >= threshold).sum())
         rank = 100 * torch.arange(1, len(value) + 1) / len(value)
         axes.plot(
             rank.numpy(),
             value.detach().sort(descending=True).values.clamp(min=1e-6).numpy(),
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             linewidth=1.8,
             label=f"{name}: {kept} of {len(value)} kept",
         )
-    axes.axhline(threshold, color="#999999", linewidth=1, linestyle="--")
-    axes.annotate(
-        f"pruned below {threshold:g}",
-        (1.0, threshold),
-        xycoords=("axes fraction", "data"),
-        xytext=(-4, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color="#777777",
-        fontsize=8,
-    )
+    if threshold > 0:
+        axes.axhline(threshold, color="#999999", linewidth=1, linestyle="--")
+        axes.annotate(
+            f"pruned below {threshold:g}",
+            (1.0, threshold),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, -4),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="#777777",
+            fontsize=8,
+        )
     axes.set(
         yscale="log",
         ylim=(7e-7, 1.5),
@@ -159,7 +126,7 @@ def keep_probability_curves(
     return figure
 
 
-@_styled
+@styled
 def input_keep_image(keep_prob: Tensor, image_shape: Sequence[int]) -> Figure:
     """Draw the keep probabilities of the input layer where its pixels are.
 
@@ -167,7 +134,7 @@ def input_keep_image(keep_prob: Tensor, image_shape: Sequence[int]) -> Figure:
         keep_prob: Keep probabilities of all ``C * H * W`` inputs; channels are averaged.
         image_shape: ``(C, H, W)``.
     """
-    figure, (axes,) = _figure(4.4, 3.8)
+    figure, (axes,) = stacked_axes(4.4, 3.8)
     pixels = keep_prob.detach().cpu().reshape(tuple(image_shape)).mean(0)
     image = axes.imshow(
         pixels.numpy(), cmap="cividis", vmin=0.0, vmax=1.0, interpolation="nearest"
@@ -180,34 +147,36 @@ def input_keep_image(keep_prob: Tensor, image_shape: Sequence[int]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def training_history(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw loss, NLL and KL, validation error and units kept over the epochs of all stages.
 
     Args:
         stages: Stage name to the records of ``fit``, in the order they ran.
     """
-    figure, axes = _figure(7.2, 7.0, rows=3, height_ratios=(3, 2, 2), sharex=True)
-    start = 0
+    figure, axes = stacked_axes(7.2, 7.0, rows=3, height_ratios=(3, 2, 2), sharex=True)
+    start, scale = 0, "log"
     ends: list[int] = []
     for records in stages.values():
         epochs = [start + record["epoch"] for record in records]
         for index, key in enumerate(("loss", "nll", "kl")):
             values = [record[key] for record in records]
-            if not any(value > 0 for value in values):
+            if not any(values):
                 continue
+            # Concrete dropout's KL lacks a constant and is negative.
+            scale = "linear" if min(values) < 0 else scale
             label = {"loss": "loss = NLL + KL", "nll": "NLL", "kl": "KL"}[key]
-            axes[0].plot(epochs, values, color=_COLOURS[index], label=label)
+            axes[0].plot(epochs, values, color=COLOURS[index], label=label)
         if records and "val_error" in records[0]:
             errors = [record["val_error"] for record in records]
-            axes[1].plot(epochs, errors, color=_COLOURS[3], label="validation, mean mask")
+            axes[1].plot(epochs, errors, color=COLOURS[3], label="validation, mean mask")
         _plot_units(axes[2], epochs, [record.get("units", []) for record in records])
         start += len(records)
         ends.append(start)
     for axis in axes:
         for end in ends[:-1]:
             axis.axvline(end + 0.5, color="#999999", linewidth=1, linestyle=":")
-    axes[0].set(yscale="log", ylabel="nats per example", title=_stage_title(stages))
+    axes[0].set(yscale=scale, ylabel="nats per example", title=_stage_title(stages))
     axes[1].set(ylabel="validation error (%)")
     axes[2].set(ylabel="units kept", xlabel="epoch", ylim=(0, None))
     for axis in (axes[0], axes[2]):
@@ -215,7 +184,7 @@ def training_history(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     return figure
 
 
-@_styled
+@styled
 def ood_histogram(
     in_distribution: Tensor,
     out_of_distribution: Mapping[str, Tensor],
@@ -231,12 +200,12 @@ def ood_histogram(
         score: Axis label.
         name: Name of the test set.
     """
-    figure, (axes,) = _figure(6.4, 4.0)
+    figure, (axes,) = stacked_axes(6.4, 4.0)
     groups = {name: in_distribution, **out_of_distribution}
     top = max(float(values.max()) for values in groups.values())
     edges = torch.linspace(0.0, max(top, 1e-6), 31).tolist()
     for index, (label, values) in enumerate(groups.items()):
-        colour = _COLOURS[(2, 1, 3, 4, 5, 0)[index % 6]]
+        colour = COLOURS[(2, 1, 3, 4, 5, 0)[index % 6]]
         weights = torch.full_like(values, 100.0 / len(values)).numpy()
         title = f"{label} (out)" if index else f"{label} (in)"
         style: dict[str, Any] = {"color": colour, "alpha": 0.45, "label": title}
@@ -251,7 +220,7 @@ def _plot_units(axes: Axes, epochs: Sequence[int], units: Sequence[Sequence[int]
     if not units or not units[0]:
         return
     for layer, counts in enumerate(zip(*units, strict=True)):
-        colour = _COLOURS[(layer + 2) % len(_COLOURS)]
+        colour = COLOURS[(layer + 2) % len(COLOURS)]
         axes.plot(epochs, counts, color=colour, label=f"dropout layer {layer + 1}")
 
 
@@ -271,18 +240,3 @@ def _integer_ticks(axes: Axes, shape: Sequence[int]) -> None:
     step = max(1, max(shape) // 7)
     axes.set_xticks(range(0, shape[1], step))
     axes.set_yticks(range(0, shape[0], step))
-
-
-def _figure(
-    width: float,
-    height: float,
-    *,
-    rows: int = 1,
-    height_ratios: Sequence[float] | None = None,
-    sharex: bool = False,
-) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, 1, height_ratios=height_ratios, sharex=sharex, squeeze=False)
-    return figure, list(axes[:, 0])

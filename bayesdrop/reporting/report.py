@@ -79,7 +79,7 @@ class Report:
     @property
     def methods(self) -> dict[str, str]:
         """The methods that differ, key to title: one alone without Bayesian dropout."""
-        return METHODS if self.keep_probs else {"plain": METHODS["plain"]}
+        return METHODS if self.bnn.is_random else {"plain": METHODS["plain"]}
 
     def document(self) -> Document:
         """Return the report's text, tables and figures."""
@@ -159,6 +159,8 @@ def build_report(
         },
         "units": bnn.units(),
         "units_total": bnn.units_total(),
+        "weights": bnn.weights(),
+        "weights_total": bnn.weights_total(),
         **size,
         "per_input": measure_per_input(bnn, test[0]),
         "latency_ms": latency,
@@ -277,5 +279,5 @@ def _rows(values: Mapping[str, Any]) -> list[Row]:
             latency_ms=values["latency_ms"][method],
         )
         for method, title in METHODS.items()
-        if widths or method == "plain"
+        if widths or values["weights_total"] or method == "plain"
     ]

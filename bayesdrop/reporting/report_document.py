@@ -94,7 +94,7 @@ def _blocks(report: Report) -> Iterator[tuple[str, Block]]:
     )
     if values["ood"]:
         yield from _ood(report)
-    if report.keep_probs:
+    if report.bnn.is_random:
         yield from _size(report)
     if values["per_input"] is not None:
         yield from _per_input(values["per_input"])
@@ -170,6 +170,17 @@ def _size(report: Report) -> Iterator[tuple[str, Block]]:
             report.keep_probs, values["units"], values["units_total"], strict=True
         )
     ]
+    names = [f"{path}, weights" for path, _ in report.bnn.named_weight_layers()]
+    lines += [
+        [name, f"{total:,}", f"{kept:,}", f"{100 * kept / total:.1f} %"]
+        for name, kept, total in zip(
+            names, values["weights"], values["weights_total"], strict=True
+        )
+    ]
+    if values.get("sparsity") is not None:
+        kept, total = (values["sparsity"][key] for key in ("file_bytes", "file_bytes_dense"))
+        title = "bytes on disk, stored sparsely"
+        lines.append([title, f"{total:,}", f"{kept:,}", f"{100 * kept / total:.1f} %"])
     if values["params"] is not None:
         for key, title in (("params", "parameters"), ("bytes", "bytes"), ("flops", "FLOPs")):
             kept, total = values[key], values[f"{key}_total"]
@@ -184,6 +195,8 @@ def _size(report: Report) -> Iterator[tuple[str, Block]]:
             f"The compact network takes {values['flops_speedup']:.1f}x fewer operations; its "
             f"outputs differ from the masked network's by at most {difference:.1e}.",
         )
+    if not layers:
+        return
     yield (
         "size",
         Picture(

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bayesdrop.evaluation.selective import RiskCoverage
-from bayesdrop.reporting.plots import _COLOURS, _figure, _styled
+from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@_styled
+@styled
 def risk_coverage_figure(
     curves: Mapping[str, RiskCoverage], *, target_risk: float | None = None
 ) -> Figure:
@@ -22,12 +22,12 @@ def risk_coverage_figure(
         curves: Method name to what ``risk_coverage`` returned.
         target_risk: Drawn as a line, if given.
     """
-    figure, (axes,) = _figure(6.4, 4.2)
+    figure, (axes,) = stacked_axes(6.4, 4.2)
     for index, (name, curve) in enumerate(curves.items()):
         axes.plot(
             100.0 * curve.coverage.numpy(),
             100.0 * curve.risk.numpy(),
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             linewidth=1.6,
             # One point alone, where all are equally confident, has no line.
             marker="o" if len(curve.risk) == 1 else None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.evaluation.shift import METRICS, ShiftCurves
-from bayesdrop.reporting.plots import _COLOURS, _styled
+from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ _TITLES = {
 }
 
 
-@_styled
+@styled
 def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
     """Draw accuracy, NLL, ECE and entropy against severity: means and quartiles over kinds.
 
@@ -47,7 +47,7 @@ def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
     axes = figure.subplots(2, 2, sharex=True).flatten()
     for axis, metric in zip(axes, METRICS, strict=True):
         for index, (name, curve) in enumerate(curves.items()):
-            colour = _COLOURS[index % len(_COLOURS)]
+            colour = COLOURS[index % len(COLOURS)]
             severities = [0, *curve.severities]
             kinds = np.array([curve.curve(metric, kind) for kind in curve.kinds])
             low, high = np.quantile(kinds, [0.25, 0.75], axis=0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bayesdrop.compression.frontier import Frontier
 from bayesdrop.compression.size import SizePosterior
-from bayesdrop.reporting.plots import _COLOURS, _styled
+from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TITLES = {"units": "active units", "params": "parameters", "flops": "FLOPs per example"}
 
 
-@_styled
+@styled
 def size_figure(size: SizePosterior, *, level: float = 0.9) -> Figure:
     """Draw each layer's size as a share of the full one, and the totals' histograms.
 
@@ -34,7 +34,7 @@ def size_figure(size: SizePosterior, *, level: float = 0.9) -> Figure:
         rows = [row for row in summary if row.quantity == quantity]
         for place, row in enumerate(rows):
             scale = 100.0 / max(1, row.full)
-            colour = _COLOURS[1] if row.layer == "total" else _COLOURS[2]
+            colour = COLOURS[1] if row.layer == "total" else COLOURS[2]
             low, mean, high = (scale * value for value in (row.lower, row.mean, row.upper))
             top.plot([low, high], [place, place], color=colour, linewidth=3, alpha=0.6)
             top.plot([mean], [place], marker="o", markersize=5, color=colour)
@@ -45,7 +45,7 @@ def size_figure(size: SizePosterior, *, level: float = 0.9) -> Figure:
         bottom.hist(
             total,
             bins=_bins(total),
-            color=_COLOURS[1],
+            color=COLOURS[1],
             alpha=0.6,
             weights=np.full(len(total), 100.0 / len(total)),
         )
@@ -60,7 +60,7 @@ def _bins(total: np.ndarray) -> int | list[float]:
     return 30 if high - low > 40 else [edge - 0.5 for edge in range(low, high + 2)]
 
 
-@_styled
+@styled
 def frontier_figure(frontier: Frontier, *, chosen: float | None = None) -> Figure:
     """Draw error, NLL and ECE against the FLOPs of the compact network.
 
@@ -77,7 +77,7 @@ def frontier_figure(frontier: Frontier, *, chosen: float | None = None) -> Figur
     titles = {"error": "error (%)", "nll": "NLL (nats per example)", "ece": "ECE"}
     for index, (axis, (key, title)) in enumerate(zip(axes, titles.items(), strict=True)):
         values = [getattr(row, key) for row in rows]
-        axis.plot(share, values, marker="o", markersize=4, color=_COLOURS[index + 1])
+        axis.plot(share, values, marker="o", markersize=4, color=COLOURS[index + 1])
         for row, x, y in zip(rows, share, values, strict=True):
             if row.threshold == chosen:
                 axis.plot(

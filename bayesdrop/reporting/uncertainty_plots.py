@@ -16,13 +16,13 @@ from bayesdrop.evaluation.uncertainty import (
     least_uncertain,
     most_uncertain,
 )
-from bayesdrop.reporting.plots import _styled
+from bayesdrop.reporting.style import styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@_styled
+@styled
 def uncertain_images(
     images: Array,
     predictions: Array,

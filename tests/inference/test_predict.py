@@ -77,6 +77,9 @@ def test_samples_have_the_distribution_of_stock_predictive(masks, dropout):
     bnn, x = bayesian(dropout=dropout), inputs(4)
     with torch.no_grad():
         bnn.network[-1].weight.mul_(8)  # so that the mean mask is visibly an approximation
+        for _, layer in bnn.named_dropout_layers():
+            if isinstance(layer, bd.StructuredBayesianPruningDropout):
+                layer.log_scale.zero_()  # it starts with hardly any noise
     prediction = bd.predict(bnn, x, num_samples=2000, masks=masks)
     probabilities = stock_predictive(bnn, x, 20_000)["_RETURN"].softmax(-1)
     assert probabilities.shape == (20_000, 4, 3)

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from bayesdrop.ops.stable import clamp_open_unit, inverse_softplus, log1mexp, wide
+from bayesdrop.ops.stable import (
+    clamp_inward,
+    clamp_open_unit,
+    inverse_softplus,
+    log1mexp,
+    wide,
+)
 
 
 @pytest.mark.parametrize("x", [-1e-300, -1e-20, -1e-3, -0.5, -0.7, -2.0, -40.0, -700.0])
@@ -35,3 +41,13 @@ def test_clamp_open_unit_excludes_both_ends(dtype):
 
 def test_wide_is_float64_on_the_cpu():
     assert wide(torch.zeros(2, dtype=torch.float32)).dtype == torch.float64
+
+
+def test_clamp_inward_cuts_only_gradients_that_lead_further_out():
+    x = torch.tensor([-3.0, -1.0, 0.0, 1.0, 3.0], requires_grad=True)
+    y = clamp_inward(x, -1.0, 1.0)
+    assert torch.equal(y, torch.tensor([-1.0, -1.0, 0.0, 1.0, 1.0]))
+    (up,) = torch.autograd.grad(y.sum(), x, retain_graph=True)  # descent goes down
+    (down,) = torch.autograd.grad(-y.sum(), x)
+    assert up.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+    assert down.tolist() == [-1.0, -1.0, -1.0, 0.0, 0.0]

@@ -121,6 +121,10 @@ def test_every_registered_dropout_has_a_diagnostic(key):
     net = nn.Sequential(bd.make_dropout(key, 4), nn.Linear(4, 3), bd.make_dropout(key, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
     data = TensorDataset(torch.randn(10, 4), torch.arange(10) % 3)
+    if not any(owner.posterior() for _, owner in bnn.named_global_latents()):
+        with pytest.raises(ConfigError, match="got no latents"):
+            bd.guide_diagnostic(bnn, data, num_samples=100)
+        return
     a, b = (bd.guide_diagnostic(bnn, data, num_samples=100, num_masks=2, seed=1) for _ in "ab")
     assert torch.isfinite(a.log_ratios).all() and torch.equal(a.log_ratios, b.log_ratios)
     assert 1.0 <= a.effective_sample_size <= 100.0

@@ -1,0 +1,217 @@
+"""Put Bayesian dropout layers into an existing network, and take them out again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx, nn
+from torch.nn import functional as F
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.convert.plan import (
+    CONVOLUTIONS,
+    DROPOUTS,
+    LINEARS,
+    Plan,
+    Selection,
+    free_name,
+    input_of,
+    named_layers,
+)
+from bayesdrop.dropout import BayesianDropout, registered_dropouts
+from bayesdrop.errors import ConversionError, describe, unknown_name
+from bayesdrop.networks.tracing import leaf_modules, trace
+from bayesdrop.nn import registered_weight_layers, with_plain_weights
+
+
+def convert(
+    network: nn.Module,
+    dropout: str = "beta-bernoulli",
+    *,
+    linear: bool = True,
+    conv: bool = True,
+    replace_dropout: bool = True,
+    input_dropout: bool = True,
+    select: Selection | None = None,
+    exclude: Selection | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> fx.GraphModule:
+    """Return a copy of ``network`` with Bayesian dropout layers put in.
+
+    * ``nn.Linear``: a layer on its inputs, called ``{name}_dropout``. An ``nn.Dropout`` directly
+      before it is replaced.
+    * ``nn.Conv1d/2d/3d``: a layer on its output channels, ``{name}_dropout``, after the
+      BatchNorm and the activation that follow the convolution. In a residual block, where the
+      last convolution's activation comes after the sum, the layer is before the sum: it gates the
+      block's contribution and never the identity. A dropped channel is then exactly zero, and
+      ``compact`` removes it from the convolution and its BatchNorm, whether or not the sum has
+      that channel.
+    * Priors with an order (Indian buffet) give their first stick to the unit with the largest
+      weights.
+    * Any other ``nn.Dropout``: replaced by a layer of its name where its width can be told from
+      the layers around it (one mask per channel on convolution maps), left alone where not, and
+      removed where a new layer already masks the same units.
+    * Priors whose rate is an ``nn.Dropout``'s (``"mc-dropout"``, ``"gaussian"``, and as initial
+      rate ``"concrete"``) take it from the module they replace, unless it is among ``options``;
+      none is then removed. With ``linear=False, conv=False`` only these are put in: a trained
+      network with ``nn.Dropout`` becomes the same network with Monte Carlo dropout.
+
+    A name from ``registered_weight_layers()``, such as ``"sparse-variational"``, replaces Linear
+    and convolution layers by layers with random weights, whose means are the network's; an
+    ``nn.Dropout`` directly before one is removed. Both kinds can be put in, weights first.
+
+    Args:
+        network: Any module that ``torch.fx`` can trace.
+        dropout: A name from ``registered_dropouts()`` or ``registered_weight_layers()``.
+        linear: Whether Linear layers get one.
+        conv: Whether convolutions get one.
+        replace_dropout: Whether ``nn.Dropout`` modules (and ``F.dropout(..., self.training)``)
+            are replaced.
+        input_dropout: Whether a Linear that sees the network's own input gets one, which prunes
+            input features such as pixels.
+        select: Only these layers: a name pattern or several, or ``f(name, module) -> bool``.
+        exclude: Not these layers.
+        overrides: Layer name or pattern to options that only these layers get, such as
+            ``{"conv1": {"kl_scale": 40}}``.
+        **options: Passed to the class of dropout or of random weights.
+
+    Returns:
+        A ``torch.fx.GraphModule`` with the same parameter names, weights and training mode.
+        Python methods and modules that ``forward`` does not use are not carried over.
+
+    Raises:
+        ConversionError: If the network cannot be traced, behaves differently in training mode
+            beyond its dropout, calls a selected layer twice, or if nothing was selected.
+        ConfigError: If a pattern matches no layer, or an option or the dropout is unknown.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = convert(bd.networks.lenet_500_300(), kl_scale=2.0)
+        >>> [name for name, _ in net.named_children() if name.endswith("dropout")]
+        ['fc1_dropout', 'fc2_dropout', 'fc3_dropout']
+    """
+    _check_name(dropout)
+    work = copy.deepcopy(network)
+    modes = {name: module.training for name, module in work.named_modules()}
+    graph = _trace_both_modes(work)
+    _modularise_dropout(work, graph)
+    plan = Plan(
+        root=work,
+        graph=graph,
+        modules=leaf_modules(work, graph),
+        select=select,
+        exclude=exclude,
+        dropout=dropout,
+        options=options,
+        overrides=overrides or {},
+    )
+    plan.check_patterns()
+    random_weights = dropout in registered_weight_layers()
+    for node in list(graph.nodes):
+        module = plan.module(node)
+        if conv and isinstance(module, CONVOLUTIONS):
+            if random_weights:
+                plan.randomise(node, module, replace_dropout)
+            else:
+                plan.gate_convolution(node, module, replace_dropout)
+        if linear and isinstance(module, LINEARS):
+            if random_weights:
+                plan.randomise(node, module, replace_dropout)
+            else:
+                plan.mask_linear(node, module, replace_dropout, input_dropout)
+    plan.erase_idle_dropout()
+    for node in list(graph.nodes) if replace_dropout and not random_weights else ():
+        module = plan.module(node)
+        if isinstance(module, DROPOUTS):
+            plan.replace_dropout(node, module)
+    if not plan.inserted:
+        raise ConversionError(
+            describe(
+                "convert",
+                expected="at least one Linear, convolution or nn.Dropout to be selected",
+                got=f"none of {named_layers(plan.modules)}",
+                hint="Check linear, conv, select, exclude and input_dropout.",
+            )
+        )
+    plan.erase_idle_dropout()
+    result = fx.GraphModule(work, graph, type(network).__name__)
+    for name, module in result.named_modules():
+        module.training = modes.get(name, modes[""])
+    return result
+
+
+def to_deterministic(network: nn.Module) -> nn.Module:
+    """Return a copy of ``network`` in which every Bayesian dropout layer is ``nn.Identity``.
+
+    Layers with random weights become ``torch.nn`` layers with the mean weights, none pruned.
+
+    Args:
+        network: Any module, or a ``BayesianNetwork``, whose ``network`` is then meant.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> to_deterministic(net)[0]
+        Identity()
+    """
+    result = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
+    result = with_plain_weights(result, prune=False)
+    if isinstance(result, BayesianDropout):
+        return nn.Identity().train(result.training)
+    for parent in list(result.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BayesianDropout):
+                setattr(parent, name, nn.Identity().train(child.training))
+    return result
+
+
+def _check_name(dropout: str) -> None:
+    names = [*registered_dropouts(), *registered_weight_layers()]
+    if dropout not in names:
+        raise unknown_name("dropout", dropout, names)
+
+
+def _trace_both_modes(work: nn.Module) -> fx.Graph:
+    # Tracing bakes `self.training` into the graph, so what depends on it must be known.
+    graphs = [trace(work.train(mode), "convert", ConversionError) for mode in (True, False)]
+    programs = [[_signature(node) for node in graph.nodes] for graph in graphs]
+    if programs[0] != programs[1]:
+        raise ConversionError(
+            describe(
+                "convert",
+                expected="a forward that runs the same operations in training and evaluation mode",
+                got=f"{type(work).__name__}, whose forward looks at self.training",
+                hint="Leave the branch (such as an auxiliary output) out of the converted part, "
+                "or use modules such as nn.Dropout that know their mode.",
+            )
+        )
+    for training, evaluation in zip(graphs[0].nodes, graphs[1].nodes, strict=True):
+        training.meta["follows_mode"] = training.target is F.dropout and training.args + tuple(
+            training.kwargs.values()
+        ) != evaluation.args + tuple(evaluation.kwargs.values())
+    return graphs[0]
+
+
+def _signature(node: fx.Node) -> tuple[str, str, str]:
+    arguments = "" if node.target is F.dropout else str((node.args, node.kwargs))
+    return node.op, str(node.target), arguments
+
+
+def _modularise_dropout(work: nn.Module, graph: fx.Graph) -> None:
+    """Turn every ``F.dropout(x, p, self.training)`` into an ``nn.Dropout``."""
+    for node in list(graph.nodes):
+        if not node.meta.get("follows_mode"):
+            continue
+        rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        name = free_name(work, node.name)
+        work.add_module(name, nn.Dropout(rate))
+        with graph.inserting_after(node):
+            new = graph.call_module(name, (input_of(node),))
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+__all__ = ["Selection", "convert", "to_deterministic"]

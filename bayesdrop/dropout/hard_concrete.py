@@ -1,0 +1,233 @@
+"""L0 regularisation: gates that are exactly zero, and a price on what each one switches on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence as torch_kl_divergence
+from typing_extensions import override
+
+from bayesdrop.distributions.hard_concrete import HardConcrete
+from bayesdrop.dropout.base import BayesianDropout
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.ops.stable import clamp_inward
+from bayesdrop.typing import Latents
+
+_MAX_LOGIT = math.log(100.0)
+
+
+class HardConcreteDropout(BayesianDropout):
+    r"""Hard-concrete gates with an L0 penalty.
+
+    .. math::
+        q(z_{nk}) = \mathrm{HardConcrete}(\ell_k, \beta, \gamma, \zeta), \qquad
+        \mathrm{loss} = E_q[-\log p(y \mid x, z)]
+        + \sum_k P_q(z_k \ne 0)\,\bigl(\lambda |g_k| + \tfrac{\tau}{2} \lVert w_k \rVert^2\bigr)
+
+    where :math:`w_k` are the :math:`|g_k|` parameters that gate :math:`k` governs: the weights
+    that a unit is multiplied by, or those that compute it, with its bias, where the gate is on a
+    layer's outputs. It is the ELBO of a spike-and-slab prior under which switching a parameter on
+    costs :math:`\lambda` nats. The gate is its own relaxation: masks are the same in training and
+    evaluation mode, in [0, 1] with atoms at both ends.
+
+    In evaluation mode the layer multiplies by the gate without noise,
+    :math:`\hat z = \min(1, \max(0, \gamma + (\zeta - \gamma)\,\sigma(\ell)))`, and a unit with
+    :math:`\hat z = 0` is pruned.
+
+    Args:
+        num_units: Number of gates :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units with :math:`P(z \ne 0)` below this are pruned, as are those with
+            :math:`\hat z = 0`. None is the probability at which the second happens, 0.31.
+        kl_scale: Factor on the penalty.
+        cost_per_parameter: :math:`\lambda \ge 0` in nats of the whole data set, the paper's
+            :math:`\lambda` times the number of examples.
+        prior_precision: :math:`\tau \ge 0` of a slab :math:`N(0, 1 / \tau)` on the weights. Then
+            turn off ``fit``'s ``weight_decay``, which is :math:`\tau / N` on all weights alike.
+        prior_logits: Adds :math:`\mathrm{KL}(q(z_k) \,\|\, \mathrm{HardConcrete}(\text{prior}))`
+            for each gate, in closed form. Pass ``cost_per_parameter=0`` for that alone.
+        init_logits: Initial :math:`\ell`, at most :math:`\log 100` in size. The default starts
+            with gates nearly open, for pretrained weights. The paper's, from scratch, are 0, and
+            1.386 on the input layer.
+        temperature: :math:`\beta > 0`.
+        lower: :math:`\gamma < 0`.
+        upper: :math:`\zeta > 1`.
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.z``, plate ``data``, event ``(K,)``; the penalty is the factor
+        ``{module path}.penalty``.
+
+    ``convert`` says which layer the gates belong to (``attach``). Without it :math:`|g_k| = 1`,
+    the price is one of units, and ``prior_precision`` raises an error. The number is part of the
+    state, so that loading restores it.
+
+    References:
+        Louizos, Welling, Kingma (2018), "Learning Sparse Neural Networks through L0
+        Regularization", eqs. 10-12 and 15, https://arxiv.org/abs/1712.01312.
+        Deviations: gates are drawn for each example, which the authors' code does as
+        ``local_rep``; all start alike; logits are clamped where they are used; gates of
+        convolutions come after the activation.
+
+    Example:
+        >>> HardConcreteDropout(4).keep_prob().shape
+        torch.Size([4])
+        >>> gates = HardConcreteDropout(4)
+        >>> gates.attach(nn.Linear(4, 10), dim=1)
+        >>> gates
+        HardConcreteDropout(4, cost_per_parameter=0.1, parameters_per_unit=10)
+    """
+
+    key: ClassVar[str] = "hard-concrete"
+    reference: ClassVar[str] = "Louizos et al. (2018), https://arxiv.org/abs/1712.01312"
+
+    temperature: Tensor
+    parameters_per_unit: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float | None = None,
+        kl_scale: float = 1.0,
+        cost_per_parameter: float = 0.1,
+        prior_precision: float = 0.0,
+        prior_logits: float | None = None,
+        init_logits: float = 2.0,
+        temperature: float = 2 / 3,
+        lower: float = -0.1,
+        upper: float = 1.1,
+    ) -> None:
+        prices = (cost_per_parameter, prior_precision)
+        _check(
+            all(0.0 <= price < math.inf for price in prices),
+            expected="finite cost_per_parameter >= 0 and prior_precision >= 0",
+            got=f"{cost_per_parameter=} and {prior_precision=}",
+            hint="Both are in nats of the whole data set; the default cost is 0.1.",
+        )
+        _check(
+            -math.inf < lower < 0.0 and 1.0 < upper < math.inf and 0.0 < temperature < math.inf,
+            expected="lower < 0, upper > 1 and temperature > 0, all finite",
+            got=f"{lower=}, {upper=} and {temperature=}",
+            hint="The paper's are -0.1, 1.1 and 2/3.",
+        )
+        _check(
+            all(abs(value) <= _MAX_LOGIT for value in (init_logits, prior_logits or 0.0)),
+            expected=f"init_logits and prior_logits of at most {_MAX_LOGIT:.3f} in size",
+            got=f"{init_logits=} and {prior_logits=}",
+            hint="Beyond it a gate is open, or closed, for good.",
+        )
+        if threshold is None:
+            odds = (1.0 - temperature) * math.log(-lower / upper)
+            threshold = 1.0 / (1.0 + math.exp(-odds))
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        self.cost_per_parameter = cost_per_parameter
+        self.prior_precision = prior_precision
+        self.prior_logits = prior_logits
+        self.lower, self.upper = lower, upper
+        self.logits = nn.Parameter(torch.full((num_units,), float(init_logits)))
+        self.register_buffer("temperature", torch.full((), float(temperature)))
+        self.register_buffer("parameters_per_unit", torch.ones(()))
+        # In a tuple, so that the layer is no child of this module.
+        self._attached: tuple[nn.Module, int] | None = None
+
+    @override
+    def attach(self, layer: nn.Module, dim: int) -> None:
+        parameters = _governed(layer, dim)
+        if not parameters or parameters[0].shape[0] != self.num_units:
+            raise ConfigError(
+                describe(
+                    self.name,
+                    expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
+                    got=f"{layer} and dim={dim}",
+                    hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
+                )
+            )
+        self._attached = (layer, dim)
+        self.parameters_per_unit.fill_(sum(value[0].numel() for value in parameters))
+
+    def _gates(self) -> HardConcrete:
+        # The constructor has checked the arguments, and this runs at every step.
+        logits = clamp_inward(self.logits, -_MAX_LOGIT, _MAX_LOGIT)
+        return HardConcrete(logits, self.temperature, self.lower, self.upper, validate_args=False)
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        return {}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {}
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        return self._gates().to_event(1)
+
+    @override
+    def penalty(self) -> Tensor:
+        gates = self._gates()
+        price = self.cost_per_parameter * self.parameters_per_unit + self._slab_energy()
+        total = (gates.prob_nonzero * price).sum()
+        if self.prior_logits is None:
+            return total
+        logits = torch.full_like(gates.logits, self.prior_logits)
+        prior = HardConcrete(logits, self.temperature, self.lower, self.upper, validate_args=False)
+        return total + torch_kl_divergence(gates, prior).sum()
+
+    def _slab_energy(self) -> Tensor | float:
+        # Minus the log density of the slab, up to a constant, for the parameters of each gate.
+        if self.prior_precision == 0.0:
+            return 0.0
+        if self._attached is None:
+            raise ConfigError(
+                describe(
+                    self.name,
+                    expected="to know the layer whose weights have the prior",
+                    got=f"prior_precision={self.prior_precision} and no layer",
+                    hint="bd.convert tells it; in a network built by hand call "
+                    "dropout.attach(linear, dim=1), or leave prior_precision=0.",
+                )
+            )
+        squares = [value.square().flatten(1).sum(1) for value in _governed(*self._attached)]
+        return 0.5 * self.prior_precision * sum(squares[1:], start=squares[0])
+
+    @override
+    def keep_prob(self) -> Tensor:
+        return self._gates().prob_nonzero
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        gates = self._gates()
+        return gates.test_value.masked_fill(gates.prob_nonzero < self.threshold, 0.0)
+
+    @override
+    @torch.no_grad()
+    def active(self) -> Tensor:
+        return self.mean_mask() != 0
+
+    @override
+    def extra_repr(self) -> str:
+        count = int(self.parameters_per_unit)
+        return (
+            f"{super().extra_repr()}, cost_per_parameter={self.cost_per_parameter:g}, "
+            f"parameters_per_unit={count}"
+        )
+
+
+def _governed(layer: Any, dim: int) -> list[Tensor]:
+    """Return a layer's parameters with the units first: ``weight``, and for outputs ``bias``."""
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if not isinstance(weight, Tensor) or dim not in (0, 1) or weight.ndim < 2:
+        return []
+    found = [weight.transpose(0, dim)]
+    return [*found, bias[:, None]] if dim == 0 and isinstance(bias, Tensor) else found
+
+
+def _check(good: bool, *, expected: str, got: str, hint: str) -> None:
+    if not good:
+        who = HardConcreteDropout.__name__
+        raise ConfigError(describe(who, expected=expected, got=got, hint=hint))

@@ -1,0 +1,136 @@
+"""Nested dropout: every prefix of the units is trained, how often is fixed."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from typing_extensions import override
+
+from bayesdrop.distributions import OrderedMask
+from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask
+from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.typing import Latents
+
+TruncationLaw: TypeAlias = Literal["uniform", "geometric"]
+_LAWS = ("uniform", "geometric")
+
+
+def uniform_order_probs(num_ordered: int) -> Tensor:
+    r"""Return the :math:`\beta` of a uniform number of open groups, 0 to D: ``(D,)``.
+
+    .. math:: \beta_k = \frac{D + 1 - k}{D + 2 - k}
+
+    Args:
+        num_ordered: Number of groups :math:`D`.
+
+    Example:
+        >>> uniform_order_probs(2)
+        tensor([0.6667, 0.5000])
+    """
+    left = torch.arange(num_ordered, 0, -1, dtype=torch.get_default_dtype())
+    return left / (left + 1)
+
+
+class NestedDropout(OrderedUnits):
+    r"""Nested dropout with a fixed law of the number of open groups.
+
+    .. math::
+        p(z_n) = q(z_n) = \mathrm{OrderedMask}(\beta), \qquad
+        \beta_k = \frac{D + 1 - k}{D + 2 - k} \ \text{(uniform)} \quad\text{or}\quad
+        \beta_k = \rho \ \text{(geometric)}
+
+    Each example has a mask of its own. There is nothing to infer: the KL divergence is zero, and
+    the loss is the expected loss over widths.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units whose keep probability is below this are pruned from the mean mask.
+        kl_scale: Without effect here.
+        num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
+        always_open: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
+        ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
+        law: ``"uniform"``: each number of open groups from F to G is as likely. ``"geometric"``:
+            it is geometric, the last taking what is left.
+        open_prob: :math:`\rho` of the geometric law, in (0, 1).
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.z``, plate ``data``, event ``(K,)``.
+
+    References:
+        Rippel, Gelbart, Adams (2014), "Learning Ordered Representations with Nested Dropout",
+        https://arxiv.org/abs/1402.0915.
+        Deviation: the paper sweeps, freezing units that have converged; here all are trained
+        throughout.
+
+    Example:
+        >>> NestedDropout(4).keep_prob()
+        tensor([1.0000, 0.7500, 0.5000, 0.2500])
+    """
+
+    key: ClassVar[str] = "nested"
+    reference: ClassVar[str] = "Rippel et al. (2014), https://arxiv.org/abs/1402.0915"
+
+    probs: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        num_groups: int | None = None,
+        always_open: int | None = None,
+        ordering: Ordering = "index",
+        law: TruncationLaw = "uniform",
+        open_prob: float = 0.9,
+    ) -> None:
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+            num_groups=num_groups,
+            always_open=always_open,
+            ordering=ordering,
+        )
+        if law not in _LAWS:
+            raise unknown_name("law", law, _LAWS)
+        if not 0.0 < open_prob < 1.0:
+            raise ConfigError(
+                describe(
+                    "NestedDropout",
+                    expected="0 < open_prob < 1",
+                    got=f"open_prob={open_prob}",
+                    hint="It is the chance that one group more is open.",
+                )
+            )
+        self.law, self.open_prob = law, open_prob
+        uniform = law == "uniform"
+        probs = (
+            uniform_order_probs(self.num_ordered)
+            if uniform
+            else torch.full((self.num_ordered,), open_prob)
+        )
+        self.register_buffer("probs", probs)
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        return {}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {}
+
+    @override
+    def order_probs(self) -> Tensor:
+        return self.probs
+
+    @override
+    def _free_mask(self, latents: Latents) -> TorchDistribution:
+        order = OrderedMask(self.probs, validate_args=False)
+        return UnitMask(order, self.unit_group, self.always_open)

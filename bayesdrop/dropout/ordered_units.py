@@ -1,0 +1,285 @@
+"""What nested dropout layers share: groups of units in an order, of which a prefix is open."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from pyro.distributions import Delta, TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+from typing_extensions import override
+
+from bayesdrop.distributions import OrderedMask
+from bayesdrop.dropout.base import BayesianDropout
+from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
+from bayesdrop.ops import noise
+from bayesdrop.typing import Latents, Shape
+
+Ordering: TypeAlias = Literal["index", "importance"]
+_GROUPS = 32
+
+
+class UnitMask(TorchDistribution):
+    """The mask of units whose groups have an ordered mask.
+
+    Args:
+        order: Law of the mask of the groups that are not always open, event shape ``(D,)``.
+        unit_group: Group of each unit, ``(K,)``; those below ``always_open`` are open.
+        always_open: Number of groups that are open in every mask.
+
+    Shape:  batch shape is the order's, event shape ``(K,)``.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.independent(constraints.boolean, 1)
+
+    def __init__(self, order: OrderedMask, unit_group: Tensor, always_open: int) -> None:
+        self.order, self.unit_group, self.always_open = order, unit_group, always_open
+        super().__init__(order.batch_shape, unit_group.shape, validate_args=False)
+
+    @property
+    @override
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return self.order.has_rsample
+
+    @override
+    def expand(self, batch_shape: Shape, _instance: object = None) -> UnitMask:
+        return UnitMask(self.order.expand(batch_shape), self.unit_group, self.always_open)
+
+    @property
+    @override
+    def mean(self) -> Tensor:
+        return self._of_units(self.order.mean)
+
+    @override
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
+        with torch.no_grad():
+            if self.has_rsample:
+                return self.rsample(sample_shape)
+            shape = self._extended_shape(torch.Size(sample_shape))
+            mean = self.mean
+            return (noise.uniform((*shape[:-1], 1), mean) < mean).to(mean.dtype)
+
+    @override
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        return self._of_units(self.order.rsample(torch.Size(sample_shape)))
+
+    @override
+    def log_prob(self, value: Tensor) -> Tensor:
+        group, unit = self.unit_group.sort()
+        ordered = torch.arange(self.always_open, int(group[-1]) + 1, device=group.device)
+        first = unit[torch.searchsorted(group, ordered)]
+        return self.order.log_prob(value[..., first])
+
+    def _of_units(self, order: Tensor) -> Tensor:
+        frozen = order.new_ones(order.shape[:-1] + (self.always_open,))
+        return torch.cat([frozen, order], -1)[..., self.unit_group]
+
+
+class OrderedUnits(BayesianDropout):
+    r"""Abstract layer whose masks open a prefix of its groups of units.
+
+    Unit ``k`` belongs to group ``unit_group[k]``; the first ``always_open`` groups are open in
+    every mask. ``hold_width`` fixes the mask to one prefix. Where the next Linear layer, or the
+    convolution before, has random weights (``SparseVariationalLinear``), the divergence of a
+    unit's weights is counted with the probability that it is open.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units whose keep probability is below this are pruned from the mean mask.
+        kl_scale: Factor on this layer's KL divergence.
+        num_groups: Number of groups :math:`G` of neighbouring units, equal but for rounding; None
+            takes 32, or one unit a group where there are fewer.
+        always_open: Number of groups :math:`F < G` that no mask closes; None takes 1, or 0 if
+            there is one group only.
+        ordering: ``"index"``: a prefix is the first units by index. ``"importance"``: by what
+            ``set_order`` says; ``convert`` calls it with the norms of each unit's weights.
+    """
+
+    unit_group: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        num_groups: int | None = None,
+        always_open: int | None = None,
+        ordering: Ordering = "index",
+    ) -> None:
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        if ordering not in ("index", "importance"):
+            raise unknown_name("ordering", ordering, ("index", "importance"))
+        groups = min(_GROUPS, num_units) if num_groups is None else num_groups
+        frozen = min(1, groups - 1) if always_open is None else always_open
+        if not 1 <= groups <= num_units or not 0 <= frozen < groups:
+            raise ConfigError(
+                describe(
+                    type(self).__name__,
+                    expected=f"1 <= num_groups <= {num_units} and 0 <= always_open < num_groups",
+                    got=f"num_groups={num_groups}, always_open={always_open}",
+                    hint="By default there are at most 32 groups, of which one is always open.",
+                )
+            )
+        self.num_groups, self.always_open, self.ordering = groups, frozen, ordering
+        self.held_groups: int | None = None
+        self.register_buffer("unit_group", torch.arange(num_units) * groups // num_units)
+
+    @property
+    def num_ordered(self) -> int:
+        """Number of groups that masks can close, :math:`D = G - F`."""
+        return self.num_groups - self.always_open
+
+    @abstractmethod
+    def order_probs(self) -> Tensor:
+        r"""Return :math:`\beta_k`, that a group opens if the one before it is open, ``(D,)``."""
+
+    def expand_order(self, order: Tensor) -> Tensor:
+        """Return the mask of the units of a mask of the ordered groups, ``(..., K)``.
+
+        Args:
+            order: Values of the groups that are not always open, ``(..., D)``.
+        """
+        frozen = order.new_ones(order.shape[:-1] + (self.always_open,))
+        return torch.cat([frozen, order], -1)[..., self.unit_group]
+
+    # -- widths --------------------------------------------------------------------------------
+
+    def groups_at(self, width: float) -> int:
+        """Return how many groups are open at a width.
+
+        Args:
+            width: A float is a share of the groups, in (0, 1], rounded to whole groups. An int is
+                a number of units: as many groups as fit into it, those with the most important
+                units first. At least ``always_open`` groups are open, and at least one.
+
+        Raises:
+            ConfigError: If a share is not in (0, 1], or a number not in 1..K.
+        """
+        share = isinstance(width, float)
+        if isinstance(width, bool) or not 0 < width <= (1 if share else self.num_units):
+            raise ConfigError(
+                describe(
+                    self.name,
+                    expected=f"a share in (0, 1], or a number of units from 1 to {self.num_units}",
+                    got=f"width={width!r}",
+                    hint="0.5 is half of the groups, 64 as many as fit into 64 units.",
+                )
+            )
+        if share:
+            groups = math.floor(width * self.num_groups + 0.5)
+        else:
+            sizes = torch.bincount(self.unit_group, minlength=self.num_groups).cumsum(0)
+            groups = int((sizes <= width).sum())
+        return max(groups, self.always_open, 1)
+
+    def prefix_mask(self, groups: int) -> Tensor:
+        """Return the mask with the first ``groups`` groups open, ``(K,)``.
+
+        Args:
+            groups: Number of open groups, the ones that are always open included.
+        """
+        like = next(self.parameters(), torch.empty(0))
+        mask = (self.unit_group < groups).to(like.dtype)
+        return mask if like.is_floating_point() else mask.to(torch.get_default_dtype())
+
+    def hold_width(self, width: float | None) -> None:
+        """Fix every mask to the prefix of a width; None lets them vary again.
+
+        A held layer has no latents and no KL divergence. The width is not part of ``state_dict``.
+
+        Args:
+            width: As for ``groups_at``.
+        """
+        self.held_groups = None if width is None else self.groups_at(width)
+
+    # -- random weights --------------------------------------------------------------------------
+
+    @override
+    def attach(self, layer: nn.Module, dim: int) -> None:
+        """Remember a layer of random weights, of which those of closed units cost nothing."""
+        if hasattr(layer, "kl_by_unit"):
+            # Outside the module registry: the layer is a part of the network.
+            self.__dict__["_attached"] = (layer, dim)
+
+    @override
+    def penalty(self) -> Tensor | None:
+        r"""Return what closed units save of the attached weights' KL divergence, or None.
+
+        .. math:: \sum_u (P(z_u = 1) - 1)\,\mathrm{KL}_u
+        """
+        attached = self.__dict__.get("_attached")
+        if attached is None:
+            return None
+        layer, dim = attached
+        saved = ((self.keep_prob() - 1) * layer.kl_by_unit(dim)).sum()
+        # The whole of it is counted with the weights' own factor, this with the mask's.
+        return saved * (layer.kl_scale / self.kl_scale)
+
+    # -- the contract ----------------------------------------------------------------------------
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        if self.held_groups is not None:
+            return Delta(self.prefix_mask(self.held_groups), event_dim=1, validate_args=False)
+        return self._free_mask(latents)
+
+    @abstractmethod
+    def _free_mask(self, latents: Latents) -> TorchDistribution:
+        """Return the distribution of the mask of a layer that is not held."""
+
+    @override
+    def keep_prob(self) -> Tensor:
+        if self.held_groups is not None:
+            return self.prefix_mask(self.held_groups)
+        return self.expand_order(self.order_probs().cumprod(-1))
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        mean = self.keep_prob()
+        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
+
+    @override
+    def set_order(self, importance: Tensor | Sequence[float]) -> None:
+        """Put the most important units into the first groups, if ``ordering="importance"``.
+
+        With ``ordering="index"`` it does nothing: prefixes stay prefixes by index.
+
+        Raises:
+            ShapeError: If there is not one number for each unit.
+            ConfigError: If one is NaN.
+        """
+        values = torch.as_tensor(importance, device=self.unit_group.device)
+        if values.shape != (self.num_units,):
+            raise ShapeError(
+                describe(
+                    f"{self.name}.set_order",
+                    expected=f"one importance for each of the {self.num_units} units",
+                    got=f"shape {tuple(values.shape)}",
+                    hint="Take the norm over all dimensions of the weights but the units'.",
+                )
+            )
+        if bool(values.isnan().any()):
+            raise ConfigError(
+                describe(
+                    f"{self.name}.set_order",
+                    expected="numbers that can be ordered",
+                    got="NaN",
+                    hint="Are the weights finite?",
+                )
+            )
+        if self.ordering == "importance":
+            rank = values.argsort(descending=True, stable=True).argsort()
+            self.unit_group.copy_(rank * self.num_groups // self.num_units)
+
+    @override
+    def extra_repr(self) -> str:
+        held = "" if self.held_groups is None else f", held at {self.held_groups} groups"
+        return f"{super().extra_repr()}, num_groups={self.num_groups}{held}"

@@ -1,0 +1,162 @@
+"""Structured Bayesian pruning: log-normal noise whose signal-to-noise ratio is learned."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from pyro.distributions import Delta, TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence as torch_kl_divergence
+from typing_extensions import override
+
+from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
+from bayesdrop.dropout.base import BayesianDropout
+from bayesdrop.errors import ConfigError, describe
+from bayesdrop.ops.stable import clamp_inward
+from bayesdrop.typing import Latents
+
+_MAX_LOC = 5.0
+_LOG_SCALES = (-20.0, 5.0)
+
+
+class StructuredBayesianPruningDropout(BayesianDropout):
+    r"""Structured Bayesian pruning.
+
+    .. math::
+        p(\log\theta_k) = U[a, 0]
+        \qquad
+        q(\log\theta_k) = N(\mu_k, \sigma_k^2) \text{ truncated to } [a, 0], \quad
+        z_{nk} = \theta_k
+
+    Each unit is multiplied by noise :math:`\theta_k \in [e^a, 1]`, one draw for all examples. The
+    prior asks for as much noise as possible; a unit whose noise drowns its signal is pruned. The
+    noise is never zero, so that ``keep_prob`` is that of the Bernoulli noise with the same
+    signal-to-noise ratio,
+
+    .. math::
+        \mathrm{SNR}_k = \frac{E[\theta_k]}{\sqrt{\mathrm{Var}[\theta_k]}}, \qquad
+        \text{keep\_prob}_k = \frac{\mathrm{SNR}_k^2}{1 + \mathrm{SNR}_k^2}
+        = \frac{E[\theta_k]^2}{E[\theta_k^2]}
+
+    and a threshold of 0.5 is the paper's rule :math:`\mathrm{SNR} > 1`. In evaluation mode the
+    layer multiplies by :math:`E[\theta_k]`, and by zero where a unit is pruned.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units whose ``keep_prob`` is below this are pruned; for a signal-to-noise ratio
+            :math:`r` pass :math:`r^2 / (1 + r^2)`. Under the prior itself the ratio is 1/3, a
+            keep probability of 0.1.
+        kl_scale: Factor on this layer's KL divergence.
+        lower: :math:`a < 0`, the logarithm of the smallest noise. The largest is 1, so that
+            weights cannot grow to make up for it.
+        init_loc: Initial :math:`\mu`, at most 5.
+        init_scale: Initial :math:`\sigma`, from e^-20 to e^5. The default is nearly no noise.
+        per_example: Whether to draw noise for each example instead. The objective is the same and
+            its gradient less noisy. The noise is then no global site, and its KL divergence the
+            layer's ``penalty``.
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.noise``, event ``(K,)``, unless ``per_example``; ``{module path}.z``,
+        plate ``data``, event ``(K,)``, equal to the noise.
+
+    References:
+        Neklyudov, Molchanov, Ashukha, Vetrov (2017), "Structured Bayesian Pruning via Log-Normal
+        Multiplicative Noise", https://arxiv.org/abs/1705.07283.
+        Deviations: ``convert`` puts the noise on a Linear layer's inputs and after a convolution's
+        activation, the paper's code before the bias; samples are exact (see
+        ``TruncatedLogNormal``); a parameter at a bound can come back.
+
+    Example:
+        >>> layer = StructuredBayesianPruningDropout(4)
+        >>> layer(torch.ones(2, 4)).shape
+        torch.Size([2, 4])
+        >>> bool((layer.snr() > 100).all())
+        True
+    """
+
+    key: ClassVar[str] = "structured-bayesian-pruning"
+    reference: ClassVar[str] = "Neklyudov et al. (2017), https://arxiv.org/abs/1705.07283"
+    keep_prob_from_snr: ClassVar[bool] = True
+
+    lower: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 0.5,
+        kl_scale: float = 1.0,
+        lower: float = -20.0,
+        init_loc: float = 0.0,
+        init_scale: float = math.exp(-5.0),
+        per_example: bool = False,
+    ) -> None:
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        smallest, largest = (math.exp(value) for value in _LOG_SCALES)
+        good = -math.inf < lower < 0.0 and lower <= init_loc <= _MAX_LOC
+        if not good or not smallest <= init_scale <= largest:
+            raise ConfigError(
+                describe(
+                    type(self).__name__,
+                    expected=f"a finite lower < 0, lower <= init_loc <= {_MAX_LOC:g} and "
+                    "e^-20 <= init_scale <= e^5",
+                    got=f"lower={lower}, init_loc={init_loc}, init_scale={init_scale}",
+                    hint="lower and init_loc are logarithms of the noise: -20 and 0.",
+                )
+            )
+        self.per_example = per_example
+        self.loc = nn.Parameter(torch.full((num_units,), float(init_loc)))
+        self.log_scale = nn.Parameter(torch.full((num_units,), math.log(init_scale)))
+        self.register_buffer("lower", torch.full((), float(lower)))
+
+    def _prior(self) -> TorchDistribution:
+        upper = torch.zeros_like(self.lower)
+        fn = TruncatedLogUniform(self.lower, upper, validate_args=False)
+        return fn.expand([self.num_units]).to_event(1)
+
+    def _posterior(self) -> TruncatedLogNormal:
+        # The clamps are the reference code's. They keep the arguments valid, which is therefore
+        # not checked at every step.
+        loc = clamp_inward(self.loc, float(self.lower), _MAX_LOC)
+        scale = clamp_inward(self.log_scale, *_LOG_SCALES).exp()
+        upper = torch.zeros_like(self.lower)
+        return TruncatedLogNormal(loc, scale, self.lower, upper, validate_args=False)
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        return {} if self.per_example else {"noise": self._prior()}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {} if self.per_example else {"noise": self._posterior().to_event(1)}
+
+    @override
+    def penalty(self) -> Tensor | None:
+        if not self.per_example:
+            return None
+        return torch_kl_divergence(self._posterior().to_event(1), self._prior())
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        if self.per_example:
+            return self._posterior().to_event(1)
+        return Delta(latents["noise"], event_dim=1, validate_args=False)
+
+    def snr(self) -> Tensor:
+        """Return the signal-to-noise ratio of each unit, shape ``(K,)``."""
+        return self._posterior().snr
+
+    @override
+    def keep_prob(self) -> Tensor:
+        square = self.snr().square()
+        # 1 - 1 / (1 + SNR^2) would be worse for small ratios, this for infinite ones.
+        return square / (1 + square)
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        mean = self._posterior().mean
+        return torch.where(self.keep_prob() < self.threshold, torch.zeros_like(mean), mean)

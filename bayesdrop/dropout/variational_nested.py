@@ -1,0 +1,188 @@
+"""Variational nested dropout: how often each prefix of the units is used is learned."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from pyro.distributions import Delta, TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence as torch_kl_divergence
+from typing_extensions import override
+
+from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
+from bayesdrop.dropout.nested import uniform_order_probs
+from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask
+from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.ops.stable import clamp_inward
+from bayesdrop.typing import Latents
+
+MaskDraws: TypeAlias = Literal["shared", "per-example"]
+_MAX_LOGIT = 5.0
+
+
+class VariationalNestedDropout(OrderedUnits):
+    r"""Variational nested dropout.
+
+    .. math::
+        p(z) = \mathrm{OrderedMask}(\pi) \qquad q(z) = \mathrm{OrderedMask}(\beta), \quad
+        \beta_k = \sigma(\mathrm{clamp}(r_k, -5, 5))
+
+    The mask belongs to the weights: it is a global latent, one for all examples, whose divergence
+    is paid once. In training mode a sample has the gradient of a relaxed one; its value is exact.
+
+    Under the plain ELBO the data of a large training set outweigh the few nats of this divergence,
+    and the probabilities rise towards their bound 0.9933; narrow prefixes are then hardly trained.
+    ``kl_scale`` says how strongly the prior over widths is held to: at the number of examples each
+    of them pays, as if its mask were its own. ``learn_order=False`` fixes the probabilities.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units whose keep probability is below this are pruned from the mean mask.
+        kl_scale: Factor on this layer's KL divergence.
+        num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
+        always_open: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
+        ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
+        prior_open_prob: :math:`\pi_k` in (0, 1), the same for every group; None is the prior that
+            makes every number of open groups as likely.
+        init_open_prob: Initial :math:`\beta_k`, from 0.0067 to 0.9933; None starts at the prior.
+        learn_order: Whether :math:`r` is a parameter; else it stays as it starts.
+        temperature: Temperature of the gradient, > 0.
+        draws: ``"shared"``: one mask a step, a site outside the data plate. ``"per-example"``: a
+            mask for each example and the divergence as a factor. Every example's likelihood has
+            the same expectation, so that it is the same ELBO with less noise in its estimate.
+
+    Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
+    Sites:  ``{module path}.order``, event ``(D,)`` (``{module path}.penalty`` for per-example
+        draws); ``{module path}.z``, plate ``data``, event ``(K,)``: what the order says of units.
+
+    References:
+        Cui, Liu, Li, Chan, Xue (2021), "Bayesian Nested Neural Networks for Uncertainty
+        Calibration and Adaptive Compression", CVPR; Cui, Mao, Liu, Li, Chan, Liu, Kuo, Xue
+        (2023), https://arxiv.org/abs/2101.11353.
+        Deviations: masks come after BatchNorm and activation, where a closed unit is zero; noise
+        is added to log-probabilities (see ``OrderedMaskStraightThrough``); a clamped :math:`r`
+        keeps its gradient where that points inside.
+
+    Example:
+        >>> layer = VariationalNestedDropout(64)
+        >>> layer(torch.ones(2, 64)).shape, layer.posterior()["order"].event_shape
+        (torch.Size([2, 64]), torch.Size([31]))
+        >>> bool((layer.keep_prob().diff() <= 0).all())
+        True
+    """
+
+    key: ClassVar[str] = "variational-nested"
+    reference: ClassVar[str] = "Cui et al. (2021, 2023), https://arxiv.org/abs/2101.11353"
+
+    order_logits: Tensor
+    prior_logits: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int = -1,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        num_groups: int | None = None,
+        always_open: int | None = None,
+        ordering: Ordering = "index",
+        prior_open_prob: float | None = 0.95,
+        init_open_prob: float | None = 0.952574,
+        learn_order: bool = True,
+        temperature: float = 2.0,
+        draws: MaskDraws = "shared",
+    ) -> None:
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+            num_groups=num_groups,
+            always_open=always_open,
+            ordering=ordering,
+        )
+        if draws not in ("shared", "per-example"):
+            raise unknown_name("draws", draws, ("shared", "per-example"))
+        bound = 1.0 / (1.0 + math.exp(-_MAX_LOGIT))
+        good_init = init_open_prob is None or 1 - bound <= init_open_prob <= bound
+        good_prior = prior_open_prob is None or 0.0 < prior_open_prob < 1.0
+        if not (good_init and good_prior and 0.0 < temperature < math.inf):
+            raise ConfigError(
+                describe(
+                    type(self).__name__,
+                    expected=f"0 < prior_open_prob < 1, {1 - bound:.4f} <= init_open_prob <= "
+                    f"{bound:.4f} and a finite temperature > 0",
+                    got=f"prior_open_prob={prior_open_prob}, init_open_prob={init_open_prob}, "
+                    f"temperature={temperature}",
+                    hint="The published values are 0.95, 0.952574 (r = 3) and 2.",
+                )
+            )
+        self.draws, self.learn_order = draws, learn_order
+        prior = (
+            uniform_order_probs(self.num_ordered)
+            if prior_open_prob is None
+            else torch.full((self.num_ordered,), prior_open_prob)
+        ).logit()
+        init = (
+            prior.clamp(-_MAX_LOGIT, _MAX_LOGIT)
+            if init_open_prob is None
+            else torch.full((self.num_ordered,), init_open_prob).logit()
+        )
+        self.register_buffer("prior_logits", prior)
+        self.register_buffer("temperature", torch.full((), temperature))
+        if learn_order:
+            self.order_logits = nn.Parameter(init)
+        else:
+            self.register_buffer("order_logits", init)
+
+    def clamped_logits(self) -> Tensor:
+        r"""Return :math:`\mathrm{logit}\,\beta` of the posterior, ``(D,)``."""
+        return clamp_inward(self.order_logits, -_MAX_LOGIT, _MAX_LOGIT)
+
+    @override
+    def order_probs(self) -> Tensor:
+        return torch.sigmoid(self.clamped_logits())
+
+    def order_prior(self) -> OrderedMask:
+        """Return the prior of the mask of the ordered groups."""
+        return OrderedMask(logits=self.prior_logits, validate_args=False)
+
+    def order_posterior(self) -> OrderedMask:
+        """Return the posterior of the mask of the ordered groups."""
+        return OrderedMaskStraightThrough(
+            self.temperature, logits=self.clamped_logits(), validate_args=False
+        )
+
+    @property
+    def _is_global(self) -> bool:
+        return self.draws == "shared" and self.held_groups is None
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        return {"order": self.order_prior()} if self._is_global else {}
+
+    @override
+    def posterior(self) -> dict[str, TorchDistribution]:
+        return {"order": self.order_posterior()} if self._is_global else {}
+
+    @override
+    def penalty(self) -> Tensor | None:
+        weights = super().penalty()
+        if self.draws == "shared" or self.held_groups is not None:
+            return weights
+        kl = torch_kl_divergence(self.order_posterior(), self.order_prior())
+        return kl if weights is None else kl + weights
+
+    @override
+    def _free_mask(self, latents: Latents) -> TorchDistribution:
+        if "order" in latents:
+            return Delta(self.expand_order(latents["order"]), event_dim=1, validate_args=False)
+        order = self.order_posterior()
+        if not self.training:  # without the gradient one random number makes a mask
+            order = OrderedMask(logits=order.logits, validate_args=False)
+        return UnitMask(order, self.unit_group, self.always_open)

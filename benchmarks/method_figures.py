@@ -1,0 +1,112 @@
+"""Draw the README's two figures of the methods' table, from the committed results alone.
+
+    python benchmarks/method_figures.py
+
+``methods.png`` has a point for every seed; ``shift.png`` the means over seeds and corruptions.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tables import SIDE_BY_SIDE
+
+from bayesdrop.reporting.plots import save_figure
+from bayesdrop.reporting.style import COLOURS, styled
+
+ROOT = Path(__file__).parent
+FILES = {
+    "LeNet-500-300, MNIST": "methods-lenet-500-300-mnist.json",
+    "LeNet-500-300, Fashion": "methods-lenet-500-300-fashion-mnist.json",
+    "LeNet5-Caffe, MNIST": "methods-lenet5-caffe-mnist.json",
+    "LeNet5-Caffe, Fashion": "methods-lenet5-caffe-fashion-mnist.json",
+}
+LEFT_OUT = {("dbb", "mean"), ("ibp-20", "mean")}
+"""Rows of the tables that would crowd the figures."""
+
+METRICS = {
+    "error": ("error %", 1),
+    "nll": ("NLL", 1),
+    "ece": ("ECE", 1),
+    "aurc": ("AURC x 1000", 1000),
+    "auroc": ("AUROC", 1),
+}
+CURVES = {"accuracy": "accuracy %", "nll": "NLL", "ece": "ECE"}
+
+
+def load() -> dict[str, dict]:
+    """Return the results that are there, by title of the setting."""
+    paths = {title: ROOT / "results" / name for title, name in FILES.items()}
+    found = {title: json.loads(p.read_text()) for title, p in paths.items() if p.exists()}
+    if not found:
+        raise FileNotFoundError("method_figures: expected results of benchmarks/methods.py.")
+    return found
+
+
+def rows(result: dict) -> dict[tuple[str, str], list[dict]]:
+    """Return the entries of each row of the table, in its order."""
+    return {
+        key: result["methods"][key[0]]["rows"][key[1]]
+        for key in SIDE_BY_SIDE
+        if key not in LEFT_OUT and key[1] in result["methods"].get(key[0], {"rows": {}})["rows"]
+    }
+
+
+@styled
+def dots(results: dict[str, dict]) -> Figure:
+    figure = Figure(figsize=(13, 1.2 + 2.2 * len(results)), layout="constrained")
+    axes = figure.subplots(len(results), len(METRICS), squeeze=False)
+    for line, (setting, result) in zip(axes, results.items(), strict=True):
+        found = rows(result)
+        for ax, (metric, (title, factor)) in zip(line, METRICS.items(), strict=True):
+            for height, entries in enumerate(found.values()):
+                values = [factor * entry[metric] for entry in entries]
+                colour = COLOURS[height % len(COLOURS)]
+                ax.plot(values, [height] * len(values), "o", alpha=0.7, color=colour)
+            ax.set_yticks(range(len(found)), [SIDE_BY_SIDE[key] for key in found])
+            ax.invert_yaxis()
+            ax.locator_params(axis="x", nbins=3)
+            ax.tick_params(labelleft=ax is line[0])
+            ax.set_title(title)
+        line[0].set_ylabel(setting)
+    return figure
+
+
+@styled
+def curves(results: dict[str, dict]) -> Figure:
+    figure = Figure(figsize=(12, 1.0 + 2.4 * len(results)), layout="constrained")
+    axes = figure.subplots(len(results), len(CURVES), squeeze=False)
+    for line, (setting, result) in zip(axes, results.items(), strict=True):
+        for ax, (metric, title) in zip(line, CURVES.items(), strict=True):
+            _curves(ax, result, metric)
+            ax.set_title(title)
+            ax.set_xlabel("severity")
+        line[0].set_ylabel(setting)
+    axes[0, 0].legend()
+    return figure
+
+
+def _curves(ax: Axes, result: dict, metric: str) -> None:
+    for index, (key, entries) in enumerate(rows(result).items()):
+        seeds = [entry["shift"][metric] for entry in entries]
+        mean = [sum(values) / len(values) for values in zip(*seeds, strict=True)]
+        ax.plot(
+            range(len(mean)),
+            mean,
+            marker=".",
+            color=COLOURS[index % len(COLOURS)],
+            label=SIDE_BY_SIDE[key],
+        )
+
+
+def main() -> None:
+    results = load()
+    save_figure(dots(results), ROOT / "figures" / "methods.png")
+    save_figure(curves(results), ROOT / "figures" / "shift.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+r"""One network at every width beside networks of each width: accuracy, calibration, OOD.
+
+    python benchmarks/nested.py --network lenet-500-300 --data mnist \
+        --out benchmarks/results/nested-lenet-500-300-mnist.json
+
+Methods, all from scratch, with the same optimiser, schedule and epochs:
+
+    separate          (a) a plain network trained at each width
+    nested-uniform    (b) nested dropout, number of open groups uniform
+    nested-geometric  (c) the same, geometric (open_prob 0.9)
+    vnd               (d) variational nested dropout
+    vnd-frozen        (e) the same, order probabilities frozen at 0.9526
+    vnd-bayesian      (d) with Gaussian weights (sparse variational Linear layers and convolutions)
+
+``(a)`` costs as many trainings as there are widths. Each network is evaluated once on the test
+set, at widths fixed beforehand; nothing is chosen by it. ``vnd-bayesian`` averages
+``--num-samples`` draws of its weights; the others have nothing to sample at a fixed width. Every
+finished row is a file in ``--work``, and an interrupted training continues from its checkpoint.
+The area under accuracy-width is an average of accuracies in percent. Needs the data in
+``--data-dir`` or ``BAYESDROP_DATA``. ``--figure`` also draws means over seeds.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.compression.width import WidthRow, WidthSweep
+from bayesdrop.data import load_data, load_ood
+from bayesdrop.recipes import get_recipe
+from bayesdrop.recipes.run import build_network
+from bayesdrop.reporting.plots import save_figure
+from bayesdrop.reporting.width_plots import width_figure
+
+SINGLE = {
+    "nested-uniform": "-nested-uniform",
+    "nested-geometric": "-nested-geometric",
+    "vnd": "-vnd",
+    "vnd-frozen": "-vnd-frozen",
+    "vnd-bayesian": "-vnd",
+}
+METHODS = ["separate", *SINGLE]
+OOD = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "digits": None}
+WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
+
+
+def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.Namespace) -> dict:
+    """Train one network, or load what an earlier call made of it, and sweep its widths."""
+    name = f"{args.network}-{args.data}-{method}-{width or 'all'}-{args.epochs}-{seed}"
+    file, folder = args.work / f"{name}.json", args.work / name
+    if file.exists():
+        return json.loads(file.read_text())
+    torch.set_num_threads(1)
+    started = time.time()
+    splits = load_data(args.data, data_dir=args.data_dir, validation=0)
+    train = tuple(part[: args.limit] for part in splits.train)
+    recipe = get_recipe(args.network + SINGLE.get(method, "-nested-uniform"))
+    torch.manual_seed(seed)
+    network: nn.Module = build_network(recipe, splits.num_classes, splits.image_shape)
+    if method == "vnd-bayesian":
+        network = bd.convert(network, "sparse-variational")
+    options = {**recipe.dropout_options}
+    if "kl_scale" in options:
+        options["kl_scale"] = float(len(train[1]))
+    network = bd.convert(network, recipe.dropout, **options)
+    if method == "separate":
+        network = bd.with_width(network, width)
+        plain = bd.compact(network.eval(), train[0][:2])
+        for module in plain.modules():  # a prefix of a layer's initial weights is none of its own
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+        # A mask over the inputs of the last layer that is held open, so that it can be swept.
+        network = bd.convert(
+            plain, "nested", input_dropout=False, exclude=recipe.dropout_options.get("exclude")
+        )
+        for _, layer in bd.BayesianNetwork(network, bd.Categorical(), 1).named_dropout_layers():
+            layer.hold_width(1.0)
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(train[1]))
+    stage = recipe.stages[0]
+    result = bd.fit(
+        bnn,
+        train,
+        epochs=args.epochs or stage.epochs,
+        batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        variational_learning_rate=stage.variational_learning_rate,
+        weight_decay=stage.weight_decay,
+        schedule=stage.milestones,
+        kl_weight=bd.schedules.warm_up(0.3) if method == "vnd-bayesian" else None,
+        seed=seed,
+        checkpoint_dir=folder,
+        progress=False,
+    )
+    other = OOD[args.data]
+    ood = {other: load_ood(other, args.data, data_dir=args.data_dir)} if other else None
+    widths = [1.0] if method == "separate" else args.widths
+    sweep = bd.width_sweep(
+        bnn, splits.test, widths, ood=ood, num_samples=args.num_samples, seed=seed
+    )
+    row: dict[str, Any] = {"method": method, "seed": seed, **sweep.to_dict()}
+    if method == "separate":
+        row["rows"][0]["width"] = width
+    else:
+        layers = bnn.named_dropout_layers()
+        row["open_prob"] = {path: layer.order_probs().tolist() for path, layer in layers}
+    row |= {"epochs": args.epochs or stage.epochs, "train_minutes": result.seconds / 60}
+    row["wall_minutes"] = (time.time() - started) / 60
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(row))
+    (folder / "training.pt").unlink(missing_ok=True)
+    return row
+
+
+def as_sweep(rows: list[dict]) -> WidthSweep:
+    """Return rows of JSON as a sweep, the narrowest first."""
+    fields = WidthRow.__dataclass_fields__
+    made = [WidthRow(**{key: row[key] for key in fields}) for row in rows]
+    made.sort(key=lambda row: row.flops)
+    return WidthSweep(tuple(made), 0, 1, 1)
+
+
+def mean_of(runs: list[WidthSweep]) -> tuple[list[dict], list[dict]]:
+    """Return mean and standard error over seeds of every width's figures."""
+    means, errors = [], []
+    for rows in zip(*(run.rows for run in runs), strict=True):
+        mean, error = dict(vars(rows[0])), {"width": rows[0].width}
+        for key in ("error", "nll", "ece", "latency_ms"):
+            mean[key], error[key] = _mean([getattr(row, key) for row in rows])
+        mean["auroc"], error["auroc"] = {}, {}
+        for name in rows[0].auroc:
+            pair = _mean([row.auroc[name] for row in rows])
+            mean["auroc"][name], error["auroc"][name] = pair
+        means.append(mean)
+        errors.append(error)
+    return means, errors
+
+
+def _mean(values: list[float]) -> tuple[float, float]:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), spread / len(values) ** 0.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", default="lenet-500-300")
+    parser.add_argument("--data", choices=list(OOD), default="mnist")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--widths", type=float, nargs="+", default=WIDTHS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="for every training [default: the recipe's]")
+    parser.add_argument("--limit", type=int, help="only the first so many training images")
+    parser.add_argument("--num-samples", type=int, default=32)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--work", type=Path, default=Path("runs/nested"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    head = {
+        "command": shlex.join(["python", *sys.argv]),
+        "torch": torch.__version__,
+        "bayesdrop": bd.__version__,
+        "data": args.data,
+        "network": args.network,
+        "seeds": args.seeds,
+        "limit": args.limit,
+    }
+    result = {**head, "methods": {}}
+    sweeps = {}
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        tasks = {
+            (method, width, seed): pool.submit(train_and_sweep, method, width, seed, args)
+            for method in args.methods
+            for width in (args.widths if method == "separate" else [None])
+            for seed in args.seeds
+        }
+        for method in args.methods:
+            widths = args.widths if method == "separate" else [None]
+            runs = {s: [tasks[method, w, s].result() for w in widths] for s in args.seeds}
+            by_seed = [
+                as_sweep([r for run in parts for r in run["rows"]]) for parts in runs.values()
+            ]
+            means, errors = mean_of(by_seed)
+            sweeps[method] = as_sweep(means)
+            areas = [sweep.area for sweep in by_seed]
+            result["methods"][method] = {
+                "area": _mean(areas),
+                "areas": areas,
+                "mean": means,
+                "standard_error": errors,
+                "runs": [run for parts in runs.values() for run in parts],
+            }
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for method, sweep in sweeps.items():
+        sys.stdout.write(f"\n{method}: area {result['methods'][method]['area'][0]:.3f}\n{sweep}\n")
+    if args.figure is not None:
+        save_figure(width_figure(sweeps), args.figure)
+
+
+if __name__ == "__main__":
+    main()
