@@ -4,7 +4,12 @@ from torch import nn
 
 import bayesdrop as bd
 
-SHAPES = {"lenet-500-300": (1, 28, 28), "lenet5-caffe": (1, 28, 28), "vgg": (3, 32, 32)}
+SHAPES = {
+    "lenet-300-100": (1, 28, 28),
+    "lenet-500-300": (1, 28, 28),
+    "lenet5-caffe": (1, 28, 28),
+    "vgg": (3, 32, 32),
+}
 
 
 @pytest.mark.parametrize("name", bd.networks.networks)

@@ -260,7 +260,9 @@ def _check_kl(
 def _log_ratio(q: Any, p: Any, value: Tensor) -> Tensor:
     inside = p.support.check(value)
     # Any point inside will do where the ratio is infinite anyway.
-    safe = value if inside.all() else torch.where(inside, value, p.mean.expand_as(value))
+    event = len(p.event_shape)
+    where = inside.reshape(inside.shape + (1,) * event)
+    safe = value if inside.all() else torch.where(where, value, p.mean.expand_as(value))
     ratio = q.log_prob(value) - p.log_prob(safe)
     return torch.where(inside, ratio, torch.inf)
 
@@ -275,7 +277,11 @@ def _at_edge(p: Any, value: Tensor) -> Tensor:
         edge |= (value - lower).abs() <= 2 * info.tiny
     if upper is not None:
         edge |= (upper - value).abs() <= 2 * info.eps
-    return edge.any(0)
+    return (
+        edge.flatten(edge.ndim - len(p.event_shape)).any(-1).any(0)
+        if p.event_shape
+        else edge.any(0)
+    )
 
 
 # -- batch size -----------------------------------------------------------------------------------
