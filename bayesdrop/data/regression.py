@@ -1,0 +1,188 @@
+"""The UCI regression sets on the splits that the literature on Bayesian networks shares."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesdrop.data.classification import data_root
+from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
+
+
+class _Source(NamedTuple):
+    file: str
+    num_rows: int
+    num_features: int
+    num_splits: int
+
+
+_SOURCES = {
+    "boston": _Source("bostonHousing", 506, 13, 20),
+    "concrete": _Source("concrete", 1030, 8, 20),
+    "energy": _Source("energy", 768, 8, 20),
+    "kin8nm": _Source("kin8nm", 8192, 8, 20),
+    "naval": _Source("naval-propulsion-plant", 11934, 16, 20),
+    "power": _Source("power-plant", 9568, 4, 20),
+    "protein": _Source("protein-tertiary-structure", 45730, 9, 5),
+    "wine": _Source("wine-quality-red", 1599, 11, 20),
+    "yacht": _Source("yacht", 308, 6, 20),
+}
+
+
+def regression_sets() -> dict[str, int]:
+    """Return the names that ``load_regression`` knows, and the number of splits of each."""
+    return {name: source.num_splits for name, source in _SOURCES.items()}
+
+
+@dataclass(frozen=True)
+class RegressionSplit:
+    r"""One split of a regression set, standardised by its training rows.
+
+    Inputs and targets are of torch's default dtype, shifted and divided by the mean and standard
+    deviation of the training rows (a constant column is only shifted). An error in standardised
+    targets times ``y_scale`` is one in their own units, and a log-likelihood there is lower by
+    :math:`\log` ``y_scale``.
+
+    Args:
+        name: The name it was asked for.
+        index: Number of the split, from 0.
+        train: Inputs ``(N, D)`` and targets ``(N,)``.
+        validation: Held out of the training rows for choices; None if none was asked for.
+        test: Untouched by any choice.
+        y_mean: Mean of the training targets, in their own units.
+        y_scale: Their standard deviation, > 0.
+    """
+
+    name: str
+    index: int
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor] | None
+    test: tuple[Tensor, Tensor]
+    y_mean: float
+    y_scale: float
+
+
+def load_regression(
+    name: str,
+    split: int = 0,
+    *,
+    validation: float = 0.0,
+    data_dir: str | Path | None = None,
+) -> RegressionSplit:
+    """Load one of the published train/test splits of a UCI regression set.
+
+    The file is ``{data_dir}/uci/{file}.npz``, for example ``uci/yacht.npz``, made from the files
+    of the splits by you: arrays ``x`` (rows, features), ``y`` (rows,) and for each split
+    ``test_index_0``, ``test_index_1``, ... with the numbers of its test rows; all other rows are
+    training rows. Nothing is downloaded. The splits are those of Hernandez-Lobato and Adams
+    (2015), https://arxiv.org/abs/1502.05336, and Gal and Ghahramani (2016),
+    https://arxiv.org/abs/1506.02142.
+
+    Args:
+        name: A name of ``regression_sets()``.
+        split: Number of the split, from 0.
+        validation: Fraction of the training rows, in [0, 1), to hold out: the same rows at every
+            call. Standardisation is by the rows that remain.
+        data_dir: Folder of the data files; the default is ``$BAYESDROP_DATA``, or ``data``.
+
+    Raises:
+        ConfigError: If the name or the split is unknown, or ``validation`` is out of range.
+        DataError: If the file is absent, damaged, or of something else.
+
+    Example:
+        >>> load_regression("yacht", 3, validation=0.2).train[0].shape  # doctest: +SKIP
+        torch.Size([222, 6])
+    """
+    if name not in _SOURCES:
+        raise unknown_name("regression set", name, _SOURCES)
+    source = _SOURCES[name]
+    if not 0 <= split < source.num_splits or not 0.0 <= validation < 1.0:
+        raise ConfigError(
+            describe(
+                f"load_regression({name!r})",
+                expected=f"a split from 0 to {source.num_splits - 1} and 0 <= validation < 1",
+                got=f"split={split}, validation={validation}",
+                hint="The test rows of every split are given by the file.",
+            )
+        )
+    path = data_root(data_dir) / "uci" / f"{source.file}.npz"
+    x, y, test = _read(path, name, source, split)
+    is_test = torch.zeros(len(y), dtype=torch.bool)
+    is_test[test] = True
+    rows = (~is_test).nonzero().flatten()
+    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(split))]
+    held_out = round(validation * len(rows))
+    chosen, train = order[:held_out], order[held_out:]
+    x_mean, x_scale = x[train].mean(0), x[train].std(0, correction=0)
+    y_mean, y_scale = y[train].mean(), y[train].std(correction=0)
+    x_scale = torch.where(x_scale > 0, x_scale, 1.0)
+    x, y = (x - x_mean) / x_scale, (y - y_mean) / y_scale
+    dtype = torch.get_default_dtype()
+
+    def take(index: Tensor) -> tuple[Tensor, Tensor]:
+        return x[index].to(dtype), y[index].to(dtype)
+
+    return RegressionSplit(
+        name=name,
+        index=split,
+        train=take(train),
+        validation=take(chosen) if held_out else None,
+        test=take(test),
+        y_mean=float(y_mean),
+        y_scale=float(y_scale),
+    )
+
+
+def _read(path: Path, name: str, source: _Source, split: int) -> tuple[Tensor, Tensor, Tensor]:
+    import numpy as np
+
+    if not path.exists():
+        raise DataError(
+            describe(
+                f"regression set {name!r}",
+                expected=f"the file {path} with arrays x, y and test_index_0 to "
+                f"test_index_{source.num_splits - 1}",
+                got="no such file",
+                hint="Nothing is downloaded: see load_regression for the format, and pass "
+                "data_dir= or set BAYESDROP_DATA to the folder that has uci/.",
+            )
+        )
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found: tuple[Any, ...] = tuple(
+                torch.from_numpy(arrays[key].astype(kind))
+                for key, kind in (
+                    ("x", np.float64), ("y", np.float64), (f"test_index_{split}", np.int64)
+                )
+            )  # fmt: skip
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(_damaged(path, name, f"{type(error).__name__}: {error}")) from error
+    x, y, test = found
+    shapes = (tuple(x.shape), tuple(y.shape))
+    expected = ((source.num_rows, source.num_features), (source.num_rows,))
+    if shapes != expected or not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise DataError(_damaged(path, name, f"x and y of shapes {shapes}, or not finite"))
+    if (
+        not len(test)
+        or len(test.unique()) != len(test)
+        or not 0 <= test.min() <= test.max() < len(y)
+    ):
+        raise DataError(_damaged(path, name, f"test_index_{split} that are no rows of x"))
+    return x, y, test
+
+
+def _damaged(path: Path, name: str, got: str) -> str:
+    source = _SOURCES[name]
+    return describe(
+        f"regression set {name!r}",
+        expected=f"in {path}, x of shape ({source.num_rows}, {source.num_features}), y of shape "
+        f"({source.num_rows},), both finite, and distinct rows test_index_0 to "
+        f"test_index_{source.num_splits - 1}",
+        got=got,
+        hint="Was the file made from another version of the data? See load_regression.",
+    )
