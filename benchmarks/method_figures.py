@@ -27,6 +27,9 @@ FILES = {
 LEFT_OUT = {("dbb", "mean"), ("ibp-20", "mean")}
 """Rows of the tables that would crowd the figures."""
 
+PALETTE = (*COLOURS, "#7a8b2a", "#a0522d", "#2f2f2f", "#c0a000")
+"""A colour for each row of the table."""
+
 METRICS = {
     "error": ("error %", 1),
     "nll": ("NLL", 1),
@@ -64,7 +67,7 @@ def dots(results: dict[str, dict]) -> Figure:
         for ax, (metric, (title, factor)) in zip(line, METRICS.items(), strict=True):
             for height, entries in enumerate(found.values()):
                 values = [factor * entry[metric] for entry in entries]
-                colour = COLOURS[height % len(COLOURS)]
+                colour = PALETTE[height]
                 ax.plot(values, [height] * len(values), "o", alpha=0.7, color=colour)
             ax.set_yticks(range(len(found)), [SIDE_BY_SIDE[key] for key in found])
             ax.invert_yaxis()
@@ -85,7 +88,8 @@ def curves(results: dict[str, dict]) -> Figure:
             ax.set_title(title)
             ax.set_xlabel("severity")
         line[0].set_ylabel(setting)
-    axes[0, 0].legend()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
@@ -97,7 +101,7 @@ def _curves(ax: Axes, result: dict, metric: str) -> None:
             range(len(mean)),
             mean,
             marker=".",
-            color=COLOURS[index % len(COLOURS)],
+            color=PALETTE[index],
             label=SIDE_BY_SIDE[key],
         )
 
