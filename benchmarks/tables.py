@@ -142,6 +142,21 @@ def methods(suite: str, data: str) -> str:
     return table([*header, f"AUROC {DATA[result['ood']]}", "kB", "minutes"], rows)
 
 
+def concrete() -> str:
+    """Return the table of ``concrete_regression.py``, the published numbers in brackets."""
+    result = read("concrete-regression.json")
+    published = result["published"]
+    rows = []
+    for size, row in result["mean"].items():
+        figures = [
+            f"{row[key]:.2f} ({published[key][size]:.2f})"
+            for key in ("rmse", "aleatoric", "epistemic", "hidden_drop_prob")
+        ]
+        rows.append([size, *figures])
+    header = ["training points", "RMSE", "aleatoric", "epistemic", "hidden drop rate"]
+    return table(header, rows)
+
+
 def steps() -> str:
     """Return the table of training-step times."""
     result = read("step_time.json")
@@ -181,6 +196,7 @@ TABLES = {
     "lenet-500-300": partial(mnist, "lenet-500-300"),
     "lenet5-caffe": partial(mnist, "lenet5-caffe"),
     "lenet5-caffe-choice": partial(choice, "lenet5-caffe"),
+    "concrete": concrete,
     "steps": steps,
     "predict": predictions,
 }
