@@ -4,53 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
-from torch.distributions import Independent
-from torch.distributions import kl_divergence as torch_kl_divergence
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import GlobalLatents
 from bayesdrop.errors import ConfigError, DataError, describe
-from bayesdrop.typing import Latents, LossTerms
+from bayesdrop.evaluation.check_kl import (
+    ROUNDING,
+    SUPPORT,
+    UNREGISTERED,
+    CheckRow,
+    check_kl,
+    check_support,
+    critical_value,
+)
+from bayesdrop.typing import LossTerms
 
-FAILURE_RATE = 1e-4
-"""Probability that a correct network fails any of the statistical checks of one table."""
-
-_ROUNDING = 1e-9  # Relative, in float64: sums of up to a million terms.
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
-_CHUNK = 1000
-_CHUNK_ELEMENTS = 2**22
-
-
-@dataclass(frozen=True)
-class CheckRow:
-    """One check.
-
-    Args:
-        check: What is checked, such as ``"KL divergence"``.
-        where: The site, batch size or parameter group.
-        value: What was found.
-        expected: What it should be; NaN where nothing is.
-        tolerance: How far it may be off: numerical, or computed from the samples' spread.
-        passed: Whether it is within.
-        detail: What the numbers mean.
-    """
-
-    check: str
-    where: str
-    value: float
-    expected: float
-    tolerance: float
-    passed: bool
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -165,123 +142,16 @@ def check_elbo(
             given[owner] = {name: value.detach() for name, value in owner.draw_latents().items()}
         for path, owner in owners:
             parent = None if owner.parent is None else given[owner.parent]
-            rows += _check_support(path, owner, parent, num_samples)
-            rows.append(_check_kl(path, owner, parent, num_samples, comparisons))
+            rows += check_support(path, owner, parent, num_samples)
+            rows.append(check_kl(path, owner, parent, num_samples, comparisons))
         # Else there is no loss: its KL divergence is infinite or cannot be computed.
         if not any(
-            row.detail == _UNREGISTERED or (row.check == _SUPPORT and not row.passed)
-            for row in rows
+            row.detail == UNREGISTERED or (row.check == SUPPORT and not row.passed) for row in rows
         ):
             rows += _check_batch_size(work, x, y, seed)
             rows += _check_pyro_batch_size(work, x, y, num_repeats, comparisons)
             rows += _check_gradients(work, x, y, num_repeats)
     return ELBOCheck(tuple(rows))
-
-
-# -- support and KL -------------------------------------------------------------------------------
-
-_SUPPORT = "prior support"
-_UNREGISTERED = "no closed form is registered for this pair; the loss cannot be computed"
-
-
-def _elements(fn: TorchDistribution) -> Any:
-    """Return the distribution of single units, as far as it says that they are independent."""
-    base: Any = fn
-    while isinstance(base, Independent):
-        base = base.base_dist
-    return base
-
-
-@torch.no_grad()
-def _check_support(
-    path: str, owner: GlobalLatents, parent: Latents | None, num_samples: int
-) -> Iterator[CheckRow]:
-    prior = owner.prior_given(parent)
-    for key, posterior in owner.posterior().items():
-        support, outside, total = _elements(prior[key]).support, 0, 0
-        for count in _chunks(num_samples, posterior.event_shape.numel()):
-            inside = support.check(posterior.rsample((count,)))
-            outside, total = outside + int((~inside).sum()), total + inside.numel()
-        bound = f"; the mass is below {3 / total:.1g} (95 % confidence)" if not outside else ""
-        yield CheckRow(
-            check=_SUPPORT,
-            where=f"{path}.{key}",
-            value=outside / total,
-            expected=0.0,
-            tolerance=0.0,
-            passed=outside == 0,
-            detail=f"share of {total:,} posterior values outside{bound}",
-        )
-
-
-@torch.no_grad()
-def _check_kl(
-    path: str, owner: GlobalLatents, parent: Latents | None, num_samples: int, comparisons: int
-) -> CheckRow:
-    try:
-        kl = owner.kl_divergence() if parent is None else owner.kl_divergence(parent=parent)
-        closed = float(kl) / owner.kl_scale - float(owner.penalty() or 0.0)
-    except NotImplementedError:
-        nan = float("nan")
-        return CheckRow("KL divergence", path, nan, nan, nan, False, _UNREGISTERED)
-    samples = torch.zeros(num_samples, dtype=torch.float64)
-    rest, skipped, units = 0.0, 0, 0
-    prior = owner.prior_given(parent)
-    for key, posterior in owner.posterior().items():
-        q, p = _elements(posterior), _elements(prior[key])
-        # Decided on samples of their own, so that leaving units out does not bias the mean.
-        chunks = _chunks(num_samples, posterior.event_shape.numel())
-        edge = torch.stack([_at_edge(p, q.rsample((n,))) for n in chunks]).any(0)
-        if edge.any():
-            rest += float(torch_kl_divergence(q, p).expand(edge.shape)[edge].sum())
-        skipped, units = skipped + int(edge.sum()), units + edge.numel()
-        start = 0
-        for count in chunks:
-            value = q.rsample((count,))
-            ratio = _log_ratio(q, p, value).masked_fill(edge, 0.0)
-            samples[start : start + count] += ratio.reshape(count, -1).sum(1).cpu()
-            start += count
-    mean = float(samples.mean()) + rest
-    error = float(samples.std()) / math.sqrt(num_samples)
-    # Rounding, for a posterior that is its prior.
-    tolerance = _critical_value(num_samples, comparisons) * error + _ROUNDING * max(1, abs(mean))
-    note = f"; {skipped} of {units} units not checked, their samples leave float64's range"
-    return CheckRow(
-        check="KL divergence",
-        where=path,
-        value=closed,
-        expected=mean,
-        tolerance=tolerance,
-        passed=abs(closed - mean) <= tolerance and skipped < max(1, units),
-        detail="closed form against Monte Carlo, nats" + (note if skipped else ""),
-    )
-
-
-def _log_ratio(q: Any, p: Any, value: Tensor) -> Tensor:
-    inside = p.support.check(value)
-    # Any point inside will do where the ratio is infinite anyway.
-    event = len(p.event_shape)
-    where = inside.reshape(inside.shape + (1,) * event)
-    safe = value if inside.all() else torch.where(where, value, p.mean.expand_as(value))
-    ratio = q.log_prob(value) - p.log_prob(safe)
-    return torch.where(inside, ratio, torch.inf)
-
-
-def _at_edge(p: Any, value: Tensor) -> Tensor:
-    """Return for which units a sample is as close to the end of an interval as floats go."""
-    info = torch.finfo(value.dtype)
-    edge = torch.zeros_like(value, dtype=torch.bool)
-    lower = getattr(p.support, "lower_bound", None)
-    upper = getattr(p.support, "upper_bound", None)
-    if lower is not None:
-        edge |= (value - lower).abs() <= 2 * info.tiny
-    if upper is not None:
-        edge |= (upper - value).abs() <= 2 * info.eps
-    return (
-        edge.flatten(edge.ndim - len(p.event_shape)).any(-1).any(0)
-        if p.event_shape
-        else edge.any(0)
-    )
 
 
 # -- batch size -----------------------------------------------------------------------------------
@@ -304,7 +174,7 @@ def _check_batch_size(bnn: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> 
         for name in ("nll", "kl"):
             expected = float(getattr(whole, name))
             value = sum(float(getattr(term, name)) for term in terms) / parts
-            tolerance = _ROUNDING * max(1.0, abs(expected))
+            tolerance = ROUNDING * max(1.0, abs(expected))
             yield CheckRow(
                 check=f"batch size, plain loss, {name.upper()}",
                 where=f"{len(x)} to {len(x) // parts} examples",
@@ -337,8 +207,8 @@ def _check_pyro_batch_size(
             cut = losses(parts)
             value, expected = float(cut.mean()), float(whole.mean())
             error = math.sqrt(float(cut.var() + whole.var()) / num_repeats)
-            critical = _critical_value(num_repeats, comparisons)
-            tolerance = critical * error + _ROUNDING * max(1.0, abs(expected))
+            critical = critical_value(num_repeats, comparisons)
+            tolerance = critical * error + ROUNDING * max(1.0, abs(expected))
             yield CheckRow(
                 check="batch size, Pyro",
                 where=f"{len(x)} to {len(x) // parts} examples",
@@ -412,19 +282,6 @@ def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
         if parameter.requires_grad:
             groups.setdefault(owners.get(inside, group), []).append(name)
     return groups
-
-
-def _chunks(count: int, units: int) -> list[int]:
-    size = max(1, min(_CHUNK, _CHUNK_ELEMENTS // units))
-    whole, rest = divmod(count, size)
-    return [size] * whole + [rest] * (rest > 0)
-
-
-def _critical_value(num_samples: int, comparisons: int) -> float:
-    from scipy.stats import t
-
-    quantile: Callable[..., Any] = t.ppf
-    return float(quantile(1 - FAILURE_RATE / 2 / comparisons, num_samples - 1))
 
 
 def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int) -> None:
