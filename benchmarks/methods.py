@@ -105,7 +105,7 @@ def predictors(run: Run, num_samples: int) -> dict[str, Callable[[Tensor], Tenso
             module.train()
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
-            total = sum(network(part).softmax(1) for part in [x] for _ in range(num_samples))
+            total = sum(network(x).softmax(1) for _ in range(num_samples))
         network.eval()
         return torch.as_tensor(total) / num_samples
 

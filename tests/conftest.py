@@ -9,6 +9,8 @@ import pyro
 import pytest
 import torch
 
+from bayesdrop.ops import noise
+
 UNLOCK_SEED = os.environ.get("BAYESDROP_UNLOCK_SEED") == "1"
 
 
@@ -55,3 +57,15 @@ def data_dir():
     if not root:
         pytest.skip("needs BAYESDROP_DATA, a folder with the data sets")
     return Path(root)
+
+
+@pytest.fixture
+def same_noise(monkeypatch):
+    """Noise that depends on its shape alone, not on the order or the number of draws."""
+
+    def uniform(shape, like):
+        generator = torch.Generator().manual_seed(hash(tuple(shape)) % 2**32)
+        u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
+        return u.clamp(1e-12, 1 - 1e-12)
+
+    monkeypatch.setattr(noise, "uniform", uniform)

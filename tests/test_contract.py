@@ -20,7 +20,6 @@ from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
 from bayesdrop.dropout import make_dropout, named_dropout_layers
-from bayesdrop.ops import noise
 from tests.statistics import assert_mean_close, assert_means_equal
 
 NUM_DATA, BATCH = 40, 10
@@ -73,18 +72,6 @@ def global_sites(program, *args):
 def gradients(loss, bnn):
     names, parameters = zip(*bnn.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
-
-
-@pytest.fixture
-def same_noise(monkeypatch):
-    """Noise that depends on its shape alone, not on the order or the number of draws."""
-
-    def uniform(shape, like):
-        generator = torch.Generator().manual_seed(hash(tuple(shape)) % 2**32)
-        u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
-        return u.clamp(1e-12, 1 - 1e-12)
-
-    monkeypatch.setattr(noise, "uniform", uniform)
 
 
 # -- 1. stock Pyro --------------------------------------------------------------------------------

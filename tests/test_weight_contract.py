@@ -18,7 +18,6 @@ from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
 from bayesdrop.nn import Noise, make_weight_layer, registered_weight_layers
-from bayesdrop.ops import noise
 from tests.statistics import assert_mean_close, assert_means_equal
 from tests.test_contract import global_sites, gradients, sites
 
@@ -50,18 +49,6 @@ def bayesian(key, **options):
 
 def batch(rows=BATCH):
     return torch.randn(rows, 1, 3, 3), torch.randint(3, (rows,))
-
-
-@pytest.fixture
-def same_noise(monkeypatch):
-    """Noise that depends on its shape alone, not on the order or the number of draws."""
-
-    def uniform(shape, like):
-        generator = torch.Generator().manual_seed(hash(tuple(shape)) % 2**32)
-        u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
-        return u.clamp(1e-12, 1 - 1e-12)
-
-    monkeypatch.setattr(noise, "uniform", uniform)
 
 
 # -- stock Pyro -----------------------------------------------------------------------------------

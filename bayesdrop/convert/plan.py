@@ -129,9 +129,11 @@ class Plan:
         self.modules[name] = new
         self.inserted.append(name)
         for mask in self.modules.values():
-            attached = mask.__dict__.get("_attached")
-            if isinstance(mask, BayesianDropout) and attached and attached[0] is layer:
-                mask.attach(new, attached[1])
+            if not isinstance(mask, BayesianDropout) or mask.attached is None:
+                continue
+            attached, dim = mask.attached
+            if attached is layer:
+                mask.attach(new, dim)
 
     def _check_untied(self, name: str, layer: nn.Module) -> None:
         own = {id(parameter) for parameter in layer.parameters()}

@@ -28,6 +28,11 @@ class GlobalLatents(nn.Module, ABC):
     path: str = ""
 
     @property
+    def name(self) -> str:
+        """The class, and where known the path in the network, for messages."""
+        return f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__
+
+    @property
     def parent(self) -> GlobalLatents | None:
         """What the prior depends on: a module inside this one, which others may hold too."""
         return None
@@ -173,6 +178,8 @@ class BayesianDropout(GlobalLatents):
         self.unit_dim = unit_dim
         self.threshold = threshold
         self.kl_scale = kl_scale
+        # In a tuple, so that the layer is no child of this module.
+        self._attached: tuple[nn.Module, int] | None = None
 
     # -- what a prior defines ------------------------------------------------------------------
 
@@ -216,6 +223,11 @@ class BayesianDropout(GlobalLatents):
         """Return which units are kept: ``keep_prob() >= threshold``, shape ``(K,)``."""
         return self.keep_prob() >= self.threshold
 
+    @property
+    def attached(self) -> tuple[nn.Module, int] | None:
+        """The layer and dimension of ``attach``, if this layer remembers them."""
+        return self._attached
+
     def attach(self, layer: nn.Module, dim: int) -> None:  # noqa: B027 - most priors do not ask
         """Say which layer's weights the units belong to; ``convert`` calls it.
 
@@ -248,11 +260,6 @@ class BayesianDropout(GlobalLatents):
 
     def check_posterior(self) -> None:  # noqa: B027 - most priors have nothing to warn about
         """Warn of a posterior that the user should act on; ``fit`` calls it when it is done."""
-
-    @property
-    def name(self) -> str:
-        """The class, and where known the path in the network, for messages."""
-        return f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` by the mask that the open context, or the mode, asks for."""

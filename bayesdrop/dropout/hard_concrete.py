@@ -132,8 +132,6 @@ class HardConcreteDropout(BayesianDropout):
         self.logits = nn.Parameter(torch.full((num_units,), float(init_logits)))
         self.register_buffer("temperature", torch.full((), float(temperature)))
         self.register_buffer("parameters_per_unit", torch.ones(()))
-        # In a tuple, so that the layer is no child of this module.
-        self._attached: tuple[nn.Module, int] | None = None
 
     @override
     def attach(self, layer: nn.Module, dim: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
+from bayesdrop.dropout.importance import importance_ranks
+from bayesdrop.errors import ConfigError, describe, unknown_name
 from bayesdrop.ops import noise
 from bayesdrop.typing import Latents, Shape
 
@@ -76,8 +77,7 @@ class UnitMask(TorchDistribution):
         return self.order.log_prob(value[..., first])
 
     def _of_units(self, order: Tensor) -> Tensor:
-        frozen = order.new_ones(order.shape[:-1] + (self.always_open,))
-        return torch.cat([frozen, order], -1)[..., self.unit_group]
+        return _of_units(order, self.unit_group, self.always_open)
 
 
 class OrderedUnits(BayesianDropout):
@@ -147,8 +147,7 @@ class OrderedUnits(BayesianDropout):
         Args:
             order: Values of the groups that are not always open, ``(..., D)``.
         """
-        frozen = order.new_ones(order.shape[:-1] + (self.always_open,))
-        return torch.cat([frozen, order], -1)[..., self.unit_group]
+        return _of_units(order, self.unit_group, self.always_open)
 
     # -- widths --------------------------------------------------------------------------------
 
@@ -206,8 +205,7 @@ class OrderedUnits(BayesianDropout):
     def attach(self, layer: nn.Module, dim: int) -> None:
         """Remember a layer of random weights, of which those of closed units cost nothing."""
         if hasattr(layer, "kl_by_unit"):
-            # Outside the module registry: the layer is a part of the network.
-            self.__dict__["_attached"] = (layer, dim)
+            self._attached = (layer, dim)
 
     @override
     def penalty(self) -> Tensor | None:
@@ -215,10 +213,10 @@ class OrderedUnits(BayesianDropout):
 
         .. math:: \sum_u (P(z_u = 1) - 1)\,\mathrm{KL}_u
         """
-        attached = self.__dict__.get("_attached")
-        if attached is None:
+        if self._attached is None:
             return None
-        layer, dim = attached
+        layer: Any
+        layer, dim = self._attached
         saved = ((self.keep_prob() - 1) * layer.kl_by_unit(dim)).sum()
         # The whole of it is counted with the weights' own factor, this with the mask's.
         return saved * (layer.kl_scale / self.kl_scale)
@@ -256,30 +254,16 @@ class OrderedUnits(BayesianDropout):
             ShapeError: If there is not one number for each unit.
             ConfigError: If one is NaN.
         """
-        values = torch.as_tensor(importance, device=self.unit_group.device)
-        if values.shape != (self.num_units,):
-            raise ShapeError(
-                describe(
-                    f"{self.name}.set_order",
-                    expected=f"one importance for each of the {self.num_units} units",
-                    got=f"shape {tuple(values.shape)}",
-                    hint="Take the norm over all dimensions of the weights but the units'.",
-                )
-            )
-        if bool(values.isnan().any()):
-            raise ConfigError(
-                describe(
-                    f"{self.name}.set_order",
-                    expected="numbers that can be ordered",
-                    got="NaN",
-                    hint="Are the weights finite?",
-                )
-            )
+        rank = importance_ranks(self.name, importance, self.num_units, self.unit_group.device)
         if self.ordering == "importance":
-            rank = values.argsort(descending=True, stable=True).argsort()
             self.unit_group.copy_(rank * self.num_groups // self.num_units)
 
     @override
     def extra_repr(self) -> str:
         held = "" if self.held_groups is None else f", held at {self.held_groups} groups"
         return f"{super().extra_repr()}, num_groups={self.num_groups}{held}"
+
+
+def _of_units(order: Tensor, unit_group: Tensor, always_open: int) -> Tensor:
+    frozen = order.new_ones(order.shape[:-1] + (always_open,))
+    return torch.cat([frozen, order], -1)[..., unit_group]

@@ -14,8 +14,9 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
+from bayesdrop.dropout.importance import importance_ranks
 from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
-from bayesdrop.errors import ConfigError, ShapeError, TruncationWarning, describe
+from bayesdrop.errors import ConfigError, TruncationWarning, describe
 from bayesdrop.typing import Latents
 
 _OPEN = 5 / 6
@@ -180,26 +181,7 @@ class StickBreakingDropout(BayesianDropout):
             >>> layer.rank
             tensor([2, 0, 1])
         """
-        values = torch.as_tensor(importance, device=self.rank.device)
-        if values.shape != (self.num_units,):
-            raise ShapeError(
-                describe(
-                    f"{self.name}.set_order",
-                    expected=f"one importance for each of the {self.num_units} units",
-                    got=f"shape {tuple(values.shape)}",
-                    hint="Take the norm over all dimensions of the weights but the units'.",
-                )
-            )
-        if bool(values.isnan().any()):
-            raise ConfigError(
-                describe(
-                    f"{self.name}.set_order",
-                    expected="numbers that can be ordered",
-                    got="NaN",
-                    hint="Are the weights finite?",
-                )
-            )
-        self.rank.copy_(values.argsort(descending=True, stable=True).argsort())
+        self.rank.copy_(importance_ranks(self.name, importance, self.num_units, self.rank.device))
 
     @override
     @torch.no_grad()

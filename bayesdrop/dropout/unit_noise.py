@@ -60,8 +60,6 @@ class UnitNoiseDropout(BayesianDropout):
                 )
             )
         self.length_scale = length_scale
-        # In a tuple, so that the layer is no child of this module.
-        self._attached: tuple[nn.Module, int] | None = None
 
     @classmethod
     @override

@@ -12,9 +12,10 @@ import pyro.poutine as poutine
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.distributions.elements import elements
 from bayesdrop.dropout import GlobalLatents, PosteriorSample
 from bayesdrop.errors import ConfigError, DataError, DivergenceError, describe
 from bayesdrop.inference.batches import Data, batches
@@ -221,8 +222,7 @@ def _double(latents: Latents) -> Latents:
 
 def provides(fn: TorchDistribution, name: str) -> bool:
     """Return whether a distribution implements ``sample``, ``log_prob`` or ``mean``."""
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
+    fn = elements(fn)
     if name == "sample" and fn.has_rsample:
         return True
     return getattr(type(fn), name) is not getattr(Distribution, name)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal, Self, TypeAlias, get_args
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
+from bayesdrop.distributions.elements import elements
 from bayesdrop.dropout import GlobalLatents, active_context
 from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
 from bayesdrop.ops import noise
@@ -151,7 +151,7 @@ class BayesianWeights(GlobalLatents):
         Shape:  ``(K,)`` for ``K`` units.
         """
         q, p = self.posterior()["weight"], self.prior()["weight"]
-        kl = torch_kl_divergence(_elements(q), _elements(p))
+        kl = torch_kl_divergence(elements(q), elements(p))
         return kl.sum([d for d in range(kl.ndim) if d != dim])
 
     @override
@@ -163,11 +163,6 @@ class BayesianWeights(GlobalLatents):
         """Yield the other parameters of the posterior; a bias is a weight like any."""
         points = {id(self.weight), id(self.bias)}
         return (p for p in self.parameters() if id(p) not in points)
-
-    @property
-    def name(self) -> str:
-        """The class, and where known the path in the network, for messages."""
-        return f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer with the weights that the open context, or the mode, asks for."""
@@ -245,9 +240,3 @@ def with_plain_weights(network: nn.Module, *, prune: bool = True) -> nn.Module:
             return layer.to_plain(prune=prune)
         network.set_submodule(name, layer.to_plain(prune=prune))
     return network
-
-
-def _elements(fn: TorchDistribution) -> TorchDistribution:
-    while isinstance(fn, torch.distributions.Independent):
-        fn = fn.base_dist
-    return fn

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from bayesdrop.distributions.dropped_weight import DroppedWeight
 from bayesdrop.distributions.normal import Normal
 from bayesdrop.errors import ConfigError, describe
-from bayesdrop.nn.base import BayesianWeights, Noise
+from bayesdrop.nn.base import Noise
+from bayesdrop.nn.linear import LinearWeights
 
 _TINY = 1e-16  # of a squared weight, so that one of exactly zero has a normal distribution
 
 
-class Dropconnect(BayesianWeights):
+class Dropconnect(LinearWeights):
     r"""Abstract linear layer whose weights have multiplicative noise of mean 1 and a fixed rate.
 
     Prior and posterior of the weights are the same distribution, so the KL is exactly zero.
@@ -37,10 +37,12 @@ class Dropconnect(BayesianWeights):
         drop_prob: :math:`p` in [0, 1).
         length_scale: :math:`l > 0` of the prior on the weights; None leaves them to the
             optimiser's weight decay.
-        noise: What training mode draws, see ``BayesianWeights``.
+        noise: What training mode draws, see ``BayesianWeights``; None is ``default_noise``.
         kl_scale: Factor on the penalty.
     """
 
+    default_noise: ClassVar[Noise]
+    """What training mode draws if nothing is said."""
     drop_prob: Tensor
 
     def __init__(
@@ -51,9 +53,10 @@ class Dropconnect(BayesianWeights):
         *,
         drop_prob: float = 0.5,
         length_scale: float | None = None,
-        noise: Noise,
+        noise: Noise | None = None,
         kl_scale: float = 1.0,
     ) -> None:
+        noise = self.default_noise if noise is None else noise
         super().__init__(noise=noise, log_alpha_threshold=math.inf, kl_scale=kl_scale)
         positive = length_scale is None or 0.0 < length_scale < math.inf
         if not 0.0 <= drop_prob < 1.0 or min(in_features, out_features) < 1 or not positive:
@@ -109,38 +112,6 @@ class Dropconnect(BayesianWeights):
     def active_weights(self) -> Tensor:
         return torch.ones_like(self.weight, dtype=torch.bool)
 
-    @override
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
-
-    @property
-    @override
-    def unit_dim(self) -> int:
-        return -1
-
-    @property
-    @override
-    def input_units(self) -> int:
-        return self.in_features
-
-    @override
-    def plain(self) -> nn.Linear:
-        return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-
-    @classmethod
-    @override
-    def like(cls, layer: nn.Module, **options: Any) -> Self:
-        if not isinstance(layer, nn.Linear):
-            raise ConfigError(
-                describe(
-                    f"{cls.__name__}.from_plain",
-                    expected="an nn.Linear",
-                    got=repr(layer),
-                    hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
-                )
-            )
-        return cls(layer.in_features, layer.out_features, layer.bias is not None, **options)
-
     def extra_repr(self) -> str:
         """Show the sizes and the rate."""
         return f"{self.plain().extra_repr()}, drop_prob={float(self.drop_prob):g}"
@@ -159,9 +130,9 @@ class DropconnectLinear(Dropconnect):
         drop_prob: :math:`p` in [0, 1).
         length_scale: :math:`l > 0` of a prior :math:`N(0, l^{-2})` on weights and bias; None
             leaves them to the optimiser's weight decay.
-        noise: ``"weights"`` draws the weights once a call; ``"local"`` draws the pre-activations
-            of each example from the normal distribution with the right mean and variance, which
-            is an approximation here.
+        noise: ``"weights"`` (the default) draws the weights once a call; ``"local"`` draws the
+            pre-activations of each example from the normal distribution with the right mean and
+            variance, which is an approximation here.
         kl_scale: Factor on the penalty.
 
     Shape:  input ``(*, in_features)``, output ``(*, out_features)``.
@@ -183,26 +154,7 @@ class DropconnectLinear(Dropconnect):
     key: ClassVar[str] = "dropconnect"
     reference: ClassVar[str] = "Wan et al. (2013), https://proceedings.mlr.press/v28/wan13.html"
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        drop_prob: float = 0.5,
-        length_scale: float | None = None,
-        noise: Noise = "weights",
-        kl_scale: float = 1.0,
-    ) -> None:
-        super().__init__(
-            in_features,
-            out_features,
-            bias,
-            drop_prob=drop_prob,
-            length_scale=length_scale,
-            noise=noise,
-            kl_scale=kl_scale,
-        )
+    default_noise = "weights"
 
     @override
     def _distribution(self) -> TorchDistribution:
@@ -232,8 +184,8 @@ class GaussianDropconnectLinear(Dropconnect):
         drop_prob: :math:`p` in [0, 1): the rate of the Bernoulli noise of the same variance.
         length_scale: :math:`l > 0` of a prior :math:`N(0, l^{-2})` on weights and bias; None
             leaves them to the optimiser's weight decay.
-        noise: ``"local"`` draws the pre-activations of each example, ``"weights"`` the weights
-            once a call. The distribution of any one output is the same.
+        noise: ``"local"`` (the default) draws the pre-activations of each example, ``"weights"``
+            the weights once a call. The distribution of any one output is the same.
         kl_scale: Factor on the penalty.
 
     Shape:  input ``(*, in_features)``, output ``(*, out_features)``.
@@ -252,26 +204,7 @@ class GaussianDropconnectLinear(Dropconnect):
     key: ClassVar[str] = "gaussian-dropconnect"
     reference: ClassVar[str] = "McClure and Kriegeskorte (2016), https://arxiv.org/abs/1611.01639"
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        drop_prob: float = 0.5,
-        length_scale: float | None = None,
-        noise: Noise = "local",
-        kl_scale: float = 1.0,
-    ) -> None:
-        super().__init__(
-            in_features,
-            out_features,
-            bias,
-            drop_prob=drop_prob,
-            length_scale=length_scale,
-            noise=noise,
-            kl_scale=kl_scale,
-        )
+    default_noise = "local"
 
     @override
     def _distribution(self) -> TorchDistribution:

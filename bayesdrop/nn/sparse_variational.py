@@ -14,6 +14,7 @@ from typing_extensions import override
 from bayesdrop.distributions import LogUniform, Normal
 from bayesdrop.errors import ConfigError, describe, unknown_name
 from bayesdrop.nn.base import BayesianWeights, Noise
+from bayesdrop.nn.linear import LinearWeights, unlike
 
 Granularity: TypeAlias = Literal["weight", "unit", "layer"]
 """What shares one noise-to-signal ratio, see ``SparseVariationalLinear``."""
@@ -144,7 +145,7 @@ class SparseVariational(BayesianWeights):
         return ", ".join(words)
 
 
-class SparseVariationalLinear(SparseVariational):
+class SparseVariationalLinear(LinearWeights, SparseVariational):
     r"""Linear layer with sparse variational dropout.
 
     .. math::
@@ -228,31 +229,6 @@ class SparseVariationalLinear(SparseVariational):
             kl_scale=kl_scale,
         )
         self.in_features, self.out_features = in_features, out_features
-
-    @property
-    @override
-    def unit_dim(self) -> int:
-        return -1
-
-    @property
-    @override
-    def input_units(self) -> int:
-        return self.in_features
-
-    @override
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
-
-    @override
-    def plain(self) -> nn.Linear:
-        return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-
-    @classmethod
-    @override
-    def like(cls, layer: nn.Module, **options: Any) -> Self:
-        if not isinstance(layer, nn.Linear):
-            raise _unlike(cls, "an nn.Linear", layer)
-        return cls(layer.in_features, layer.out_features, layer.bias is not None, **options)
 
 
 class SparseVariationalConv2d(SparseVariational):
@@ -354,7 +330,7 @@ class SparseVariationalConv2d(SparseVariational):
     @override
     def like(cls, layer: nn.Module, **options: Any) -> Self:
         if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros":
-            raise _unlike(cls, "an nn.Conv2d with padding_mode='zeros'", layer)
+            raise unlike(cls, "an nn.Conv2d with padding_mode='zeros'", layer)
         return cls(
             layer.in_channels,
             layer.out_channels,
@@ -371,14 +347,3 @@ class SparseVariationalConv2d(SparseVariational):
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
     height, width = sizes
     return height, width
-
-
-def _unlike(cls: type[BayesianWeights], expected: str, layer: nn.Module) -> ConfigError:
-    return ConfigError(
-        describe(
-            f"{cls.__name__}.from_plain",
-            expected=expected,
-            got=repr(layer),
-            hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
-        )
-    )

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Independent
 
 from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.distributions.elements import elements
 from bayesdrop.dropout import BayesianDropout
 from bayesdrop.nn import BayesianWeights
 
@@ -56,8 +56,7 @@ def versions() -> dict[str, str]:
 
 
 def _describe(fn: TorchDistribution) -> str:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
+    fn = elements(fn)
     values = {name: getattr(fn, name, None) for name in fn.arg_constraints}
     words = [f"{name}={_range(value)}" for name, value in values.items() if value is not None]
     return f"{type(fn).__name__}({', '.join(words)})"
