@@ -109,7 +109,7 @@ def predictors(run: Run, num_samples: int) -> dict[str, Callable[[Tensor], Tenso
         network.eval()
         return torch.as_tensor(total) / num_samples
 
-    if run.bnn.named_dropout_layers():
+    if run.bnn.is_random:
         return {"mean": mean, "sampled": sampled}
     if any(isinstance(m, nn.Dropout) and m.p > 0 for m in run.bnn.network.modules()):
         return {"mean": mean, "sampled": dropout_on}

@@ -230,9 +230,10 @@ for _family, _epochs, _rate in ((_lenet_300, 45, 1e-2), (_lenet5, 22, 1e-2), (_d
         dataclasses.replace(_family, stages=_stages).register(_suffix, _words, dropout=_key)
 
 # The sampling family: the usual network with nn.Dropout, its masks drawn at test too, and dropout
-# with learned rates. One stage from scratch, as published. MC and Gaussian dropout have
-# their weight prior in the weight decay, concrete dropout has it in its penalty: the length scale
-# is about sqrt(1e-4 N), the same prior (the paper's 1e-2 is none to speak of).
+# with learned rates. One stage from scratch, as published, and no longer than the two stages of
+# the beta-Bernoulli recipes. MC and Gaussian dropout have their weight prior in the weight decay,
+# concrete dropout has it in its penalty: the length scale is about sqrt(1e-4 N), the same prior
+# (the paper's 1e-2 is none to speak of).
 _UNITS_OF_DROPOUT = {"linear": False, "conv": False}
 for _family, _epochs, _length_scale in (
     (_lenet_300, 60, 2.5),
