@@ -49,13 +49,18 @@ SUITES = {
         "lenet-500-300-ibp-5",
         "lenet-500-300-ibp-20",
         "lenet-500-300-ibp-50",
+        "lenet-500-300-sbp",
     ],
+    "lenet-300-100": ["lenet-300-100-sparse-vd"],
     "lenet5-caffe": [
         "lenet5-caffe",
         "lenet5-caffe-dropout",
         "lenet5-caffe-bb",
         "lenet5-caffe-bb-scaled",
         "lenet5-caffe-dbb",
+        "lenet5-caffe-sparse-vd",
+        "lenet5-caffe-sbp",
+        "lenet5-caffe-l0",
     ],
 }
 PUBLISHED = {
@@ -63,8 +68,15 @@ PUBLISHED = {
     "lenet-500-300-dbb": {"error": 1.41, "units": [100, 36, 34], "flops_speedup": 112.4},
     "lenet5-caffe-bb": {"error": 0.55, "units": [15, 33, 138, 64], "flops_speedup": 2.0},
     "lenet5-caffe-dbb": {"error": 0.59, "units": [13, 31, 53, 34], "flops_speedup": 2.5},
+    "lenet-500-300-sbp": {"error": 1.55, "units": [245, 160, 55], "flops_speedup": 11.23},
+    "lenet-300-100-sparse-vd": {"error": 1.92, "compression": 68},
+    "lenet5-caffe-sparse-vd": {"error": 0.75, "compression": 280},
+    "lenet5-caffe-sbp": {"error": 0.86, "units": [3, 18, 284, 283], "flops_speedup": 10.49},
+    "lenet5-caffe-l0": {"error": 0.9, "units": [20, 25, 45, 462]},
 }
-"""Lee et al. (2018), medians of five runs; DBB's units and FLOPs are averages over inputs."""
+"""Lee et al. (2018), medians of five runs; DBB's units and FLOPs are averages over inputs.
+Neklyudov et al. (2017) for SBP, Molchanov et al. (2017) for sparse variational dropout (weights
+per weight that is not zero), Louizos et al. (2018) for L0."""
 
 CONTINUES = {
     "lenet-500-300-dbb": "lenet-500-300-bb",
@@ -128,6 +140,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             "lenet-500-300-bb",
             {"overrides": _SCALES, "first": {"epochs": 60}, "last": _LONG},
         ),
+        "SBP": ("lenet-500-300-sbp", {}),
     },
     "lenet5-caffe": {
         "BB": ("lenet5-caffe-bb", _LENET5_BB),
@@ -135,6 +148,12 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         "DBB conv slope 1": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 1.0})),
         "DBB conv slope 3": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 3.0})),
         "DBB conv slope 5": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 5.0})),
+        "sparse VD": ("lenet5-caffe-sparse-vd", {}),
+        "SBP": ("lenet5-caffe-sbp", {}),
+        "L0": ("lenet5-caffe-l0", {}),
+    },
+    "lenet-300-100": {
+        "sparse VD": ("lenet-300-100-sparse-vd", {}),
     },
 }
 """Suite to candidates: a recipe, and what is changed in it.
@@ -149,9 +168,9 @@ def changed(recipe: Recipe, settings: dict) -> Recipe:
     if "overrides" in settings:
         options["overrides"] = settings["overrides"]
     stages = list(recipe.stages)
-    stages[0] = dataclasses.replace(stages[0], **settings.get("first", {}))
-    stages[1] = dataclasses.replace(stages[1], **settings.get("second", {}))
-    stages[-1] = dataclasses.replace(stages[-1], **settings.get("last", {}))
+    for index, key in ((0, "first"), (1, "second"), (-1, "last")):
+        if key in settings:
+            stages[index] = dataclasses.replace(stages[index], **settings[key])
     return dataclasses.replace(
         recipe,
         stages=tuple(stages),
@@ -180,7 +199,8 @@ def choose_one(name: str, seed: int, args: argparse.Namespace) -> dict:
     if held_out is None:
         raise ValueError("the run has no validation split")
     report = build_report(run.bnn, run.plain, held_out, description=describe(run, "validation"))
-    keys = ("error", "nll", "ece", "units", "flops_speedup", "per_input", "minutes")
+    keys = ("error", "nll", "ece", "units", "weights", "weights_total", "flops_speedup")
+    keys += ("per_input", "minutes")
     return {"candidate": name, "recipe": base, "seed": seed, "changes": settings} | {
         key: report.values[key] for key in keys
     }
@@ -247,6 +267,10 @@ def median_of(runs: list[dict]) -> dict:
         result["units"] = [middle(list(units)) for units in layers]
         result["flops_speedup"] = middle([run["flops_speedup"] for run in runs])
         result["params"] = middle([run["params"] for run in runs])
+    if first["weights"]:
+        result["compression"] = middle(
+            [sum(run["weights_total"]) / max(1, sum(run["weights"])) for run in runs]
+        )
     if first["per_input"]:
         costs = [run["per_input"] for run in runs]
         for key in ("speedup", "speedup_needed"):

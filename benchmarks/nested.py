@@ -63,18 +63,22 @@ WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.Namespace) -> dict:
     """Train one network, or load what an earlier call made of it, and sweep its widths."""
     name = f"{args.network}-{args.data}-{method}-{width or 'all'}-{args.epochs}-{seed}"
+    name += f"-validation-{args.validation}" if args.validation else ""
+    if method == "vnd-bayesian" and args.weight_kl_scale != 1.0:
+        name += f"-{args.weight_kl_scale}"
     file, folder = args.work / f"{name}.json", args.work / name
     if file.exists():
         return json.loads(file.read_text())
     torch.set_num_threads(1)
     started = time.time()
-    splits = load_data(args.data, data_dir=args.data_dir, validation=0)
+    splits = load_data(args.data, data_dir=args.data_dir, validation=args.validation)
     train = tuple(part[: args.limit] for part in splits.train)
+    held_out = splits.validation if args.validation else splits.test
     recipe = get_recipe(args.network + SINGLE.get(method, "-nested-uniform"))
     torch.manual_seed(seed)
     network: nn.Module = build_network(recipe, splits.num_classes, splits.image_shape)
     if method == "vnd-bayesian":
-        network = bd.convert(network, "sparse-variational")
+        network = bd.convert(network, "sparse-variational", kl_scale=args.weight_kl_scale)
     options = {**recipe.dropout_options}
     if "kl_scale" in options:
         options["kl_scale"] = float(len(train[1]))
@@ -110,9 +114,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
     other = OOD[args.data]
     ood = {other: load_ood(other, args.data, data_dir=args.data_dir)} if other else None
     widths = [1.0] if method == "separate" else args.widths
-    sweep = bd.width_sweep(
-        bnn, splits.test, widths, ood=ood, num_samples=args.num_samples, seed=seed
-    )
+    sweep = bd.width_sweep(bnn, held_out, widths, ood=ood, num_samples=args.num_samples, seed=seed)
     row: dict[str, Any] = {"method": method, "seed": seed, **sweep.to_dict()}
     if method == "separate":
         row["rows"][0]["width"] = width
@@ -165,6 +167,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="for every training [default: the recipe's]")
     parser.add_argument("--limit", type=int, help="only the first so many training images")
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=0,
+        help="hold out so many training images and evaluate on them instead of the test set",
+    )
+    parser.add_argument(
+        "--weight-kl-scale", type=float, default=1.0, help="of vnd-bayesian's weights"
+    )
     parser.add_argument("--num-samples", type=int, default=32)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--data-dir")
@@ -180,6 +191,7 @@ def main() -> None:
         "network": args.network,
         "seeds": args.seeds,
         "limit": args.limit,
+        "validation": args.validation,
     }
     result = {**head, "methods": {}}
     sweeps = {}

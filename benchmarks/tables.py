@@ -47,6 +47,25 @@ SIDE_BY_SIDE = {
 }
 """Method and way of predicting to its row in the tables of ``methods.py``."""
 
+NESTED = {
+    "separate": "a network for each width",
+    "nested-uniform": "nested, uniform",
+    "nested-geometric": "nested, geometric",
+    "vnd": "VND",
+    "vnd-frozen": "VND, frozen order",
+    "vnd-bayesian": "VND, Gaussian weights",
+}
+"""Methods of ``nested.py`` to their rows."""
+
+NESTED_VAE = {
+    "plain": "plain, features by their KL",
+    "plain-small": "plain, trained at each size",
+    "nested-uniform": "nested, uniform",
+    "nested-geometric": "nested, geometric",
+    "vnd": "VND",
+}
+"""Methods of ``nested_vae.py`` to their rows."""
+
 
 def read(name: str) -> dict:
     return json.loads((RESULTS / name).read_text())
@@ -142,6 +161,55 @@ def methods(suite: str, data: str) -> str:
     return table([*header, f"AUROC {DATA[result['ood']]}", "kB", "minutes"], rows)
 
 
+def nested_results() -> dict[tuple[str, str], dict]:
+    """Return the committed results of ``nested.py``: network and data to a file's content."""
+    return {
+        (network, data): read(f"nested-{network}-{data}.json")
+        for network in NETWORKS
+        for data in DATA
+        if (RESULTS / f"nested-{network}-{data}.json").exists()
+    }
+
+
+def nested(network: str, data: str) -> str:
+    """Return the table of ``nested.py``: means over seeds, of the area with standard errors."""
+    result = read(f"nested-{network}-{data}.json")
+    header = [f"{NETWORKS[network]} on {DATA[data]}", "area under accuracy"]
+    shown = [("error", "error %", 2), ("nll", "NLL", 3), ("ece", "ECE", 3), ("auroc", "AUROC", 3)]
+    header += [f"{label} at 1/8, 1/2, 1" for _, label, _ in shown]
+    rows = []
+    for method, title in NESTED.items():
+        if method not in result["methods"]:
+            continue
+        entry = result["methods"][method]
+        at = {row["width"]: row for row in entry["mean"]}
+        cells = [f"{entry['area'][0]:.2f} ± {entry['area'][1]:.2f}"]
+        for key, _, digits in shown:
+            values = [at[width][key] for width in (0.125, 0.5, 1.0)]
+            if key == "auroc":
+                values = [next(iter(value.values())) for value in values]
+            cells.append(", ".join(f"{value:.{digits}f}" for value in values))
+        rows.append([title, *cells])
+    return table(header, rows)
+
+
+def nested_vae() -> str:
+    """Return the table of ``nested_vae.py``: means over seeds."""
+    result = read("nested-vae.json")
+    widths = ["2", "8", "16", "40"]
+    header = ["binarised MNIST, test images", *(f"{width} features" for width in widths)]
+    rows = []
+    for key, sign, words, digits in (
+        ("elbo", -1, "minus ELBO", 1),
+        ("squared_error", 1, "squared error", 1),
+    ):
+        for method, title in NESTED_VAE.items():
+            at = result["mean"][method]
+            cells = [f"{sign * at[w][key][0]:.{digits}f}" if w in at else "" for w in widths]
+            rows.append([f"{words}: {title}", *cells])
+    return table(header, rows)
+
+
 def concrete() -> str:
     """Return the table of ``concrete_regression.py``, the published numbers in brackets."""
     result = read("concrete-regression.json")
@@ -200,6 +268,9 @@ TABLES = {
     "steps": steps,
     "predict": predictions,
 }
+if (RESULTS / "nested-vae.json").exists():
+    TABLES["nested-vae"] = nested_vae
+TABLES |= {f"nested-{key[0]}-{key[1]}": partial(nested, *key) for key in nested_results()}
 TABLES |= {
     f"methods-{suite}-{data}": partial(methods, suite, data)
     for suite in NETWORKS
