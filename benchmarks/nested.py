@@ -96,6 +96,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
         for _, layer in bd.BayesianNetwork(network, bd.Categorical(), 1).named_dropout_layers():
             layer.hold_width(1.0)
     bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(train[1]))
+    bnn.to(memory_format=torch.channels_last)  # faster convolutions
     stage = recipe.stages[0]
     result = bd.fit(
         bnn,

@@ -68,4 +68,8 @@ def same_noise(monkeypatch):
         u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
         return u.clamp(1e-12, 1 - 1e-12)
 
+    def normal(shape, like):
+        return torch.special.ndtri(uniform(shape, like))
+
     monkeypatch.setattr(noise, "uniform", uniform)
+    monkeypatch.setattr(noise, "normal", normal)

@@ -26,5 +26,10 @@ def logistic(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def normal(shape: Sequence[int], like: Tensor) -> Tensor:
-    r"""Return standard normal noise :math:`\Phi^{-1}(u)`."""
-    return torch.special.ndtri(uniform(shape, like))
+    """Return standard normal noise, laid out in memory as ``like`` where it has its shape."""
+    if torch.Size(shape) == like.shape:
+        # Filled as the vector it is in memory: several times faster with the channels last.
+        result = torch.empty_like(like)
+        result.as_strided((result.numel(),), (1,)).normal_()
+        return result
+    return torch.randn(tuple(shape), dtype=like.dtype, device=like.device)
