@@ -143,6 +143,7 @@ def run_one(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     torch.save(probabilities, folder / "probabilities.pt")
     size, _ = measure_size(run.bnn, images["test"][:1000])
     found = {"minutes": run.minutes, "units": run.bnn.units()}
+    found |= {"weights": run.bnn.weights(), "weights_total": run.bnn.weights_total()}
     found |= {key: size[key] for key in ("params", "bytes", "flops", "flops_speedup")}
     found |= {key: size[key] for key in ("params_total", "bytes_total", "flops_total")}
     costs.write_text(json.dumps(found))

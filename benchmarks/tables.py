@@ -1,9 +1,9 @@
-"""Write the README's tables from the committed results.
+"""Write the tables of the main README and of benchmarks/README.md from the committed results.
 
     python benchmarks/tables.py
 
-Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->``; a test checks that the README
-holds what this command writes.
+Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in one of the two; a test checks
+that they hold what this command writes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 
 METHODS = {
     "": [("plain", "plain network")],
@@ -44,6 +45,17 @@ SIDE_BY_SIDE = {
     ("dbb", "sampled"): "DBB, sampled",
     ("ibp-20", "mean"): "Indian buffet, mean mask",
     ("ibp-20", "sampled"): "Indian buffet, sampled",
+    ("sbp", "mean"): "structured Bayesian pruning, mean",
+    ("sbp", "sampled"): "structured Bayesian pruning, sampled",
+    ("l0", "mean"): "L0 hard concrete, test gates",
+    ("l0", "sampled"): "L0 hard concrete, sampled",
+    ("sparse-vd", "mean"): "sparse variational dropout, mean",
+    ("sparse-vd", "sampled"): "sparse variational dropout, sampled",
+    ("concrete", "mean"): "concrete dropout, off at test",
+    ("concrete", "sampled"): "concrete dropout, sampled",
+    ("gaussian", "mean"): "Gaussian dropout, off at test",
+    ("gaussian", "sampled"): "Gaussian dropout, sampled",
+    ("vnd", "mean"): "variational nested dropout, full width",
 }
 """Method and way of predicting to its row in the tables of ``methods.py``."""
 
@@ -156,9 +168,25 @@ def methods(suite: str, data: str) -> str:
         ]
         size = statistics.median(entry["bytes"] for entry in entries) / 1000
         minutes = statistics.median(entry["minutes"] for entry in entries)
-        rows.append([title, *cells, f"{size:.0f}", f"{minutes:.1f}"])
+        kept = _kept(entries, WIDTHS[suite])
+        rows.append([title, *cells, *kept, f"{size:.0f}", f"{minutes:.1f}"])
     header = [f"{NETWORKS[suite]} on {DATA[data]}", "error %", "NLL", "ECE", "AURC x 1000"]
-    return table([*header, f"AUROC {DATA[result['ood']]}", "kB", "minutes"], rows)
+    return table([*header, f"AUROC {DATA[result['ood']]}", "kept", "FLOPs", "kB", "minutes"], rows)
+
+
+def _kept(entries: list[dict], widths: str) -> tuple[str, str]:
+    """Return the units, or the share of the weights, and the speed-up in FLOPs; medians."""
+    if "members" in entries[0]:
+        return f"{len(entries[0]['members'])} x {widths}", f"1/{len(entries[0]['members'])}x"
+    speedups = [entry["flops_speedup"] for entry in entries]
+    speedup = "" if None in speedups else f"{statistics.median(speedups):.1f}x"
+    if entries[0].get("weights"):
+        share = statistics.median(sum(e["weights"]) / sum(e["weights_total"]) for e in entries)
+        return f"{100 * share:.1f} % of weights", speedup
+    if entries[0]["units"]:
+        layers = zip(*(entry["units"] for entry in entries), strict=True)
+        return "-".join(f"{statistics.median(units):.0f}" for units in layers), speedup
+    return widths, speedup
 
 
 def nested_results() -> dict[tuple[str, str], dict]:
@@ -250,14 +278,19 @@ def predictions() -> str:
 
 
 def rewrite(text: str) -> str:
-    """Return the README with its tables replaced by those of the committed results."""
-    for name, make in TABLES.items():
+    """Return a page with its tables replaced by those of the committed results."""
+    for name in names(text):
+        if name not in TABLES:
+            raise ValueError(f"expected a table of {sorted(TABLES)}, got <!-- {name} -->.")
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"README.md: expected a block <!-- {name} -->, got none.")
-        content = make() + "\n"
+        content = TABLES[name]() + "\n"
         text = pattern.sub(lambda match, body=content: match[1] + body + match[2], text)
     return text
+
+
+def names(text: str) -> list[str]:
+    """Return the names of a page's tables."""
+    return re.findall(r"<!-- ([\w-]+) -->", text)
 
 
 TABLES = {
@@ -280,5 +313,5 @@ TABLES |= {
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(rewrite(readme.read_text()))
+    for page in PAGES:
+        page.write_text(rewrite(page.read_text()))
