@@ -146,6 +146,8 @@ def run_one(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     found |= {"weights": run.bnn.weights(), "weights_total": run.bnn.weights_total()}
     found |= {key: size[key] for key in ("params", "bytes", "flops", "flops_speedup")}
     found |= {key: size[key] for key in ("params_total", "bytes_total", "flops_total")}
+    if "sparsity" in size:  # weights are stored without their zeros
+        found["bytes"] = size["sparsity"]["file_bytes"]
     costs.write_text(json.dumps(found))
     return found
 
