@@ -14,8 +14,14 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
 
 ``(a)`` costs as many trainings as there are widths. Each network is evaluated once on the test
 set, at widths fixed beforehand; nothing is chosen by it. ``vnd-bayesian`` averages
-``--num-samples`` draws of its weights; the others have nothing to sample at a fixed width. Every
-finished row is a file in ``--work``, and an interrupted training continues from its checkpoint.
+``--num-samples`` draws of its weights, whose KL counts ``--weight-kl-scale``; the others have
+nothing to sample at a fixed width. Every finished row is a file in ``--work``, and an interrupted
+training continues from its checkpoint. BatchNorm statistics are computed anew at each
+width. On a GPU:
+
+    python benchmarks/nested.py --network vgg11 --data cifar10-jpeg75 --device cuda \
+        --out benchmarks/results/nested-vgg11-cifar10-jpeg75.json
+
 The area under accuracy-width is an average of accuracies in percent. Needs the data in
 ``--data-dir`` or ``BAYESDROP_DATA``. ``--figure`` also draws means over seeds.
 """
@@ -44,6 +50,7 @@ import bayesdrop as bd
 from bayesdrop.compression.width import WidthRow, WidthSweep
 from bayesdrop.data import load_data, load_ood
 from bayesdrop.recipes import get_recipe
+from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.run import build_network
 from bayesdrop.reporting.plots import save_figure
 from bayesdrop.reporting.width_plots import width_figure
@@ -57,6 +64,7 @@ SINGLE = {
 }
 METHODS = ["separate", *SINGLE]
 OOD = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "digits": None}
+OOD |= {"cifar10": None, "cifar10-jpeg75": None}
 WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 
 
@@ -96,11 +104,11 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
         for _, layer in bd.BayesianNetwork(network, bd.Categorical(), 1).named_dropout_layers():
             layer.hold_width(1.0)
     bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(train[1]))
-    bnn.to(memory_format=torch.channels_last)  # faster convolutions
+    bnn.to(args.device).to(memory_format=torch.channels_last)  # faster convolutions
     stage = recipe.stages[0]
     result = bd.fit(
         bnn,
-        train,
+        augmented_loader(*train, stage.batch_size) if recipe.augment else train,
         epochs=args.epochs or stage.epochs,
         batch_size=stage.batch_size,
         learning_rate=stage.learning_rate,
@@ -179,6 +187,7 @@ def main() -> None:
     )
     parser.add_argument("--num-samples", type=int, default=32)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir")
     parser.add_argument("--work", type=Path, default=Path("runs/nested"))
     parser.add_argument("--out", type=Path, required=True)

@@ -9,6 +9,7 @@ SHAPES = {
     "lenet-500-300": (1, 28, 28),
     "lenet5-caffe": (1, 28, 28),
     "vgg": (3, 32, 32),
+    "vgg11": (3, 32, 32),
 }
 
 
@@ -36,6 +37,13 @@ def test_layers_have_readable_names():
 def test_vgg_has_thirteen_convolutions_of_the_published_widths():
     widths = [m.out_channels for m in bd.networks.vgg().modules() if isinstance(m, nn.Conv2d)]
     assert widths == [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+
+
+def test_vgg11_has_the_published_widths():
+    net = bd.networks.vgg11()
+    widths = [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [96, 192, 384, 384, 768, 768, 768, 768]
+    assert (net.fc1.in_features, net.fc1.out_features) == (768, 256)
 
 
 def test_units_are_those_of_the_paper():

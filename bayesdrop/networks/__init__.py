@@ -14,13 +14,14 @@ from torch import nn
 from bayesdrop.errors import unknown_name
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
 from bayesdrop.networks.vae import vae
-from bayesdrop.networks.vgg import vgg
+from bayesdrop.networks.vgg import vgg, vgg11
 
 networks: dict[str, Callable[..., nn.Module]] = {
     "lenet-500-300": lenet_500_300,
     "lenet-300-100": lenet_300_100,
     "lenet5-caffe": lenet5_caffe,
     "vgg": vgg,
+    "vgg11": vgg11,
 }
 """Name to constructor; every constructor takes ``num_classes`` and ``dropout``."""
 
@@ -52,4 +53,5 @@ __all__ = [
     "networks",
     "vae",
     "vgg",
+    "vgg11",
 ]
