@@ -20,3 +20,18 @@ def test_logistic_has_the_standard_moments():
     x = noise.logistic((50_000,), torch.zeros(()))
     assert_mean_close(x, 0.0)
     assert_mean_close(x.square(), math.pi**2 / 3)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normal_has_the_standard_moments_in_any_layout(memory_format):
+    like = torch.zeros(20, 5, 30, 20).to(memory_format=memory_format)
+    x = noise.normal(like.shape, like)
+    assert x.is_contiguous(memory_format=memory_format)
+    assert_mean_close(x.flatten(), 0.0)
+    assert_mean_close(x.square().flatten(), 1.0)
+    assert noise.normal((3,), like.double()).dtype == torch.float64
+
+
+def test_normal_of_an_expanded_tensor_is_not_shared():
+    like = torch.zeros(1, 3).expand(4, 3)
+    assert len(noise.normal(like.shape, like).unique()) == 12
