@@ -317,16 +317,6 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         train(tmp_path)
 
 
-def test_no_weight_is_left_in_the_range_of_denormals(tmp_path):
-    def decay(bnn, record):
-        with torch.no_grad():
-            bnn.network.fc2.weight[0] = 1e-40
-
-    run = train(tmp_path, get_recipe("digits-mlp").override(epochs=1), callbacks=(decay,))
-    assert bool((run.bnn.network.fc2.weight[0] == 0.0).all())
-    assert bool((run.bnn.network.fc2.weight[1] != 0.0).any())
-
-
 def test_the_package_exports_its_registry():
     assert set(recipes.registered_recipes()) >= {"lenet-500-300-bb", "lenet5-caffe-bb"}
 

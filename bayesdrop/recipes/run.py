@@ -30,8 +30,6 @@ from bayesdrop.recipes.folder import FORMAT, claim, copy_stages
 from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe
 from bayesdrop.reporting.files import read_json, write_json
 
-_TINY = 1e-30
-
 
 @dataclass(frozen=True)
 class Run:
@@ -294,7 +292,6 @@ def _train(  # noqa: PLR0913 - a run's parts
         progress=progress,
         callbacks=callbacks,
     )
-    _zero_tiny(bnn)
     if stage.dependent:
         close_unused_units(bnn, splits.train)
     # model.pt comes last: it is the sign that the stage is finished.
@@ -315,11 +312,3 @@ def _check_device(device: str | torch.device) -> None:
                 hint="Use 'cpu', or 'cuda' with a CUDA build of torch and a GPU.",
             )
         ) from error
-
-
-@torch.no_grad()
-def _zero_tiny(bnn: BayesianNetwork) -> None:
-    # Weight decay takes the weights of dead units into float32's denormal range, where a matrix
-    # product is ten times slower. Zero is the same to float32's precision.
-    for parameter in bnn.parameters():
-        parameter[parameter.abs() < _TINY] = 0.0

@@ -334,3 +334,15 @@ def test_regression_is_fitted_and_reports_rmse():
     bnn = bd.BayesianNetwork(network, bd.Gaussian("learned"), num_data=200)
     result = fit(bnn, (x, y), epochs=60, learning_rate=3e-2, validation=(x, y))
     assert result.history[-1]["val_rmse"] < 0.5 * result.history[0]["val_rmse"]
+
+
+def test_no_weight_is_left_in_the_range_of_denormals():
+    bnn = make_bnn()
+    weight = next(p for p in bnn.network.parameters() if p.ndim == 2)
+
+    def decay(bnn, record):
+        with torch.no_grad():
+            weight[0] = 1e-40
+
+    fit(bnn, make_data(), epochs=1, callbacks=(decay,))
+    assert bool((weight[0] == 0.0).all()) and bool((weight[1] != 0.0).any())
