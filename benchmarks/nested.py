@@ -48,9 +48,10 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.compression.width import WidthRow, WidthSweep
-from bayesdrop.data import load_data, load_ood
+from bayesdrop.data import DataSplits, load_data, load_ood
 from bayesdrop.recipes import get_recipe
 from bayesdrop.recipes.augment import augmented_loader
+from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import build_network
 from bayesdrop.reporting.plots import save_figure
 from bayesdrop.reporting.width_plots import width_figure
@@ -68,12 +69,54 @@ OOD |= {"cifar10": None, "cifar10-jpeg75": None}
 WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
 
 
-def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.Namespace) -> dict:
-    """Train one network, or load what an earlier call made of it, and sweep its widths."""
+def name_of(method: str, width: float | None, seed: int, args: argparse.Namespace) -> str:
+    """Return the name of a training in ``--work``."""
     name = f"{args.network}-{args.data}-{method}-{width or 'all'}-{args.epochs}-{seed}"
     name += f"-validation-{args.validation}" if args.validation else ""
     if method == "vnd-bayesian" and args.weight_kl_scale != 1.0:
         name += f"-{args.weight_kl_scale}"
+    if method in ("vnd", "vnd-bayesian") and args.order_kl_scale != 1.0:
+        name += f"-order-{args.order_kl_scale}"
+    return name
+
+
+def build(
+    method: str,
+    width: float | None,
+    splits: DataSplits,
+    num_data: int,
+    args: argparse.Namespace,
+) -> nn.Module:
+    """Return a method's network with fresh weights."""
+    recipe = recipe_of(method, args)
+    network: nn.Module = build_network(recipe, splits.num_classes, splits.image_shape)
+    if method == "vnd-bayesian":
+        network = bd.convert(network, "sparse-variational", kl_scale=args.weight_kl_scale)
+    options = {**recipe.dropout_options}
+    if "kl_scale" in options:
+        options["kl_scale"] = args.order_kl_scale * num_data
+    network = bd.convert(network, recipe.dropout, **options)
+    if method != "separate":
+        return network
+    plain = bd.compact(bd.with_width(network, width).eval(), splits.train[0][:2])
+    for module in plain.modules():  # a prefix of a layer's initial weights is none of its own
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    # A mask over the inputs of the last layer that is held open, so that it can be swept.
+    exclude = recipe.dropout_options.get("exclude")
+    network = bd.convert(plain, "nested", input_dropout=False, exclude=exclude)
+    for _, layer in bd.BayesianNetwork(network, bd.Categorical(), 1).named_dropout_layers():
+        layer.hold_width(1.0)
+    return network
+
+
+def recipe_of(method: str, args: argparse.Namespace) -> Recipe:
+    return get_recipe(args.network + SINGLE.get(method, "-nested-uniform"))
+
+
+def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.Namespace) -> dict:
+    """Train one network, or load what an earlier call made of it, and sweep its widths."""
+    name = name_of(method, width, seed, args)
     file, folder = args.work / f"{name}.json", args.work / name
     if file.exists():
         return json.loads(file.read_text())
@@ -82,27 +125,9 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
     splits = load_data(args.data, data_dir=args.data_dir, validation=args.validation)
     train = tuple(part[: args.limit] for part in splits.train)
     held_out = splits.validation if args.validation else splits.test
-    recipe = get_recipe(args.network + SINGLE.get(method, "-nested-uniform"))
+    recipe = recipe_of(method, args)
     torch.manual_seed(seed)
-    network: nn.Module = build_network(recipe, splits.num_classes, splits.image_shape)
-    if method == "vnd-bayesian":
-        network = bd.convert(network, "sparse-variational", kl_scale=args.weight_kl_scale)
-    options = {**recipe.dropout_options}
-    if "kl_scale" in options:
-        options["kl_scale"] = float(len(train[1]))
-    network = bd.convert(network, recipe.dropout, **options)
-    if method == "separate":
-        network = bd.with_width(network, width)
-        plain = bd.compact(network.eval(), train[0][:2])
-        for module in plain.modules():  # a prefix of a layer's initial weights is none of its own
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        # A mask over the inputs of the last layer that is held open, so that it can be swept.
-        network = bd.convert(
-            plain, "nested", input_dropout=False, exclude=recipe.dropout_options.get("exclude")
-        )
-        for _, layer in bd.BayesianNetwork(network, bd.Categorical(), 1).named_dropout_layers():
-            layer.hold_width(1.0)
+    network = build(method, width, splits, len(train[1]), args)
     bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(train[1]))
     bnn.to(args.device).to(memory_format=torch.channels_last)  # faster convolutions
     stage = recipe.stages[0]
@@ -183,9 +208,18 @@ def main() -> None:
         help="hold out so many training images and evaluate on them instead of the test set",
     )
     parser.add_argument(
-        "--weight-kl-scale", type=float, default=1.0, help="of vnd-bayesian's weights"
+        "--order-kl-scale",
+        type=float,
+        default=0.03,
+        help="of vnd's order, for each training image [default: the MNIST recipes' %(default)s]",
     )
-    parser.add_argument("--num-samples", type=int, default=32)
+    parser.add_argument(
+        "--weight-kl-scale",
+        type=float,
+        default=0.1,
+        help="of vnd-bayesian's weights [default: %(default)s]",
+    )
+    parser.add_argument("--num-samples", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir")
@@ -202,6 +236,9 @@ def main() -> None:
         "seeds": args.seeds,
         "limit": args.limit,
         "validation": args.validation,
+        "order_kl_scale": args.order_kl_scale,
+        "weight_kl_scale": args.weight_kl_scale,
+        "num_samples": args.num_samples,
     }
     result = {**head, "methods": {}}
     sweeps = {}

@@ -11,10 +11,14 @@ from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
 # other recipes have or fewer. Hidden units in 32 groups (20 for conv1), the first always open.
 #
 # Under the plain ELBO a mask for all examples costs a few nats and full width wins at once. With
-# kl_scale = N the divergence is paid for each example, as if each had a mask of its own: the best
-# q(t) is then proportional to p(t) exp(-NLL(t)), the uniform prior less the widths that are no
-# good. Masks are drawn per example for all methods.
-_MNIST, _DIGITS = 60_000.0, 900.0
+# kl_scale = c N every example pays c times the divergence: the best q(t) is then proportional to
+# p(t) exp(-NLL(t) / c), the uniform prior less the widths that are no good. With c = 1 that is all
+# but the uniform law, since widths differ by less than 0.1 nats. On 10,000 images of MNIST's
+# training set (benchmarks/nested.py --validation 10000, LeNet-500-300, 20 epochs, one seed) c = 1,
+# 0.1, 0.03 and 0.01 give 97.84, 97.80, 97.91 and 97.78 % area under accuracy-width and 1.96, 1.99,
+# 1.74 and 1.75 % error at full width, where a plain network has 1.65. Masks are drawn per example
+# for all methods.
+_MNIST, _DIGITS = 0.03 * 60_000, 900.0
 _FIXED = "nested dropout, the number of open groups"
 _LAWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "-nested-uniform": (f"{_FIXED} uniform", "nested", {"law": "uniform"}),
@@ -42,12 +46,12 @@ def _register(
     data: str,
     network: str,
     stage: dict[str, Any],
-    num_data: float,
+    kl_scale: float,
     options: dict[str, Any],
     augment: bool = False,
 ) -> None:
     for suffix, (words, dropout, law) in _LAWS.items():
-        scale = {"kl_scale": num_data} if suffix == "-vnd" else {}
+        scale = {"kl_scale": kl_scale} if suffix == "-vnd" else {}
         recipe = Recipe(
             prefix + suffix,
             f"{title}, {words}",
@@ -88,7 +92,7 @@ _register(
     "cifar10",
     "vgg11",
     {"epochs": 200, "batch_size": 512, "milestones": (0.5, 0.75)},
-    50_000.0,
+    0.03 * 50_000,
     {"exclude": ("conv1", "fc1")},
     augment=True,
 )
