@@ -213,12 +213,40 @@ def nested(network: str, data: str) -> str:
         at = {row["width"]: row for row in entry["mean"]}
         cells = [f"{entry['area'][0]:.2f} ± {entry['area'][1]:.2f}"]
         for key, _, digits in shown:
-            values = [at[width][key] for width in (0.125, 0.5, 1.0)]
-            if key == "auroc":
-                values = [next(iter(value.values())) for value in values]
+            rows_at = [at[width] for width in (0.125, 0.5, 1.0)]
+            values = [_ood(row) if key == "auroc" else row[key] for row in rows_at]
             cells.append(", ".join(f"{value:.{digits}f}" for value in values))
         rows.append([title, *cells])
     return table(header, rows)
+
+
+def nested_choice() -> str:
+    """Return the table of nested candidates on validation images."""
+    rows = []
+    for run in read("nested-choice.json")["runs"]:
+        at = {row["width"]: row for row in run["rows"]}
+        shown = [at.get(width) for width in (0.125, 0.5, 1.0)]
+        cells = [
+            ", ".join("" if row is None else f"{row[key]:.{digits}f}" for row in shown)
+            for key, digits in (("error", 2), ("ece", 3))
+        ]
+        auroc = ", ".join("" if row is None else f"{_ood(row):.3f}" for row in shown)
+        counted = [f"{run[key]:g}" if key in run else "" for key in _COUNTED]
+        # With fewer widths the area is another one.
+        area = f"{run['area']:.2f}" if len(at) == len(_WIDTHS_SWEPT) else ""
+        title = NESTED[run["method"]]
+        rows.append([title, str(run["epochs"]), *counted, area, *cells, auroc])
+    header = ["LeNet-500-300, MNIST, validation images, 1 seed", "epochs", "order's KL"]
+    header += ["weights' KL", "area", "error % at 1/8, 1/2, 1", "ECE", "AUROC Fashion-MNIST"]
+    return table(header, rows)
+
+
+_COUNTED = ("order_kl_scale", "weight_kl_scale")
+_WIDTHS_SWEPT = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+
+
+def _ood(row: dict) -> float:
+    return next(iter(row["auroc"].values()))
 
 
 def nested_vae() -> str:
@@ -297,6 +325,7 @@ TABLES = {
     "lenet-500-300": partial(mnist, "lenet-500-300"),
     "lenet5-caffe": partial(mnist, "lenet5-caffe"),
     "lenet5-caffe-choice": partial(choice, "lenet5-caffe"),
+    "nested-choice": nested_choice,
     "concrete": concrete,
     "steps": steps,
     "predict": predictions,
