@@ -141,6 +141,10 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             {"overrides": _SCALES, "first": {"epochs": 60}, "last": _LONG},
         ),
         "SBP": ("lenet-500-300-sbp", {}),
+        "SBP, KL scaled": (
+            "lenet-500-300-sbp",
+            {"overrides": {"fc1": {"kl_scale": 1.5}, "fc3": {"kl_scale": 2.0}}},
+        ),
     },
     "lenet5-caffe": {
         "BB": ("lenet5-caffe-bb", _LENET5_BB),
@@ -154,6 +158,10 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     },
     "lenet-300-100": {
         "sparse VD": ("lenet-300-100-sparse-vd", {}),
+        "sparse VD, 150 epochs": (
+            "lenet-300-100-sparse-vd",
+            {"first": {"epochs": 150, "milestones": (0.7, 0.9)}},
+        ),
     },
 }
 """Suite to candidates: a recipe, and what is changed in it.
