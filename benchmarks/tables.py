@@ -9,6 +9,7 @@ that they hold what this command writes.
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from functools import partial
@@ -216,8 +217,20 @@ def nested(network: str, data: str) -> str:
             rows_at = [at[width] for width in (0.125, 0.5, 1.0)]
             values = [_ood(row) if key == "auroc" else row[key] for row in rows_at]
             cells.append(", ".join(f"{value:.{digits}f}" for value in values))
+        narrow = [_drawn_narrow(run) for run in entry["runs"] if "open_prob" in run]
+        cells.append(f"{statistics.fmean(narrow):.1g}" if narrow else "")
         rows.append([title, *cells])
-    return table(header, rows)
+    return table([*header, "drawn at <= 1/8"], rows)
+
+
+def _drawn_narrow(run: dict, width: float = 0.125) -> float:
+    """Return the probability that a mask of training has no layer wider than ``width``."""
+    result = 1.0
+    for open_prob in run["open_prob"].values():
+        groups = len(open_prob) + 1  # the first is always open
+        wider = math.prod(open_prob[: max(0, math.floor(width * groups))])
+        result *= 1.0 - wider
+    return result
 
 
 def nested_choice() -> str:
