@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import NESTED, NESTED_VAE, NETWORKS, nested_results
+from tables import DATA, NESTED, NESTED_VAE, NETWORKS, nested_results
 
 from bayesdrop.reporting.plots import save_figure
 from bayesdrop.reporting.style import COLOURS, styled
@@ -50,7 +50,7 @@ def nested_figure() -> Figure:
                 )
         for axis, label in zip(row, FIGURES.values(), strict=True):
             axis.set(ylabel=label, xlabel="share of the groups")
-        row[0].set_title(f"{NETWORKS[network]}, {data}")
+        row[0].set_title(f"{NETWORKS[network]}, {DATA[data]}")
     axes[0, 0].legend(fontsize=7)
     return figure
 

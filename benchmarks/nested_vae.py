@@ -133,7 +133,8 @@ def run_one(method: str, size: int, seed: int, args: argparse.Namespace) -> dict
         "widths": {w: at_width(vae, data["test"], order, w, seed) for w in widths},
     }
     if hasattr(vae.code, "prefix"):
-        probs = torch.cat([vae.feature_probs(batch) for batch in data["test"].split(1000)])
+        with torch.no_grad():
+            probs = torch.cat([vae.feature_probs(batch) for batch in data["test"].split(1000)])
         record["features_per_image"] = float(probs.sum(1).mean())
     file.write_text(json.dumps(record))
     return record
