@@ -93,7 +93,7 @@ _register(
     "vgg11",
     {"epochs": 200, "batch_size": 512, "milestones": (0.5, 0.75)},
     0.03 * 50_000,
-    {"exclude": ("conv1", "fc1")},
+    {"exclude": ["conv1", "fc1"]},
     augment=True,
 )
 _register(
