@@ -228,7 +228,7 @@ def _drawn_narrow(run: dict, width: float = 0.125) -> float:
     result = 1.0
     for open_prob in run["open_prob"].values():
         groups = len(open_prob) + 1  # the first is always open
-        wider = math.prod(open_prob[: max(0, math.floor(width * groups))])
+        wider = math.prod(open_prob[: math.floor(width * groups)])
         result *= 1.0 - wider
     return result
 

@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, HierarchicalIndianBuffetDropout, IndianBuffetSticks
 from bayesdrop.errors import ConfigError, TruncationWarning
-from bayesdrop.ops import noise
 from tests.statistics import assert_mean_close, assert_means_equal
 
 NUM_DATA = 40
@@ -41,17 +40,6 @@ def sites(program, *args):
 
 
 GLOBAL = ["0.sticks.v", "0.pi", "3.pi", "5.pi"]
-
-
-@pytest.fixture
-def same_noise(monkeypatch):
-    """Noise that depends on its shape alone."""
-
-    def uniform(shape, like):
-        generator = torch.Generator().manual_seed(hash(tuple(shape)) % 2**32)
-        return torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
-
-    monkeypatch.setattr(noise, "uniform", uniform)
 
 
 # -- one vector of sticks -------------------------------------------------------------------------
