@@ -16,8 +16,8 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
 set, at widths fixed beforehand; nothing is chosen by it. ``vnd-bayesian`` averages
 ``--num-samples`` draws of its weights, whose KL counts ``--weight-kl-scale``; the others have
 nothing to sample at a fixed width. Every finished row is a file in ``--work``, and an interrupted
-training continues from its checkpoint. BatchNorm statistics are computed anew at each
-width. On a GPU:
+training continues from its checkpoint. BatchNorm statistics of the nested networks are computed
+anew at each width. On a GPU:
 
     python benchmarks/nested.py --network vgg11 --data cifar10-jpeg75 --device cuda \
         --out benchmarks/results/nested-vgg11-cifar10-jpeg75.json
@@ -148,7 +148,16 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
     other = OOD[args.data]
     ood = {other: load_ood(other, args.data, data_dir=args.data_dir)} if other else None
     widths = [1.0] if method == "separate" else args.widths
-    sweep = bd.width_sweep(bnn, held_out, widths, ood=ood, num_samples=args.num_samples, seed=seed)
+    has_norm = any(isinstance(module, nn.BatchNorm2d) for module in bnn.modules())
+    sweep = bd.width_sweep(
+        bnn,
+        held_out,
+        widths,
+        ood=ood,
+        num_samples=args.num_samples,
+        recalibrate=train[0] if has_norm and method != "separate" else None,
+        seed=seed,
+    )
     row: dict[str, Any] = {"method": method, "seed": seed, **sweep.to_dict()}
     if method == "separate":
         row["rows"][0]["width"] = width
