@@ -9,7 +9,8 @@ and the same with ``lenet5-caffe``. ``choose`` trains candidates on 50,000 train
 looks only at the rest. ``test`` trains the recipes of the suite as they are registered on all
 60,000, then touches the test set once for each recipe and seed; plain and nn.Dropout baselines
 have as many epochs. A recipe that continues another (DBB after BB) starts from that one's run.
-``--recipes`` and ``--candidates`` run only some, and the file keeps its other rows.
+``--recipes``, ``--candidates`` and ``--seeds`` run only some. The file keeps its other rows, and
+the runs of other seeds of a recipe that has not changed.
 Runs are resumable (``--work``) and take one thread each. Needs MNIST and Fashion-MNIST in
 ``--data-dir`` or ``BAYESDROP_DATA`` (torchvision downloads them otherwise).
 """
@@ -335,16 +336,38 @@ def main() -> None:
                     for recipe in wave
                 }
                 for recipe in wave:
-                    runs = [tasks[recipe, seed].result() for seed in args.seeds]
+                    new = [
+                        {**tasks[recipe, seed].result(), "command": head["command"]}
+                        for seed in args.seeds
+                    ]
+                    settings = get_recipe(recipe).to_dict()
+                    runs = merged(result["recipes"].get(recipe), settings, new)
                     result["recipes"][recipe] = {
                         **head,
+                        "seeds": [run["seed"] for run in runs],
                         "published": PUBLISHED.get(recipe),
-                        "settings": get_recipe(recipe).to_dict(),
+                        "settings": settings,
                         "median": median_of(runs),
                         "runs": runs,
                     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+                    write(result, args.out)
+            return
+    write(result, args.out)
+
+
+def merged(earlier: dict | None, settings: dict, new: list[dict]) -> list[dict]:
+    """Return the new runs and, if the recipe is the same, earlier ones of other seeds, by seed."""
+    runs = {}
+    if earlier is not None and earlier["settings"] == settings:
+        for run in earlier["runs"]:
+            runs[run["seed"]] = {"command": earlier["command"], **run}
+    runs |= {run["seed"]: run for run in new}
+    return [runs[seed] for seed in sorted(runs)]
+
+
+def write(result: dict, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

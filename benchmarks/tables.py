@@ -28,12 +28,26 @@ METHODS = {
     "-ibp-5": [("mean_mask", "Indian buffet, concentration 5")],
     "-ibp-20": [("mean_mask", "Indian buffet, concentration 20")],
     "-ibp-50": [("mean_mask", "Indian buffet, concentration 50")],
+    "-sbp": [
+        ("mean_mask", "structured Bayesian pruning, mean"),
+        ("monte_carlo", "structured Bayesian pruning, sampled"),
+    ],
+    "-l0": [("mean_mask", "L0 hard concrete, test gates")],
+    "-sparse-vd": [
+        ("mean_mask", "sparse variational dropout, mean"),
+        ("monte_carlo", "sparse variational dropout, sampled"),
+    ],
 }
 """Suffix of a recipe to the methods that its table shows."""
 
-WIDTHS = {"lenet-500-300": "784-500-300", "lenet5-caffe": "20-50-800-500"}
+WIDTHS = {
+    "lenet-500-300": "784-500-300",
+    "lenet-300-100": "784-300-100",
+    "lenet5-caffe": "20-50-800-500",
+}
 DATA = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 NETWORKS = {"lenet-500-300": "LeNet-500-300", "lenet5-caffe": "LeNet5-Caffe"}
+_ALL_NETWORKS = {**NETWORKS, "lenet-300-100": "LeNet-300-100"}
 
 SIDE_BY_SIDE = {
     ("plain", "mean"): "plain network",
@@ -107,11 +121,12 @@ def mnist(suite: str) -> str:
             rows.append(_row(title, method, entry, WIDTHS[suite]))
         published = entry["published"]
         if published is not None:
-            error, units = f"{published['error']}", "-".join(map(str, published["units"]))
-            rows.append(
-                ["*published*", error, "", "", "", units, f"{published['flops_speedup']}x"]
-            )
-    header = [f"{NETWORKS[suite]} on MNIST", "error %", "NLL", "ECE", "AUROC Fashion", "units"]
+            kept = "-".join(map(str, published.get("units", ())))
+            if "compression" in published:
+                kept = _weights(1 / published["compression"])
+            speedup = f"{published['flops_speedup']}x" if "flops_speedup" in published else ""
+            rows.append(["*published*", f"{published['error']}", "", "", "", kept, speedup])
+    header = [f"{_ALL_NETWORKS[suite]} on MNIST", "error %", "NLL", "ECE", "AUROC Fashion", "kept"]
     return table([*header, "FLOPs"], rows)
 
 
@@ -126,6 +141,8 @@ def _row(title: str, method: str, entry: dict, widths: str) -> list[str]:
             for key in ("speedup", "speedup_needed")
         )
         speedup = f"{paper}x, needed {needed}x"
+    elif "compression" in median:
+        units, speedup = _weights(1 / median["compression"]), ""
     elif "units" in median:
         units = "-".join(f"{count:.0f}" for count in median["units"])
         speedup = spread([run["flops_speedup"] for run in runs], 1) + "x"
@@ -133,6 +150,11 @@ def _row(title: str, method: str, entry: dict, widths: str) -> list[str]:
     figures = [("error", 2), ("nll", 4), ("ece", 4)]
     cells = [spread([run[key][method] for run in runs], digits) for key, digits in figures]
     return [title + seeds, *cells, spread(ood, 3), units, speedup]
+
+
+def _weights(share: float) -> str:
+    """Return how many weights are kept, also as what magnitude pruning calls compression."""
+    return f"{100 * share:.2g} % of weights (1/{1 / share:.0f})"
 
 
 def choice(suite: str) -> str:
