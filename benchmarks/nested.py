@@ -11,6 +11,8 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
     vnd               (d) variational nested dropout
     vnd-frozen        (e) the same, order probabilities frozen at 0.9526
     vnd-bayesian      (d) with Gaussian weights (sparse variational Linear layers and convolutions)
+    nested-shared     (b) with one width for all layers, and full width more often (--full-prob)
+    vnd-shared        (d) with the same: its prior is nested-shared's law
 
 ``(a)`` costs as many trainings as there are widths. Each network is evaluated once on the test
 set, at widths fixed beforehand; nothing is chosen by it. ``vnd-bayesian`` averages
@@ -22,8 +24,14 @@ anew at each width. On a GPU:
     python benchmarks/nested.py --network vgg11 --data cifar10-jpeg75 --device cuda \
         --out benchmarks/results/nested-vgg11-cifar10-jpeg75.json
 
-The area under accuracy-width is an average of accuracies in percent. Needs the data in
-``--data-dir`` or ``BAYESDROP_DATA``. ``--figure`` also draws means over seeds.
+With ``--validation`` the file is a list of trainings, to which others can be added:
+
+    python benchmarks/nested.py --network lenet5-caffe --data fashion-mnist --methods vnd-shared \
+        --seeds 0 --epochs 3 --validation 10000 --out benchmarks/results/nested-choice.json
+
+The area under accuracy-width is an average of accuracies in percent. ``--methods`` runs only some,
+and the file keeps its other rows. Needs the data in ``--data-dir`` or ``BAYESDROP_DATA``.
+``--figure`` also draws means over seeds.
 """
 
 from __future__ import annotations
@@ -62,8 +70,14 @@ SINGLE = {
     "vnd": "-vnd",
     "vnd-frozen": "-vnd-frozen",
     "vnd-bayesian": "-vnd",
+    "nested-shared": "-nested-shared",
+    "vnd-shared": "-vnd-shared",
 }
+ORDER_KL_SCALE = {"vnd": 0.03, "vnd-bayesian": 0.03, "vnd-shared": 0.3}
+"""How much the KL of an order counts for each training image, as in the MNIST recipes."""
+FULL_PROB = 0.3
 METHODS = ["separate", *SINGLE]
+SHARED = ("nested-shared", "vnd-shared")
 OOD = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "digits": None}
 OOD |= {"cifar10": None, "cifar10-jpeg75": None}
 WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
@@ -75,9 +89,18 @@ def name_of(method: str, width: float | None, seed: int, args: argparse.Namespac
     name += f"-validation-{args.validation}" if args.validation else ""
     if method == "vnd-bayesian" and args.weight_kl_scale != 1.0:
         name += f"-{args.weight_kl_scale}"
-    if method in ("vnd", "vnd-bayesian") and args.order_kl_scale != 1.0:
-        name += f"-order-{args.order_kl_scale}"
+    if order_kl_scale(method, args) not in (None, 1.0):
+        name += f"-order-{order_kl_scale(method, args)}"
+    if method in SHARED:
+        name += f"-full-{args.full_prob}"
     return name
+
+
+def order_kl_scale(method: str, args: argparse.Namespace) -> float | None:
+    """Return how much the KL of a method's order counts for each image, if it learns one."""
+    if method not in ORDER_KL_SCALE:
+        return None
+    return args.order_kl_scale or ORDER_KL_SCALE[method]
 
 
 def build(
@@ -94,7 +117,10 @@ def build(
         network = bd.convert(network, "sparse-variational", kl_scale=args.weight_kl_scale)
     options = {**recipe.dropout_options}
     if "kl_scale" in options:
-        options["kl_scale"] = args.order_kl_scale * num_data
+        options["kl_scale"] = order_kl_scale(method, args) * num_data
+    for name in ("full_prob", "prior_full_prob"):
+        if name in options:
+            options[name] = args.full_prob or None
     network = bd.convert(network, recipe.dropout, **options)
     if method != "separate":
         return network
@@ -219,8 +245,14 @@ def main() -> None:
     parser.add_argument(
         "--order-kl-scale",
         type=float,
-        default=0.03,
-        help="of vnd's order, for each training image [default: the MNIST recipes' %(default)s]",
+        help=f"of vnd's order, for each training image [default: the MNIST recipes', "
+        f"{ORDER_KL_SCALE}]",
+    )
+    parser.add_argument(
+        "--full-prob",
+        type=float,
+        default=FULL_PROB,
+        help="of full width, where widths are shared; 0: as any other [default: %(default)s]",
     )
     parser.add_argument(
         "--weight-kl-scale",
@@ -245,11 +277,10 @@ def main() -> None:
         "seeds": args.seeds,
         "limit": args.limit,
         "validation": args.validation,
-        "order_kl_scale": args.order_kl_scale,
-        "weight_kl_scale": args.weight_kl_scale,
         "num_samples": args.num_samples,
     }
-    result = {**head, "methods": {}}
+    earlier = json.loads(args.out.read_text()) if args.out.exists() else {}
+    result = {**head, "methods": earlier.get("methods", {})}
     sweeps = {}
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         tasks = {
@@ -258,6 +289,13 @@ def main() -> None:
             for width in (args.widths if method == "separate" else [None])
             for seed in args.seeds
         }
+        if args.validation:
+            runs = [
+                {**head, **settings_of(*task, args), **future.result()}
+                for task, future in tasks.items()
+            ]
+            write({"runs": added(earlier.get("runs", []), runs)}, args.out)
+            return
         for method in args.methods:
             widths = args.widths if method == "separate" else [None]
             runs = {s: [tasks[method, w, s].result() for w in widths] for s in args.seeds}
@@ -268,18 +306,48 @@ def main() -> None:
             sweeps[method] = as_sweep(means)
             areas = [sweep.area for sweep in by_seed]
             result["methods"][method] = {
+                **head,
+                **settings_of(method, None, None, args),
                 "area": _mean(areas),
                 "areas": areas,
                 "mean": means,
                 "standard_error": errors,
                 "runs": [run for parts in runs.values() for run in parts],
             }
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
+            write(result, args.out)
     for method, sweep in sweeps.items():
         sys.stdout.write(f"\n{method}: area {result['methods'][method]['area'][0]:.3f}\n{sweep}\n")
     if args.figure is not None:
         save_figure(width_figure(sweeps), args.figure)
+
+
+def settings_of(
+    method: str, width: float | None, seed: int | None, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the settings that a method has and others do not."""
+    return {
+        "trained_at": width,
+        "order_kl_scale": order_kl_scale(method, args),
+        "weight_kl_scale": args.weight_kl_scale if method == "vnd-bayesian" else None,
+        "full_prob": args.full_prob if method in SHARED else None,
+    }
+
+
+def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
+    """Return earlier runs without those that were run again, and the new ones."""
+    keys = ("network", "data", "method", "seed", "epochs", "trained_at", "order_kl_scale")
+    keys += ("weight_kl_scale", "full_prob")
+
+    def key(run: dict) -> tuple:
+        return tuple(run.get(name) for name in keys)
+
+    new = {key(run) for run in runs}
+    return [run for run in earlier if key(run) not in new] + runs
+
+
+def write(result: dict, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ def convert(
                 hint="Check linear, conv, select, exclude and input_dropout.",
             )
         )
+    plan.join()
     plan.erase_idle_dropout()
     result = fx.GraphModule(work, graph, type(network).__name__)
     for name, module in result.named_modules():

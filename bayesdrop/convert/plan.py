@@ -237,6 +237,15 @@ class Plan:
             if isinstance(self.module(node), DROPOUTS) and not node.users:
                 self.graph.erase_node(node)
 
+    def join(self) -> None:
+        """Let the new dropout layers share what they share."""
+        cls = registered_dropouts().get(self.dropout)
+        if cls is None:
+            return
+        by_name = {name: self.modules[name] for name in self.inserted}
+        order = [str(n.target) for n in self.graph.nodes if str(n.target) in by_name]
+        cls.join([m for name in order if isinstance(m := by_name[name], cls)])
+
     def _options_like(self, module: nn.Module | None) -> dict[str, Any]:
         cls = registered_dropouts().get(self.dropout)
         return {} if cls is None or module is None else cls.options_like(module)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -181,6 +181,11 @@ class BayesianDropout(GlobalLatents):
         # In a tuple, so that the layer is no child of this module.
         self._attached: tuple[nn.Module, int] | None = None
 
+    @property
+    def leader(self) -> BayesianDropout | None:
+        """The layer whose mask decides this one's in every pass; None for all but nested ones."""
+        return None
+
     # -- what a prior defines ------------------------------------------------------------------
 
     @abstractmethod
@@ -251,6 +256,14 @@ class BayesianDropout(GlobalLatents):
         """
         return {}
 
+    @classmethod
+    def join(cls, layers: Sequence[BayesianDropout]) -> None:
+        """Let layers share what they share; ``convert`` calls it. Most share nothing.
+
+        Args:
+            layers: Those of this class that one call put in, in the order in which they run.
+        """
+
     def set_order(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
         """Say which units of a pretrained network matter most; only ordered masks listen.
 
@@ -264,11 +277,14 @@ class BayesianDropout(GlobalLatents):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` by the mask that the open context, or the mode, asks for."""
         self._check_input(x)
+        return x * self._align(self._find_mask(x), x)
+
+    def _find_mask(self, x: Tensor) -> Tensor:
         context = active_context()
         mask = None if context is None else context.mask(self, x)
         if mask is None:
             mask = self.draw_mask(self.draw_latents(), x) if self.training else self.mean_mask(x)
-        return x * self._align(mask, x)
+        return mask
 
     def _align(self, mask: Tensor, x: Tensor) -> Tensor:
         # (K,) or (N, K) -> broadcastable against x.

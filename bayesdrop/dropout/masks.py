@@ -44,10 +44,12 @@ class PosteriorSample(MaskContext):
         self.latents: Mapping[GlobalLatents, Latents] = latents
         self.masks: dict[BayesianDropout, Tensor] = {}
         if shared:
+            layers = [m for m in latents if isinstance(m, BayesianDropout)]
+            layers.sort(key=lambda layer: layer.leader is not None)  # those that lead come first
             self.masks = {
-                layer: layer.draw_mask(values)
-                for layer, values in latents.items()
-                if isinstance(layer, BayesianDropout) and not layer.input_dependent
+                layer: layer.draw_mask(latents[layer])
+                for layer in layers
+                if not layer.input_dependent
             }
 
     @override

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
-from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask
+from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
 from bayesdrop.errors import ConfigError, describe, unknown_name
 from bayesdrop.typing import Latents
 
@@ -34,6 +34,40 @@ def uniform_order_probs(num_ordered: int) -> Tensor:
     return left / (left + 1)
 
 
+def with_full_prob(probs: Tensor, full_prob: float | None) -> Tensor:
+    r"""Return the :math:`\beta` of the law with another probability of full width: ``(D,)``.
+
+    .. math:: P'(t = D) = f, \qquad P'(t) = \frac{1 - f}{1 - P(D)} P(t), \quad t < D
+
+    Args:
+        probs: :math:`\beta` of the law, each in (0, 1).
+        full_prob: :math:`f` in (0, 1); None returns the law as it is.
+
+    Raises:
+        ConfigError: If it is not in (0, 1).
+
+    Example:
+        >>> with_full_prob(torch.tensor([0.5, 0.5]), 0.4)
+        tensor([0.6000, 0.6667])
+    """
+    if full_prob is None:
+        return probs
+    if not 0.0 < full_prob < 1.0:
+        raise ConfigError(
+            describe(
+                "nested dropout",
+                expected="0 < full_prob < 1",
+                got=f"{full_prob}",
+                hint="It is the chance that all groups are open; None leaves it to the law.",
+            )
+        )
+    tail = OrderedMask(probs, validate_args=False).tail_probs
+    rest = tail[:-1] * ((1.0 - full_prob) / tail[:-1].sum())
+    tail = torch.cat([rest, tail.new_tensor([full_prob])])
+    reach = tail.flip(0).cumsum(0).flip(0)  # of at least t open groups
+    return reach[1:] / reach[:-1]
+
+
 class NestedDropout(OrderedUnits):
     r"""Nested dropout with a fixed law of the number of open groups.
 
@@ -53,9 +87,12 @@ class NestedDropout(OrderedUnits):
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
         always_open: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
+        widths: ``"independent"`` or ``"shared"`` by the layers of a network; see ``OrderedUnits``.
         law: ``"uniform"``: each number of open groups from F to G is as likely. ``"geometric"``:
             it is geometric, the last taking what is left.
         open_prob: :math:`\rho` of the geometric law, in (0, 1).
+        full_prob: Probability that all groups are open; the other widths share the rest as before.
+            None leaves it to the law.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
     Sites:  ``{module path}.z``, plate ``data``, event ``(K,)``.
@@ -86,8 +123,10 @@ class NestedDropout(OrderedUnits):
         num_groups: int | None = None,
         always_open: int | None = None,
         ordering: Ordering = "index",
+        widths: Widths = "independent",
         law: TruncationLaw = "uniform",
         open_prob: float = 0.9,
+        full_prob: float | None = None,
     ) -> None:
         super().__init__(
             num_units,
@@ -97,6 +136,7 @@ class NestedDropout(OrderedUnits):
             num_groups=num_groups,
             always_open=always_open,
             ordering=ordering,
+            widths=widths,
         )
         if law not in _LAWS:
             raise unknown_name("law", law, _LAWS)
@@ -116,7 +156,7 @@ class NestedDropout(OrderedUnits):
             if uniform
             else torch.full((self.num_ordered,), open_prob)
         )
-        self.register_buffer("probs", probs)
+        self.register_buffer("probs", with_full_prob(probs, full_prob))
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
@@ -128,7 +168,7 @@ class NestedDropout(OrderedUnits):
 
     @override
     def order_probs(self) -> Tensor:
-        return self.probs
+        return self.probs if self.leader is None else self.leader.order_probs()
 
     @override
     def _free_mask(self, latents: Latents) -> TorchDistribution:

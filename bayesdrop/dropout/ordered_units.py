@@ -21,6 +21,7 @@ from bayesdrop.ops import noise
 from bayesdrop.typing import Latents, Shape
 
 Ordering: TypeAlias = Literal["index", "importance"]
+Widths: TypeAlias = Literal["independent", "shared"]
 _GROUPS = 32
 
 
@@ -71,13 +72,26 @@ class UnitMask(TorchDistribution):
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:
-        group, unit = self.unit_group.sort()
-        ordered = torch.arange(self.always_open, int(group[-1]) + 1, device=group.device)
-        first = unit[torch.searchsorted(group, ordered)]
+        groups = self.always_open + self.order.event_shape[0]
+        first = _first_units(self.unit_group, groups)[self.always_open :]
         return self.order.log_prob(value[..., first])
 
     def _of_units(self, order: Tensor) -> Tensor:
         return _of_units(order, self.unit_group, self.always_open)
+
+
+class _LastMask:
+    """The mask that a layer has in the present pass; a copy of the layer starts without."""
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None
+
+    def __deepcopy__(self, memo: object) -> _LastMask:
+        return _LastMask()
+
+    @override
+    def __reduce__(self) -> tuple[type[_LastMask], tuple[()]]:
+        return _LastMask, ()
 
 
 class OrderedUnits(BayesianDropout):
@@ -87,6 +101,10 @@ class OrderedUnits(BayesianDropout):
     every mask. ``hold_width`` fixes the mask to one prefix. Where the next Linear layer, or the
     convolution before, has random weights (``SparseVariationalLinear``), the divergence of a
     unit's weights is counted with the probability that it is open.
+
+    Layers draw their widths independently of each other, unless one follows another
+    (``follow``; ``convert`` with ``widths="shared"``): in every pass both then have as many open
+    groups. A network that runs at one width in all layers is trained as such.
 
     Args:
         num_units: Number of units :math:`K`.
@@ -99,6 +117,8 @@ class OrderedUnits(BayesianDropout):
             there is one group only.
         ordering: ``"index"``: a prefix is the first units by index. ``"importance"``: by what
             ``set_order`` says; ``convert`` calls it with the norms of each unit's weights.
+        widths: ``"independent"``, or ``"shared"``: the layers that one call of ``convert`` puts in
+            follow the first of them. They need the same number of groups.
     """
 
     unit_group: Tensor
@@ -113,10 +133,13 @@ class OrderedUnits(BayesianDropout):
         num_groups: int | None = None,
         always_open: int | None = None,
         ordering: Ordering = "index",
+        widths: Widths = "independent",
     ) -> None:
         super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
         if ordering not in ("index", "importance"):
             raise unknown_name("ordering", ordering, ("index", "importance"))
+        if widths not in ("independent", "shared"):
+            raise unknown_name("widths", widths, ("independent", "shared"))
         groups = min(_GROUPS, num_units) if num_groups is None else num_groups
         frozen = min(1, groups - 1) if always_open is None else always_open
         if not 1 <= groups <= num_units or not 0 <= frozen < groups:
@@ -129,7 +152,11 @@ class OrderedUnits(BayesianDropout):
                 )
             )
         self.num_groups, self.always_open, self.ordering = groups, frozen, ordering
+        self.widths = widths
         self.held_groups: int | None = None
+        # In a tuple, so that the layer that leads is no child of this module.
+        self._followed: tuple[OrderedUnits, ...] = ()
+        self._last = _LastMask()
         self.register_buffer("unit_group", torch.arange(num_units) * groups // num_units)
 
     @property
@@ -199,6 +226,86 @@ class OrderedUnits(BayesianDropout):
         """
         self.held_groups = None if width is None else self.groups_at(width)
 
+    # -- one width for several layers ------------------------------------------------------------
+
+    @property
+    @override
+    def leader(self) -> OrderedUnits | None:
+        return self._followed[0] if self._followed else None
+
+    def follow(self, leader: OrderedUnits) -> None:
+        """Have as many open groups as another layer in every pass, instead of an own law.
+
+        This layer then has no latents, no parameters and no KL divergence; those of the leader
+        stand for both. The leader must run first. There is no way back.
+
+        Args:
+            leader: A layer of the same class and as many groups, that follows none itself.
+
+        Raises:
+            ConfigError: If it is not such a layer.
+        """
+        groups = (self.num_groups, self.always_open)
+        others = (leader.num_groups, leader.always_open)
+        if type(leader) is not type(self) or leader is self or leader.leader or groups != others:
+            raise ConfigError(
+                describe(
+                    self.name,
+                    expected=f"to follow another {type(self).__name__} of {groups[0]} groups, "
+                    f"{groups[1]} of them always open, which follows none",
+                    got=f"a {type(leader).__name__} of {others[0]} and {others[1]}",
+                    hint="Pass the same num_groups for all layers, at most the units that the "
+                    "narrowest has.",
+                )
+            )
+        self._followed = (leader,)
+        self._drop_law()
+
+    def _drop_law(self) -> None:  # noqa: B027 - a fixed law has no parameters
+        """Forget the parameters of a law that is not used any more."""
+
+    @classmethod
+    @override
+    def join(cls, layers: Sequence[BayesianDropout]) -> None:
+        first: OrderedUnits | None = None
+        for layer in layers:
+            if not isinstance(layer, OrderedUnits) or layer.widths == "independent":
+                continue
+            if first is None:
+                first = layer
+            else:
+                layer.follow(first)
+
+    @property
+    def _source(self) -> OrderedUnits:
+        return self.leader or self
+
+    def _led_mask(self, x: Tensor | None) -> Tensor:
+        """Return the mask that goes with the one that the leader has in this pass."""
+        source = self._source
+        last = source._last.mask
+        rows = None if x is None or x.ndim + self.unit_dim < 1 else len(x)
+        if last is None or (last.ndim > 1 and len(last) not in (1, rows)):
+            raise ConfigError(
+                describe(
+                    self.name,
+                    expected=f"{source.name}, which it follows, to have run on the same examples",
+                    got="no mask of it" if last is None else f"one of shape {tuple(last.shape)}",
+                    hint="The layer that runs first must lead.",
+                )
+            )
+        return last[..., _first_units(source.unit_group, source.num_groups)][..., self.unit_group]
+
+    @override
+    def draw_mask(self, latents: Latents, x: Tensor | None = None) -> Tensor:
+        self._last.mask = super().draw_mask(latents, x)
+        return self._last.mask
+
+    @override
+    def _find_mask(self, x: Tensor) -> Tensor:
+        self._last.mask = super()._find_mask(x)
+        return self._last.mask
+
     # -- random weights --------------------------------------------------------------------------
 
     @override
@@ -227,6 +334,8 @@ class OrderedUnits(BayesianDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         if self.held_groups is not None:
             return Delta(self.prefix_mask(self.held_groups), event_dim=1, validate_args=False)
+        if self.leader is not None:
+            return Delta(self._led_mask(x), event_dim=1, validate_args=False)
         return self._free_mask(latents)
 
     @abstractmethod
@@ -237,7 +346,9 @@ class OrderedUnits(BayesianDropout):
     def keep_prob(self) -> Tensor:
         if self.held_groups is not None:
             return self.prefix_mask(self.held_groups)
-        return self.expand_order(self.order_probs().cumprod(-1))
+        if self._source.held_groups is not None:
+            return self.prefix_mask(self._source.held_groups)
+        return self.expand_order(self._source.order_probs().cumprod(-1))
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
@@ -261,7 +372,14 @@ class OrderedUnits(BayesianDropout):
     @override
     def extra_repr(self) -> str:
         held = "" if self.held_groups is None else f", held at {self.held_groups} groups"
-        return f"{super().extra_repr()}, num_groups={self.num_groups}{held}"
+        led = "" if self.leader is None else f", follows {self.leader.path or 'another'}"
+        return f"{super().extra_repr()}, num_groups={self.num_groups}{held}{led}"
+
+
+def _first_units(unit_group: Tensor, num_groups: int) -> Tensor:
+    """Return one unit of each group, ``(G,)``."""
+    group, unit = unit_group.sort(stable=True)
+    return unit[torch.searchsorted(group, torch.arange(num_groups, device=group.device))]
 
 
 def _of_units(order: Tensor, unit_group: Tensor, always_open: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -12,8 +12,8 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
-from bayesdrop.dropout.nested import uniform_order_probs
-from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask
+from bayesdrop.dropout.nested import uniform_order_probs, with_full_prob
+from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
 from bayesdrop.errors import ConfigError, describe, unknown_name
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
@@ -45,8 +45,11 @@ class VariationalNestedDropout(OrderedUnits):
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
         always_open: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
+        widths: ``"independent"`` or ``"shared"`` by the layers of a network; see ``OrderedUnits``.
         prior_open_prob: :math:`\pi_k` in (0, 1), the same for every group; None is the prior that
             makes every number of open groups as likely.
+        prior_full_prob: Prior probability that all groups are open; the other widths share the
+            rest as before. None leaves it to ``prior_open_prob``.
         init_open_prob: Initial :math:`\beta_k`, from 0.0067 to 0.9933; None starts at the prior.
         learn_order: Whether :math:`r` is a parameter; else it stays as it starts.
         temperature: Temperature of the gradient, > 0.
@@ -81,7 +84,7 @@ class VariationalNestedDropout(OrderedUnits):
     prior_logits: Tensor
     temperature: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the order's and its prior's
         self,
         num_units: int,
         *,
@@ -91,7 +94,9 @@ class VariationalNestedDropout(OrderedUnits):
         num_groups: int | None = None,
         always_open: int | None = None,
         ordering: Ordering = "index",
+        widths: Widths = "independent",
         prior_open_prob: float | None = 0.95,
+        prior_full_prob: float | None = None,
         init_open_prob: float | None = 0.952574,
         learn_order: bool = True,
         temperature: float = 2.0,
@@ -105,6 +110,7 @@ class VariationalNestedDropout(OrderedUnits):
             num_groups=num_groups,
             always_open=always_open,
             ordering=ordering,
+            widths=widths,
         )
         if draws not in ("shared", "per-example"):
             raise unknown_name("draws", draws, ("shared", "per-example"))
@@ -123,11 +129,12 @@ class VariationalNestedDropout(OrderedUnits):
                 )
             )
         self.draws, self.learn_order = draws, learn_order
-        prior = (
+        probs = (
             uniform_order_probs(self.num_ordered)
             if prior_open_prob is None
             else torch.full((self.num_ordered,), prior_open_prob)
-        ).logit()
+        )
+        prior = with_full_prob(probs, prior_full_prob).logit()
         init = (
             prior.clamp(-_MAX_LOGIT, _MAX_LOGIT)
             if init_open_prob is None
@@ -142,7 +149,7 @@ class VariationalNestedDropout(OrderedUnits):
 
     def clamped_logits(self) -> Tensor:
         r"""Return :math:`\mathrm{logit}\,\beta` of the posterior, ``(D,)``."""
-        return clamp_inward(self.order_logits, -_MAX_LOGIT, _MAX_LOGIT)
+        return clamp_inward(self._law.order_logits, -_MAX_LOGIT, _MAX_LOGIT)
 
     @override
     def order_probs(self) -> Tensor:
@@ -150,7 +157,7 @@ class VariationalNestedDropout(OrderedUnits):
 
     def order_prior(self) -> OrderedMask:
         """Return the prior of the mask of the ordered groups."""
-        return OrderedMask(logits=self.prior_logits, validate_args=False)
+        return OrderedMask(logits=self._law.prior_logits, validate_args=False)
 
     def order_posterior(self) -> OrderedMask:
         """Return the posterior of the mask of the ordered groups."""
@@ -159,8 +166,21 @@ class VariationalNestedDropout(OrderedUnits):
         )
 
     @property
+    def _law(self) -> VariationalNestedDropout:
+        return cast(VariationalNestedDropout, self._source)
+
+    @override
+    def _drop_law(self) -> None:
+        # None is neither trained nor saved.
+        self.order_logits = self.prior_logits = cast(Any, None)
+
+    @property
+    def _has_latents(self) -> bool:
+        return self.held_groups is None and self.leader is None
+
+    @property
     def _is_global(self) -> bool:
-        return self.draws == "shared" and self.held_groups is None
+        return self.draws == "shared" and self._has_latents
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
@@ -173,7 +193,7 @@ class VariationalNestedDropout(OrderedUnits):
     @override
     def penalty(self) -> Tensor | None:
         weights = super().penalty()
-        if self.draws == "shared" or self.held_groups is not None:
+        if self.draws == "shared" or not self._has_latents:
             return weights
         kl = torch_kl_divergence(self.order_posterior(), self.order_prior())
         return kl if weights is None else kl + weights

@@ -19,6 +19,7 @@ from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
 # 1.74 and 1.75 % error at full width, where a plain network has 1.65. Masks are drawn per example
 # for all methods.
 _MNIST, _DIGITS = 0.03 * 60_000, 900.0
+_FULL = 0.3
 _FIXED = "nested dropout, the number of open groups"
 _LAWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "-nested-uniform": (f"{_FIXED} uniform", "nested", {"law": "uniform"}),
@@ -37,7 +38,25 @@ _LAWS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "variational-nested",
         {"learn_order": False, "draws": "per-example"},
     ),
+    "-nested-shared": (
+        "nested dropout, all layers at one width: full in three of ten masks, else uniform",
+        "nested",
+        {"law": "uniform", "full_prob": _FULL, "widths": "shared"},
+    ),
+    "-vnd-shared": (
+        "variational nested dropout, all layers at one width",
+        "variational-nested",
+        {
+            "prior_open_prob": None,
+            "prior_full_prob": _FULL,
+            "init_open_prob": None,
+            "widths": "shared",
+            "draws": "per-example",
+        },
+    ),
 }
+_SHARED = 10.0
+"""How much more the KL counts where it is paid once for all layers."""
 
 
 def _register(
@@ -48,10 +67,14 @@ def _register(
     stage: dict[str, Any],
     kl_scale: float,
     options: dict[str, Any],
+    num_groups: int,
     augment: bool = False,
 ) -> None:
     for suffix, (words, dropout, law) in _LAWS.items():
-        scale = {"kl_scale": kl_scale} if suffix == "-vnd" else {}
+        scale = {"-vnd": kl_scale, "-vnd-shared": _SHARED * kl_scale}.get(suffix)
+        more = {} if scale is None else {"kl_scale": scale}
+        if "shared" in suffix:
+            more |= {"num_groups": num_groups}
         recipe = Recipe(
             prefix + suffix,
             f"{title}, {words}",
@@ -59,7 +82,7 @@ def _register(
             network,
             (Stage(dropout, dropout=True, variational_learning_rate=1e-2, **stage),),
             dropout=dropout,
-            dropout_options={"input_dropout": False, **options, **law, **scale},
+            dropout_options={"input_dropout": False, **options, **law, **more},
             augment=augment,
         )
         register_recipe(recipe)
@@ -73,6 +96,7 @@ _register(
     {"epochs": 50, "milestones": (0.6, 0.85)},
     _MNIST,
     {},
+    num_groups=32,
 )
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _register(
@@ -83,6 +107,7 @@ _register(
     {"epochs": 30, "milestones": (0.6, 0.85)},
     _MNIST,
     {"exclude": "fc1"},
+    num_groups=20,
 )
 # For a GPU, with the publication's batches and a third of its epochs; not run yet. The first
 # convolution is unmasked, as published, and fc1's inputs are conv8's maps.
@@ -94,6 +119,7 @@ _register(
     {"epochs": 200, "batch_size": 512, "milestones": (0.5, 0.75)},
     0.03 * 50_000,
     {"exclude": ["conv1", "fc1"]},
+    num_groups=32,
     augment=True,
 )
 _register(
@@ -104,4 +130,5 @@ _register(
     {"epochs": 100, "batch_size": 50, "milestones": (0.6, 0.85)},
     _DIGITS,
     {},
+    num_groups=32,
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
+from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, ShapeError
 from tests.statistics import assert_mean_close
 
@@ -124,3 +125,27 @@ def test_bad_arguments_are_refused():
         bd.NestedDropout(4).set_order(torch.ones(3))
     with pytest.raises(ConfigError, match="NaN"):
         bd.NestedDropout(2).set_order([1.0, math.nan])
+
+
+@pytest.mark.parametrize("law", ["uniform", "geometric"])
+def test_full_width_can_have_a_probability_of_its_own(law):
+    plain, raised = bd.NestedDropout(6, law=law), bd.NestedDropout(6, law=law, full_prob=0.4)
+    tails = [OrderedMask(layer.order_probs()).tail_probs for layer in (plain, raised)]
+    assert tails[1][-1].item() == pytest.approx(0.4)
+    assert tails[1].sum().item() == pytest.approx(1.0)
+    ratio = tails[1][:-1] / tails[0][:-1]
+    torch.testing.assert_close(ratio, ratio[:1].expand(5))
+    learned = bd.VariationalNestedDropout(
+        6, prior_open_prob=None, init_open_prob=None, prior_full_prob=0.4
+    )
+    if law == "uniform":
+        torch.testing.assert_close(learned.order_prior().tail_probs, tails[1])
+        assert learned.kl_divergence().item() == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0, -0.1])
+def test_a_bad_full_prob_is_refused(prob):
+    with pytest.raises(ConfigError, match="0 < full_prob < 1"):
+        bd.NestedDropout(4, full_prob=prob)
+    with pytest.raises(ConfigError, match="0 < full_prob < 1"):
+        bd.VariationalNestedDropout(4, prior_full_prob=prob)

@@ -1,0 +1,224 @@
+"""Layers that follow another: one number of open groups for a whole network."""
+
+import copy
+import io
+import math
+import pickle
+
+import pyro
+import pytest
+import torch
+from pyro.infer import (
+    Predictive,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError
+from tests.statistics import assert_mean_close
+
+KEYS = ["nested", "variational-nested"]
+DRAWS = ["shared", "per-example"]
+
+
+def network(key="variational-nested", **options):
+    net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    net = bd.convert(net, key, input_dropout=False, num_groups=4, widths="shared", **options)
+    return bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
+
+
+def layers(bnn):
+    return [layer for _, layer in bnn.named_dropout_layers()]
+
+
+def data():
+    return torch.randn(10, 3), torch.randint(2, (10,))
+
+
+def open_groups(layer, mask):
+    return (mask != 0).sum(-1) * layer.num_groups / layer.num_units
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_all_layers_of_a_pass_have_the_same_width(key):
+    bnn, (x, _) = network(key), data()
+    first, second = layers(bnn)
+    assert first.leader is None
+    assert second.leader is first
+    seen = set()
+    for mode in (True, False):
+        bnn.train(mode)
+        for parallel in (False, True):
+            masks = Predictive(bnn.model, guide=bnn.guide, num_samples=50, parallel=parallel)(x)
+            pair = [
+                masks[f"{path}.z"].reshape(50, 10, -1) for path, _ in bnn.named_dropout_layers()
+            ]
+            counts = [open_groups(*each) for each in zip((first, second), pair, strict=True)]
+            assert torch.equal(*counts)
+            seen |= set(counts[0].flatten().tolist())
+    assert seen == {1.0, 2.0, 3.0, 4.0}
+
+
+def test_losses_agree_with_the_exact_one():
+    bnn, (x, y) = network(init_open_prob=0.6), data()
+    first, second = layers(bnn)
+    elbo = TraceEnum_ELBO(max_plate_nesting=1)
+    exact = elbo.loss(bnn.model, config_enumerate(bnn.guide, "parallel"), x, y)
+    by_hand = bd.kl_divergence(bnn.network)
+    q = first.order_posterior()
+    for groups, prob in enumerate(q.tail_probs, start=1):
+        masks = {path: m.prefix_mask(groups) for path, m in bnn.named_dropout_layers()}
+        with bd.impose_masks(bnn.network, masks):
+            nll = cross_entropy(bnn(x), y, reduction="sum") * 20 / 10
+        by_hand = by_hand + prob * nll
+    assert exact == pytest.approx(by_hand.item(), rel=1e-9)
+    for stock in (TraceMeanField_ELBO(), Trace_ELBO(num_particles=2, vectorize_particles=True)):
+        losses = [stock.loss(bnn.model, bnn.guide, x, y) for _ in range(200)]
+        assert_mean_close(torch.tensor(losses), exact)
+    own = network(init_open_prob=0.6, draws="per-example")
+    own.load_state_dict(bnn.state_dict())
+    losses = torch.stack([own.loss(x, y).loss.detach() for _ in range(400)])
+    assert_mean_close(losses, exact)
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+def test_plain_loop_and_svi_step_agree_under_the_same_noise(draws, same_noise):
+    bnn, (x, y) = network(draws=draws), data()
+    names, parameters = zip(*bnn.named_parameters(), strict=True)
+    stock = TraceMeanField_ELBO().differentiable_loss(bnn.model, bnn.guide, x, y)
+    plain = cross_entropy(bnn.network(x), y) * 20 + bd.kl_divergence(bnn.network)
+    expected = torch.autograd.grad(stock, parameters)
+    assert [name for name in names if "dropout" in name] == ["network.2_dropout.order_logits"]
+    assert all(bool((g != 0).any()) for g in expected)
+    for loss in (bnn.loss(x, y).loss, plain):
+        torch.testing.assert_close(loss, stock)
+        torch.testing.assert_close(torch.autograd.grad(loss, parameters), expected)
+
+
+def test_the_divergence_is_paid_once():
+    bnn = network()
+    first, second = layers(bnn)
+    assert second.prior() == second.posterior() == {}
+    torch.testing.assert_close(bd.kl_divergence(bnn.network), first.kl_divergence())
+    torch.testing.assert_close(second.keep_prob(), first.keep_prob()[::2])
+    torch.testing.assert_close(second.order_probs(), first.order_probs())
+
+
+@pytest.mark.parametrize("masks", ["shared", "per-example"])
+@pytest.mark.parametrize("draws", DRAWS)
+def test_prediction_is_that_of_one_width_for_all_layers(masks, draws):
+    bnn, (x, _) = network(draws=draws, init_open_prob=0.6).eval(), data()
+    widths = [bd.with_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
+    by_width = torch.stack([held(x).softmax(1) for held in widths]).detach()
+    law = layers(bnn)[0].order_posterior().tail_probs.detach()
+    expected = torch.einsum("w,wnc->nc", law, by_width)
+    drawn = bd.predict(bnn, x, num_samples=2000, masks=masks, seed=0).samples
+    assert_mean_close(drawn, expected)
+    found = (drawn[:, None] - by_width).abs().amax(-1)  # draws, widths, examples
+    assert float(found.amin(1).max()) < 1e-6
+
+
+def test_a_leader_whose_mask_is_given_takes_the_others_along():
+    bnn, (x, _) = network(), data()
+    first, second = (path for path, _ in bnn.named_dropout_layers())
+    prefix = [layer.prefix_mask(2) for layer in layers(bnn)]
+    with bd.impose_masks(bnn.network, {first: prefix[0]}):
+        led = bnn(x)
+    with bd.impose_masks(bnn.network, {first: prefix[0], second: prefix[1]}):
+        torch.testing.assert_close(bnn(x), led)
+    conditioned = pyro.poutine.condition(bnn.model, {f"{first}.z": prefix[0].expand(10, -1)})
+    torch.testing.assert_close(conditioned(x), led)
+    layers(bnn)[0].hold_width(0.5)
+    torch.testing.assert_close(layers(bnn)[1].keep_prob(), prefix[1])
+    torch.testing.assert_close(bnn(x), led)
+
+
+def test_every_width_is_an_exact_plain_network():
+    bnn, (x, _) = network().eval(), data()
+    for width in (0.25, 0.5, 1.0):
+        held = bd.with_width(bnn, width)
+        torch.testing.assert_close(bd.at_width(bnn, width, x)(x), held(x))
+        assert held.units() == [int(8 * width), int(4 * width)]
+
+
+def test_copies_and_saved_states_are_whole():
+    bnn, (x, y) = network(), data()
+    bnn.loss(x, y).loss.backward()
+    twin = copy.deepcopy(bnn)
+    assert layers(twin)[1].leader is layers(twin)[0] is not layers(bnn)[0]
+    assert not any("dropout.order" in k or "prior" in k for k in _keys(bnn, "4_dropout"))
+    file = io.BytesIO()
+    torch.save(bnn.state_dict(), file)
+    file.seek(0)
+    other = network()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    outputs = []
+    for each in (bnn, twin, other, pickle.loads(pickle.dumps(bnn))):
+        torch.manual_seed(3)
+        outputs.append(each(x))
+    assert all(torch.equal(outputs[0], output) for output in outputs)
+
+
+def _keys(bnn, part):
+    return [key for key in bnn.state_dict() if part in key]
+
+
+def test_fit_learns_which_widths_are_good():
+    """With a weak prior the widths that predict badly get less of the law."""
+    torch.manual_seed(0)
+    x = torch.randn(200, 3)
+    y = (x.sum(1) > 0).long()
+    bnn = network(draws="per-example", prior_open_prob=None, init_open_prob=None)
+    bnn.num_data = 200
+    bd.fit(bnn, (x, y), epochs=30, batch_size=50, seed=0, progress=False)
+    law = layers(bnn)[0].order_posterior().tail_probs.detach()
+    assert float(law[0]) < 0.25 < float(law[-1])
+
+
+def test_what_cannot_be_followed_is_refused():
+    lenet = bd.networks.lenet5_caffe()
+    with pytest.raises(ConfigError, match="of 32 groups, 1 of them always open"):
+        bd.convert(lenet, "variational-nested", exclude="fc1", widths="shared")
+    layer = bd.NestedDropout(4)
+    for leader in (layer, bd.NestedDropout(3), bd.VariationalNestedDropout(4)):
+        with pytest.raises(ConfigError, match="to follow another NestedDropout of 4 groups"):
+            layer.follow(leader)
+    leader = bd.NestedDropout(4)
+    layer.follow(leader)
+    with pytest.raises(ConfigError, match="which follows none"):
+        bd.NestedDropout(4).follow(layer)
+    with pytest.raises(ConfigError, match="to have run on the same examples, got no mask"):
+        layer(torch.ones(2, 4))
+    leader(torch.ones(3, 4))
+    with pytest.raises(ConfigError, match=r"got one of shape \(3, 4\)"):
+        layer(torch.ones(2, 4))
+    with pytest.raises(ConfigError, match="unknown widths"):
+        bd.NestedDropout(4, widths="same")
+
+
+def test_the_loss_of_one_step_is_finite_with_maps_and_particles():
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    )
+    net = bd.convert(net, "variational-nested", exclude="5", widths="shared", num_groups=4)
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
+    x, y = torch.randn(5, 1, 4, 4), torch.randint(3, (5,))
+    for options in ({}, {"num_particles": 3, "vectorize_particles": True}):
+        elbo = TraceMeanField_ELBO(**options)
+        assert math.isfinite(elbo.loss_and_grads(bnn.model, bnn.guide, x, y))
+
+
+def test_importance_orders_each_layer_by_its_own():
+    torch.manual_seed(0)
+    bnn, (x, _) = network(ordering="importance"), data()
+    first, second = layers(bnn)
+    assert first.unit_group.tolist() != sorted(first.unit_group.tolist())
+    bnn(x)
+    masks = [layer._last.mask for layer in (first, second)]
+    counts = [open_groups(*each) for each in zip((first, second), masks, strict=True)]
+    assert torch.equal(*counts)
