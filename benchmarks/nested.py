@@ -13,11 +13,13 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
     vnd-bayesian      (d) with Gaussian weights (sparse variational Linear layers and convolutions)
     nested-shared     (b) with one width for all layers, and full width more often (--full-prob)
     vnd-shared        (d) with the same: its prior is nested-shared's law
+    vnd-shared-bayesian
+                      vnd-shared with Gaussian weights
 
 ``(a)`` costs as many trainings as there are widths. Each network is evaluated once on the test
-set, at widths fixed beforehand; nothing is chosen by it. ``vnd-bayesian`` averages
-``--num-samples`` draws of its weights, whose KL counts ``--weight-kl-scale``; the others have
-nothing to sample at a fixed width. Every finished row is a file in ``--work``, and an interrupted
+set, at widths fixed beforehand; nothing is chosen by it. Networks with Gaussian weights average
+``--num-samples`` draws of them, whose KL counts ``--weight-kl-scale``; the others have nothing to
+sample at a fixed width. Every finished row is a file in ``--work``, and an interrupted
 training continues from its checkpoint. BatchNorm statistics of the nested networks are computed
 anew at each width. On a GPU:
 
@@ -72,12 +74,15 @@ SINGLE = {
     "vnd-bayesian": "-vnd",
     "nested-shared": "-nested-shared",
     "vnd-shared": "-vnd-shared",
+    "vnd-shared-bayesian": "-vnd-shared",
 }
-ORDER_KL_SCALE = {"vnd": 0.03, "vnd-bayesian": 0.03, "vnd-shared": 0.3}
+BAYESIAN = ("vnd-bayesian", "vnd-shared-bayesian")
+ORDER_KL_SCALE = {"vnd": 0.03, "vnd-bayesian": 0.03}
+ORDER_KL_SCALE |= {"vnd-shared": 0.3, "vnd-shared-bayesian": 0.3}
 """How much the KL of an order counts for each training image, as in the MNIST recipes."""
 FULL_PROB = 0.3
 METHODS = ["separate", *SINGLE]
-SHARED = ("nested-shared", "vnd-shared")
+SHARED = ("nested-shared", "vnd-shared", "vnd-shared-bayesian")
 OOD = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "digits": None}
 OOD |= {"cifar10": None, "cifar10-jpeg75": None}
 WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
@@ -87,7 +92,7 @@ def name_of(method: str, width: float | None, seed: int, args: argparse.Namespac
     """Return the name of a training in ``--work``."""
     name = f"{args.network}-{args.data}-{method}-{width or 'all'}-{args.epochs}-{seed}"
     name += f"-validation-{args.validation}" if args.validation else ""
-    if method == "vnd-bayesian" and args.weight_kl_scale != 1.0:
+    if method in BAYESIAN and args.weight_kl_scale != 1.0:
         name += f"-{args.weight_kl_scale}"
     if order_kl_scale(method, args) not in (None, 1.0):
         name += f"-order-{order_kl_scale(method, args)}"
@@ -113,7 +118,7 @@ def build(
     """Return a method's network with fresh weights."""
     recipe = recipe_of(method, args)
     network: nn.Module = build_network(recipe, splits.num_classes, splits.image_shape)
-    if method == "vnd-bayesian":
+    if method in BAYESIAN:
         network = bd.convert(network, "sparse-variational", kl_scale=args.weight_kl_scale)
     options = {**recipe.dropout_options}
     if "kl_scale" in options:
@@ -166,7 +171,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
         variational_learning_rate=stage.variational_learning_rate,
         weight_decay=stage.weight_decay,
         schedule=stage.milestones,
-        kl_weight=bd.schedules.warm_up(0.3) if method == "vnd-bayesian" else None,
+        kl_weight=bd.schedules.warm_up(0.3) if method in BAYESIAN else None,
         seed=seed,
         checkpoint_dir=folder,
         progress=False,
@@ -258,7 +263,7 @@ def main() -> None:
         "--weight-kl-scale",
         type=float,
         default=0.1,
-        help="of vnd-bayesian's weights [default: %(default)s]",
+        help="of Gaussian weights [default: %(default)s]",
     )
     parser.add_argument("--num-samples", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
@@ -328,7 +333,7 @@ def settings_of(
     return {
         "trained_at": width,
         "order_kl_scale": order_kl_scale(method, args),
-        "weight_kl_scale": args.weight_kl_scale if method == "vnd-bayesian" else None,
+        "weight_kl_scale": args.weight_kl_scale if method in BAYESIAN else None,
         "full_prob": args.full_prob if method in SHARED else None,
     }
 

@@ -81,6 +81,9 @@ NESTED = {
     "vnd": "VND",
     "vnd-frozen": "VND, frozen order",
     "vnd-bayesian": "VND, Gaussian weights",
+    "nested-shared": "nested, one width for all layers",
+    "vnd-shared": "VND, one width for all layers",
+    "vnd-shared-bayesian": "VND, one width for all layers, Gaussian weights",
 }
 """Methods of ``nested.py`` to their rows."""
 
@@ -248,7 +251,8 @@ def nested(network: str, data: str) -> str:
 def _drawn_narrow(run: dict, width: float = 0.125) -> float:
     """Return the probability that a mask of training has no layer wider than ``width``."""
     result = 1.0
-    for open_prob in run["open_prob"].values():
+    laws = list(run["open_prob"].values())
+    for open_prob in laws[:1] if "-shared" in run["method"] else laws:
         groups = len(open_prob) + 1  # the first is always open
         wider = math.prod(open_prob[: math.floor(width * groups)])
         result *= 1.0 - wider
@@ -258,7 +262,15 @@ def _drawn_narrow(run: dict, width: float = 0.125) -> float:
 def nested_choice() -> str:
     """Return the table of nested candidates on validation images."""
     rows = []
+    merged: dict[tuple, dict] = {}
     for run in read("nested-choice.json")["runs"]:
+        settings = tuple(run.get(name) for name in ("method", "seed", "epochs", *_COUNTED))
+        key = (run["network"], run["data"], *settings)
+        if key in merged:  # networks trained at one width each
+            merged[key]["rows"] = merged[key]["rows"] + run["rows"]
+        else:
+            merged[key] = dict(run)
+    for run in merged.values():
         at = {row["width"]: row for row in run["rows"]}
         shown = [at.get(width) for width in (0.125, 0.5, 1.0)]
         cells = [
@@ -266,17 +278,18 @@ def nested_choice() -> str:
             for key, digits in (("error", 2), ("ece", 3))
         ]
         auroc = ", ".join("" if row is None else f"{_ood(row):.3f}" for row in shown)
-        counted = [f"{run[key]:g}" if key in run else "" for key in _COUNTED]
+        values = [run.get(name) for name in _COUNTED]
+        counted = ["" if value is None else f"{value:g}" for value in values]
         # With fewer widths the area is another one.
         area = f"{run['area']:.2f}" if len(at) == len(_WIDTHS_SWEPT) else ""
-        title = NESTED[run["method"]]
+        title = f"{NETWORKS[run['network']]}, {DATA[run['data']]}: {NESTED[run['method']]}"
         rows.append([title, str(run["epochs"]), *counted, area, *cells, auroc])
-    header = ["LeNet-500-300, MNIST, validation images, 1 seed", "epochs", "order's KL"]
-    header += ["weights' KL", "area", "error % at 1/8, 1/2, 1", "ECE", "AUROC Fashion-MNIST"]
+    header = ["validation images, 1 seed", "epochs", "order's KL", "weights' KL", "P(full)"]
+    header += ["area", "error % at 1/8, 1/2, 1", "ECE", "AUROC"]
     return table(header, rows)
 
 
-_COUNTED = ("order_kl_scale", "weight_kl_scale")
+_COUNTED = ("order_kl_scale", "weight_kl_scale", "full_prob")
 _WIDTHS_SWEPT = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
