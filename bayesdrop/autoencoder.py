@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.bayesian import BayesianNetwork, Program
+from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import BayesianDropout, GlobalLatents, OrderedUnits, named_global_latents
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, NestedCode, Sites, draw
 from bayesdrop.likelihoods import Likelihood
+from bayesdrop.program import Program
 from bayesdrop.typing import Latents, LossTerms
 
 

@@ -1,18 +1,12 @@
-"""A network with dropout layers as a Pyro model and guide."""
+"""A network with dropout layers, its objective and its Pyro programs."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 
-import pyro
-import pyro.poutine as poutine
-import torch
-from pyro.distributions import Delta, TorchDistribution
-from pyro.poutine.runtime import get_plates
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -27,10 +21,10 @@ from bayesdrop.dropout import (
 from bayesdrop.errors import ConfigError, DataError, describe
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import BayesianWeights, named_weight_layers
+from bayesdrop.program import Guide, Model
 from bayesdrop.typing import Latents, LossTerms
 
 _COUNTER = itertools.count()
-_REAL = torch.distributions.constraints.real
 
 
 class BayesianNetwork(nn.Module):
@@ -105,8 +99,8 @@ class BayesianNetwork(nn.Module):
         for path, owner in self.named_global_latents():
             owner.path = path
         # Not registered as children: they hold this module as theirs.
-        self.__dict__["_model"] = _Model(self)
-        self.__dict__["_guide"] = _Guide(self)
+        self.__dict__["_model"] = Model(self)
+        self.__dict__["_guide"] = Guide(self)
 
     @property
     def model(self) -> nn.Module:
@@ -246,114 +240,6 @@ class BayesianNetwork(nn.Module):
         return f"num_data={self.num_data}"
 
 
-class Program(nn.Module):
-    """Abstract model or guide of a network: checks batches, registers parameters."""
-
-    def __init__(self, bnn: BayesianNetwork) -> None:
-        super().__init__()
-        self.bnn = bnn
-
-    def _parameter_scope(self) -> AbstractContextManager[object]:
-        # What PyroModule does under this setting. PyroModule itself would also register every
-        # parameter under this attribute's name, the same for all networks of a process.
-        if not pyro.settings.get("module_local_params"):
-            return nullcontext()
-        return pyro.get_param_store().scope({"params": {}, "constraints": {}})
-
-    @override
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
-        self.bnn.check_batch(x, y)
-        with self._parameter_scope():
-            self._register_parameters()
-            return self._run(x, y)
-
-    @abstractmethod
-    def _run(self, x: Tensor, y: Tensor | None) -> Tensor | None:
-        """Run the program's sample statements."""
-
-    def _register_parameters(self) -> None:
-        store, prefix = pyro.get_param_store(), self.bnn.store_name
-        for name, parameter in self.bnn.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            key = f"{prefix}.{name}"
-            if key not in store or (self.bnn.owns_store_name and store[key] is not parameter):
-                # Not left to pyro.param, which would store, and train, a contiguous copy of a
-                # channels_last parameter.
-                store.set_state({"params": {key: parameter}, "constraints": {key: _REAL}})
-            if pyro.param(key, parameter) is not parameter:
-                raise ConfigError(
-                    describe(
-                        "BayesianNetwork",
-                        expected=f"its own parameter under {key!r} in the parameter store",
-                        got="that of another network, so that this one would not be trained",
-                        hint="Give each network its own name, or call pyro.clear_param_store().",
-                    )
-                )
-
-    def _data_plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
-        # The rows of x are the subsample; naming them saves drawing a permutation of all data.
-        rows = torch.arange(x.shape[0], device=x.device)
-        size = x.shape[0] if y is None else self.bnn.num_data
-        return pyro.plate("data", size, subsample=rows, dim=-1)
-
-
-class _Guide(Program):
-    @override
-    def _run(self, x: Tensor, y: Tensor | None) -> None:
-        for path, owner in self.bnn.named_global_latents():
-            with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
-                for name, fn in owner.posterior().items():
-                    pyro.sample(f"{path}.{name}", fn)
-        with self._data_plate(x, y):
-            constant = Delta(torch.zeros((), device=x.device)).mask(False)
-            pyro.sample("data.plate", constant, infer={"is_auxiliary": True})
-
-
-class _Model(Program):
-    @override
-    def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
-        latents: dict[GlobalLatents, dict[str, Tensor]] = {}
-        batch_shapes: list[torch.Size] = []
-        for path, owner in self.bnn.named_global_latents():
-            given = None if owner.parent is None else latents[owner.parent]
-            latents[owner] = {}
-            with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
-                for name, fn in owner.prior_given(given).items():
-                    value = pyro.sample(f"{path}.{name}", fn)
-                    latents[owner][name] = value
-                    batch_shapes.append(value.shape[: value.ndim - fn.event_dim])
-                penalty = None if y is None else owner.penalty()
-                if penalty is not None:
-                    pyro.factor(f"{path}.penalty", -penalty)
-        particles = _particle_shape(batch_shapes)
-        rows = x.shape[0]
-        if particles:
-            x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
-        with self._data_plate(x[:rows], y), _ModelMasks(latents, particles, rows):
-            output = self.bnn.network(x)
-            target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
-            output = output.reshape(particles + (rows,) + output.shape[1:])
-            fn = self.bnn.likelihood.distribution(output, batch_ndim=len(particles) + 1)
-            pyro.sample("obs", fn, obs=target)
-        return output
-
-
-def _particle_shape(batch_shapes: Iterable[torch.Size]) -> torch.Size:
-    """Return the batch shape to the left of the data plate's dimension.
-
-    It is not empty under ``vectorize_particles=True`` and ``Predictive(parallel=True)``. The
-    network then sees particles x examples as one batch, so that any network works. Where no layer
-    has latents, only the plates around the program tell.
-    """
-    shapes = list(batch_shapes)
-    for plate in get_plates():
-        if plate.dim is not None:
-            shapes.append(torch.Size((plate.size, *[1] * (-plate.dim - 1))))
-    batch_shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
-    return batch_shape[:-1]
-
-
 class _TrainingMasks(MaskContext):
     # What the layers do outside, but each posterior is computed and sampled once a step: the KL
     # divergence uses it again, and a layer called twice keeps its latents, as in the model.
@@ -377,43 +263,3 @@ class _TrainingMasks(MaskContext):
             self.posteriors[owner] = posterior
             self.latents[owner] = {name: q.rsample() for name, q in posterior.items()}
         return self.latents[owner]
-
-
-class _ModelMasks(MaskContext):
-    # Draws each mask as a named site that adds nothing to the ELBO, since q(z | pi) = p(z | pi).
-    def __init__(
-        self,
-        latents: Mapping[GlobalLatents, Latents],
-        particles: torch.Size,
-        rows: int,
-    ) -> None:
-        super().__init__()
-        self.latents = latents
-        self.particles = particles
-        self.batch_shape = particles + (rows,)
-
-    @override
-    def values(self, owner: GlobalLatents) -> Latents | None:
-        latents = self.latents.get(owner)
-        if latents is None or not isinstance(owner, BayesianWeights):
-            return latents
-        return {name: self._by_particle(value, owner.weight) for name, value in latents.items()}
-
-    def _by_particle(self, value: Tensor, event: Tensor) -> Tensor:
-        value = value.to(event)
-        if value.numel() == event.numel():
-            return value.reshape(event.shape)
-        return value.expand(self.particles + (1,) + event.shape).reshape(-1, *event.shape)
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        latents = self.latents.get(layer)
-        if latents is None:
-            return None
-        fn = layer.mask_distribution(latents, x)
-        if layer.leader is not None:  # a mask that is given, for particles x examples
-            fn = Delta(fn.mean.reshape(*self.batch_shape, -1), event_dim=1, validate_args=False)
-        fn = fn.expand(self.batch_shape)
-        z = fn.rsample() if fn.has_rsample else fn.sample()
-        z = pyro.sample(f"{layer.path}.z", fn.mask(False), obs=z)
-        return z.expand(self.batch_shape + (layer.num_units,)).reshape(-1, layer.num_units)

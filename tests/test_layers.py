@@ -20,7 +20,7 @@ LAYERS = [
     {"nn"},
     {"latent_code"},
     {"likelihoods"},
-    {"bayesian"},
+    {"bayesian", "program"},
     {"autoencoder"},
     {"networks"},
     {"convert"},
