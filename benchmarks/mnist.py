@@ -158,11 +158,11 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         "L0": ("lenet5-caffe-l0", {}),
     },
     "lenet-300-100": {
-        "sparse VD": ("lenet-300-100-sparse-vd", {}),
-        "sparse VD, 150 epochs": (
+        "sparse VD": (
             "lenet-300-100-sparse-vd",
-            {"first": {"epochs": 150, "milestones": (0.7, 0.9)}},
+            {"first": {"epochs": 60, "milestones": (0.75, 0.92)}},
         ),
+        "sparse VD, 150 epochs": ("lenet-300-100-sparse-vd", {}),
     },
 }
 """Suite to candidates: a recipe, and what is changed in it.

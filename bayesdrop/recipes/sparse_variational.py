@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
 
 _KEY = "sparse-variational"
@@ -12,7 +14,8 @@ _WORDS = "sparse variational dropout of the weights"
 # rises to 1 at the 20th; log sigma^2 starts at -10. Here 60 epochs: the learning rate of
 # log sigma^2 is ten times as large, both fall in two steps at the end, and the KL rises from the
 # start over a fifth of the run. No weight decay: the prior of the weights is in the KL, biases
-# have none. Not run on MNIST yet.
+# have none. LeNet-300-100 has 150 epochs: on 10,000 images of the training set one seed has 2.01 %
+# error with 1/44 of its weights then, 2.21 % with 1/32 after 60 (benchmarks/mnist.py choose).
 _STAGE = Stage(
     "sparse",
     60,
@@ -28,14 +31,18 @@ _STAGE = Stage(
 # weights; so does this one.
 _PLAIN = Stage("plain", 10, weight_decay=0.0)
 
-for _name, _title in (("lenet-300-100", "LeNet-300-100"), ("lenet-500-300", "LeNet-500-300")):
+_LONG = replace(_STAGE, epochs=150, milestones=(0.7, 0.9))
+for _name, _title, _stage in (
+    ("lenet-300-100", "LeNet-300-100", _LONG),
+    ("lenet-500-300", "LeNet-500-300", _STAGE),
+):
     register_recipe(
         Recipe(
             f"{_name}-sparse-vd",
             f"{_title}, {_WORDS}",
             data="mnist",
             network=_name,
-            stages=(_STAGE,),
+            stages=(_stage,),
             dropout=_KEY,
         )
     )
