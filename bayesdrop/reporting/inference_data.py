@@ -246,12 +246,13 @@ class _Contents:
                 self.add(group, site, value, dims, sampled=True)
             if not isinstance(owner, BayesianDropout) or owner.input_dependent:
                 continue
-            mask = owner.mask_distribution(stacked[owner])
-            # The mean of a mask that is rescaled, or noise, is no probability.
-            is_rate = owner.unit_interval and not owner.keep_prob_from_snr
-            mean = mask.mean if is_rate and provides(mask, "mean") else None
+            mean: Tensor | None = None
             if not owner.posterior():
                 mean = owner.keep_prob()
+            # The mean of a mask that is rescaled, or noise, is no probability.
+            elif owner.unit_interval and not owner.keep_prob_from_snr:
+                mask = owner.mask_distribution(stacked[owner])
+                mean = mask.mean if provides(mask, "mean") else None
             if mean is not None:
                 mean = mean.expand(num_samples, owner.num_units)
                 self.add(group, _join_name(path, "keep_prob"), mean, [_unit(path)], sampled=True)

@@ -180,6 +180,19 @@ def test_fit_learns_which_widths_are_good():
     assert float(law[0]) < 0.25 < float(law[-1])
 
 
+@pytest.mark.parametrize("draws", DRAWS)
+def test_the_posterior_of_a_network_has_one_width_a_draw(draws):
+    bnn, (x, y) = network(draws=draws, init_open_prob=0.6), data()
+    bnn(x)
+    units = list(bd.size_posterior(bnn, num_samples=40, seed=0).units.values())
+    assert torch.equal(units[0], 2 * units[1])
+    assert len(units[0].unique()) > 1
+    bnn.num_data = len(x)
+    posterior = bd.to_inference_data(bnn, (x, y), num_samples=5).posterior
+    for path, layer in bnn.named_dropout_layers():
+        assert posterior[f"{path}.keep_prob"].shape == (1, 5, layer.num_units)
+
+
 def test_what_cannot_be_followed_is_refused():
     lenet = bd.networks.lenet5_caffe()
     with pytest.raises(ConfigError, match="of 32 groups, 1 of them always open"):
