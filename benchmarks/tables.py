@@ -97,6 +97,14 @@ NESTED_VAE = {
 """Methods of ``nested_vae.py`` to their rows."""
 
 
+UCI = {
+    "mc-dropout": "MC dropout",
+    "concrete": "concrete dropout",
+    "beta-bernoulli": "BB",
+}
+"""Methods of ``uci.py`` to their columns."""
+
+
 def read(name: str) -> dict:
     return json.loads((RESULTS / name).read_text())
 
@@ -329,6 +337,25 @@ def concrete() -> str:
     return table(header, rows)
 
 
+def uci(measure: str) -> str:
+    """Return the table of one measure of ``uci.py``: means over the splits, standard errors."""
+    result = read("uci.json")
+    rows = []
+    for name, by_method in result["summary"].items():
+        cells = [_mean_of(result["published"][measure][name])]
+        cells += [_mean_of(by_method[method][measure]) for method in UCI]
+        splits = {entry["splits"] for entry in by_method.values()}
+        epochs = result["epochs"][name]
+        rows.append([name, "/".join(map(str, sorted(splits))), f"{epochs}", *cells])
+    words = {"rmse": "RMSE", "log_likelihood": "log-likelihood"}[measure]
+    header = [f"test {words}", "splits", "epochs", "published, 4,000 epochs"]
+    return table([*header, *UCI.values()], rows)
+
+
+def _mean_of(pair: list[float]) -> str:
+    return f"{pair[0]:.2f} ± {pair[1]:.2f}"
+
+
 def steps() -> str:
     """Return the table of training-step times."""
     result = read("step_time.json")
@@ -380,6 +407,11 @@ TABLES = {
 }
 if (RESULTS / "nested-vae.json").exists():
     TABLES["nested-vae"] = nested_vae
+if (RESULTS / "uci.json").exists():
+    TABLES["uci-rmse"] = partial(uci, "rmse")
+    TABLES["uci-log-likelihood"] = partial(uci, "log_likelihood")
+if (RESULTS / "lenet-300-100.json").exists():
+    TABLES["lenet-300-100"] = partial(mnist, "lenet-300-100")
 TABLES |= {f"nested-{key[0]}-{key[1]}": partial(nested, *key) for key in nested_results()}
 TABLES |= {
     f"methods-{suite}-{data}": partial(methods, suite, data)
