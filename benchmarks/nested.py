@@ -285,7 +285,11 @@ def main() -> None:
         "num_samples": args.num_samples,
     }
     earlier = json.loads(args.out.read_text()) if args.out.exists() else {}
-    result = {**head, "methods": earlier.get("methods", {})}
+    kept = {
+        method: {"command": earlier["command"], **entry}
+        for method, entry in earlier.get("methods", {}).items()
+    }
+    result = {**head, "methods": kept}
     sweeps = {}
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         tasks = {
