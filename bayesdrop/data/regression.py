@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bayesdrop.data.classification import data_root
+from bayesdrop.data.sources import data_root
 from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
 
 
