@@ -1,0 +1,75 @@
+"""The benchmarks add to their result files and lose nothing that is there."""
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import a benchmark by name, and forget it again."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    known = set(sys.modules)
+
+    def load(name):
+        return __import__(name)
+
+    yield load
+    for name in set(sys.modules) - known:
+        if not name.startswith(("bayesdrop", "torch", "matplotlib")):
+            monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_recipe_keeps_the_runs_of_its_other_seeds(script):
+    mnist = script("mnist")
+    earlier = {
+        "command": "first",
+        "settings": {"epochs": 3},
+        "runs": [{"seed": 0, "error": 1.0}, {"seed": 1, "error": 2.0}],
+    }
+    new = [{"seed": 1, "error": 3.0, "command": "second"}]
+    assert mnist.merged(earlier, {"epochs": 3}, new) == [
+        {"seed": 0, "error": 1.0, "command": "first"},
+        {"seed": 1, "error": 3.0, "command": "second"},
+    ]
+    assert mnist.merged(earlier, {"epochs": 4}, new) == new
+    assert mnist.merged(None, {"epochs": 3}, new) == new
+
+
+def test_a_candidate_is_replaced_by_the_same_one_only(script):
+    nested = script("nested")
+    run = {"network": "n", "data": "d", "method": "vnd", "seed": 0, "epochs": 3}
+    earlier = [run, {**run, "epochs": 4}, {**run, "full_prob": 0.5}]
+    again = {**run, "full_prob": None, "area": 90.0}
+    assert nested.added(earlier, [again]) == [*earlier[1:], again]
+
+
+@pytest.mark.parametrize("method", ["vnd", "vnd-shared", "nested-uniform", "vnd-bayesian"])
+def test_trainings_with_other_settings_have_other_files(script, method):
+    nested = script("nested")
+    settings = {"network": "lenet-500-300", "data": "mnist", "epochs": 2, "validation": 0}
+    settings |= {"order_kl_scale": None, "weight_kl_scale": 0.1, "full_prob": 0.3}
+
+    def name(**changes):
+        return nested.name_of(method, None, 0, SimpleNamespace(**{**settings, **changes}))
+
+    changed = {
+        "epochs": 3,
+        "validation": 100,
+        "order_kl_scale": 0.5 if method != "nested-uniform" else None,
+        "weight_kl_scale": 0.2 if method == "vnd-bayesian" else 0.1,
+        "full_prob": 0.5 if method == "vnd-shared" else 0.3,
+    }
+    others = {name(**{key: value}) for key, value in changed.items() if value != settings[key]}
+    assert name() not in others
+    assert len(others) == sum(value != settings[key] for key, value in changed.items())
+
+
+def test_results_hold_no_path_of_a_machine():
+    for path in (BENCHMARKS / "results").glob("*.json"):
+        assert re.search(r'[ "=]/\w+/', path.read_text()) is None, path
