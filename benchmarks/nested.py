@@ -13,6 +13,7 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
     vnd-bayesian      (d) with Gaussian weights (sparse variational Linear layers and convolutions)
     nested-shared     (b) with one width for all layers, and full width more often (--full-prob)
     vnd-shared        (d) with the same: its prior is nested-shared's law
+    vnd-shared-full   the same with full width in 0.7 instead of 0.3 of the prior's masks
     vnd-shared-bayesian
                       vnd-shared with Gaussian weights
 
@@ -74,15 +75,21 @@ SINGLE = {
     "vnd-bayesian": "-vnd",
     "nested-shared": "-nested-shared",
     "vnd-shared": "-vnd-shared",
+    "vnd-shared-full": "-vnd-shared",
     "vnd-shared-bayesian": "-vnd-shared",
 }
 BAYESIAN = ("vnd-bayesian", "vnd-shared-bayesian")
 ORDER_KL_SCALE = {"vnd": 0.03, "vnd-bayesian": 0.03}
-ORDER_KL_SCALE |= {"vnd-shared": 0.3, "vnd-shared-bayesian": 0.3}
+ORDER_KL_SCALE |= {"vnd-shared": 0.3, "vnd-shared-full": 0.3, "vnd-shared-bayesian": 0.3}
 """How much the KL of an order counts for each training image, as in the MNIST recipes."""
-FULL_PROB = 0.3
+FULL_PROB = {
+    "nested-shared": 0.3,
+    "vnd-shared": 0.3,
+    "vnd-shared-full": 0.7,
+    "vnd-shared-bayesian": 0.3,
+}
+"""Prior probability of full width, where widths are shared."""
 METHODS = ["separate", *SINGLE]
-SHARED = ("nested-shared", "vnd-shared", "vnd-shared-bayesian")
 OOD = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "digits": None}
 OOD |= {"cifar10": None, "cifar10-jpeg75": None}
 WIDTHS = [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]
@@ -96,9 +103,14 @@ def name_of(method: str, width: float | None, seed: int, args: argparse.Namespac
         name += f"-{args.weight_kl_scale}"
     if order_kl_scale(method, args) not in (None, 1.0):
         name += f"-order-{order_kl_scale(method, args)}"
-    if method in SHARED:
-        name += f"-full-{args.full_prob}"
+    if method in FULL_PROB:
+        name += f"-full-{full_prob(method, args)}"
     return name
+
+
+def full_prob(method: str, args: argparse.Namespace) -> float | None:
+    """Return the prior probability of a method's full width; None is not its own."""
+    return FULL_PROB.get(method) if args.full_prob is None else args.full_prob
 
 
 def order_kl_scale(method: str, args: argparse.Namespace) -> float | None:
@@ -125,7 +137,7 @@ def build(
         options["kl_scale"] = order_kl_scale(method, args) * num_data
     for name in ("full_prob", "prior_full_prob"):
         if name in options:
-            options[name] = args.full_prob or None
+            options[name] = full_prob(method, args) or None
     network = bd.convert(network, recipe.dropout, **options)
     if method != "separate":
         return network
@@ -256,8 +268,7 @@ def main() -> None:
     parser.add_argument(
         "--full-prob",
         type=float,
-        default=FULL_PROB,
-        help="of full width, where widths are shared; 0: as any other [default: %(default)s]",
+        help=f"of full width, where widths are shared; 0: as any other [default: {FULL_PROB}]",
     )
     parser.add_argument(
         "--weight-kl-scale",
@@ -338,7 +349,7 @@ def settings_of(
         "trained_at": width,
         "order_kl_scale": order_kl_scale(method, args),
         "weight_kl_scale": args.weight_kl_scale if method in BAYESIAN else None,
-        "full_prob": args.full_prob if method in SHARED else None,
+        "full_prob": full_prob(method, args) if method in FULL_PROB else None,
     }
 
 

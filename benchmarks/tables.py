@@ -83,6 +83,7 @@ NESTED = {
     "vnd-bayesian": "VND, Gaussian weights",
     "nested-shared": "nested, one width for all layers",
     "vnd-shared": "VND, one width for all layers",
+    "vnd-shared-full": "VND, one width, full more often",
     "vnd-shared-bayesian": "VND, one width for all layers, Gaussian weights",
 }
 """Methods of ``nested.py`` to their rows."""

@@ -53,7 +53,7 @@ def test_a_candidate_is_replaced_by_the_same_one_only(script):
 def test_trainings_with_other_settings_have_other_files(script, method):
     nested = script("nested")
     settings = {"network": "lenet-500-300", "data": "mnist", "epochs": 2, "validation": 0}
-    settings |= {"order_kl_scale": None, "weight_kl_scale": 0.1, "full_prob": 0.3}
+    settings |= {"order_kl_scale": None, "weight_kl_scale": 0.1, "full_prob": None}
 
     def name(**changes):
         return nested.name_of(method, None, 0, SimpleNamespace(**{**settings, **changes}))
@@ -63,7 +63,7 @@ def test_trainings_with_other_settings_have_other_files(script, method):
         "validation": 100,
         "order_kl_scale": 0.5 if method != "nested-uniform" else None,
         "weight_kl_scale": 0.2 if method == "vnd-bayesian" else 0.1,
-        "full_prob": 0.5 if method == "vnd-shared" else 0.3,
+        "full_prob": 0.5 if method == "vnd-shared" else None,
     }
     others = {name(**{key: value}) for key, value in changed.items() if value != settings[key]}
     assert name() not in others
