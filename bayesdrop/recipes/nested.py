@@ -19,8 +19,8 @@ from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
 # 1.74 and 1.75 % error at full width, where a plain network has 1.65. Masks are drawn per example
 # for all methods.
 #
-# With one width for all layers, as in the networks that are cut out, a narrow one is drawn as often
-# as the law says, not as that to the power of the layers: ECE at 1/8 falls from 0.027 to 0.004
+# With one width for all layers, as in the networks that are cut out, a narrow one is drawn as
+# often as the law says, not as that to the power of the layers: ECE at 1/8 falls from 0.027 to 0.004
 # there, from 0.154 to 0.027 for LeNet5-Caffe on Fashion-MNIST (12 epochs). How good full width is
 # depends on how often it is drawn: with prior probabilities 0.3 and 0.7 that LeNet5-Caffe has 9.09
 # and 8.30 % error, plain 7.93, and at 1/8 16.4 and 20.7 (benchmarks/README.md).
