@@ -20,10 +20,10 @@ from bayesdrop.recipes.recipe import Recipe, Stage, register_recipe
 # for all methods.
 #
 # With one width for all layers, as in the networks that are cut out, a narrow one is drawn as
-# often as the law says, not as that to the power of the layers: ECE at 1/8 falls from 0.027 to 0.004
-# there, from 0.154 to 0.027 for LeNet5-Caffe on Fashion-MNIST (12 epochs). How good full width is
-# depends on how often it is drawn: with prior probabilities 0.3 and 0.7 that LeNet5-Caffe has 9.09
-# and 8.30 % error, plain 7.93, and at 1/8 16.4 and 20.7 (benchmarks/README.md).
+# often as the law says, not as that to the power of the layers: ECE at 1/8 falls from 0.027 to
+# 0.004 there, from 0.154 to 0.027 for LeNet5-Caffe on Fashion-MNIST (12 epochs). How good full
+# width is depends on how often it is drawn: with prior probabilities 0.3 and 0.7 that LeNet5-Caffe
+# has 9.09 and 8.30 % error, plain 7.93, and at 1/8 16.4 and 20.7 (benchmarks/README.md).
 _MNIST, _DIGITS = 0.03 * 60_000, 900.0
 _FULL = 0.3
 _FIXED = "nested dropout, the number of open groups"
