@@ -20,7 +20,9 @@ from bayesdrop.reporting.style import COLOURS, styled
 
 ROOT = Path(__file__).parent
 FIGURES = {"error": "error %", "nll": "NLL", "ece": "ECE", "auroc": "OOD AUROC"}
-STYLES = {"separate": ":", "vnd": "-"}
+STYLES = {"separate": ":", "vnd": "-", "vnd-shared": "-"}
+SHOWN = ("separate", "nested-uniform", "nested-geometric", "vnd", "vnd-shared", "vnd-shared-full")
+"""The tables have the other methods too."""
 
 
 @styled
@@ -30,7 +32,7 @@ def nested_figure() -> Figure:
     figure = Figure(figsize=(3.4 * len(FIGURES), 2.7 * len(settings)), layout="constrained")
     axes = figure.subplots(len(settings), len(FIGURES), squeeze=False)
     for row, ((network, data), result) in zip(axes, settings.items(), strict=True):
-        for index, (method, title) in enumerate(NESTED.items()):
+        for index, (method, title) in enumerate((name, NESTED[name]) for name in SHOWN):
             entry = result["methods"].get(method)
             if entry is None:
                 continue
