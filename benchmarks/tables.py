@@ -204,7 +204,8 @@ def methods(suite: str, data: str) -> str:
         size = statistics.median(entry["bytes"] for entry in entries) / 1000
         minutes = statistics.median(entry["minutes"] for entry in entries)
         kept = _kept(entries, WIDTHS[suite])
-        rows.append([title, *cells, *kept, f"{size:.0f}", f"{minutes:.1f}"])
+        seeds = "" if len(entries) > 1 else " (1 seed)"
+        rows.append([title + seeds, *cells, *kept, f"{size:.0f}", f"{minutes:.1f}"])
     header = [f"{NETWORKS[suite]} on {DATA[data]}", "error %", "NLL", "ECE", "AURC x 1000"]
     return table([*header, f"AUROC {DATA[result['ood']]}", "kept", "FLOPs", "kB", "minutes"], rows)
 
