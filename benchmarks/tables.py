@@ -173,13 +173,16 @@ def choice(suite: str) -> str:
     """Return the table of a suite's candidates on validation images."""
     rows = []
     for run in read(f"{suite}-choice.json")["runs"]:
-        cost = run["per_input"]
+        cost = run.get("per_input")
         units = run["units"] if cost is None else cost["units"].values()
         speedup = run["flops_speedup"] if cost is None else cost["speedup"]
         error = [f"{run['error'][method]:.2f}" for method in ("mean_mask", "monte_carlo")]
         shown = "-".join(f"{count:.0f}" for count in units)
-        rows.append([run["candidate"], *error, shown, f"{speedup:.1f}x"])
-    return table(["validation images, 1 seed", "error %", "sampled", "units", "FLOPs"], rows)
+        if run.get("weights"):
+            shown = _weights(sum(run["weights"]) / sum(run["weights_total"]))
+        saved = "" if speedup is None else f"{speedup:.1f}x"
+        rows.append([run["candidate"], *error, shown, saved])
+    return table(["validation images, 1 seed", "error %", "sampled", "kept", "FLOPs"], rows)
 
 
 def methods(suite: str, data: str) -> str:
@@ -401,6 +404,8 @@ def names(text: str) -> list[str]:
 TABLES = {
     "lenet-500-300": partial(mnist, "lenet-500-300"),
     "lenet5-caffe": partial(mnist, "lenet5-caffe"),
+    "lenet-500-300-choice": partial(choice, "lenet-500-300"),
+    "lenet-300-100-choice": partial(choice, "lenet-300-100"),
     "lenet5-caffe-choice": partial(choice, "lenet5-caffe"),
     "nested-choice": nested_choice,
     "concrete": concrete,
