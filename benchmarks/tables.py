@@ -261,6 +261,21 @@ def nested(network: str, data: str) -> str:
     return table([*header, "drawn at <= 1/8"], rows)
 
 
+def nested_full_width() -> str:
+    """Return how many points of error each method has more than a network of full width alone."""
+    results = nested_results()
+    rows = []
+    for method in ("nested-uniform", "nested-geometric", "vnd", "vnd-shared", "vnd-shared-full"):
+        cells = []
+        for result in results.values():
+            entries = [result["methods"].get(name) for name in (method, "separate")]
+            errors = [entry["mean"][-1]["error"] for entry in entries if entry is not None]
+            cells.append(f"{errors[0] - errors[1]:.2f}" if len(errors) == 2 else "")
+        rows.append([NESTED[method], *cells])
+    header = [f"{NETWORKS[network]}, {DATA[data]}" for network, data in results]
+    return table(["points of error at full width", *header], rows)
+
+
 def _drawn_narrow(run: dict, width: float = 0.125) -> float:
     """Return the probability that a mask of training has no layer wider than ``width``."""
     result = 1.0
@@ -419,6 +434,7 @@ if (RESULTS / "uci.json").exists():
     TABLES["uci-log-likelihood"] = partial(uci, "log_likelihood")
 if (RESULTS / "lenet-300-100.json").exists():
     TABLES["lenet-300-100"] = partial(mnist, "lenet-300-100")
+TABLES["nested-full-width"] = nested_full_width
 TABLES |= {f"nested-{key[0]}-{key[1]}": partial(nested, *key) for key in nested_results()}
 TABLES |= {
     f"methods-{suite}-{data}": partial(methods, suite, data)
