@@ -278,7 +278,8 @@ class OrderedUnits(BayesianDropout):
 
     @property
     def _source(self) -> OrderedUnits:
-        return self.leader or self
+        """The layer whose law this one has: itself, or the one that leads."""
+        return self if self.leader is None else self.leader._source
 
     def _led_mask(self, x: Tensor | None) -> Tensor:
         """Return the mask that goes with the one that the leader has in this pass."""

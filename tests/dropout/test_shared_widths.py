@@ -226,6 +226,19 @@ def test_the_loss_of_one_step_is_finite_with_maps_and_particles():
         assert math.isfinite(elbo.loss_and_grads(bnn.model, bnn.guide, x, y))
 
 
+def test_a_leader_that_follows_takes_its_followers_along():
+    first, second, third = (bd.VariationalNestedDropout(4) for _ in range(3))
+    third.follow(second)
+    second.follow(first)
+    net = nn.Sequential(first, second, third)
+    assert [name for name, _ in net.named_parameters()] == ["0.order_logits"]
+    torch.testing.assert_close(third.keep_prob(), first.keep_prob())
+    net(torch.ones(5, 4))
+    masks = [layer._last.mask for layer in net]
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])
+
+
 def test_importance_orders_each_layer_by_its_own():
     torch.manual_seed(0)
     bnn, (x, _) = network(ordering="importance"), data()
