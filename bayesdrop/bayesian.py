@@ -54,7 +54,7 @@ class BayesianNetwork(nn.Module):
         ConfigError: If ``num_data`` or ``kl_weight`` is not positive.
 
     Example:
-        >>> import bayesdrop as bd
+        >>> import torch, bayesdrop as bd
         >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
         >>> bnn = BayesianNetwork(net, bd.Categorical(), num_data=100)
         >>> bnn.loss(torch.zeros(10, 4), torch.zeros(10).long()).loss.shape
