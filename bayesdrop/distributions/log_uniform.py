@@ -155,15 +155,18 @@ class _ExactKL(torch.autograd.Function):
         square = ratio.square().clamp_(max=1e30)
         position = torch.log1p(square).mul_(_STEPS_PER_UNIT)
         index = position.clamp(max=_END * _STEPS_PER_UNIT).nan_to_num_(0.0).to(torch.int32)
-        table = _table(ratio.dtype, ratio.device)
-        rows = torch.index_select(table, 0, index.flatten()).view(*ratio.shape, 4)
-        c0, c1, c2, c3 = rows.unbind(-1)
+        # A column at a time, so that what follows runs on contiguous memory.
+        c0, c1, c2, c3 = (
+            torch.index_select(column, 0, index.flatten()).view(ratio.shape)
+            for column in _table(ratio.dtype, ratio.device)
+        )
         x = position.sub_(index)
+        inner = torch.addcmul(c2, x, c3)
+        slope = torch.addcmul(c1, x, torch.addcmul(inner, x, c3, value=2).add_(c2))
         # d s / d ratio = 2 ratio / (1 + ratio^2)
-        slope = torch.addcmul(c1, x, torch.addcmul(2 * c2, x, c3, value=3))
-        slope.mul_(2 * _STEPS_PER_UNIT).mul_(ratio).div_(1 + square)
+        slope.mul_(2 * _STEPS_PER_UNIT).mul_(ratio).div_(square.add_(1))
         ctx.save_for_backward(slope)
-        return torch.addcmul(c0, x, torch.addcmul(c1, x, torch.addcmul(c2, x, c3)))
+        return torch.addcmul(c0, x, torch.addcmul(c1, x, inner))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -172,8 +175,8 @@ class _ExactKL(torch.autograd.Function):
 
 
 @functools.lru_cache
-def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return each interval's cubic in the position within it, lowest power first."""
+def _table(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Return each interval's cubic in the position within it: four columns, lowest power first."""
     count = _END * _STEPS_PER_UNIT
     s = torch.arange(count + 1, dtype=torch.float64) / _STEPS_PER_UNIT
     value, derivative = exact_kl(torch.expm1(s) / 2)
@@ -189,7 +192,8 @@ def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
         1,
     )
     line = torch.tensor([[float(value[-1]), 0.5 / _STEPS_PER_UNIT, 0.0, 0.0]], dtype=torch.float64)
-    return torch.cat([cubics, line]).to(device=device, dtype=dtype)
+    table = torch.cat([cubics, line]).to(device=device, dtype=dtype)
+    return table.t().contiguous().unbind()
 
 
 def exact_kl(u: Tensor) -> tuple[Tensor, Tensor]:
