@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
+from bayesdrop.dropout.base import BayesianDropout
 from bayesdrop.dropout.relaxation import Relaxation
 from bayesdrop.dropout.stick_breaking import (
     IndianBuffetSticks,
@@ -20,6 +22,8 @@ from bayesdrop.dropout.stick_breaking import (
 )
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.typing import Latents
+
+_CONCENTRATION = 10.0
 
 
 class HierarchicalIndianBuffetDropout(StickBreakingDropout):
@@ -35,11 +39,13 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
         q(\pi_{lk}) = \mathrm{Kumaraswamy}(a_{lk}, b_{lk}), \quad
         q(z_{nlk} \mid \pi_{lk}) = p(z_{nlk} \mid \pi_{lk})
 
-    The sticks say how wide the layers of this network are, each layer how it differs. Give all
-    layers the same ``IndianBuffetSticks``; a layer with fewer units uses the first sticks::
+    The sticks say how wide the layers of this network are, each layer how it differs. ``convert``
+    lets all layers that it puts in share sticks, as many as the widest has units::
 
-        sticks = bd.IndianBuffetSticks(784, concentration=50.0)
-        bd.convert(network, "hierarchical-indian-buffet", sticks=sticks)
+        bd.convert(network, "hierarchical-indian-buffet", concentration=50.0)
+
+    By hand, give all layers the same ``IndianBuffetSticks``; a layer with fewer units uses the
+    first.
 
     The loss holds the sticks' KL divergence once. The layers' are in closed form given the
     sticks, of which each step draws one sample: the ELBO is estimated without bias, with pathwise
@@ -54,7 +60,9 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
             a small threshold would keep many of them.
         kl_scale: Factor on this layer's KL divergence; that of the sticks is theirs.
         sticks: The shared sticks, at least ``num_units``; used, not copied. None makes sticks of
-            the layer's own, with the default concentration, which no other layer shares.
+            the layer's own, which ``join``, and so ``convert``, lets layers share.
+        concentration: Mass :math:`\alpha > 0` of those sticks, 10 if None. Layers of one
+            concentration share sticks. Sticks that are passed have theirs.
         layer_concentration: :math:`c > 0`: larger holds the layer closer to the shared
             :math:`\pi^0`.
         init_concentration1: Initial :math:`a > 0`; the default is a keep probability of 5/6.
@@ -67,7 +75,8 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
         ``(K,)``; and once, under the first layer that has them, ``{module path}.sticks.v``.
 
     Raises:
-        ConfigError: If there are fewer sticks than units, or an argument makes no sense.
+        ConfigError: If there are fewer sticks than units, if both sticks and a concentration are
+            passed, or if an argument makes no sense.
 
     References:
         Kessler, Nguyen, Zohren, Roberts (2021), "Hierarchical Indian Buffet Neural Networks for
@@ -100,6 +109,7 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
         threshold: float = 0.1,
         kl_scale: float = 1.0,
         sticks: IndianBuffetSticks | None = None,
+        concentration: float | None = None,
         layer_concentration: float = 4.0,
         init_concentration1: float = 5.0,
         init_concentration0: float = 1.0,
@@ -121,7 +131,22 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
             init_concentration1=init_concentration1,
             init_concentration0=init_concentration0,
         )
-        self.sticks = IndianBuffetSticks(num_units) if sticks is None else sticks
+        if sticks is None:
+            concentration = _CONCENTRATION if concentration is None else concentration
+            check_positive(who, concentration=concentration)
+            sticks = IndianBuffetSticks(num_units, concentration=concentration)
+        elif concentration is not None:
+            raise ConfigError(
+                describe(
+                    who,
+                    expected="either sticks or their concentration",
+                    got=f"both, and concentration={concentration}",
+                    hint="Pass the concentration to IndianBuffetSticks.",
+                )
+            )
+        self.sticks = sticks
+        # Of sticks that other layers may share; None if the caller decides who does.
+        self._concentration = concentration
         if self.sticks.num_sticks < num_units:
             raise ConfigError(
                 describe(
@@ -138,6 +163,20 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
             torch.full((num_units,), math.log(init_concentration0))
         )
         self.register_buffer("layer_concentration", torch.full((), layer_concentration))
+
+    @classmethod
+    @override
+    def join(cls, layers: Sequence[BayesianDropout]) -> None:
+        alike: dict[float, list[HierarchicalIndianBuffetDropout]] = {}
+        for layer in layers:
+            if isinstance(layer, cls) and layer._concentration is not None:
+                alike.setdefault(layer._concentration, []).append(layer)
+        for concentration, group in alike.items():
+            widest = max(layer.num_units for layer in group)
+            sticks = IndianBuffetSticks(widest, concentration=concentration)
+            sticks.to(group[0].log_concentration1)
+            for layer in group:
+                layer.sticks = sticks
 
     @property
     @override

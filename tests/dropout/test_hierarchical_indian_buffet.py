@@ -172,7 +172,48 @@ def test_convert_gives_all_layers_the_sticks_it_is_given():
     assert sticks.path == "fc1_dropout.sticks"
 
 
-def test_layers_without_given_sticks_share_none():
+def test_convert_lets_layers_without_given_sticks_share():
+    net = bd.convert(
+        bd.networks.lenet_500_300().double(), "hierarchical-indian-buffet", concentration=20.0
+    )
+    layers = [layer for layer in net.children() if isinstance(layer, bd.BayesianDropout)]
+    sticks = layers[0].sticks
+    assert all(layer.sticks is sticks for layer in layers)
+    assert (sticks.num_sticks, float(sticks.concentration)) == (784, 20.0)
+    assert sticks.log_concentration1.dtype == torch.float64
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
+    assert [path for path, _ in bnn.named_global_latents()][0] == "fc1_dropout.sticks"
+    assert sum("sticks" in path for path, _ in bnn.named_global_latents()) == 1
+
+
+def test_layers_of_one_concentration_share():
+    net = bd.convert(
+        bd.networks.lenet5_caffe(),
+        "hierarchical-indian-buffet",
+        overrides={"conv*": {"concentration": 5.0}},
+    )
+    conv1, conv2, fc1, fc2 = (m for m in net.children() if isinstance(m, bd.BayesianDropout))
+    assert conv1.sticks is conv2.sticks
+    assert fc1.sticks is fc2.sticks
+    assert [conv1.sticks.num_sticks, fc1.sticks.num_sticks] == [50, 800]
+    assert [float(layer.sticks.concentration) for layer in (conv1, fc1)] == [5.0, 10.0]
+
+
+def test_joining_leaves_given_sticks_alone():
+    sticks = IndianBuffetSticks(5)
+    given = HierarchicalIndianBuffetDropout(3, sticks=sticks)
+    own = HierarchicalIndianBuffetDropout(3)
+    HierarchicalIndianBuffetDropout.join([given, own])
+    assert given.sticks is sticks
+    assert own.sticks is not sticks
+
+
+def test_sticks_have_their_concentration():
+    with pytest.raises(ConfigError, match="expected either sticks or their concentration, got bo"):
+        HierarchicalIndianBuffetDropout(3, sticks=IndianBuffetSticks(3), concentration=2.0)
+
+
+def test_layers_made_by_hand_share_none():
     first, second = HierarchicalIndianBuffetDropout(3), HierarchicalIndianBuffetDropout(3)
     assert first.sticks is not second.sticks
     assert first.parent is first.sticks
@@ -251,6 +292,7 @@ def test_open_last_units_warn():
             {"layer_concentration": 0.0},
             "expected layer_concentration > 0 and finite, got layer_co",
         ),
+        ({"concentration": 0.0}, "expected concentration > 0 and finite, got concentration=0.0"),
         ({"init_concentration1": math.nan}, "expected init_concentration1 > 0"),
         ({"init_concentration0": -1.0}, "expected init_concentration0 > 0"),
     ],
