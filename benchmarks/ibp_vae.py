@@ -5,8 +5,9 @@
 
 ``choose`` trains on 50,000 training images and looks only at the other 10,000. ``test`` trains on
 all 60,000 and touches the test set once for each seed and method. Both train a plain VAE, the
-structured and the mean-field IBP-VAE with the same networks and the same number of epochs. Runs
-are resumable (``--work``) and take one thread each. Needs MNIST in ``--data-dir`` or
+structured and the mean-field IBP-VAE with the same networks and the same number of epochs. The
+file keeps the runs of other methods, seeds and settings, and is written after each run. Runs are
+resumable (``--work``) and take one thread each. Needs MNIST in ``--data-dir`` or
 ``BAYESDROP_DATA`` (torchvision downloads it otherwise).
 
 Differences from the published protocol: the images are binarised here, once, each pixel drawn
@@ -23,7 +24,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import json
 import shlex
-import statistics
 import sys
 import time
 import warnings
@@ -37,6 +37,7 @@ import bayesdrop as bd
 from bayesdrop.errors import TruncationWarning
 from bayesdrop.evaluation import log_likelihood_bound
 from bayesdrop.inference import schedules
+from bayesdrop.reporting.files import read_json
 
 PUBLISHED = {
     "source": "Singh, Ling, Doshi-Velez (2017), negative bound in nats, train / test",
@@ -80,6 +81,12 @@ def build(method: str, num_data: int, seed: int) -> bd.VariationalAutoencoder:
     return bd.networks.vae(num_data, latent_size=100, hidden=(500,), **METHODS[method])
 
 
+def name_of(method: str, seed: int, args: argparse.Namespace) -> str:
+    """Return the folder of a training, another one for other settings."""
+    steps = "-".join(f"{value:g}" for value in (*args.milestones, args.decay))
+    return f"{method}-{args.epochs}-{steps}-{args.stick_learning_rate:g}-{seed}"
+
+
 def train(method: str, seed: int, x: torch.Tensor, args: argparse.Namespace) -> tuple:
     """Train one auto-encoder, or continue, and return it with its minutes and history."""
     torch.set_num_threads(1)
@@ -96,7 +103,7 @@ def train(method: str, seed: int, x: torch.Tensor, args: argparse.Namespace) -> 
             weight_decay=0.0,
             schedule=schedules.steps(*args.milestones, factor=args.decay),
             seed=seed,
-            checkpoint_dir=args.work / args.mode / f"{method}-{args.epochs}-{seed}",
+            checkpoint_dir=args.work / args.mode / name_of(method, seed, args),
             progress=False,
         )
     return vae, result
@@ -147,7 +154,6 @@ def run_one(method: str, seed: int, args: argparse.Namespace) -> dict:
         "method": method,
         "seed": seed,
         "minutes": result.seconds / 60,
-        "epochs": args.epochs,
         "final_loss": result.history[-1]["loss"],
         held_out: bounds(
             vae,
@@ -179,32 +185,56 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     bd.load_data("mnist", data_dir=args.data_dir)  # downloads once, before the processes start
+    head = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
+    head |= {"bayesdrop": bd.__version__, **settings_of(args)}
+    earlier = read_json(args.out)["runs"] if args.out.exists() else []
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        tasks = {
-            (method, seed): pool.submit(run_one, method, seed, args)
+        tasks = [
+            pool.submit(run_one, method, seed, args)
             for seed in args.seeds
             for method in args.methods
-        }
-        runs = [task.result() for task in tasks.values()]
-    held_out = "validation" if args.mode == "choose" else "test"
-    result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "bayesdrop": bd.__version__,
-        "seeds": args.seeds,
+        ]
+        runs: list[dict] = []
+        for task in tasks:
+            runs.append({**task.result(), **head})
+            write(summary(added(earlier, runs)), args.out)
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """Return what a training depends on, beside its method and seed."""
+    return {
+        "mode": args.mode,
+        "epochs": args.epochs,
+        "milestones": args.milestones,
+        "decay": args.decay,
+        "stick_learning_rate": args.stick_learning_rate,
         "importance_samples": args.num_samples,
+    }
+
+
+def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
+    """Return earlier runs without those that were run again, and the new ones."""
+    keys = ("method", "seed", "mode", "epochs", "milestones", "decay", "stick_learning_rate")
+
+    def key(run: dict) -> str:
+        return json.dumps([run[name] for name in keys])
+
+    new = {key(run) for run in runs}
+    return [run for run in earlier if key(run) not in new] + runs
+
+
+def summary(runs: list[dict]) -> dict:
+    """Return the content of a result file."""
+    return {
         "binarisation": f"Bernoulli of the grey levels, once, seed {BINARISATION_SEED}",
         "published": PUBLISHED,
-        "median": {
-            method: statistics.median(
-                r[held_out]["exact"]["iwae"] for r in runs if r["method"] == method
-            )
-            for method in args.methods
-        },
         "runs": runs,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write(result: dict, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

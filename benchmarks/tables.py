@@ -98,6 +98,11 @@ NESTED_VAE = {
 """Methods of ``nested_vae.py`` to their rows."""
 
 
+IBP_VAE = {
+    "plain": "plain VAE",
+    "s-ibp": "structured IBP",
+    "mf-ibp": "mean-field IBP",
+}
 UCI = {
     "mc-dropout": "MC dropout",
     "concrete": "concrete dropout",
@@ -342,6 +347,34 @@ def nested_vae() -> str:
     return table(header, rows)
 
 
+def ibp_vae() -> str:
+    """Return the table of ``ibp_vae.py``: medians over seeds, the published figures beside."""
+    result = read("ibp-vae.json")
+    rows = []
+    for method, title in IBP_VAE.items():
+        runs = [run for run in result["runs"] if run["method"] == method]
+        figures = {
+            "test": [run["test"]["exact"]["iwae"] for run in runs],
+            "train": [run["train_10000"]["exact"]["iwae"] for run in runs],
+            "relaxed": [
+                run["test"]["relaxed"]["published_metric"]
+                for run in runs
+                if "relaxed" in run["test"]
+            ],
+            "published": [result["published"].get(method, {}).get("test")],
+            "used": [run["features_per_example"] for run in runs],
+            "open": [run["features_in_use"] for run in runs],
+        }
+        cells = [
+            "" if v in ([], [None]) else f"{statistics.median(v):.1f}" for v in figures.values()
+        ]
+        epochs = "/".join(sorted({str(run["epochs"]) for run in runs}))
+        rows.append([title, str(len(runs)), epochs, *cells])
+    header = ["binarised MNIST, nats", "seeds", "epochs", "test", "training images"]
+    header += ["test, relaxed masks", "published", "features an image", "features in use"]
+    return table(header, rows)
+
+
 def concrete() -> str:
     """Return the table of ``concrete_regression.py``, the published numbers in brackets."""
     result = read("concrete-regression.json")
@@ -423,6 +456,7 @@ TABLES = {
     "lenet-300-100-choice": partial(choice, "lenet-300-100"),
     "lenet5-caffe-choice": partial(choice, "lenet5-caffe"),
     "nested-choice": nested_choice,
+    "ibp-vae": ibp_vae,
     "concrete": concrete,
     "steps": steps,
     "predict": predictions,

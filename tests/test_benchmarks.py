@@ -70,6 +70,15 @@ def test_trainings_with_other_settings_have_other_files(script, method):
     assert len(others) == sum(value != settings[key] for key, value in changed.items())
 
 
+def test_an_auto_encoder_is_replaced_by_the_same_one_only(script):
+    ibp_vae = script("ibp_vae")
+    run = {"method": "s-ibp", "seed": 0, "mode": "test", "epochs": 3, "milestones": [0.5]}
+    run |= {"decay": 0.3, "stick_learning_rate": 0.01}
+    earlier = [run, {**run, "method": "plain"}, {**run, "epochs": 4}, {**run, "milestones": [0.6]}]
+    again = {**run, "final_loss": 90.0}
+    assert ibp_vae.added(earlier, [again]) == [*earlier[1:], again]
+
+
 def test_results_hold_no_path_of_a_machine():
     for path in (BENCHMARKS / "results").glob("*.json"):
         assert re.search(r'[ "=]/\w+/', path.read_text()) is None, path
