@@ -252,6 +252,27 @@ def test_expected_log1m_equals_25_digit_quadrature(a, b):
     np.testing.assert_allclose(actual, exact_expected_log1m(a, b), rtol=1e-10, atol=1e-20)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_expected_log1m_and_its_gradient_hold_in_both_precisions(dtype):
+    """It is closed for a = 1, where x is Beta(1, b), and for b = 1, where x is Beta(a, 1)."""
+    b = torch.logspace(-3, 4, 50, dtype=dtype).requires_grad_()
+    a = torch.ones_like(b).requires_grad_()
+    value = expected_log1m(a, b)
+    value.sum().backward()
+    single = dtype == torch.float32
+    tolerance = {"rtol": 2e-6 if single else 1e-10, "atol": 0.0}
+    of_slope = {"rtol": 2e-5 if single else 1e-9, "atol": 0.0}
+    torch.testing.assert_close(value, -1 / b, **tolerance)
+    torch.testing.assert_close(b.grad, 1 / b.detach() ** 2, **of_slope)
+    a = torch.logspace(-3, 3, 50, dtype=dtype).requires_grad_()
+    value = expected_log1m(a, torch.ones_like(a))
+    value.sum().backward()
+    expected = -torch.digamma(a.detach().double() + 1) - np.euler_gamma
+    torch.testing.assert_close(value, expected.to(dtype), **tolerance)
+    slope = -torch.polygamma(1, a.detach().double() + 1)
+    torch.testing.assert_close(a.grad, slope.to(dtype), **of_slope)
+
+
 @pytest.mark.parametrize("d", [0.5, 1.0, 5.0])
 def test_kl_gradient_equals_finite_differences(d):
     a = torch.tensor([1e-3, 0.1, 1.0, 30.0, 1e3]).requires_grad_()
