@@ -50,6 +50,7 @@ SUITES = {
         "lenet-500-300-ibp-5",
         "lenet-500-300-ibp-20",
         "lenet-500-300-ibp-50",
+        "lenet-500-300-hibp",
         "lenet-500-300-sbp",
     ],
     "lenet-300-100": ["lenet-300-100-sparse-vd"],
@@ -141,6 +142,11 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             "lenet-500-300-bb",
             {"overrides": _SCALES, "first": {"epochs": 60}, "last": _LONG},
         ),
+        "H-IBP": ("lenet-500-300-hibp", {"dropout_options": {"layer_concentration": 4.0}}),
+        "H-IBP, layer concentration 0.5": (
+            "lenet-500-300-hibp",
+            {"dropout_options": {"layer_concentration": 0.5}},
+        ),
         "SBP": ("lenet-500-300-sbp", {}),
         "SBP, KL scaled": (
             "lenet-500-300-sbp",
@@ -156,6 +162,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         "sparse VD": ("lenet5-caffe-sparse-vd", {}),
         "SBP": ("lenet5-caffe-sbp", {}),
         "L0": ("lenet5-caffe-l0", {}),
+        "L0, 40 epochs": ("lenet5-caffe-l0", {"last": {"epochs": 40}}),
     },
     "lenet-300-100": {
         "sparse VD": (
@@ -163,6 +170,10 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             {"first": {"epochs": 60, "milestones": (0.75, 0.92)}},
         ),
         "sparse VD, 150 epochs": ("lenet-300-100-sparse-vd", {}),
+        "sparse VD, 150 epochs, KL x 1.5": (
+            "lenet-300-100-sparse-vd",
+            {"dropout_options": {"kl_scale": 1.5}},
+        ),
     },
 }
 """Suite to candidates: a recipe, and what is changed in it.
@@ -276,7 +287,7 @@ def median_of(runs: list[dict]) -> dict:
         result["units"] = [middle(list(units)) for units in layers]
         result["flops_speedup"] = middle([run["flops_speedup"] for run in runs])
         result["params"] = middle([run["params"] for run in runs])
-    if first["weights"]:
+    if first.get("weights"):  # which results of earlier versions have not
         result["compression"] = middle(
             [sum(run["weights_total"]) / max(1, sum(run["weights"])) for run in runs]
         )

@@ -82,3 +82,13 @@ def test_an_auto_encoder_is_replaced_by_the_same_one_only(script):
 def test_results_hold_no_path_of_a_machine():
     for path in (BENCHMARKS / "results").glob("*.json"):
         assert re.search(r'[ "=]/\w+/', path.read_text()) is None, path
+
+
+def test_medians_take_runs_of_earlier_versions(script):
+    mnist = script("mnist")
+    run = {key: {"mean_mask": 1.0} for key in ("error", "nll", "brier", "ece")}
+    run |= {"minutes": 2.0, "units": [3, 4], "flops_speedup": 2.0, "params": 7, "per_input": None}
+    run["ood_by_method"] = {"mean_mask": {"fashion-mnist": {"entropy": {"auroc": 0.9}}}}
+    median = mnist.median_of([run, {**run, "weights": [], "units": [5, 8]}])
+    assert median["units"] == [4, 6]
+    assert "compression" not in median
