@@ -167,9 +167,15 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-300-100": {
         "sparse VD": (
             "lenet-300-100-sparse-vd",
-            {"first": {"epochs": 60, "milestones": (0.75, 0.92)}},
+            {
+                "first": {"epochs": 60, "milestones": (0.75, 0.92)},
+                "dropout_options": {"kl_scale": 1.0},
+            },
         ),
-        "sparse VD, 150 epochs": ("lenet-300-100-sparse-vd", {}),
+        "sparse VD, 150 epochs": (
+            "lenet-300-100-sparse-vd",
+            {"dropout_options": {"kl_scale": 1.0}},
+        ),
         "sparse VD, 150 epochs, KL x 1.5": (
             "lenet-300-100-sparse-vd",
             {"dropout_options": {"kl_scale": 1.5}},

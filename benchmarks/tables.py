@@ -28,6 +28,7 @@ METHODS = {
     "-ibp-5": [("mean_mask", "Indian buffet, concentration 5")],
     "-ibp-20": [("mean_mask", "Indian buffet, concentration 20")],
     "-ibp-50": [("mean_mask", "Indian buffet, concentration 50")],
+    "-hibp": [("mean_mask", "hierarchical Indian buffet")],
     "-sbp": [
         ("mean_mask", "structured Bayesian pruning, mean"),
         ("monte_carlo", "structured Bayesian pruning, sampled"),

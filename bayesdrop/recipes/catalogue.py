@@ -140,6 +140,14 @@ for _concentration in (5, 20, 50):
         dropout="indian-buffet",
     )
 
+# One vector of sticks for the three layers, with the paper's concentrations.
+_ibp.register(
+    "-hibp",
+    "hierarchical Indian buffet dropout from pretrained weights",
+    {"concentration": 5.0, "layer_concentration": 4.0},
+    dropout="hierarchical-indian-buffet",
+)
+
 # Without larger scales for the convolutions the dense layers are pruned and the convolutions,
 # which cost most, hardly.
 _lenet5 = _Family(
