@@ -104,6 +104,8 @@ IBP_VAE = {
     "s-ibp": "structured IBP",
     "mf-ibp": "mean-field IBP",
 }
+"""Methods of ``ibp_vae.py`` to their rows."""
+
 UCI = {
     "mc-dropout": "MC dropout",
     "concrete": "concrete dropout",
