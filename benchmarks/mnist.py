@@ -160,6 +160,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         "DBB conv slope 3": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 3.0})),
         "DBB conv slope 5": ("lenet5-caffe-dbb", _lenet5_dbb({"init_slope": 5.0})),
         "sparse VD": ("lenet5-caffe-sparse-vd", {}),
+        "sparse VD, KL x 4": ("lenet5-caffe-sparse-vd", {"dropout_options": {"kl_scale": 4.0}}),
         "SBP": ("lenet5-caffe-sbp", {}),
         "L0": ("lenet5-caffe-l0", {}),
         "L0, 40 epochs": ("lenet5-caffe-l0", {"last": {"epochs": 40}}),
