@@ -12,7 +12,8 @@ is standardised by the rows it is trained on; results are in the targets' own un
 files of ``bd.load_regression`` in ``--data-dir`` or ``BAYESDROP_DATA``.
 
 Results of finished (set, split, method) triples are kept in ``--work``: the same command continues
-where it was stopped. Each run takes one thread; ``--jobs`` run side by side.
+where it was stopped. Each run takes one thread; ``--jobs`` run side by side. The file is written
+after each run and keeps those of other sets, splits, methods and settings.
 
 Differences from the published protocol: the noise is learned while training and its predictive
 scale chosen on validation rows, where the paper has a grid of precisions for each set; the paper's
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 
 import bayesdrop as bd
 from bayesdrop.data import RegressionSplit, regression_sets
+from bayesdrop.reporting.files import read_json
 
 METHODS: dict[str, tuple[str, list[dict]]] = {
     "mc-dropout": (
@@ -73,6 +75,8 @@ EPOCHS = {"kin8nm": 40, "naval": 40, "power": 40, "protein": 40}
 
 NOISE_SCALES = torch.logspace(-2.5, 0.5, 61)
 MEASURED = ("rmse", "rmse_mean_mask", "log_likelihood")
+SETTINGS = ("set", "epochs", "num_samples")
+"""What the splits of a mean have in common, beside the method."""
 
 
 def train(
@@ -134,9 +138,9 @@ def measure(
 
 def run_one(name: str, index: int, method: str, args: argparse.Namespace) -> dict:
     epochs = EPOCHS.get(name, 400) * args.epochs_factor
-    path = args.work / name / f"{epochs}-{method}-{index}.json"
+    path = args.work / name / f"{epochs}-{args.num_samples}-{method}-{index}.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return read_json(path)
     torch.set_num_threads(1)
     started = time.perf_counter()
     hidden = 100 if name == "protein" else 50
@@ -154,6 +158,8 @@ def run_one(name: str, index: int, method: str, args: argparse.Namespace) -> dic
         "set": name,
         "split": index,
         "method": method,
+        "epochs": epochs,
+        "num_samples": args.num_samples,
         **measure(bnn, noise_scale, split, args.num_samples),
         "options": options,
         "noise_scale": noise_scale * split.y_scale,
@@ -172,27 +178,39 @@ def run_one(name: str, index: int, method: str, args: argparse.Namespace) -> dic
     return record
 
 
-def summary(runs: list[dict]) -> dict:
-    """Return mean and standard error over the splits, by set and method."""
-    rows: dict[str, dict] = {}
+def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
+    """Return earlier runs without those that were run again, and the new ones."""
+
+    def key(run: dict) -> tuple:
+        return tuple(run[name] for name in (*SETTINGS, "method", "split"))
+
+    new = {key(run) for run in runs}
+    return [run for run in earlier if key(run) not in new] + runs
+
+
+def summary(runs: list[dict]) -> list[dict]:
+    """Return a row of means and standard errors over the splits for each set and its settings."""
+    rows: dict[tuple, dict[str, list[dict]]] = {}
     for run in runs:
-        rows.setdefault(run["set"], {}).setdefault(run["method"], []).append(run)
-    return {
-        name: {
-            method: {
-                "splits": len(own),
-                **{
-                    measure: [
-                        round(statistics.mean(run[measure] for run in own), 4),
-                        round(_standard_error([run[measure] for run in own]), 4),
-                    ]
-                    for measure in MEASURED
-                },
-            }
-            for method, own in methods.items()
+        by_method = rows.setdefault(tuple(run[name] for name in SETTINGS), {})
+        by_method.setdefault(run["method"], []).append(run)
+    return [
+        {
+            **dict(zip(SETTINGS, settings, strict=True)),
+            "methods": {
+                method: {
+                    "splits": len(own),
+                    **{name: _mean([run[name] for run in own]) for name in MEASURED},
+                }
+                for method, own in rows[settings].items()
+            },
         }
-        for name, methods in rows.items()
-    }
+        for settings in sorted(rows)
+    ]
+
+
+def _mean(values: list[float]) -> list[float]:
+    return [round(statistics.mean(values), 5), round(_standard_error(values), 5)]
 
 
 def _standard_error(values: list[float]) -> float:
@@ -212,6 +230,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/uci"))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    head = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
+    head |= {"bayesdrop": bd.__version__}
+    earlier = read_json(args.out)["runs"] if args.out.exists() else []
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         tasks = [
             pool.submit(run_one, name, index, method, args)
@@ -219,21 +240,21 @@ def main() -> None:
             for index in range(min(known[name], args.splits or known[name]))
             for method in args.methods
         ]
-        runs = [task.result() for task in tasks]
+        runs: list[dict] = []
+        for task in tasks:
+            runs.append({**task.result(), **head})
+            write(added(earlier, runs), args.out)
+
+
+def write(runs: list[dict], out: Path) -> None:
     result = {
-        "command": shlex.join(["python", *sys.argv]),
-        "torch": torch.__version__,
-        "bayesdrop": bd.__version__,
-        "epochs": {name: EPOCHS.get(name, 400) * args.epochs_factor for name in args.sets},
-        "num_samples": args.num_samples,
         "units": "of the targets; log-likelihood in nats per test row; [mean, standard error]",
         "published": PUBLISHED,
         "summary": summary(runs),
         "runs": runs,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["summary"], indent=1))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

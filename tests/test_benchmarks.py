@@ -79,6 +79,28 @@ def test_an_auto_encoder_is_replaced_by_the_same_one_only(script):
     assert ibp_vae.added(earlier, [again]) == [*earlier[1:], again]
 
 
+def test_a_regression_is_replaced_by_the_same_one_only(script):
+    uci = script("uci")
+    run = {"set": "yacht", "epochs": 4, "num_samples": 10, "method": "concrete", "split": 0}
+    run |= {"rmse": 1.0, "rmse_mean_mask": 1.0, "log_likelihood": -1.0}
+    earlier = [run, {**run, "split": 1}, {**run, "epochs": 8}, {**run, "method": "mc-dropout"}]
+    again = {**run, "rmse": 3.0}
+    assert uci.added(earlier, [again]) == [*earlier[1:], again]
+
+
+def test_means_over_splits_are_of_one_setting(script):
+    uci = script("uci")
+    run = {"set": "yacht", "epochs": 4, "num_samples": 10, "method": "concrete", "split": 0}
+    run |= {"rmse": 1.0, "rmse_mean_mask": 2.0, "log_likelihood": -1.0}
+    runs = [run, {**run, "split": 1, "rmse": 3.0}, {**run, "epochs": 8, "rmse": 9.0}]
+    short, long = uci.summary([*runs, {**run, "set": "boston"}])[1:]
+    assert short["set"] == long["set"] == "yacht"
+    assert short["epochs"] == 4
+    assert short["methods"]["concrete"]["rmse"] == [2.0, 1.0]
+    assert short["methods"]["concrete"]["splits"] == 2
+    assert long["methods"]["concrete"]["rmse"][0] == 9.0
+
+
 def test_results_hold_no_path_of_a_machine():
     for path in (BENCHMARKS / "results").glob("*.json"):
         assert re.search(r'[ "=]/\w+/', path.read_text()) is None, path
