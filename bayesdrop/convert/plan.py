@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from bayesdrop.dropout import BayesianDropout, make_dropout, registered_dropouts
 from bayesdrop.errors import ConversionError, ConversionWarning, describe, unknown_name
 from bayesdrop.nn import (
-    Dropconnect,
-    SparseVariationalConv2d,
-    SparseVariationalLinear,
+    ConvWeights,
+    LinearWeights,
     make_weight_layer,
     registered_weight_layers,
 )
@@ -29,10 +28,10 @@ from bayesdrop.nn import (
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 """Layers by name pattern (``"features.*"``), several patterns, or ``f(name, module) -> bool``."""
 
-LINEARS = (nn.Linear, SparseVariationalLinear, Dropconnect)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseVariationalConv2d)
-LinearLayer: TypeAlias = nn.Linear | SparseVariationalLinear | Dropconnect
-Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d | SparseVariationalConv2d
+LINEARS = (nn.Linear, LinearWeights)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, ConvWeights)
+LinearLayer: TypeAlias = nn.Linear | LinearWeights
+Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d | ConvWeights
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _ACTIVATIONS = (

@@ -19,11 +19,15 @@ from bayesdrop.nn.base import (
     named_weight_layers,
     with_plain_weights,
 )
+from bayesdrop.nn.conv import ConvWeights
 from bayesdrop.nn.dropconnect import (
     Dropconnect,
+    DropconnectConv2d,
     DropconnectLinear,
+    GaussianDropconnectConv2d,
     GaussianDropconnectLinear,
 )
+from bayesdrop.nn.linear import LinearWeights
 from bayesdrop.nn.sparse_variational import (
     SparseVariational,
     SparseVariationalConv2d,
@@ -107,13 +111,19 @@ def make_weight_layer(name: str, layer: nn.Module, **options: Any) -> BayesianWe
 register_weight_layer(nn.Linear, SparseVariationalLinear)
 register_weight_layer(nn.Conv2d, SparseVariationalConv2d)
 register_weight_layer(nn.Linear, DropconnectLinear)
+register_weight_layer(nn.Conv2d, DropconnectConv2d)
 register_weight_layer(nn.Linear, GaussianDropconnectLinear)
+register_weight_layer(nn.Conv2d, GaussianDropconnectConv2d)
 
 __all__ = [
     "BayesianWeights",
+    "ConvWeights",
     "Dropconnect",
+    "DropconnectConv2d",
     "DropconnectLinear",
+    "GaussianDropconnectConv2d",
     "GaussianDropconnectLinear",
+    "LinearWeights",
     "Noise",
     "SparseVariational",
     "SparseVariationalConv2d",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
@@ -69,6 +70,33 @@ class BayesianWeights(GlobalLatents):
         self.noise = noise
         self.log_alpha_threshold = log_alpha_threshold
         self.kl_scale = kl_scale
+
+    def create_weights(self, shape: tuple[int, ...], bias: bool) -> None:
+        """Create ``weight`` and ``bias``, drawn as ``torch.nn`` does.
+
+        Raises:
+            ConfigError: If a size is below 1.
+        """
+        if min(shape) < 1:
+            raise ConfigError(
+                describe(
+                    type(self).__name__,
+                    expected="at least one unit in every dimension of the weight",
+                    got=f"a weight of shape {shape}",
+                    hint="Pass the sizes of the input and the output.",
+                )
+            )
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
+        self.reset_weights()
+
+    @torch.no_grad()
+    def reset_weights(self) -> None:
+        """Draw mean weights and bias anew, as ``torch.nn`` does."""
+        bound = 1.0 / math.sqrt(self.weight[0].numel())
+        self.weight.uniform_(-bound, bound)
+        if self.bias is not None:
+            self.bias.uniform_(-bound, bound)
 
     # -- what a layer defines ------------------------------------------------------------------
 

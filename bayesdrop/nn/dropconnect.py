@@ -1,4 +1,4 @@
-"""Dropconnect: linear layers whose weights, not units, have noise of a fixed rate."""
+"""Dropconnect: layers whose weights, not units, have noise of a fixed rate."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from typing_extensions import override
 from bayesdrop.distributions.dropped_weight import DroppedWeight
 from bayesdrop.distributions.normal import Normal
 from bayesdrop.errors import ConfigError, describe
-from bayesdrop.nn.base import Noise
+from bayesdrop.nn.base import BayesianWeights, Noise
+from bayesdrop.nn.conv import ConvWeights
 from bayesdrop.nn.linear import LinearWeights
 
 _TINY = 1e-16  # of a squared weight, so that one of exactly zero has a normal distribution
 
 
-class Dropconnect(LinearWeights):
-    r"""Abstract linear layer whose weights have multiplicative noise of mean 1 and a fixed rate.
+class Dropconnect(BayesianWeights):
+    r"""Abstract layer whose weights have multiplicative noise of mean 1 and a fixed rate.
 
     Prior and posterior of the weights are the same distribution, so the KL is exactly zero.
     Under a prior :math:`w \sim N(0, l^{-2})` the loss gets, up to a constant,
@@ -31,8 +32,7 @@ class Dropconnect(LinearWeights):
               + \lVert b \rVert^2\Bigr)
 
     Args:
-        in_features: Number of inputs.
-        out_features: Number of outputs.
+        shape: Shape of the weight.
         bias: Whether there is a bias; it is a point estimate.
         drop_prob: :math:`p` in [0, 1).
         length_scale: :math:`l > 0` of the prior on the weights; None leaves them to the
@@ -47,35 +47,29 @@ class Dropconnect(LinearWeights):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
+        shape: tuple[int, ...],
+        bias: bool,
         *,
-        drop_prob: float = 0.5,
-        length_scale: float | None = None,
-        noise: Noise | None = None,
-        kl_scale: float = 1.0,
+        drop_prob: float,
+        length_scale: float | None,
+        noise: Noise | None,
+        kl_scale: float,
     ) -> None:
         noise = self.default_noise if noise is None else noise
         super().__init__(noise=noise, log_alpha_threshold=math.inf, kl_scale=kl_scale)
         positive = length_scale is None or 0.0 < length_scale < math.inf
-        if not 0.0 <= drop_prob < 1.0 or min(in_features, out_features) < 1 or not positive:
+        if not 0.0 <= drop_prob < 1.0 or not positive:
             raise ConfigError(
                 describe(
                     type(self).__name__,
-                    expected="0 <= drop_prob < 1, at least one input and output, and a "
-                    "length_scale that is None or > 0",
-                    got=f"drop_prob={drop_prob}, {in_features} and {out_features}, "
-                    f"length_scale={length_scale}",
+                    expected="0 <= drop_prob < 1, and a length_scale that is None or > 0",
+                    got=f"drop_prob={drop_prob}, length_scale={length_scale}",
                     hint="A drop_prob of 0 is a plain layer.",
                 )
             )
-        self.in_features, self.out_features = in_features, out_features
         self.length_scale = length_scale
         self.register_buffer("drop_prob", torch.full((), float(drop_prob)))
-        plain = nn.Linear(in_features, out_features, bias)
-        self.weight = plain.get_parameter("weight")
-        self.bias = plain.get_parameter("bias") if bias else None
+        self.create_weights(shape, bias)
 
     @abstractmethod
     def _distribution(self) -> TorchDistribution:
@@ -83,11 +77,11 @@ class Dropconnect(LinearWeights):
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
-        return {"weight": self._distribution().to_event(2)}
+        return {"weight": self._distribution().to_event(self.weight.ndim)}
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
-        return {"weight": self._distribution().to_event(2)}
+        return {"weight": self._distribution().to_event(self.weight.ndim)}
 
     @override
     def penalty(self) -> Tensor | None:
@@ -117,7 +111,93 @@ class Dropconnect(LinearWeights):
         return f"{self.plain().extra_repr()}, drop_prob={float(self.drop_prob):g}"
 
 
-class DropconnectLinear(Dropconnect):
+class BernoulliDropconnect(Dropconnect):
+    """Abstract layer whose weights are there or not; see ``DropconnectLinear``."""
+
+    key: ClassVar[str] = "dropconnect"
+    reference: ClassVar[str] = "Wan et al. (2013), https://proceedings.mlr.press/v28/wan13.html"
+    default_noise = "weights"
+
+    @override
+    def _distribution(self) -> TorchDistribution:
+        return DroppedWeight(self.weight, 1 - self.drop_prob, validate_args=False)
+
+
+class GaussianDropconnect(Dropconnect):
+    """Abstract layer whose weights have normal noise; see ``GaussianDropconnectLinear``."""
+
+    key: ClassVar[str] = "gaussian-dropconnect"
+    reference: ClassVar[str] = "McClure and Kriegeskorte (2016), https://arxiv.org/abs/1611.01639"
+    default_noise = "local"
+
+    @override
+    def _distribution(self) -> TorchDistribution:
+        variance = (self.weight.square() + _TINY) * (self.drop_prob / (1 - self.drop_prob))
+        scale = variance.clamp(min=_TINY).sqrt()
+        return Normal(self.weight, scale, validate_args=False)
+
+
+class _OfLinear(LinearWeights, Dropconnect):
+    """The sizes of ``nn.Linear``, for both kinds of noise."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        drop_prob: float = 0.5,
+        length_scale: float | None = None,
+        noise: Noise | None = None,
+        kl_scale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            (out_features, in_features),
+            bias,
+            drop_prob=drop_prob,
+            length_scale=length_scale,
+            noise=noise,
+            kl_scale=kl_scale,
+        )
+        self.in_features, self.out_features = in_features, out_features
+
+
+class _OfConv2d(ConvWeights, Dropconnect):
+    """The sizes of ``nn.Conv2d``, for both kinds of noise."""
+
+    def __init__(  # noqa: PLR0913 - those of nn.Conv2d, and the layer's own
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        drop_prob: float = 0.5,
+        length_scale: float | None = None,
+        noise: Noise | None = None,
+        kl_scale: float = 1.0,
+    ) -> None:
+        # torch's own checks of these sizes.
+        plain = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            device="meta",
+        )  # fmt: skip
+        super().__init__(
+            tuple(plain.weight.shape),
+            bias,
+            drop_prob=drop_prob,
+            length_scale=length_scale,
+            noise=noise,
+            kl_scale=kl_scale,
+        )
+        self.set_sizes(plain)
+
+
+class DropconnectLinear(BernoulliDropconnect, _OfLinear):
     r"""Bernoulli dropconnect: each weight is there with probability :math:`1 - p`.
 
     .. math:: p(w) = q(w), \qquad w_{ij} = \frac{\theta_{ij} z_{ij}}{1 - p}, \quad
@@ -151,17 +231,40 @@ class DropconnectLinear(Dropconnect):
         torch.Size([2, 3])
     """
 
-    key: ClassVar[str] = "dropconnect"
-    reference: ClassVar[str] = "Wan et al. (2013), https://proceedings.mlr.press/v28/wan13.html"
 
-    default_noise = "weights"
+class DropconnectConv2d(BernoulliDropconnect, _OfConv2d):
+    r"""Convolution with Bernoulli dropconnect; see ``DropconnectLinear``.
 
-    @override
-    def _distribution(self) -> TorchDistribution:
-        return DroppedWeight(self.weight, 1 - self.drop_prob, validate_args=False)
+    A weight that is dropped is missing at every pixel.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of filters.
+        kernel_size: Size of the kernel.
+        stride: Stride.
+        padding: Zero padding.
+        dilation: Dilation.
+        groups: Number of groups.
+        bias: Whether there is a bias; it is a point estimate.
+        drop_prob: As for ``DropconnectLinear``.
+        length_scale: As for ``DropconnectLinear``.
+        noise: As for ``DropconnectLinear``.
+        kl_scale: Factor on the penalty.
+
+    Shape:  input ``(N, C, H, W)``, output ``(N, out_channels, H', W')``.
+    Sites:  ``{module path}.weight``, event ``(out_channels, C / groups, h, w)``.
+
+    References:
+        McClure, Kriegeskorte (2016), https://arxiv.org/abs/1611.01639.
+
+    Example:
+        >>> layer = DropconnectConv2d(1, 3, 5, drop_prob=0.2)
+        >>> layer(torch.ones(2, 1, 8, 8)).shape
+        torch.Size([2, 3, 4, 4])
+    """
 
 
-class GaussianDropconnectLinear(Dropconnect):
+class GaussianDropconnectLinear(GaussianDropconnect, _OfLinear):
     r"""Gaussian dropconnect: each weight has normal noise in proportion to its size.
 
     .. math::
@@ -201,13 +304,34 @@ class GaussianDropconnectLinear(Dropconnect):
         torch.Size([2, 3])
     """
 
-    key: ClassVar[str] = "gaussian-dropconnect"
-    reference: ClassVar[str] = "McClure and Kriegeskorte (2016), https://arxiv.org/abs/1611.01639"
 
-    default_noise = "local"
+class GaussianDropconnectConv2d(GaussianDropconnect, _OfConv2d):
+    r"""Convolution with Gaussian dropconnect; see ``GaussianDropconnectLinear``.
 
-    @override
-    def _distribution(self) -> TorchDistribution:
-        variance = (self.weight.square() + _TINY) * (self.drop_prob / (1 - self.drop_prob))
-        scale = variance.clamp(min=_TINY).sqrt()
-        return Normal(self.weight, scale, validate_args=False)
+    Local noise is independent for every output pixel, as in ``SparseVariationalConv2d``.
+
+    Args:
+        in_channels: Number of input channels.
+        out_channels: Number of filters.
+        kernel_size: Size of the kernel.
+        stride: Stride.
+        padding: Zero padding.
+        dilation: Dilation.
+        groups: Number of groups.
+        bias: Whether there is a bias; it is a point estimate.
+        drop_prob: As for ``GaussianDropconnectLinear``.
+        length_scale: As for ``GaussianDropconnectLinear``.
+        noise: As for ``GaussianDropconnectLinear``.
+        kl_scale: Factor on the penalty.
+
+    Shape:  input ``(N, C, H, W)``, output ``(N, out_channels, H', W')``.
+    Sites:  ``{module path}.weight``, event ``(out_channels, C / groups, h, w)``.
+
+    References:
+        McClure, Kriegeskorte (2016), https://arxiv.org/abs/1611.01639.
+
+    Example:
+        >>> layer = GaussianDropconnectConv2d(1, 3, 5, drop_prob=0.2)
+        >>> layer(torch.ones(2, 1, 8, 8)).shape
+        torch.Size([2, 3, 4, 4])
+    """

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from bayesdrop.distributions import LogUniform, Normal
 from bayesdrop.errors import ConfigError, describe, unknown_name
 from bayesdrop.nn.base import BayesianWeights, Noise
-from bayesdrop.nn.linear import LinearWeights, unlike
+from bayesdrop.nn.conv import ConvWeights
+from bayesdrop.nn.linear import LinearWeights
 
 Granularity: TypeAlias = Literal["weight", "unit", "layer"]
 """What shares one noise-to-signal ratio, see ``SparseVariationalLinear``."""
@@ -52,15 +51,6 @@ class SparseVariational(BayesianWeights):
             raise unknown_name(f"granularity of {who}", granularity, get_args(Granularity))
         if kl not in get_args(Prior):
             raise unknown_name(f"kl of {who}", kl, get_args(Prior))
-        if min(shape) < 1:
-            raise ConfigError(
-                describe(
-                    who,
-                    expected="at least one unit in every dimension of the weight",
-                    got=f"a weight of shape {shape}",
-                    hint="Pass the sizes of the input and the output.",
-                )
-            )
         by_weight = granularity == "weight"
         if init_log_alpha is not None if by_weight else init_log_variance is not None:
             raise ConfigError(
@@ -75,7 +65,7 @@ class SparseVariational(BayesianWeights):
             )
         self.granularity = granularity
         self.kl = kl
-        self.weight = nn.Parameter(torch.empty(shape))
+        self.create_weights(shape, bias)
         if by_weight:
             start = _INIT_LOG_VARIANCE if init_log_variance is None else init_log_variance
             self.log_variance = nn.Parameter(torch.full(shape, float(start)))
@@ -83,16 +73,6 @@ class SparseVariational(BayesianWeights):
             sizes = (1, shape[1] if granularity == "unit" else 1, *[1] * (len(shape) - 2))
             start = -2.0 if init_log_alpha is None else init_log_alpha
             self.log_alpha_shared = nn.Parameter(torch.full(sizes, float(start)))
-        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
-        self.reset_weights()
-
-    @torch.no_grad()
-    def reset_weights(self) -> None:
-        """Draw mean weights and bias anew, as ``torch.nn`` does."""
-        bound = 1.0 / math.sqrt(self.weight[0].numel())
-        self.weight.uniform_(-bound, bound)
-        if self.bias is not None:
-            self.bias.uniform_(-bound, bound)
 
     def log_alpha(self) -> Tensor:
         r"""Return :math:`\log \alpha = \log \sigma^2 - \log \theta^2` of each weight."""
@@ -231,7 +211,7 @@ class SparseVariationalLinear(LinearWeights, SparseVariational):
         self.in_features, self.out_features = in_features, out_features
 
 
-class SparseVariationalConv2d(SparseVariational):
+class SparseVariationalConv2d(ConvWeights, SparseVariational):
     r"""Convolution with sparse variational dropout; see ``SparseVariationalLinear``.
 
     Local noise is independent for every output pixel, which is the usual approximation: its
@@ -301,49 +281,4 @@ class SparseVariationalConv2d(SparseVariational):
             log_alpha_threshold=log_alpha_threshold,
             kl_scale=kl_scale,
         )
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride = _pair(plain.kernel_size), _pair(plain.stride)
-        self.padding, self.dilation, self.groups = padding, _pair(plain.dilation), groups
-
-    @property
-    @override
-    def unit_dim(self) -> int:
-        return -3
-
-    @property
-    @override
-    def input_units(self) -> int:
-        return self.in_channels
-
-    @override
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-
-    @override
-    def plain(self) -> nn.Conv2d:
-        return nn.Conv2d(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
-            self.dilation, self.groups, self.bias is not None, device="meta",
-        )  # fmt: skip
-
-    @classmethod
-    @override
-    def like(cls, layer: nn.Module, **options: Any) -> Self:
-        if not isinstance(layer, nn.Conv2d) or layer.padding_mode != "zeros":
-            raise unlike(cls, "an nn.Conv2d with padding_mode='zeros'", layer)
-        return cls(
-            layer.in_channels,
-            layer.out_channels,
-            _pair(layer.kernel_size),
-            _pair(layer.stride),
-            layer.padding if isinstance(layer.padding, str) else _pair(layer.padding),
-            _pair(layer.dilation),
-            layer.groups,
-            layer.bias is not None,
-            **options,
-        )
-
-
-def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    height, width = sizes
-    return height, width
+        self.set_sizes(plain)

@@ -5,10 +5,17 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import DropconnectLinear, GaussianDropconnectLinear
+from bayesdrop.nn import (
+    DropconnectConv2d,
+    DropconnectLinear,
+    GaussianDropconnectConv2d,
+    GaussianDropconnectLinear,
+    named_weight_layers,
+)
 from tests.statistics import assert_mean_close, assert_means_equal
 
 BOTH = [DropconnectLinear, GaussianDropconnectLinear]
+CONVOLUTIONS = [DropconnectConv2d, GaussianDropconnectConv2d]
 P = 0.3
 
 
@@ -41,6 +48,34 @@ def test_gaussian_local_noise_has_the_law_of_drawn_weights():
     drawn = torch.einsum("soi,i->so", w, x[0]) + module.bias.detach()
     assert_means_equal(local, drawn)
     assert_means_equal(local.square(), drawn.square())
+
+
+def convolution(cls, **options):
+    torch.manual_seed(1)
+    return cls.from_plain(nn.Conv2d(2, 4, (3, 2), 2, 1, groups=2), drop_prob=P, **options)
+
+
+@pytest.mark.parametrize("cls", CONVOLUTIONS)
+@pytest.mark.parametrize("noise", ["weights", "local", "shared"])
+def test_a_convolutions_pixels_have_the_mean_and_variance_of_the_rate(cls, noise):
+    module, x = convolution(cls, noise=noise), torch.randn(1, 2, 5, 4)
+    with torch.no_grad():
+        y = torch.cat([module(x) for _ in range(4000)])
+    mean = module.operate(x, module.weight, module.bias)[0]
+    variance = module.operate(x.square(), module.weight.square(), None)[0] * P / (1 - P)
+    assert_mean_close(y, mean)
+    assert_mean_close((y - mean.detach()).square(), variance)
+
+
+@pytest.mark.parametrize("cls", CONVOLUTIONS)
+def test_a_convolution_of_rate_zero_and_its_mean_are_the_plain_layer(cls):
+    plain, x = nn.Conv2d(2, 4, (3, 2), 2, 1, groups=2), torch.randn(3, 2, 5, 4)
+    torch.testing.assert_close(cls.from_plain(plain, drop_prob=0.0)(x), plain(x),
+                               rtol=0, atol=1e-6)  # fmt: skip
+    module = cls.from_plain(plain, drop_prob=0.7)
+    torch.testing.assert_close(module.eval()(x), plain(x))
+    torch.testing.assert_close(module.to_plain()(x), plain(x))
+    assert repr(module.to_plain()) == repr(plain)
 
 
 @pytest.mark.parametrize("cls", BOTH)
@@ -77,11 +112,15 @@ def test_the_penalty_is_the_expected_squared_norm_of_the_weights(cls):
 
 
 @pytest.mark.parametrize("key", ["dropconnect", "gaussian-dropconnect"])
-def test_convert_predict_and_compact(key):
+@pytest.mark.parametrize("conv", [False, True])
+def test_convert_predict_and_compact(key, conv):
     torch.set_default_dtype(torch.float32)
-    plain = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    first = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten()) if conv else nn.Flatten()
+    plain = nn.Sequential(first, nn.Linear(12 if conv else 9, 6), nn.ReLU(), nn.Linear(6, 3))
+    plain.eval()
     bnn = bd.BayesianNetwork(bd.convert(plain, key, drop_prob=P), bd.Categorical(), num_data=10)
-    x = torch.randn(5, 4)
+    assert len(list(named_weight_layers(bnn.network))) == (3 if conv else 2)
+    x = torch.randn(5, 1, 3, 3)
     assert float(bd.predict(bnn, x, num_samples=50).mutual_information.min()) > 0.0
     torch.testing.assert_close(bnn.eval()(x), plain(x))
     torch.testing.assert_close(bd.compact(bnn, x)(x), plain(x))
@@ -104,5 +143,11 @@ def test_spike_and_slab_is_both_kinds_of_noise():
 def test_bad_options_are_refused():
     with pytest.raises(ConfigError, match="0 <= drop_prob < 1"):
         DropconnectLinear(3, 2, drop_prob=1.0)
+    with pytest.raises(ConfigError, match="at least one unit"):
+        DropconnectLinear(0, 2)
     with pytest.raises(ConfigError, match="expected an nn.Linear"):
         DropconnectLinear.from_plain(nn.Conv2d(1, 2, 3))
+    with pytest.raises(ConfigError, match="expected an nn.Conv2d"):
+        DropconnectConv2d.from_plain(nn.Conv2d(1, 2, 3, padding_mode="circular"))
+    with pytest.raises(ConfigError, match="length_scale"):
+        GaussianDropconnectConv2d(1, 2, 3, length_scale=0.0)
