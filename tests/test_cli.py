@@ -95,6 +95,21 @@ def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_pat
         assert "fc1_dropout.keep_prob" not in idata.posterior.data_vars
 
 
+@pytest.mark.parametrize("suffix", ["dropconnect", "gaussian-dropconnect", "spike-and-slab"])
+def test_noise_on_weights_goes_from_training_to_a_report(suffix, tmp_path):
+    out = tmp_path / "run"
+    invoke("train", f"digits-mlp-{suffix}", "--epochs", 2, "--out", out)
+    report = invoke("evaluate", out, "--num-samples", 3, "--out", tmp_path / "report")
+    assert "Monte Carlo" in report.stdout
+    values = json.loads((tmp_path / "report" / "report.json").read_text())
+    kinds = {name: prior["kind"] for name, prior in values["priors"].items()}
+    layer = "DropconnectLinear" if suffix == "dropconnect" else "GaussianDropconnectLinear"
+    masks = {"dropout2": "MonteCarloDropout", "dropout3": "MonteCarloDropout"}
+    assert kinds == {"fc2": layer, "fc3": layer} | (masks if suffix == "spike-and-slab" else {})
+    bnn = load_run(out).bnn
+    assert bnn.is_random and bnn.weights() == bnn.weights_total()
+
+
 def test_a_plugin_registers_what_is_in_it(tmp_path, monkeypatch):
     (tmp_path / "plugin_of_mine.py").write_text(
         "import dataclasses\nfrom bayesdrop.recipes import get_recipe, register_recipe\n"

@@ -6,6 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayesdrop as bd
+from bayesdrop.errors import ConfigError
+from bayesdrop.nn import named_weight_layers
 from tests.compression.networks import NETWORKS, Block
 
 
@@ -169,6 +171,37 @@ def test_options_and_overrides_reach_the_layers():
         40.0, 16.0, 2.0, 2.0,
     ]  # fmt: skip
     assert float(net.fc1_dropout.temperature) == 0.5
+
+
+def test_random_weights_go_in_before_the_masks():
+    plain = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)
+    )
+    # Spike and slab: the rate of the masks is nn.Dropout's, that of the weights is given.
+    only = {"linear": False, "conv": False}
+    weights = {"dropout": "gaussian-dropconnect", "drop_prob": 0.2, "exclude": "0"}
+    net = bd.convert(plain, "mc-dropout", weights=weights, **only)
+    assert {name: layer.key for name, layer in named_weight_layers(net)} == {
+        "3": "gaussian-dropconnect",
+        "5": "gaussian-dropconnect",
+    }
+    assert float(net.get_submodule("3").drop_prob) == pytest.approx(0.2)
+    assert layers(net) == {"2": (6, -1)}
+    assert float(net.get_submodule("2").keep_prob()[0]) == pytest.approx(0.7)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(net.eval()(x), plain.eval()(x))
+    # As by two calls, where no nn.Dropout is in the way; the name alone is enough.
+    bare = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    once = bd.convert(bare, "beta-bernoulli", weights="sparse-variational")
+    twice = bd.convert(bd.convert(bare, "sparse-variational"), "beta-bernoulli")
+    assert repr(once) == repr(twice)
+    assert list(layers(once)) == ["0_dropout", "2_dropout"]
+
+
+@pytest.mark.parametrize("weights", ["beta-bernoulli", "sparse", {"drop_prob": 0.2}])
+def test_random_weights_of_unknown_name_are_refused(weights):
+    with pytest.raises(ConfigError, match="random weights"):
+        bd.convert(nn.Linear(3, 2), weights=weights)
 
 
 def test_modes_and_dtypes_are_kept():

@@ -37,6 +37,7 @@ def convert(
     select: Selection | None = None,
     exclude: Selection | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: str | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> fx.GraphModule:
     """Return a copy of ``network`` with Bayesian dropout layers put in.
@@ -61,7 +62,9 @@ def convert(
 
     A name from ``registered_weight_layers()``, such as ``"sparse-variational"``, replaces Linear
     and convolution layers by layers with random weights, whose means are the network's; an
-    ``nn.Dropout`` directly before one is removed. Both kinds can be put in, weights first.
+    ``nn.Dropout`` directly before one is removed. Both kinds can be put in, weights first: by two
+    calls, or by ``weights``, which leaves each ``nn.Dropout`` to the masks. Spike-and-slab dropout
+    is ``convert(net, "mc-dropout", weights="gaussian-dropconnect")``.
 
     Args:
         network: Any module that ``torch.fx`` can trace.
@@ -76,6 +79,10 @@ def convert(
         exclude: Not these layers.
         overrides: Layer name or pattern to options that only these layers get, such as
             ``{"conv1": {"kl_scale": 40}}``.
+        weights: Random weights to put in before the masks: a name from
+            ``registered_weight_layers()``, or that name as ``"dropout"`` in a mapping with other
+            arguments of this function, such as
+            ``{"dropout": "sparse-variational", "conv": False, "kl_scale": 0.1}``.
         **options: Passed to the class of dropout or of random weights.
 
     Returns:
@@ -85,7 +92,8 @@ def convert(
     Raises:
         ConversionError: If the network cannot be traced, behaves differently in training mode
             beyond its dropout, calls a selected layer twice, or if nothing was selected.
-        ConfigError: If a pattern matches no layer, or an option or the dropout is unknown.
+        ConfigError: If a pattern matches no layer, an option or the dropout is unknown, or
+            ``weights`` names no random weights.
 
     Example:
         >>> import bayesdrop as bd
@@ -94,6 +102,8 @@ def convert(
         ['fc1_dropout', 'fc2_dropout', 'fc3_dropout']
     """
     _check_name(dropout)
+    if weights is not None:
+        network = _with_random_weights(network, weights)
     work = copy.deepcopy(network)
     modes = {name: module.training for name, module in work.named_modules()}
     graph = _trace_both_modes(work)
@@ -112,16 +122,16 @@ def convert(
     random_weights = dropout in registered_weight_layers()
     for node in list(graph.nodes):
         module = plan.module(node)
-        if conv and isinstance(module, CONVOLUTIONS):
-            if random_weights:
-                plan.randomise(node, module, replace_dropout)
-            else:
-                plan.gate_convolution(node, module, replace_dropout)
-        if linear and isinstance(module, LINEARS):
-            if random_weights:
-                plan.randomise(node, module, replace_dropout)
-            else:
-                plan.mask_linear(node, module, replace_dropout, input_dropout)
+        if not (conv and isinstance(module, CONVOLUTIONS)) and not (
+            linear and isinstance(module, LINEARS)
+        ):
+            continue
+        if random_weights:
+            plan.randomise(node, module, replace_dropout)
+        elif isinstance(module, CONVOLUTIONS):
+            plan.gate_convolution(node, module, replace_dropout)
+        else:
+            plan.mask_linear(node, module, replace_dropout, input_dropout)
     plan.erase_idle_dropout()
     for node in list(graph.nodes) if replace_dropout and not random_weights else ():
         module = plan.module(node)
@@ -173,6 +183,14 @@ def _check_name(dropout: str) -> None:
     names = [*registered_dropouts(), *registered_weight_layers()]
     if dropout not in names:
         raise unknown_name("dropout", dropout, names)
+
+
+def _with_random_weights(network: nn.Module, weights: str | Mapping[str, Any]) -> nn.Module:
+    arguments = {"dropout": weights} if isinstance(weights, str) else dict(weights)
+    name = arguments.get("dropout")
+    if name not in registered_weight_layers():
+        raise unknown_name("random weights", str(name), registered_weight_layers())
+    return convert(network, **{"replace_dropout": False, **arguments})
 
 
 def _trace_both_modes(work: nn.Module) -> fx.Graph:

@@ -237,26 +237,37 @@ for _family, _epochs, _rate in ((_lenet_300, 45, 1e-2), (_lenet5, 22, 1e-2), (_d
         _stages = (_family.stages[0], _stage)
         dataclasses.replace(_family, stages=_stages).register(_suffix, _words, dropout=_key)
 
-# The sampling family: the usual network with nn.Dropout, its masks drawn at test too, and dropout
-# with learned rates. One stage from scratch, as published, and no longer than the two stages of
-# the beta-Bernoulli recipes. MC and Gaussian dropout have their weight prior in the weight decay,
-# concrete dropout has it in its penalty: the length scale is about sqrt(1e-4 N), the same prior
-# (the paper's 1e-2 is none to speak of).
+# The sampling family: the usual network with nn.Dropout, its masks drawn at test too; noise on the
+# weights of the same layers instead, or on both (spike and slab); and dropout with learned rates.
+# One stage from scratch, as published, and no longer than the two stages of the beta-Bernoulli
+# recipes. Weights have their prior in the weight decay; concrete dropout has it in its penalty:
+# the length scale is about sqrt(1e-4 N), the same prior (the paper's 1e-2 is none to speak of).
 _UNITS_OF_DROPOUT = {"linear": False, "conv": False}
-for _family, _epochs, _length_scale in (
-    (_lenet_300, 60, 2.5),
-    (_lenet5, 30, 2.5),
-    (_digits, 100, 0.35),
+_UNITS, _WEIGHTS = "before hidden Linear layers", "in hidden Linear layers"
+for _family, _epochs, _length_scale, _hidden in (
+    (_lenet_300, 60, 2.5, {"exclude": "fc1"}),
+    (_lenet5, 30, 2.5, {"conv": False}),
+    (_digits, 100, 0.35, {"exclude": "fc1"}),
 ):
-    for _suffix, _key, _words in (
-        ("-mc", "mc-dropout", "nn.Dropout(0.5) before hidden Linear layers, sampled at test"),
-        ("-gaussian", "gaussian", "Gaussian dropout of rate 0.5 before hidden Linear layers"),
-    ):
+    _noise = {**_hidden, "drop_prob": 0.5}
+    _both = {**_UNITS_OF_DROPOUT, "weights": {"dropout": "gaussian-dropconnect", **_noise}}
+    for _suffix, _key, _rate, _options, _words in (
+        ("-mc", "mc-dropout", 0.5, _UNITS_OF_DROPOUT,
+         f"nn.Dropout(0.5) {_UNITS}, sampled at test"),
+        ("-gaussian", "gaussian", 0.5, _UNITS_OF_DROPOUT,
+         f"Gaussian dropout of rate 0.5 {_UNITS}"),
+        ("-dropconnect", "dropconnect", 0.0, _noise,
+         f"Bernoulli dropconnect of rate 0.5 {_WEIGHTS}"),
+        ("-gaussian-dropconnect", "gaussian-dropconnect", 0.0, _noise,
+         f"Gaussian dropconnect of rate 0.5 {_WEIGHTS}"),
+        ("-spike-and-slab", "mc-dropout", 0.5, _both,
+         f"nn.Dropout(0.5) {_UNITS} and Gaussian dropconnect of rate 0.5 in them"),
+    ):  # fmt: skip
         _stage = Stage(_key, _epochs, dropout=True)
-        _family._register(_suffix, _words, (_stage,), 0.5, _UNITS_OF_DROPOUT, {}, _key)
+        _family._register(_suffix, _words, (_stage,), _rate, _options, {}, _key)
     _stage = Stage(
         "concrete", _epochs, dropout=True, variational_learning_rate=1e-2, weight_decay=0.0
     )
-    _options = {"length_scale": _length_scale}
+    _scale = {"length_scale": _length_scale}
     _words = "concrete dropout, a learned rate for each layer"
-    _family._register("-concrete", _words, (_stage,), 0.0, _options, {}, "concrete")
+    _family._register("-concrete", _words, (_stage,), 0.0, _scale, {}, "concrete")
