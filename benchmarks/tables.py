@@ -71,6 +71,12 @@ SIDE_BY_SIDE = {
     ("concrete", "sampled"): "concrete dropout, sampled",
     ("gaussian", "mean"): "Gaussian dropout, off at test",
     ("gaussian", "sampled"): "Gaussian dropout, sampled",
+    ("dropconnect", "mean"): "dropconnect, off at test",
+    ("dropconnect", "sampled"): "dropconnect, sampled",
+    ("gaussian-dropconnect", "mean"): "Gaussian dropconnect, off at test",
+    ("gaussian-dropconnect", "sampled"): "Gaussian dropconnect, sampled",
+    ("spike-and-slab", "mean"): "spike and slab, off at test",
+    ("spike-and-slab", "sampled"): "spike and slab, sampled",
     ("vnd", "mean"): "variational nested dropout, full width",
 }
 """Method and way of predicting to its row in the tables of ``methods.py``."""
@@ -229,11 +235,12 @@ def _kept(entries: list[dict], widths: str) -> tuple[str, str]:
     speedup = "" if None in speedups else f"{statistics.median(speedups):.1f}x"
     if entries[0].get("weights"):
         share = statistics.median(sum(e["weights"]) / sum(e["weights_total"]) for e in entries)
-        return f"{100 * share:.1f} % of weights", speedup
-    if entries[0]["units"]:
-        layers = zip(*(entry["units"] for entry in entries), strict=True)
-        return "-".join(f"{statistics.median(units):.0f}" for units in layers), speedup
-    return widths, speedup
+        if share < 1:
+            return f"{100 * share:.1f} % of weights", speedup
+    layers = list(zip(*(entry["units"] for entry in entries), strict=True))
+    kept = [f"{statistics.median(units):.0f}" for units in layers]
+    # Where only the last layers have masks, the others have all their units.
+    return "-".join([*widths.split("-")[: -len(kept) or None], *kept]), speedup
 
 
 def nested_results() -> dict[tuple[str, str], dict]:
