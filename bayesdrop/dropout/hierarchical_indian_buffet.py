@@ -15,6 +15,7 @@ from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.dropout.base import BayesianDropout
 from bayesdrop.dropout.relaxation import Relaxation
 from bayesdrop.dropout.stick_breaking import (
+    DEFAULT_CONCENTRATION,
     IndianBuffetSticks,
     StickBreakingDropout,
     check_positive,
@@ -22,8 +23,6 @@ from bayesdrop.dropout.stick_breaking import (
 )
 from bayesdrop.errors import ConfigError, describe
 from bayesdrop.typing import Latents
-
-_CONCENTRATION = 10.0
 
 
 class HierarchicalIndianBuffetDropout(StickBreakingDropout):
@@ -132,7 +131,7 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
             init_concentration0=init_concentration0,
         )
         if sticks is None:
-            concentration = _CONCENTRATION if concentration is None else concentration
+            concentration = DEFAULT_CONCENTRATION if concentration is None else concentration
             check_positive(who, concentration=concentration)
             sticks = IndianBuffetSticks(num_units, concentration=concentration)
         elif concentration is not None:

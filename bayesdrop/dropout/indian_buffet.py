@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from bayesdrop.dropout.relaxation import Relaxation
 from bayesdrop.dropout.stick_breaking import (
+    DEFAULT_CONCENTRATION,
     IndianBuffetSticks,
     StickBreakingDropout,
     log_stick_products,
@@ -83,7 +84,7 @@ class IndianBuffetDropout(StickBreakingDropout):
         unit_dim: int = -1,
         threshold: float = 0.1,
         kl_scale: float = 1.0,
-        concentration: float = 10.0,
+        concentration: float = DEFAULT_CONCENTRATION,
         init_concentration1: float | None = None,
         init_concentration0: float = 1.0,
         temperature: float = 0.1,

@@ -19,6 +19,9 @@ from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relax
 from bayesdrop.errors import ConfigError, TruncationWarning, describe
 from bayesdrop.typing import Latents
 
+DEFAULT_CONCENTRATION = 10.0
+"""Of the sticks, where none is given."""
+
 _OPEN = 5 / 6
 
 
@@ -55,7 +58,7 @@ class IndianBuffetSticks(GlobalLatents):
         self,
         num_sticks: int,
         *,
-        concentration: float = 10.0,
+        concentration: float = DEFAULT_CONCENTRATION,
         init_concentration1: float | None = None,
         init_concentration0: float = 1.0,
         kl_scale: float = 1.0,
