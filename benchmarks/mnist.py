@@ -173,6 +173,13 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
                 "dropout_options": {"kl_scale": 1.0},
             },
         ),
+        "sparse VD, linear decay": (
+            "lenet-300-100-sparse-vd",
+            {
+                "first": {"epochs": 60, "decay_since": 0.0},
+                "dropout_options": {"kl_scale": 1.0},
+            },
+        ),
         "sparse VD, 150 epochs": (
             "lenet-300-100-sparse-vd",
             {"dropout_options": {"kl_scale": 1.0}},

@@ -182,7 +182,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
         learning_rate=stage.learning_rate,
         variational_learning_rate=stage.variational_learning_rate,
         weight_decay=stage.weight_decay,
-        schedule=stage.milestones,
+        schedule=stage.schedule(),
         kl_weight=bd.schedules.warm_up(0.3) if method in BAYESIAN else None,
         seed=seed,
         checkpoint_dir=folder,

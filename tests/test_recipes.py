@@ -70,6 +70,18 @@ def test_every_recipe_survives_json_and_builds_its_network(name):
     assert bool(rates) or "-dropout" not in name
 
 
+def test_a_linear_decay_survives_json_and_is_not_said_where_there_is_none():
+    recipe = get_recipe("lenet-500-300")
+    assert "decay_since" not in recipe.to_dict()["stages"][0]
+    assert [recipe.stages[0].schedule()(epoch, 4) for epoch in (0, 3)] == [1.0, 0.1]
+    stage = dataclasses.replace(recipe.stages[0], decay_since=0.5)
+    recipe = dataclasses.replace(recipe, stages=(stage,))
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert [stage.schedule()(epoch, 4) for epoch in range(4)] == [1.0, 1.0, 1.0, 0.5]
+    with pytest.raises(ConfigError, match="fraction of the run"):
+        dataclasses.replace(stage, decay_since=1.0)
+
+
 def test_the_members_of_a_family_train_for_as_many_epochs():
     for prefix in ("lenet-500-300", "lenet5-caffe", "digits-mlp"):
         family = [get_recipe(prefix + suffix) for suffix in ("", "-dropout", "-bb")]

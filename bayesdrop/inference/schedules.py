@@ -75,6 +75,28 @@ def linear(start: float, stop: float, until: float = 1.0) -> Schedule:
     return value
 
 
+def decay(since: float = 0.0) -> Schedule:
+    """Return a schedule that is 1 at first and then falls linearly, to reach 0 after the run.
+
+    Args:
+        since: Fraction of the run, in [0, 1), at which it begins to fall.
+
+    Example:
+        >>> [decay(0.5)(epoch, 4) for epoch in range(4)]
+        [1.0, 1.0, 1.0, 0.5]
+    """
+    if not 0.0 <= since < 1.0:
+        raise ConfigError(
+            describe(
+                "schedules.decay",
+                expected="a fraction of the run in [0, 1)",
+                got=repr(since),
+                hint="For example decay() or decay(0.5).",
+            )
+        )
+    return lambda epoch, epochs: min(1.0, (epochs - epoch) / (epochs * (1 - since)))
+
+
 def warm_up(until: float) -> Schedule:
     """Return a KL warm-up: from near 0 to 1 in the first fraction ``until`` of the run."""
     return lambda epoch, epochs: min(1.0, (epoch + 1) / max(1.0, until * epochs))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.inference.schedules import Schedule, decay, steps
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Stage:
         weight_decay: L2 penalty on network weights.
         milestones: Fractions of the run at which the learning rates are divided by 10.
         kl_warm_up: Fraction of the run in which the KL weight rises to 1; 0 for none.
+        decay_since: Fraction of the run from which the learning rates fall linearly to 0, instead
+            of the milestones; None for these.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Stage:
     weight_decay: float = 1e-4
     milestones: tuple[float, ...] = (0.5, 0.8)
     kl_warm_up: float = 0.0
+    decay_since: float | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -61,6 +65,7 @@ class Stage:
                         hint="Check the options of the recipe.",
                     )
                 )
+        self.schedule()  # which checks its fractions
         if self.dependent and not self.dropout:
             raise ConfigError(
                 describe(
@@ -70,6 +75,10 @@ class Stage:
                     hint="Only layers that are there can look at their inputs.",
                 )
             )
+
+    def schedule(self) -> Schedule:
+        """Return the factor on both learning rates, as ``fit`` takes it."""
+        return steps(*self.milestones) if self.decay_since is None else decay(self.decay_since)
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON's types."""
-        return _plain(dataclasses.asdict(self))
+        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        for stage in values["stages"]:
+            if stage["decay_since"] is None:  # as runs have it that are older than the field
+                del stage["decay_since"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:

@@ -285,7 +285,7 @@ def _train(  # noqa: PLR0913 - a run's parts
         learning_rate=stage.learning_rate,
         variational_learning_rate=stage.variational_learning_rate,
         weight_decay=stage.weight_decay,
-        schedule=stage.milestones,
+        schedule=stage.schedule(),
         kl_weight=warm_up(stage.kl_warm_up) if stage.kl_warm_up else None,
         seed=seed,
         checkpoint_dir=folder,
