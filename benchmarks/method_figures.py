@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -24,11 +25,20 @@ FILES = {
     "LeNet5-Caffe, MNIST": "methods-lenet5-caffe-mnist.json",
     "LeNet5-Caffe, Fashion": "methods-lenet5-caffe-fashion-mnist.json",
 }
-LEFT_OUT = {("dbb", "mean"), ("ibp-20", "mean")}
-"""Rows of the tables that would crowd the figures."""
-
-PALETTE = (*COLOURS, "#7a8b2a", "#a0522d", "#2f2f2f", "#c0a000")
-"""A colour for each row of the table."""
+PALETTE = (
+    *COLOURS,
+    "#7a8b2a",
+    "#a0522d",
+    "#2f2f2f",
+    "#c0a000",
+    "#5f9ea0",
+    "#b56bb5",
+    "#8fbc5a",
+    "#d98880",
+    "#1f4e79",
+    "#999999",
+)
+"""Colours of the methods, whichever way they predict; an ensemble has one of its own."""
 
 METRICS = {
     "error": ("error %", 1),
@@ -54,21 +64,34 @@ def rows(result: dict) -> dict[tuple[str, str], list[dict]]:
     return {
         key: result["methods"][key[0]]["rows"][key[1]]
         for key in SIDE_BY_SIDE
-        if key not in LEFT_OUT and key[1] in result["methods"].get(key[0], {"rows": {}})["rows"]
+        if key[1] in result["methods"].get(key[0], {"rows": {}})["rows"]
     }
+
+
+def colours() -> dict[tuple[str, str], str]:
+    """Return a colour for each row of the tables, the same for both ways of a method."""
+    methods = {_method(key): None for key in SIDE_BY_SIDE}
+    by_method = dict(zip(methods, itertools.cycle(PALETTE), strict=False))
+    return {key: by_method[_method(key)] for key in SIDE_BY_SIDE}
+
+
+def _method(key: tuple[str, str]) -> str:
+    method, way = key
+    return way if way == "ensemble" else method
 
 
 @styled
 def dots(results: dict[str, dict]) -> Figure:
-    figure = Figure(figsize=(13, 1.2 + 2.2 * len(results)), layout="constrained")
-    axes = figure.subplots(len(results), len(METRICS), squeeze=False)
+    heights = [2 + len(rows(result)) for result in results.values()]
+    figure = Figure(figsize=(13, 0.25 * sum(heights)), layout="constrained")
+    ratios = {"height_ratios": heights}
+    axes = figure.subplots(len(results), len(METRICS), squeeze=False, gridspec_kw=ratios)
     for line, (setting, result) in zip(axes, results.items(), strict=True):
         found = rows(result)
         for ax, (metric, (title, factor)) in zip(line, METRICS.items(), strict=True):
-            for height, entries in enumerate(found.values()):
+            for height, (key, entries) in enumerate(found.items()):
                 values = [factor * entry[metric] for entry in entries]
-                colour = PALETTE[height]
-                ax.plot(values, [height] * len(values), "o", alpha=0.7, color=colour)
+                ax.plot(values, [height] * len(values), "o", alpha=0.7, color=colours()[key])
             ax.set_yticks(range(len(found)), [SIDE_BY_SIDE[key] for key in found])
             ax.invert_yaxis()
             ax.locator_params(axis="x", nbins=3)
@@ -94,14 +117,17 @@ def curves(results: dict[str, dict]) -> Figure:
 
 
 def _curves(ax: Axes, result: dict, metric: str) -> None:
-    for index, (key, entries) in enumerate(rows(result).items()):
+    found = rows(result)
+    for key, entries in found.items():
+        if key[1] == "mean" and (key[0], "sampled") in found:
+            continue  # one curve a method: its samples, where it has any
         seeds = [entry["shift"][metric] for entry in entries]
         mean = [sum(values) / len(values) for values in zip(*seeds, strict=True)]
         ax.plot(
             range(len(mean)),
             mean,
             marker=".",
-            color=PALETTE[index],
+            color=colours()[key],
             label=SIDE_BY_SIDE[key],
         )
 
