@@ -421,6 +421,23 @@ def uci(measure: str) -> str:
     return table([*header, *UCI.values()], rows)
 
 
+def uci_differences() -> str:
+    """Return the table of paired differences from MC dropout, over the splits of ``uci.py``."""
+    rows = [
+        [
+            row["set"],
+            *(
+                _mean_of(row["differences"][method][measure], 4 if measure == "rmse" else 3)
+                for measure in ("rmse", "log_likelihood")
+                for method in ("concrete", "beta-bernoulli")
+            ),
+        ]
+        for row in read("uci.json")["summary"]
+    ]
+    header = ["less MC dropout's on the same splits", "RMSE: concrete", "BB"]
+    return table([*header, "log-likelihood: concrete", "BB"], rows)
+
+
 def _mean_of(pair: list[float], decimals: int) -> str:
     return f"{pair[0]:.{decimals}f} ± {pair[1]:.{decimals}f}"
 
@@ -482,6 +499,7 @@ if (RESULTS / "nested-vae.json").exists():
 if (RESULTS / "uci.json").exists():
     TABLES["uci-rmse"] = partial(uci, "rmse")
     TABLES["uci-log-likelihood"] = partial(uci, "log_likelihood")
+    TABLES["uci-differences"] = uci_differences
 if (RESULTS / "lenet-300-100.json").exists():
     TABLES["lenet-300-100"] = partial(mnist, "lenet-300-100")
 TABLES["nested-full-width"] = nested_full_width

@@ -74,6 +74,9 @@ EPOCHS = {"kin8nm": 40, "naval": 40, "power": 40, "protein": 40}
 """Epochs of the large sets; the others have 400."""
 
 NOISE_SCALES = torch.logspace(-2.5, 0.5, 61)
+BASELINE = "mc-dropout"
+"""From whose results on the same splits the others' differences are."""
+
 MEASURED = ("rmse", "rmse_mean_mask", "log_likelihood")
 SETTINGS = ("set", "epochs", "num_samples")
 """What the splits of a mean have in common, beside the method."""
@@ -189,7 +192,10 @@ def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
 
 
 def summary(runs: list[dict]) -> list[dict]:
-    """Return a row of means and standard errors over the splits for each set and its settings."""
+    """Return a row of means and standard errors over the splits for each set and its settings.
+
+    Splits differ more than methods do, so the differences are of results on the same split.
+    """
     rows: dict[tuple, dict[str, list[dict]]] = {}
     for run in runs:
         by_method = rows.setdefault(tuple(run[name] for name in SETTINGS), {})
@@ -204,9 +210,21 @@ def summary(runs: list[dict]) -> list[dict]:
                 }
                 for method, own in rows[settings].items()
             },
+            "differences": {
+                method: differences(own, rows[settings][BASELINE])
+                for method, own in rows[settings].items()
+                if method != BASELINE and BASELINE in rows[settings]
+            },
         }
         for settings in sorted(rows)
     ]
+
+
+def differences(runs: list[dict], baseline: list[dict]) -> dict[str, list[float]]:
+    """Return the mean of the paired differences of each measure, over the splits of both."""
+    others = {run["split"]: run for run in baseline}
+    pairs = [(run, others[run["split"]]) for run in runs if run["split"] in others]
+    return {name: _mean([a[name] - b[name] for a, b in pairs]) for name in MEASURED if pairs}
 
 
 def _mean(values: list[float]) -> list[float]:

@@ -99,6 +99,18 @@ def test_means_over_splits_are_of_one_setting(script):
     assert short["methods"]["concrete"]["rmse"] == [2.0, 1.0]
     assert short["methods"]["concrete"]["splits"] == 2
     assert long["methods"]["concrete"]["rmse"][0] == 9.0
+    assert short["differences"] == {}
+
+
+def test_methods_are_compared_on_the_same_splits(script):
+    uci = script("uci")
+    run = {"set": "yacht", "epochs": 4, "num_samples": 10, "method": "concrete"}
+    run |= {"rmse_mean_mask": 2.0, "log_likelihood": -1.0}
+    runs = [{**run, "split": split, "rmse": 1.0 + split} for split in range(3)]
+    runs += [{**run, "method": "mc-dropout", "split": s, "rmse": 2.0 * s} for s in (0, 2)]
+    (row,) = uci.summary(runs)
+    assert row["differences"]["concrete"]["rmse"] == [0.0, 1.0]
+    assert row["differences"]["concrete"]["log_likelihood"] == [0.0, 0.0]
 
 
 def test_results_hold_no_path_of_a_machine():
