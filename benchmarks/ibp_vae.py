@@ -22,7 +22,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -31,6 +30,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import result_files
 import torch
 
 import bayesdrop as bd
@@ -197,7 +197,7 @@ def main() -> None:
         runs: list[dict] = []
         for task in tasks:
             runs.append({**task.result(), **head})
-            write(summary(added(earlier, runs)), args.out)
+            result_files.write(summary(added(earlier, runs)), args.out)
 
 
 def settings_of(args: argparse.Namespace) -> dict:
@@ -215,12 +215,7 @@ def settings_of(args: argparse.Namespace) -> dict:
 def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
     """Return earlier runs without those that were run again, and the new ones."""
     keys = ("method", "seed", "mode", "epochs", "milestones", "decay", "stick_learning_rate")
-
-    def key(run: dict) -> str:
-        return json.dumps([run[name] for name in keys])
-
-    new = {key(run) for run in runs}
-    return [run for run in earlier if key(run) not in new] + runs
+    return result_files.added(earlier, runs, keys)
 
 
 def summary(runs: list[dict]) -> dict:
@@ -230,11 +225,6 @@ def summary(runs: list[dict]) -> dict:
         "published": PUBLISHED,
         "runs": runs,
     }
-
-
-def write(result: dict, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

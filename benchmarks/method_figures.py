@@ -40,6 +40,11 @@ PALETTE = (
 )
 """Colours of the methods, whichever way they predict; an ensemble has one of its own."""
 
+_METHODS = {key: "ensemble" if key[1] == "ensemble" else key[0] for key in SIDE_BY_SIDE}
+_BY_METHOD = dict(zip(dict.fromkeys(_METHODS.values()), itertools.cycle(PALETTE), strict=False))
+COLOUR_OF = {key: _BY_METHOD[method] for key, method in _METHODS.items()}
+"""A colour for each row of the tables, the same for both ways of a method."""
+
 METRICS = {
     "error": ("error %", 1),
     "nll": ("NLL", 1),
@@ -68,18 +73,6 @@ def rows(result: dict) -> dict[tuple[str, str], list[dict]]:
     }
 
 
-def colours() -> dict[tuple[str, str], str]:
-    """Return a colour for each row of the tables, the same for both ways of a method."""
-    methods = {_method(key): None for key in SIDE_BY_SIDE}
-    by_method = dict(zip(methods, itertools.cycle(PALETTE), strict=False))
-    return {key: by_method[_method(key)] for key in SIDE_BY_SIDE}
-
-
-def _method(key: tuple[str, str]) -> str:
-    method, way = key
-    return way if way == "ensemble" else method
-
-
 @styled
 def dots(results: dict[str, dict]) -> Figure:
     heights = [2 + len(rows(result)) for result in results.values()]
@@ -91,7 +84,7 @@ def dots(results: dict[str, dict]) -> Figure:
         for ax, (metric, (title, factor)) in zip(line, METRICS.items(), strict=True):
             for height, (key, entries) in enumerate(found.items()):
                 values = [factor * entry[metric] for entry in entries]
-                ax.plot(values, [height] * len(values), "o", alpha=0.7, color=colours()[key])
+                ax.plot(values, [height] * len(values), "o", alpha=0.7, color=COLOUR_OF[key])
             ax.set_yticks(range(len(found)), [SIDE_BY_SIDE[key] for key in found])
             ax.invert_yaxis()
             ax.locator_params(axis="x", nbins=3)
@@ -127,7 +120,7 @@ def _curves(ax: Axes, result: dict, metric: str) -> None:
             range(len(mean)),
             mean,
             marker=".",
-            color=colours()[key],
+            color=COLOUR_OF[key],
             label=SIDE_BY_SIDE[key],
         )
 

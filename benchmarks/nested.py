@@ -54,6 +54,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import result_files
 import torch
 from torch import nn
 
@@ -314,7 +315,7 @@ def main() -> None:
                 {**head, **settings_of(*task, args), **future.result()}
                 for task, future in tasks.items()
             ]
-            write({"runs": added(earlier.get("runs", []), runs)}, args.out)
+            result_files.write({"runs": added(earlier.get("runs", []), runs)}, args.out)
             return
         for method in args.methods:
             widths = args.widths if method == "separate" else [None]
@@ -334,7 +335,7 @@ def main() -> None:
                 "standard_error": errors,
                 "runs": [run for parts in runs.values() for run in parts],
             }
-            write(result, args.out)
+            result_files.write(result, args.out)
     for method, sweep in sweeps.items():
         sys.stdout.write(f"\n{method}: area {result['methods'][method]['area'][0]:.3f}\n{sweep}\n")
     if args.figure is not None:
@@ -357,17 +358,7 @@ def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
     """Return earlier runs without those that were run again, and the new ones."""
     keys = ("network", "data", "method", "seed", "epochs", "trained_at", "order_kl_scale")
     keys += ("weight_kl_scale", "full_prob")
-
-    def key(run: dict) -> tuple:
-        return tuple(run.get(name) for name in keys)
-
-    new = {key(run) for run in runs}
-    return [run for run in earlier if key(run) not in new] + runs
-
-
-def write(result: dict, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    return result_files.added(earlier, runs, keys)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import result_files
 import torch
 from torch import Tensor, nn
 
@@ -183,12 +184,7 @@ def run_one(name: str, index: int, method: str, args: argparse.Namespace) -> dic
 
 def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
     """Return earlier runs without those that were run again, and the new ones."""
-
-    def key(run: dict) -> tuple:
-        return tuple(run[name] for name in (*SETTINGS, "method", "split"))
-
-    new = {key(run) for run in runs}
-    return [run for run in earlier if key(run) not in new] + runs
+    return result_files.added(earlier, runs, (*SETTINGS, "method", "split"))
 
 
 def summary(runs: list[dict]) -> list[dict]:
@@ -261,18 +257,17 @@ def main() -> None:
         runs: list[dict] = []
         for task in tasks:
             runs.append({**task.result(), **head})
-            write(added(earlier, runs), args.out)
+            result_files.write(content(added(earlier, runs)), args.out)
 
 
-def write(runs: list[dict], out: Path) -> None:
-    result = {
+def content(runs: list[dict]) -> dict:
+    """Return the content of a result file."""
+    return {
         "units": "of the targets; log-likelihood in nats per test row; [mean, standard error]",
         "published": PUBLISHED,
         "summary": summary(runs),
         "runs": runs,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

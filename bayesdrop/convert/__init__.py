@@ -120,11 +120,10 @@ def convert(
     )
     plan.check_patterns()
     random_weights = dropout in registered_weight_layers()
+    kinds = (*(CONVOLUTIONS if conv else ()), *(LINEARS if linear else ()))
     for node in list(graph.nodes):
         module = plan.module(node)
-        if not (conv and isinstance(module, CONVOLUTIONS)) and not (
-            linear and isinstance(module, LINEARS)
-        ):
+        if not isinstance(module, kinds):
             continue
         if random_weights:
             plan.randomise(node, module, replace_dropout)
