@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import BayesianDropout, GlobalLatents, OrderedUnits, named_global_latents
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, NestedCode, Sites, draw
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.program import Program
@@ -110,12 +110,10 @@ class VariationalAutoencoder(BayesianNetwork):
             latent_size = 0 if latent_dropout is None else latent_dropout.num_units
         if latent_size < 1:
             raise ConfigError(
-                describe(
-                    "VariationalAutoencoder",
-                    expected="latent_size >= 1, or a latent_dropout",
-                    got=f"latent_size={latent_size}",
-                    hint="Pass the number of features.",
-                )
+                "VariationalAutoencoder",
+                expected="latent_size >= 1, or a latent_dropout",
+                got=f"latent_size={latent_size}",
+                hint="Pass the number of features.",
             )
         code: LatentCode | NestedCode
         if isinstance(latent_dropout, OrderedUnits):
@@ -170,12 +168,10 @@ class VariationalAutoencoder(BayesianNetwork):
     @override
     def draw_latents(self) -> Mapping[GlobalLatents, Latents]:
         raise ConfigError(
-            describe(
-                "VariationalAutoencoder",
-                expected="a network whose latents are all global",
-                got="one with local latents, which depend on the input",
-                hint="Use reconstruct(x), sample(n) or pyro.infer.Predictive.",
-            )
+            "VariationalAutoencoder",
+            expected="a network whose latents are all global",
+            got="one with local latents, which depend on the input",
+            hint="Use reconstruct(x), sample(n) or pyro.infer.Predictive.",
         )
 
     @override
@@ -253,12 +249,10 @@ class VariationalAutoencoder(BayesianNetwork):
         code = self.code
         if not isinstance(code, NestedCode) or not 0 <= num_features <= code.num_features:
             raise ConfigError(
-                describe(
-                    "VariationalAutoencoder",
-                    expected=f"an ordered code and 0 <= num_features <= {self.latent_size}",
-                    got=f"{type(code).__name__} and num_features={num_features}",
-                    hint="Pass latent_dropout=bd.VariationalNestedDropout(...).",
-                )
+                "VariationalAutoencoder",
+                expected=f"an ordered code and 0 <= num_features <= {self.latent_size}",
+                got=f"{type(code).__name__} and num_features={num_features}",
+                hint="Pass latent_dropout=bd.VariationalNestedDropout(...).",
             )
         return code.prefix({"h": code.slabs(encoding).expand(shape).sample()}, num_features)
 
@@ -273,12 +267,10 @@ class _Autoencoder(nn.Module):
         for part in (encoder, decoder):
             for path, layer in named_global_latents(part):
                 raise ConfigError(
-                    describe(
-                        "VariationalAutoencoder",
-                        expected="an encoder and a decoder without Bayesian layers",
-                        got=f"{layer!r} at {path!r}",
-                        hint="Pass the mask of the code as latent_dropout.",
-                    )
+                    "VariationalAutoencoder",
+                    expected="an encoder and a decoder without Bayesian layers",
+                    got=f"{layer!r} at {path!r}",
+                    hint="Pass the mask of the code as latent_dropout.",
                 )
         self.encoder, self.code, self.decoder = encoder, code, decoder
 

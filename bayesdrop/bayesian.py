@@ -18,7 +18,7 @@ from bayesdrop.dropout import (
     named_dropout_layers,
     named_global_latents,
 )
-from bayesdrop.errors import ConfigError, DataError, describe
+from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import BayesianWeights, named_weight_layers
 from bayesdrop.program import Guide, Model
@@ -73,21 +73,17 @@ class BayesianNetwork(nn.Module):
         super().__init__()
         if num_data < 1:
             raise ConfigError(
-                describe(
-                    "BayesianNetwork",
-                    expected="num_data >= 1, the size of the training set",
-                    got=f"num_data={num_data}",
-                    hint="Pass len(train_set), not the batch size.",
-                )
+                "BayesianNetwork",
+                expected="num_data >= 1, the size of the training set",
+                got=f"num_data={num_data}",
+                hint="Pass len(train_set), not the batch size.",
             )
         if not isinstance(likelihood, Likelihood):
             raise ConfigError(
-                describe(
-                    "BayesianNetwork",
-                    expected="a likelihood object such as bd.Categorical()",
-                    got=repr(likelihood),
-                    hint="The order is BayesianNetwork(network, likelihood, num_data).",
-                )
+                "BayesianNetwork",
+                expected="a likelihood object such as bd.Categorical()",
+                got=repr(likelihood),
+                hint="The order is BayesianNetwork(network, likelihood, num_data).",
             )
         self.network = network
         self.likelihood = likelihood
@@ -121,12 +117,10 @@ class BayesianNetwork(nn.Module):
     def kl_weight(self, value: float) -> None:
         if not 0.0 < value < math.inf:
             raise ConfigError(
-                describe(
-                    "BayesianNetwork",
-                    expected="a finite kl_weight > 0",
-                    got=f"kl_weight={value}",
-                    hint="For a warm-up start from a small number, such as 1 / num_epochs.",
-                )
+                "BayesianNetwork",
+                expected="a finite kl_weight > 0",
+                got=f"kl_weight={value}",
+                hint="For a warm-up start from a small number, such as 1 / num_epochs.",
             )
         self._kl_weight = float(value)
 
@@ -217,21 +211,17 @@ class BayesianNetwork(nn.Module):
         """
         if x.ndim == 0 or x.shape[0] == 0:
             raise DataError(
-                describe(
-                    "BayesianNetwork",
-                    expected="a batch with at least one example",
-                    got=f"x of shape {tuple(x.shape)}",
-                    hint="Is the data set empty?",
-                )
+                "BayesianNetwork",
+                expected="a batch with at least one example",
+                got=f"x of shape {tuple(x.shape)}",
+                hint="Is the data set empty?",
             )
         if y is not None and x.shape[0] > self.num_data:
             raise DataError(
-                describe(
-                    "BayesianNetwork",
-                    expected=f"a batch of at most num_data={self.num_data} examples",
-                    got=f"{x.shape[0]} examples",
-                    hint="num_data is the size of the training set, not of a batch.",
-                )
+                "BayesianNetwork",
+                expected=f"a batch of at most num_data={self.num_data} examples",
+                got=f"{x.shape[0]} examples",
+                hint="num_data is the size of the training set, not of a batch.",
             )
         self.input_shape = tuple(x.shape[1:])
 

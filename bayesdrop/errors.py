@@ -7,7 +7,25 @@ from collections.abc import Iterable
 
 
 class BayesdropError(Exception):
-    """Any error raised on purpose by bayesdrop."""
+    """Any error raised on purpose by bayesdrop.
+
+    Args:
+        who: The function or layer that complains, with its name in the network.
+        expected: What would have been right.
+        got: What came instead.
+        hint: What to try, as a sentence or a question.
+
+    Example:
+        >>> print(BayesdropError("fit", expected="epochs >= 1", got="epochs=0", hint="Raise it."))
+        fit: expected epochs >= 1, got epochs=0. Raise it.
+    """
+
+    def __init__(
+        self, who: str, *, expected: str | None = None, got: str = "", hint: str = ""
+    ) -> None:
+        # One argument is a whole message, as copy and pickle pass it.
+        whole = who if expected is None else f"{who}: expected {expected}, got {got}. {hint}"
+        super().__init__(whole)
 
 
 class ConfigError(BayesdropError, ValueError):
@@ -48,18 +66,6 @@ class ConversionWarning(BayesdropWarning):
 
 class TruncationWarning(BayesdropWarning):
     """A stick-breaking layer whose last stick is still open, so that it may be too narrow."""
-
-
-def describe(who: str, *, expected: str, got: str, hint: str) -> str:
-    """Return a message in the four parts that every bayesdrop error has.
-
-    Args:
-        who: The function or layer that complains, with its name in the network.
-        expected: What would have been right.
-        got: What came instead.
-        hint: What to try, as a sentence or a question.
-    """
-    return f"{who}: expected {expected}, got {got}. {hint}"
 
 
 def unknown_name(kind: str, name: object, available: Iterable[str]) -> ConfigError:

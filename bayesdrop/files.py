@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from bayesdrop.errors import CheckpointError, describe
+from bayesdrop.errors import CheckpointError
 
 
 def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
@@ -36,12 +36,10 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer.
         raise CheckpointError(
-            describe(
-                f"file {path}",
-                expected="a folder that can be written, with enough space",
-                got=first_line(error),
-                hint="An earlier file is unchanged. Free space or choose another folder.",
-            )
+            f"file {path}",
+            expected="a folder that can be written, with enough space",
+            got=first_line(error),
+            hint="An earlier file is unchanged. Free space or choose another folder.",
         ) from error
     finally:
         if path.parent.is_dir():

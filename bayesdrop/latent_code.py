@@ -20,7 +20,7 @@ from bayesdrop.distributions import (
 )
 from bayesdrop.distributions.nested_normal import open_features
 from bayesdrop.dropout import BayesianDropout, OrderedUnits, VariationalNestedDropout
-from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
+from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.typing import Latents
 
 MaskPosterior: TypeAlias = Literal["structured", "mean-field"]
@@ -79,12 +79,10 @@ class LatentCode(nn.Module):
             raise unknown_name("mask_posterior", mask_posterior, ("structured", "mean-field"))
         if prior_temperature is not None and not 0.0 < prior_temperature < math.inf:
             raise ConfigError(
-                describe(
-                    "LatentCode",
-                    expected="a finite prior_temperature > 0, or None",
-                    got=f"prior_temperature={prior_temperature}",
-                    hint="The paper's is 0.25, beside 0.3 for the posterior.",
-                )
+                "LatentCode",
+                expected="a finite prior_temperature > 0, or None",
+                got=f"prior_temperature={prior_temperature}",
+                hint="The paper's is 0.25, beside 0.3 for the posterior.",
             )
         if mask is not None:
             _check_mask(mask, num_features)
@@ -241,12 +239,10 @@ class NestedCode(nn.Module):
         super().__init__()
         if order.num_groups != order.num_units:
             raise ConfigError(
-                describe(
-                    "NestedCode",
-                    expected=f"num_groups={order.num_units}, a group for each feature",
-                    got=repr(order),
-                    hint="Pass num_groups=num_units to the layer.",
-                )
+                "NestedCode",
+                expected=f"num_groups={order.num_units}, a group for each feature",
+                got=repr(order),
+                hint="Pass num_groups=num_units to the layer.",
             )
         self.num_features, self.always_open = order.num_units, order.always_open
         self.learned = isinstance(order, VariationalNestedDropout)
@@ -336,13 +332,11 @@ class NestedCode(nn.Module):
 def _read(output: Tensor, parts: int, num_features: int) -> Encoding:
     if output.ndim != 2 or output.shape[1] != parts * num_features:
         raise ShapeError(
-            describe(
-                "VariationalAutoencoder",
-                expected=f"encoder output of shape (N, {parts} * {num_features}), for "
-                f"{'' if parts == 2 else 'offsets, '}means and log-variances",
-                got=str(tuple(output.shape)),
-                hint="Change the size of the encoder's last layer.",
-            )
+            "VariationalAutoencoder",
+            expected=f"encoder output of shape (N, {parts} * {num_features}), for "
+            f"{'' if parts == 2 else 'offsets, '}means and log-variances",
+            got=str(tuple(output.shape)),
+            hint="Change the size of the encoder's last layer.",
         )
     *offset, mean, log_variance = output.chunk(parts, dim=-1)
     return Encoding(offset[0] if offset else None, mean, (0.5 * log_variance).exp())
@@ -364,19 +358,15 @@ def draw(sites: Mapping[str, TorchDistribution]) -> dict[str, Tensor]:
 def _check_mask(mask: BayesianDropout, num_features: int) -> None:
     if mask.num_units != num_features:
         raise ConfigError(
-            describe(
-                "LatentCode",
-                expected=f"a mask of {num_features} units, one for each feature",
-                got=repr(mask),
-                hint="latent_size may be left out: it is the mask's.",
-            )
+            "LatentCode",
+            expected=f"a mask of {num_features} units, one for each feature",
+            got=repr(mask),
+            hint="latent_size may be left out: it is the mask's.",
         )
     if mask.input_dependent or mask.parent is not None or not hasattr(mask, "temperature"):
         raise ConfigError(
-            describe(
-                "LatentCode",
-                expected="a mask of its own, with units independent given its latents",
-                got=repr(mask),
-                hint="Use IndianBuffetDropout or BetaBernoulliDropout.",
-            )
+            "LatentCode",
+            expected="a mask of its own, with units independent given its latents",
+            got=repr(mask),
+            hint="Use IndianBuffetDropout or BetaBernoulliDropout.",
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.ops.stable import inverse_softplus
 
 
@@ -50,12 +50,10 @@ class Likelihood(nn.Module, ABC):
 def _require_rows(who: str, output: Tensor, y: Tensor) -> None:
     if y.shape[:1] != output.shape[:1]:
         raise ShapeError(
-            describe(
-                who,
-                expected=f"one target for each of {output.shape[0]} outputs",
-                got=f"targets of shape {tuple(y.shape)}",
-                hint="Are x and y from the same batch?",
-            )
+            who,
+            expected=f"one target for each of {output.shape[0]} outputs",
+            got=f"targets of shape {tuple(y.shape)}",
+            hint="Are x and y from the same batch?",
         )
 
 
@@ -79,32 +77,26 @@ class Categorical(Likelihood):
     def target(self, output: Tensor, y: Tensor) -> Tensor:
         if output.ndim != 2:
             raise ShapeError(
-                describe(
-                    "Categorical",
-                    expected="network output of shape (N, classes)",
-                    got=str(tuple(output.shape)),
-                    hint="Does the network end in a Linear layer with one output per class?",
-                )
+                "Categorical",
+                expected="network output of shape (N, classes)",
+                got=str(tuple(output.shape)),
+                hint="Does the network end in a Linear layer with one output per class?",
             )
         _require_rows("Categorical", output, y)
         if y.ndim != 1 or y.is_floating_point():
             raise DataError(
-                describe(
-                    "Categorical",
-                    expected="integer labels of shape (N,)",
-                    got=f"{y.dtype} of shape {tuple(y.shape)}",
-                    hint="One-hot labels? Use y.argmax(1). Float labels? Use y.long().",
-                )
+                "Categorical",
+                expected="integer labels of shape (N,)",
+                got=f"{y.dtype} of shape {tuple(y.shape)}",
+                hint="One-hot labels? Use y.argmax(1). Float labels? Use y.long().",
             )
         # On an accelerator the check would wait for the device at every step.
         if y.device.type == "cpu" and y.numel() and not 0 <= y.min() <= y.max() < output.shape[1]:
             raise DataError(
-                describe(
-                    "Categorical",
-                    expected=f"labels in 0..{output.shape[1] - 1}",
-                    got=f"labels from {int(y.min())} to {int(y.max())}",
-                    hint="Does the network have one output per class?",
-                )
+                "Categorical",
+                expected=f"labels in 0..{output.shape[1] - 1}",
+                got=f"labels from {int(y.min())} to {int(y.max())}",
+                hint="Does the network have one output per class?",
             )
         return y.long()
 
@@ -139,12 +131,10 @@ class Bernoulli(Likelihood):
         y = _match_shape("Bernoulli", output, y).to(output.dtype)
         if not bool(((y == 0) | (y == 1)).all()):
             raise DataError(
-                describe(
-                    "Bernoulli",
-                    expected="targets of 0 and 1",
-                    got=f"values from {float(y.min()):g} to {float(y.max()):g}",
-                    hint="Threshold or sample grey values first.",
-                )
+                "Bernoulli",
+                expected="targets of 0 and 1",
+                got=f"values from {float(y.min()):g} to {float(y.max()):g}",
+                hint="Threshold or sample grey values first.",
             )
         return y
 
@@ -190,21 +180,17 @@ class Gaussian(Likelihood):
             not numeric and scale not in ("learned", "heteroscedastic")
         ):
             raise ConfigError(
-                describe(
-                    "Gaussian",
-                    expected="a positive noise scale, 'learned' or 'heteroscedastic'",
-                    got=repr(scale),
-                    hint="The default is 'learned'.",
-                )
+                "Gaussian",
+                expected="a positive noise scale, 'learned' or 'heteroscedastic'",
+                got=repr(scale),
+                hint="The default is 'learned'.",
             )
         if init_scale <= min_scale or min_scale < 0:
             raise ConfigError(
-                describe(
-                    "Gaussian",
-                    expected="init_scale > min_scale >= 0",
-                    got=f"init_scale={init_scale}, min_scale={min_scale}",
-                    hint="Both are in the units of y.",
-                )
+                "Gaussian",
+                expected="init_scale > min_scale >= 0",
+                got=f"init_scale={init_scale}, min_scale={min_scale}",
+                hint="Both are in the units of y.",
             )
         self.mode = "fixed" if numeric else str(scale)
         self.min_scale = min_scale
@@ -218,12 +204,10 @@ class Gaussian(Likelihood):
         if self.mode == "heteroscedastic":
             if output.shape[-1] % 2:
                 raise ShapeError(
-                    describe(
-                        "Gaussian('heteroscedastic')",
-                        expected="an even number of outputs: means, then raw scales",
-                        got=f"output of shape {tuple(output.shape)}",
-                        hint="Double the last layer's outputs.",
-                    )
+                    "Gaussian('heteroscedastic')",
+                    expected="an even number of outputs: means, then raw scales",
+                    got=f"output of shape {tuple(output.shape)}",
+                    hint="Double the last layer's outputs.",
                 )
             mean, raw = output.chunk(2, dim=-1)
             return mean, F.softplus(raw) + self.min_scale
@@ -231,12 +215,10 @@ class Gaussian(Likelihood):
             return output, self.fixed_scale.expand_as(output)
         if output.ndim > 1 and self.raw_scale.numel() not in (1, output.shape[-1]):
             raise ShapeError(
-                describe(
-                    "Gaussian('learned')",
-                    expected=f"{self.raw_scale.numel()} outputs",
-                    got=f"output of shape {tuple(output.shape)}",
-                    hint="Pass num_outputs=... to Gaussian.",
-                )
+                "Gaussian('learned')",
+                expected=f"{self.raw_scale.numel()} outputs",
+                got=f"output of shape {tuple(output.shape)}",
+                hint="Pass num_outputs=... to Gaussian.",
             )
         return output, (F.softplus(self.raw_scale) + self.min_scale).expand_as(output)
 
@@ -262,11 +244,9 @@ def _match_shape(who: str, output: Tensor, y: Tensor) -> Tensor:
         y = y.unsqueeze(-1)
     if y.shape != output.shape:
         raise ShapeError(
-            describe(
-                who,
-                expected=f"targets of shape {tuple(output.shape)}",
-                got=str(tuple(y.shape)),
-                hint="Targets and network outputs must have the same shape.",
-            )
+            who,
+            expected=f"targets of shape {tuple(output.shape)}",
+            got=str(tuple(y.shape)),
+            hint="Targets and network outputs must have the same shape.",
         )
     return y

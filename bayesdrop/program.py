@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.dropout import BayesianDropout, GlobalLatents, MaskContext
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianWeights
 from bayesdrop.typing import Latents
 
@@ -63,12 +63,10 @@ class Program(nn.Module):
                 store.set_state({"params": {key: parameter}, "constraints": {key: _REAL}})
             if pyro.param(key, parameter) is not parameter:
                 raise ConfigError(
-                    describe(
-                        "BayesianNetwork",
-                        expected=f"its own parameter under {key!r} in the parameter store",
-                        got="that of another network, so that this one would not be trained",
-                        hint="Give each network its own name, or call pyro.clear_param_store().",
-                    )
+                    "BayesianNetwork",
+                    expected=f"its own parameter under {key!r} in the parameter store",
+                    got="that of another network, so that this one would not be trained",
+                    hint="Give each network its own name, or call pyro.clear_param_store().",
                 )
 
     def _data_plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:

@@ -39,7 +39,7 @@ from bayesdrop.dropout import (
     DependentBetaBernoulliDropout,
     named_dropout_layers,
 )
-from bayesdrop.errors import CompactionError, ConfigError, describe
+from bayesdrop.errors import CompactionError, ConfigError
 from bayesdrop.nn import with_plain_weights
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -197,12 +197,10 @@ def _example(network: nn.Module) -> Tensor:
     parameter = next(network.parameters(), None)
     if shape is None or parameter is None:
         raise ConfigError(
-            describe(
-                "compact",
-                expected="an example input, or a BayesianNetwork that has seen one",
-                got=f"a {type(network).__name__} and no input",
-                hint="Pass compact(network, x[:1]).",
-            )
+            "compact",
+            expected="an example input, or a BayesianNetwork that has seen one",
+            got=f"a {type(network).__name__} and no input",
+            hint="Pass compact(network, x[:1]).",
         )
     generator = torch.Generator().manual_seed(0)
     return torch.rand(2, *shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
@@ -341,13 +339,11 @@ def _refuse_input_dependent(network: nn.Module) -> None:
     for name, layer in named_dropout_layers(network):
         if layer.input_dependent and not isinstance(layer, DependentBetaBernoulliDropout):
             raise CompactionError(
-                describe(
-                    "compact",
-                    expected="masks that are the same for every input, or those of "
-                    "DependentBetaBernoulliDropout",
-                    got=f"{type(layer).__name__} {name!r}, whose mask depends on its input",
-                    hint="Take it out first, or replace it by a layer with a fixed mask.",
-                )
+                "compact",
+                expected="masks that are the same for every input, or those of "
+                "DependentBetaBernoulliDropout",
+                got=f"{type(layer).__name__} {name!r}, whose mask depends on its input",
+                hint="Take it out first, or replace it by a layer with a fixed mask.",
             )
 
 
@@ -359,12 +355,10 @@ def _verify(expected: Any, got: Any) -> None:
         error = float((a - b).abs().max()) if a.numel() else 0.0
         if a.shape != b.shape or not error <= _TOLERANCE[a.dtype] * size:
             raise CompactionError(
-                describe(
-                    "compact",
-                    expected=f"outputs within {_TOLERANCE[a.dtype] * size:.1e} of the mean-masked "
-                    "network's on the example input",
-                    got=f"a difference of {error:.1e}",
-                    hint="Does the network draw random numbers in evaluation mode, hold numbers "
-                    "that are not finite, or change a tensor in place? Report it otherwise.",
-                )
+                "compact",
+                expected=f"outputs within {_TOLERANCE[a.dtype] * size:.1e} of the mean-masked "
+                "network's on the example input",
+                got=f"a difference of {error:.1e}",
+                hint="Does the network draw random numbers in evaluation mode, hold numbers "
+                "that are not finite, or change a tensor in place? Report it otherwise.",
             )

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bayesdrop.compression.sparse import SparsityTable, sparsity_table
 from bayesdrop.convert import to_deterministic
 from bayesdrop.dropout import named_dropout_layers
-from bayesdrop.errors import DataError, describe
+from bayesdrop.errors import DataError
 from bayesdrop.nn import named_weight_layers
 
 
@@ -255,10 +255,8 @@ def _now(x: Tensor) -> float:
 def _require_examples(example_input: Tensor) -> None:
     if example_input.ndim == 0 or example_input.shape[0] == 0:
         raise DataError(
-            describe(
-                "compression",
-                expected="an example input with at least one example",
-                got=f"a tensor of shape {tuple(example_input.shape)}",
-                hint="Pass a batch, such as x[:1].",
-            )
+            "compression",
+            expected="an example input with at least one example",
+            got=f"a tensor of shape {tuple(example_input.shape)}",
+            hint="Pass a batch, such as x[:1].",
         )

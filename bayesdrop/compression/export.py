@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bayesdrop.compression.cost import evaluating
 from bayesdrop.dropout import named_global_latents
-from bayesdrop.errors import CheckpointError, CompactionError, describe
+from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.files import first_line, write_file
 
 
@@ -50,12 +50,10 @@ def load_compact(path: str | os.PathLike[str]) -> nn.Module:
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError,
             zipfile.BadZipFile) as error:  # fmt: skip
         raise CheckpointError(
-            describe(
-                f"compact network {path}",
-                expected="a whole file written by save_compact",
-                got=f"one that cannot be read ({type(error).__name__}: {first_line(error)})",
-                hint="Is it another kind of file, or was copying it interrupted?",
-            )
+            f"compact network {path}",
+            expected="a whole file written by save_compact",
+            got=f"one that cannot be read ({type(error).__name__}: {first_line(error)})",
+            hint="Is it another kind of file, or was copying it interrupted?",
         ) from error
 
 
@@ -104,12 +102,10 @@ def _require_plain(who: str, net: nn.Module) -> None:
     names = [name for name, _ in named_global_latents(net)]
     if names:
         raise CompactionError(
-            describe(
-                who,
-                expected="a network without Bayesian dropout layers",
-                got=f"one with {names}",
-                hint="Call bd.compact(net, example_input) first.",
-            )
+            who,
+            expected="a network without Bayesian dropout layers",
+            got=f"one with {names}",
+            hint="Call bd.compact(net, example_input) first.",
         )
 
 

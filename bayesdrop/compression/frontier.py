@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.size import CostCounter
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.evaluation import evaluate
 from bayesdrop.inference.batches import Data, batches
 
@@ -121,12 +121,10 @@ def pruning_frontier(
     values = _default_thresholds(work) if thresholds is None else sorted(set(thresholds))
     if not values or not all(0.0 <= value < 1.0 for value in values):
         raise ConfigError(
-            describe(
-                "pruning_frontier",
-                expected="at least one threshold, all in [0, 1)",
-                got=str(values),
-                hint="They are keep probabilities, such as [0.0, 1e-3, 0.1, 0.5].",
-            )
+            "pruning_frontier",
+            expected="at least one threshold, all in [0, 1)",
+            got=str(values),
+            hint="They are keep probabilities, such as [0.0, 1e-3, 0.1, 0.5].",
         )
     x, _ = next(iter(batches(validation_data, 1)))
     device = next(work.parameters()).device
@@ -192,12 +190,10 @@ def choose_threshold(
     rows = sorted(frontier.rows, key=lambda row: row.threshold)
     if (max_error_increase is None) == (max_flops is None) or not rows:
         raise ConfigError(
-            describe(
-                "choose_threshold",
-                expected="a frontier with rows, and max_error_increase or max_flops",
-                got=f"{len(rows)} rows, {max_error_increase=} and {max_flops=}",
-                hint="For example max_error_increase=0.1, in percentage points.",
-            )
+            "choose_threshold",
+            expected="a frontier with rows, and max_error_increase or max_flops",
+            got=f"{len(rows)} rows, {max_error_increase=} and {max_flops=}",
+            hint="For example max_error_increase=0.1, in percentage points.",
         )
     if max_error_increase is not None:
         # Rounding must not exclude an increase of exactly the limit.
@@ -209,14 +205,12 @@ def choose_threshold(
         within.sort(key=lambda row: (row.error, row.nll))
     if not within:
         raise ConfigError(
-            describe(
-                "choose_threshold",
-                expected="a threshold within the limit",
-                got=f"{max_error_increase=}, {max_flops=}, and FLOPs from "
-                f"{min(row.flops for row in rows)} and errors from "
-                f"{min(row.error for row in rows):.2f} %",
-                hint="Relax the limit, or give pruning_frontier higher thresholds.",
-            )
+            "choose_threshold",
+            expected="a threshold within the limit",
+            got=f"{max_error_increase=}, {max_flops=}, and FLOPs from "
+            f"{min(row.flops for row in rows)} and errors from "
+            f"{min(row.error for row in rows):.2f} %",
+            hint="Relax the limit, or give pruning_frontier higher thresholds.",
         )
     return within[0].threshold
 
@@ -236,11 +230,9 @@ def _check_network(bnn: object) -> None:
     good = isinstance(bnn, BayesianNetwork) and bnn.likelihood.is_classifier
     if not isinstance(bnn, BayesianNetwork) or not good or not bnn.named_dropout_layers():
         raise ConfigError(
-            describe(
-                "pruning_frontier",
-                expected="a BayesianNetwork that classifies and has Bayesian dropout layers",
-                got=f"{type(bnn).__name__}"
-                + (f" with {type(bnn.likelihood).__name__}" if hasattr(bnn, "likelihood") else ""),
-                hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
-            )
+            "pruning_frontier",
+            expected="a BayesianNetwork that classifies and has Bayesian dropout layers",
+            got=f"{type(bnn).__name__}"
+            + (f" with {type(bnn.likelihood).__name__}" if hasattr(bnn, "likelihood") else ""),
+            hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
         )

@@ -19,7 +19,7 @@ from bayesdrop.compression.graph import shape_of
 from bayesdrop.compression.rules import Depthwise, Flatten, Mask, ShapeQuery, Unary, Weighted
 from bayesdrop.convert import to_deterministic
 from bayesdrop.dropout import named_dropout_layers
-from bayesdrop.errors import DataError, describe
+from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
 
 
@@ -102,12 +102,10 @@ def per_input_cost(
         counter.add(x)
     if counter is None:
         raise DataError(
-            describe(
-                "per_input_cost",
-                expected="at least one batch",
-                got="none",
-                hint="Does the DataLoader drop an incomplete last batch?",
-            )
+            "per_input_cost",
+            expected="at least one batch",
+            got="none",
+            hint="Does the DataLoader drop an incomplete last batch?",
         )
     return counter.result(count_flops(to_deterministic(network), x[:1]))
 

@@ -18,7 +18,7 @@ from bayesdrop.compression.compact import analysed
 from bayesdrop.compression.cost import evaluating
 from bayesdrop.compression.rules import Mask
 from bayesdrop.dropout import BayesianDropout, PosteriorSample, named_dropout_layers
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn import with_plain_weights
 from bayesdrop.typing import Latents
 
@@ -73,12 +73,10 @@ class SizePosterior:
         """
         if not 0.0 < level < 1.0:
             raise ConfigError(
-                describe(
-                    "size_posterior",
-                    expected="a level in (0, 1)",
-                    got=f"level={level}",
-                    hint="0.9 leaves 5 % on either side.",
-                )
+                "size_posterior",
+                expected="a level in (0, 1)",
+                got=f"level={level}",
+                hint="0.9 leaves 5 % on either side.",
             )
         return list(self._intervals(level))
 
@@ -166,12 +164,10 @@ def size_posterior(
     layers = dict(named_dropout_layers(work))
     if num_samples < 1 or not layers:
         raise ConfigError(
-            describe(
-                "size_posterior",
-                expected="num_samples >= 1 and a network with Bayesian dropout layers",
-                got=f"num_samples={num_samples} and {len(layers)} layers",
-                hint="Use bd.convert to put dropout layers into a network.",
-            )
+            "size_posterior",
+            expected="num_samples >= 1 and a network with Bayesian dropout layers",
+            got=f"num_samples={num_samples} and {len(layers)} layers",
+            hint="Use bd.convert to put dropout layers into a network.",
         )
     x = example_of("size_posterior", bnn) if example_input is None else example_input
     counter = CostCounter(work, x[:1])
@@ -323,12 +319,10 @@ def example_of(who: str, network: nn.Module) -> Tensor:
     parameter = next(network.parameters(), None)
     if shape is None or parameter is None:
         raise ConfigError(
-            describe(
-                who,
-                expected="an example input, or a BayesianNetwork that has seen one",
-                got=f"a {type(network).__name__} and no input",
-                hint="Pass example_input=x[:1].",
-            )
+            who,
+            expected="an example input, or a BayesianNetwork that has seen one",
+            got=f"a {type(network).__name__} and no input",
+            hint="Pass example_input=x[:1].",
         )
     return torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
 

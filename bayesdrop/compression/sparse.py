@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import named_dropout_layers
-from bayesdrop.errors import CheckpointError, CompactionError, describe
+from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import with_plain_weights
 
@@ -198,12 +198,10 @@ def load_sparse(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         state = {str(entry[0]): _unpacked(data, *entry[1:]) for entry in payload["tensors"]}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
-            describe(
-                f"sparse network {path}",
-                expected="the entries that save_sparse writes",
-                got=f"{type(error).__name__}: {error}",
-                hint="It is damaged, or was written by another version of bayesdrop.",
-            )
+            f"sparse network {path}",
+            expected="the entries that save_sparse writes",
+            got=f"{type(error).__name__}: {error}",
+            hint="It is damaged, or was written by another version of bayesdrop.",
         ) from error
     checkpoint.check_state(network, state, path)
     network.load_state_dict(state)
@@ -214,12 +212,10 @@ def _plain(who: str, network: nn.Module) -> nn.Module:
     names = [name for name, _ in named_dropout_layers(network)]
     if names:
         raise CompactionError(
-            describe(
-                who,
-                expected="a network without Bayesian dropout layers",
-                got=f"one with {names}",
-                hint="Call bd.compact(network) first: units that masks close are no zeros yet.",
-            )
+            who,
+            expected="a network without Bayesian dropout layers",
+            got=f"one with {names}",
+            hint="Call bd.compact(network) first: units that masks close are no zeros yet.",
         )
     module = network.network if isinstance(network, BayesianNetwork) else network
     return with_plain_weights(copy.deepcopy(module))

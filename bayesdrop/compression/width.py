@@ -15,7 +15,7 @@ from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.compact import compact
 from bayesdrop.compression.cost import count_flops, count_params, measure_latency
 from bayesdrop.dropout import OrderedUnits, named_dropout_layers, named_global_latents
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.evaluation.evaluate import evaluate
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
@@ -230,12 +230,10 @@ def width_sweep(
     """
     if not isinstance(bnn, BayesianNetwork) or not bnn.likelihood.is_classifier:
         raise ConfigError(
-            describe(
-                "width_sweep",
-                expected="a BayesianNetwork that classifies",
-                got=type(bnn).__name__,
-                hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
-            )
+            "width_sweep",
+            expected="a BayesianNetwork that classifies",
+            got=type(bnn).__name__,
+            hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
         )
     if not widths:
         raise ConfigError("width_sweep: expected at least one width, got none. Pass [0.5, 1.0].")
@@ -308,21 +306,17 @@ def choose_width(
     """
     if max_flops is None and max_latency_ms is None and min_accuracy is None:
         raise ConfigError(
-            describe(
-                "choose_width",
-                expected="max_flops, max_latency_ms or min_accuracy",
-                got="none of them",
-                hint="For example max_flops=100_000.",
-            )
+            "choose_width",
+            expected="max_flops, max_latency_ms or min_accuracy",
+            got="none of them",
+            hint="For example max_flops=100_000.",
         )
     if min_accuracy is not None and not 1.0 < min_accuracy <= 100.0:
         raise ConfigError(
-            describe(
-                "choose_width",
-                expected="min_accuracy in percent, above 1 and at most 100",
-                got=f"min_accuracy={min_accuracy}",
-                hint="For example min_accuracy=98.5.",
-            )
+            "choose_width",
+            expected="min_accuracy in percent, above 1 and at most 100",
+            got=f"min_accuracy={min_accuracy}",
+            hint="For example min_accuracy=98.5.",
         )
     fitting = [
         row
@@ -335,13 +329,11 @@ def choose_width(
         best = max((row.accuracy for row in sweep.rows), default=float("nan"))
         least = min((row.flops for row in sweep.rows), default=0)
         raise ConfigError(
-            describe(
-                "choose_width",
-                expected="a width within the limits",
-                got=f"{max_flops=}, {max_latency_ms=}, {min_accuracy=}, and FLOPs from {least:,d} "
-                f"and accuracies up to {best:.2f} %",
-                hint="Relax the limits, or sweep more widths.",
-            )
+            "choose_width",
+            expected="a width within the limits",
+            got=f"{max_flops=}, {max_latency_ms=}, {min_accuracy=}, and FLOPs from {least:,d} "
+            f"and accuracies up to {best:.2f} %",
+            hint="Relax the limits, or sweep more widths.",
         )
     if min_accuracy is not None:
         return min(fitting, key=lambda row: (row.flops, row.nll)).width
@@ -354,12 +346,10 @@ def _nested_layers(network: nn.Module) -> dict[str, OrderedUnits]:
     layers = {n: m for n, m in named_dropout_layers(network) if isinstance(m, OrderedUnits)}
     if not layers:
         raise ConfigError(
-            describe(
-                "with_width",
-                expected="a network with nested dropout layers",
-                got=type(network).__name__,
-                hint='Put them in: bd.convert(network, "variational-nested").',
-            )
+            "with_width",
+            expected="a network with nested dropout layers",
+            got=type(network).__name__,
+            hint='Put them in: bd.convert(network, "variational-nested").',
         )
     return layers
 

@@ -21,7 +21,7 @@ from bayesdrop.convert.plan import (
     named_layers,
 )
 from bayesdrop.dropout import BayesianDropout, registered_dropouts
-from bayesdrop.errors import ConversionError, describe, unknown_name
+from bayesdrop.errors import ConversionError, unknown_name
 from bayesdrop.networks.tracing import leaf_modules, trace
 from bayesdrop.nn import registered_weight_layers, with_plain_weights
 
@@ -138,12 +138,10 @@ def convert(
             plan.replace_dropout(node, module)
     if not plan.inserted:
         raise ConversionError(
-            describe(
-                "convert",
-                expected="at least one Linear, convolution or nn.Dropout to be selected",
-                got=f"none of {named_layers(plan.modules)}",
-                hint="Check linear, conv, select, exclude and input_dropout.",
-            )
+            "convert",
+            expected="at least one Linear, convolution or nn.Dropout to be selected",
+            got=f"none of {named_layers(plan.modules)}",
+            hint="Check linear, conv, select, exclude and input_dropout.",
         )
     plan.join()
     plan.erase_idle_dropout()
@@ -198,13 +196,11 @@ def _trace_both_modes(work: nn.Module) -> fx.Graph:
     programs = [[_signature(node) for node in graph.nodes] for graph in graphs]
     if programs[0] != programs[1]:
         raise ConversionError(
-            describe(
-                "convert",
-                expected="a forward that runs the same operations in training and evaluation mode",
-                got=f"{type(work).__name__}, whose forward looks at self.training",
-                hint="Leave the branch (such as an auxiliary output) out of the converted part, "
-                "or use modules such as nn.Dropout that know their mode.",
-            )
+            "convert",
+            expected="a forward that runs the same operations in training and evaluation mode",
+            got=f"{type(work).__name__}, whose forward looks at self.training",
+            hint="Leave the branch (such as an auxiliary output) out of the converted part, "
+            "or use modules such as nn.Dropout that know their mode.",
         )
     for training, evaluation in zip(graphs[0].nodes, graphs[1].nodes, strict=True):
         training.meta["follows_mode"] = training.target is F.dropout and training.args + tuple(

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bayesdrop.dropout import BayesianDropout, make_dropout, registered_dropouts
-from bayesdrop.errors import ConversionError, ConversionWarning, describe, unknown_name
+from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
 from bayesdrop.nn import (
     ConvWeights,
     LinearWeights,
@@ -100,12 +100,10 @@ class Plan:
             return False
         if once and self.calls[name] > 1:
             raise ConversionError(
-                describe(
-                    "convert",
-                    expected="every selected layer to be called once in forward",
-                    got=f"{name!r}, called {self.calls[name]} times",
-                    hint=f"Pass exclude={name!r}, or give each call a layer of its own.",
-                )
+                "convert",
+                expected="every selected layer to be called once in forward",
+                got=f"{name!r}, called {self.calls[name]} times",
+                hint=f"Pass exclude={name!r}, or give each call a layer of its own.",
             )
         return True
 
@@ -139,12 +137,10 @@ class Plan:
         for path, module in self.root.named_modules():
             if module is not layer and own & {id(p) for p in module._parameters.values()}:
                 raise ConversionError(
-                    describe(
-                        "convert",
-                        expected="layers that share no parameter with another",
-                        got=f"{name!r} and {path!r}, which do",
-                        hint=f"Pass exclude=[{name!r}, {path!r}], or untie them.",
-                    )
+                    "convert",
+                    expected="layers that share no parameter with another",
+                    got=f"{name!r} and {path!r}, which do",
+                    hint=f"Pass exclude=[{name!r}, {path!r}], or untie them.",
                 )
 
     def _layer_options(self, layer: str, options: Mapping[str, Any]) -> dict[str, Any]:

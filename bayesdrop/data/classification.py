@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.data.sources import DataSource, Pair, data_root, registered_data, split_off
-from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,10 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
         chosen.update(range(first, min(last, total) + 1))
     if not valid:
         raise ConfigError(
-            describe(
-                f"data set {name!r}",
-                expected=f"classes from 0-{total - 1} after the colon",
-                got=repr(suffix),
-                hint=f"Write {base}:0-7 for a range or {base}:0,2,5 for a list.",
-            )
+            f"data set {name!r}",
+            expected=f"classes from 0-{total - 1} after the colon",
+            got=repr(suffix),
+            hint=f"Write {base}:0-7 for a range or {base}:0,2,5 for a list.",
         )
     return source, tuple(sorted(chosen))
 
@@ -162,23 +160,19 @@ def load_ood(
     if source.image_shape != trained.image_shape:
         same = [s.name for s in registered_data().values() if s.image_shape == trained.image_shape]
         raise DataError(
-            describe(
-                f"out-of-distribution data {name!r}",
-                expected=f"images of shape {trained.image_shape}, as in {trained_on!r}",
-                got=f"images of shape {source.image_shape}",
-                hint=f"Data sets with that shape: {', '.join(same)}; hold out classes of one of "
-                f"them, as in {trained.name}:0-7 for training and {trained.name}:8-9 here.",
-            )
+            f"out-of-distribution data {name!r}",
+            expected=f"images of shape {trained.image_shape}, as in {trained_on!r}",
+            got=f"images of shape {source.image_shape}",
+            hint=f"Data sets with that shape: {', '.join(same)}; hold out classes of one of "
+            f"them, as in {trained.name}:0-7 for training and {trained.name}:8-9 here.",
         )
     shared = sorted(set(classes) & set(trained_classes)) if source is trained else []
     if shared:
         raise ConfigError(
-            describe(
-                f"out-of-distribution data {name!r}",
-                expected=f"classes that {trained_on!r} does not have",
-                got=f"the shared classes {shared}",
-                hint=f"Train on {trained.name}:0-7 and test on {trained.name}:8-9, say.",
-            )
+            f"out-of-distribution data {name!r}",
+            expected=f"classes that {trained_on!r} does not have",
+            got=f"the shared classes {shared}",
+            hint=f"Train on {trained.name}:0-7 and test on {trained.name}:8-9, say.",
         )
     return load_data(name, data_dir=data_dir, validation=0, download=download).test[0]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.data.sources import data_root
-from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, unknown_name
 
 
 class _Source(NamedTuple):
@@ -103,12 +103,10 @@ def load_regression(
     source = _SOURCES[name]
     if not 0 <= split < source.num_splits or not 0.0 <= validation < 1.0:
         raise ConfigError(
-            describe(
-                f"load_regression({name!r})",
-                expected=f"a split from 0 to {source.num_splits - 1} and 0 <= validation < 1",
-                got=f"split={split}, validation={validation}",
-                hint="The test rows of every split are given by the file.",
-            )
+            f"load_regression({name!r})",
+            expected=f"a split from 0 to {source.num_splits - 1} and 0 <= validation < 1",
+            got=f"split={split}, validation={validation}",
+            hint="The test rows of every split are given by the file.",
         )
     path = data_root(data_dir) / "uci" / f"{source.file}.npz"
     x, y, test = _read(path, name, source, split)
@@ -143,14 +141,12 @@ def _read(path: Path, name: str, source: _Source, split: int) -> tuple[Tensor, T
 
     if not path.exists():
         raise DataError(
-            describe(
-                f"regression set {name!r}",
-                expected=f"the file {path} with arrays x, y and test_index_0 to "
-                f"test_index_{source.num_splits - 1}",
-                got="no such file",
-                hint="Nothing is downloaded: see load_regression for the format, and pass "
-                "data_dir= or set BAYESDROP_DATA to the folder that has uci/.",
-            )
+            f"regression set {name!r}",
+            expected=f"the file {path} with arrays x, y and test_index_0 to "
+            f"test_index_{source.num_splits - 1}",
+            got="no such file",
+            hint="Nothing is downloaded: see load_regression for the format, and pass "
+            "data_dir= or set BAYESDROP_DATA to the folder that has uci/.",
         )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -161,24 +157,24 @@ def _read(path: Path, name: str, source: _Source, split: int) -> tuple[Tensor, T
                 )
             )  # fmt: skip
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(_damaged(path, name, f"{type(error).__name__}: {error}")) from error
+        raise _damaged(path, name, f"{type(error).__name__}: {error}") from error
     x, y, test = found
     shapes = (tuple(x.shape), tuple(y.shape))
     expected = ((source.num_rows, source.num_features), (source.num_rows,))
     if shapes != expected or not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise DataError(_damaged(path, name, f"x and y of shapes {shapes}, or not finite"))
+        raise _damaged(path, name, f"x and y of shapes {shapes}, or not finite")
     if (
         not len(test)
         or len(test.unique()) != len(test)
         or not 0 <= test.min() <= test.max() < len(y)
     ):
-        raise DataError(_damaged(path, name, f"test_index_{split} that are no rows of x"))
+        raise _damaged(path, name, f"test_index_{split} that are no rows of x")
     return x, y, test
 
 
-def _damaged(path: Path, name: str, got: str) -> str:
+def _damaged(path: Path, name: str, got: str) -> DataError:
     source = _SOURCES[name]
-    return describe(
+    return DataError(
         f"regression set {name!r}",
         expected=f"in {path}, x of shape ({source.num_rows}, {source.num_features}), y of shape "
         f"({source.num_rows},), both finite, and distinct rows test_index_0 to "

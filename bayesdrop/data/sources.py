@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, DataError, describe
+from bayesdrop.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -58,12 +58,10 @@ def register_data(source: DataSource) -> DataSource:
     """
     if _REGISTRY.get(source.name, source) != source:
         raise ConfigError(
-            describe(
-                "register_data",
-                expected="a new name",
-                got=f"{source.name!r}, which is taken",
-                hint="Choose another name.",
-            )
+            "register_data",
+            expected="a new name",
+            got=f"{source.name!r}, which is taken",
+            hint="Choose another name.",
         )
     _REGISTRY[source.name] = source
     return source
@@ -96,12 +94,10 @@ def split_off(pair: Pair, count: int, *, who: str) -> tuple[Pair, Pair]:
     num_classes = int(y.max()) + 1
     if not num_classes <= count <= len(y) - num_classes:
         raise ConfigError(
-            describe(
-                who,
-                expected=f"0 or {num_classes}..{len(y) - num_classes} validation examples",
-                got=f"validation={count}",
-                hint="A tenth of the training set is usual; 0 leaves it whole.",
-            )
+            who,
+            expected=f"0 or {num_classes}..{len(y) - num_classes} validation examples",
+            got=f"validation={count}",
+            hint="A tenth of the training set is usual; 0 leaves it whole.",
         )
     rest, held_out = train_test_split(
         range(len(y)), test_size=count, random_state=_SPLIT_SEED, stratify=y.numpy()
@@ -148,13 +144,11 @@ def _open(cls: Any, title: str, root: Path, train: bool, download: bool) -> Pair
     # What torchvision raises for damaged files depends on the file: anything from EOFError up.
     except Exception as error:
         raise DataError(
-            describe(
-                title,
-                expected=f"its files under {str(root)!r}, or a network to fetch them from",
-                got=f"{type(error).__name__}: {error}",
-                hint="Pass --data-dir (data_dir=) or set BAYESDROP_DATA to a folder that has "
-                "them, delete damaged files, or use the embedded data set 'digits'.",
-            )
+            title,
+            expected=f"its files under {str(root)!r}, or a network to fetch them from",
+            got=f"{type(error).__name__}: {error}",
+            hint="Pass --data-dir (data_dir=) or set BAYESDROP_DATA to a folder that has "
+            "them, delete damaged files, or use the embedded data set 'digits'.",
         ) from error
     x = torch.as_tensor(data.data)
     x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
@@ -175,13 +169,11 @@ def _read_jpeg_archive(root: Path, download: bool) -> tuple[Pair, Pair]:
     path = next((place for place in places if place.exists()), None)
     if path is None:
         raise DataError(
-            describe(
-                "CIFAR-10 (JPEG q75)",
-                expected=f"the archive {name} in {str(root)!r}",
-                got="no such file",
-                hint="It cannot be downloaded. Pass --data-dir (data_dir=) or set BAYESDROP_DATA "
-                "to the folder that has it, or use 'cifar10'.",
-            )
+            "CIFAR-10 (JPEG q75)",
+            expected=f"the archive {name} in {str(root)!r}",
+            got="no such file",
+            hint="It cannot be downloaded. Pass --data-dir (data_dir=) or set BAYESDROP_DATA "
+            "to the folder that has it, or use 'cifar10'.",
         )
     try:
         with tarfile.open(path, "r:xz") as archive:
@@ -189,12 +181,10 @@ def _read_jpeg_archive(root: Path, download: bool) -> tuple[Pair, Pair]:
         return _stack(splits["train"]), _stack(splits["test"])
     except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
         raise DataError(
-            describe(
-                "CIFAR-10 (JPEG q75)",
-                expected=f"images as {{train,test}}/{{class}}/*.jpg in {str(path)!r}",
-                got=f"{type(error).__name__}: {error}",
-                hint="Is the archive complete? Copy it again.",
-            )
+            "CIFAR-10 (JPEG q75)",
+            expected=f"images as {{train,test}}/{{class}}/*.jpg in {str(path)!r}",
+            got=f"{type(error).__name__}: {error}",
+            hint="Is the archive complete? Copy it again.",
         ) from error
 
 

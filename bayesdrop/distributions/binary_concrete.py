@@ -18,7 +18,7 @@ from torch.distributions.utils import (
 from torch.nn.functional import softplus
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.ops import noise
 from bayesdrop.typing import Shape
 
@@ -71,12 +71,10 @@ class BinaryConcrete(TorchDistribution):
     ) -> None:
         if (probs is None) == (logits is None):
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="exactly one of probs and logits",
-                    got="both" if probs is not None else "neither",
-                    hint="Pass probs=... or logits=....",
-                )
+                type(self).__name__,
+                expected="exactly one of probs and logits",
+                got="both" if probs is not None else "neither",
+                hint="Pass probs=... or logits=....",
             )
         if logits is None:
             self.temperature, self.probs = broadcast_all(temperature, cast(Tensor, probs))

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 from typing_extensions import override
 
 from bayesdrop.distributions.ordered_mask import OrderedMask, prefix_mask
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.ops import noise
 from bayesdrop.typing import Shape
 
@@ -76,12 +76,10 @@ class Downhill(TorchDistribution):
     ) -> None:
         if not 0.0 < temperature < math.inf:
             raise ConfigError(
-                describe(
-                    "Downhill",
-                    expected="a finite temperature > 0",
-                    got=f"temperature={temperature}",
-                    hint="At 0 it is OrderedMask.",
-                )
+                "Downhill",
+                expected="a finite temperature > 0",
+                got=f"temperature={temperature}",
+                hint="At 0 it is OrderedMask.",
             )
         self.temperature = float(temperature)
         self.order = OrderedMask(probs, logits, validate_args=validate_args)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Normal, constraints, register_kl
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.ops.stable import EULER_GAMMA
 from bayesdrop.typing import Shape
 
@@ -94,13 +94,11 @@ class LogUniform(TorchDistribution):
         if any(isinstance(frame, InitMessenger) for frame in _PYRO_STACK):
             return torch.ones(self._extended_shape(torch.Size(sample_shape)))
         raise ConfigError(
-            describe(
-                "LogUniform",
-                expected="a value, from the guide or from poutine.condition",
-                got="a request for a sample of an improper prior",
-                hint="Predict with Predictive(bnn.model, guide=bnn.guide, ...) or bd.predict; for "
-                "prior samples use layers with kl='hierarchical'.",
-            )
+            "LogUniform",
+            expected="a value, from the guide or from poutine.condition",
+            got="a request for a sample of an improper prior",
+            hint="Predict with Predictive(bnn.model, guide=bnn.guide, ...) or bd.predict; for "
+            "prior samples use layers with kl='hierarchical'.",
         )
 
 

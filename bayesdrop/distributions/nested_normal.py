@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions.ordered_mask import OrderedMask, chain_kl
-from bayesdrop.errors import ShapeError, describe
+from bayesdrop.errors import ShapeError
 from bayesdrop.ops import noise
 from bayesdrop.typing import Shape
 
@@ -71,12 +71,10 @@ class NestedNormal(TorchDistribution):
         (size,) = order.event_shape
         if loc.ndim < 1 or loc.shape[-1] < size or scale.shape[-1:] != loc.shape[-1:]:
             raise ShapeError(
-                describe(
-                    "NestedNormal",
-                    expected=f"loc and scale with one value for each of at least {size} features",
-                    got=f"shapes {tuple(loc.shape)} and {tuple(scale.shape)}",
-                    hint="The order has one unit for each feature that is not always open.",
-                )
+                "NestedNormal",
+                expected=f"loc and scale with one value for each of at least {size} features",
+                got=f"shapes {tuple(loc.shape)} and {tuple(scale.shape)}",
+                hint="The order has one unit for each feature that is not always open.",
             )
         batch_shape = torch.broadcast_shapes(loc.shape[:-1], scale.shape[:-1], order.batch_shape)
         self.loc = loc.expand(batch_shape + loc.shape[-1:])

@@ -13,7 +13,7 @@ from torch.distributions.utils import lazy_property, logits_to_probs, probs_to_l
 from torch.nn.functional import logsigmoid, softplus
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.ops import noise
 from bayesdrop.typing import Shape
 
@@ -80,12 +80,10 @@ class OrderedMask(TorchDistribution):
         given = logits if probs is None else probs
         if given is None or (probs is not None and logits is not None) or given.ndim < 1:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="exactly one of probs and logits, of at least one dimension",
-                    got="a number" if given is not None and given.ndim < 1 else "both or neither",
-                    hint="Pass one for each unit: OrderedMask(probs=torch.full((10,), 0.9)).",
-                )
+                type(self).__name__,
+                expected="exactly one of probs and logits, of at least one dimension",
+                got="a number" if given is not None and given.ndim < 1 else "both or neither",
+                hint="Pass one for each unit: OrderedMask(probs=torch.full((10,), 0.9)).",
             )
         if probs is not None:
             self.probs = probs
@@ -212,12 +210,10 @@ class OrderedMaskStraightThrough(OrderedMask):
         self.temperature = temperature
         if validate_args is not False and not bool(torch.as_tensor(temperature).gt(0).all()):
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="temperature > 0",
-                    got=f"temperature={temperature}",
-                    hint="The published value is 2.",
-                )
+                type(self).__name__,
+                expected="temperature > 0",
+                got=f"temperature={temperature}",
+                hint="The published value is 2.",
             )
         super().__init__(probs, logits, validate_args=validate_args)
 

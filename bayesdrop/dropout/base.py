@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from bayesdrop.dropout.context import active_context
-from bayesdrop.errors import ConfigError, ShapeError, describe
+from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.typing import Latents
 
 
@@ -149,30 +149,24 @@ class BayesianDropout(GlobalLatents):
         who = type(self).__name__
         if num_units < 1:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="at least 1 unit",
-                    got=f"num_units={num_units}",
-                    hint="Pass the size of the dimension to be masked.",
-                )
+                who,
+                expected="at least 1 unit",
+                got=f"num_units={num_units}",
+                hint="Pass the size of the dimension to be masked.",
             )
         if unit_dim >= 0:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="a negative unit_dim, counted from the last dimension",
-                    got=f"unit_dim={unit_dim}",
-                    hint="Use -1 for features (N, K) and -3 for convolution maps (N, K, H, W).",
-                )
+                who,
+                expected="a negative unit_dim, counted from the last dimension",
+                got=f"unit_dim={unit_dim}",
+                hint="Use -1 for features (N, K) and -3 for convolution maps (N, K, H, W).",
             )
         if not 0.0 <= threshold < 1.0 or not kl_scale > 0.0:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="0 <= threshold < 1 and kl_scale > 0",
-                    got=f"threshold={threshold}, kl_scale={kl_scale}",
-                    hint="The defaults are threshold=1e-3 and kl_scale=1.",
-                )
+                who,
+                expected="0 <= threshold < 1 and kl_scale > 0",
+                got=f"threshold={threshold}, kl_scale={kl_scale}",
+                hint="The defaults are threshold=1e-3 and kl_scale=1.",
             )
         self.num_units = num_units
         self.unit_dim = unit_dim
@@ -302,12 +296,10 @@ class BayesianDropout(GlobalLatents):
             hint = "For convolution maps (N, K, H, W) pass unit_dim=-3."
         where = "the last dimension" if self.unit_dim == -1 else f"dimension {self.unit_dim}"
         raise ShapeError(
-            describe(
-                self.name,
-                expected=f"{self.num_units} units in {where}",
-                got=f"input of shape {tuple(x.shape)}",
-                hint=hint,
-            )
+            self.name,
+            expected=f"{self.num_units} units in {where}",
+            got=f"input of shape {tuple(x.shape)}",
+            hint=hint,
         )
 
     def extra_repr(self) -> str:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.dropout.base import BayesianDropout
 from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 
@@ -58,24 +58,20 @@ class BetaBernoulliPosterior(BayesianDropout):
         for name, value in positive.items():
             if not 0.0 < value < float("inf"):
                 raise ConfigError(
-                    describe(
-                        type(self).__name__,
-                        expected=f"{name} > 0 and finite",
-                        got=f"{name}={value}",
-                        hint="The defaults are those of the paper; start from them.",
-                    )
+                    type(self).__name__,
+                    expected=f"{name} > 0 and finite",
+                    got=f"{name}={value}",
+                    hint="The defaults are those of the paper; start from them.",
                 )
         smallest = min(init_concentration1, init_concentration0)
         if smallest < _MIN_CONCENTRATION or init_concentration0 > _MAX_CONCENTRATION0:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected=f"initial concentrations >= {_MIN_CONCENTRATION:.3g} and "
-                    f"init_concentration0 <= {_MAX_CONCENTRATION0:g}",
-                    got=f"init_concentration1={init_concentration1}, "
-                    f"init_concentration0={init_concentration0}",
-                    hint="The parameters are held inside these bounds, as in the paper's code.",
-                )
+                type(self).__name__,
+                expected=f"initial concentrations >= {_MIN_CONCENTRATION:.3g} and "
+                f"init_concentration0 <= {_MAX_CONCENTRATION0:g}",
+                got=f"init_concentration1={init_concentration1}, "
+                f"init_concentration0={init_concentration0}",
+                hint="The parameters are held inside these bounds, as in the paper's code.",
             )
         check_relaxation(relaxation)
         self.relaxation = relaxation

@@ -15,7 +15,7 @@ from typing_extensions import override
 from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
 from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.dropout.unit_noise import UnitNoiseDropout
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.typing import Latents
 
 _BOUND = 15.0  # beyond it, 1 / keep_prob is more than three million
@@ -104,12 +104,10 @@ class ConcreteDropout(UnitNoiseDropout):
             temperature = 0.1 if unit_dim == -1 else 2 / 3
         if not 0.0 < init_drop_prob < 1.0 or not 0.0 < temperature < math.inf:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="0 < init_drop_prob < 1 and a finite temperature > 0",
-                    got=f"init_drop_prob={init_drop_prob}, temperature={temperature}",
-                    hint="The defaults are 0.1, and 0.1 (features) or 2/3 (maps).",
-                )
+                type(self).__name__,
+                expected="0 < init_drop_prob < 1 and a finite temperature > 0",
+                got=f"init_drop_prob={init_drop_prob}, temperature={temperature}",
+                hint="The defaults are 0.1, and 0.1 (features) or 2/3 (maps).",
             )
         check_relaxation(relaxation)
         self.relaxation = relaxation

@@ -18,7 +18,7 @@ from bayesdrop.distributions import Normal
 from bayesdrop.dropout.base import named_dropout_layers
 from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.dropout.relaxation import Relaxation
-from bayesdrop.errors import ConfigError, ConversionError, ShapeError, describe, unknown_name
+from bayesdrop.errors import ConfigError, ConversionError, ShapeError, unknown_name
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 
@@ -154,13 +154,11 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         ):
             if not low < value < high:
                 raise ConfigError(
-                    describe(
-                        "DependentBetaBernoulliDropout",
-                        expected="finite shift_variance, init_shift_scale > 0, 0 < momentum <= 1, "
-                        "finite init_shift, init_slope",
-                        got=f"{name}={value}",
-                        hint="The defaults are those of the paper; start from them.",
-                    )
+                    "DependentBetaBernoulliDropout",
+                    expected="finite shift_variance, init_shift_scale > 0, 0 < momentum <= 1, "
+                    "finite init_shift, init_slope",
+                    got=f"{name}={value}",
+                    hint="The defaults are those of the paper; start from them.",
                 )
         self.momentum = momentum
         self.shift_loc = nn.Parameter(torch.full((num_units,), init_shift))
@@ -263,12 +261,10 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         """Return one number per unit and example, ``(N, K)``."""
         if x is None:
             raise ShapeError(
-                describe(
-                    "DependentBetaBernoulliDropout",
-                    expected="the layer's input",
-                    got="None",
-                    hint="Its masks depend on the input: pass x.",
-                )
+                "DependentBetaBernoulliDropout",
+                expected="the layer's input",
+                got="None",
+                hint="Its masks depend on the input: pass x.",
             )
         x = x.detach()
         unit = x.ndim + self.unit_dim
@@ -324,12 +320,10 @@ def to_dependent(
     ]
     if not found or not found[0][0]:
         raise ConversionError(
-            describe(
-                "to_dependent",
-                expected="a network with BetaBernoulliDropout layers inside",
-                got=type(network).__name__,
-                hint="Train it with bd.convert(network, 'beta-bernoulli') first.",
-            )
+            "to_dependent",
+            expected="a network with BetaBernoulliDropout layers inside",
+            got=type(network).__name__,
+            hint="Train it with bd.convert(network, 'beta-bernoulli') first.",
         )
     overrides = overrides or {}
     for pattern in overrides:

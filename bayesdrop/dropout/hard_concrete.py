@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.hard_concrete import HardConcrete
 from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
 
@@ -138,12 +138,10 @@ class HardConcreteDropout(BayesianDropout):
         parameters = _governed(layer, dim)
         if not parameters or parameters[0].shape[0] != self.num_units:
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
-                    got=f"{layer} and dim={dim}",
-                    hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
-                )
+                self.name,
+                expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
+                got=f"{layer} and dim={dim}",
+                hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
             )
         self._attached = (layer, dim)
         self.parameters_per_unit.fill_(sum(value[0].numel() for value in parameters))
@@ -182,13 +180,11 @@ class HardConcreteDropout(BayesianDropout):
             return 0.0
         if self._attached is None:
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected="to know the layer whose weights have the prior",
-                    got=f"prior_precision={self.prior_precision} and no layer",
-                    hint="bd.convert tells it; in a network built by hand call "
-                    "dropout.attach(linear, dim=1), or leave prior_precision=0.",
-                )
+                self.name,
+                expected="to know the layer whose weights have the prior",
+                got=f"prior_precision={self.prior_precision} and no layer",
+                hint="bd.convert tells it; in a network built by hand call "
+                "dropout.attach(linear, dim=1), or leave prior_precision=0.",
             )
         squares = [value.square().flatten(1).sum(1) for value in _governed(*self._attached)]
         return 0.5 * self.prior_precision * sum(squares[1:], start=squares[0])
@@ -228,4 +224,4 @@ def _governed(layer: Any, dim: int) -> list[Tensor]:
 def _check(good: bool, *, expected: str, got: str, hint: str) -> None:
     if not good:
         who = HardConcreteDropout.__name__
-        raise ConfigError(describe(who, expected=expected, got=got, hint=hint))
+        raise ConfigError(who, expected=expected, got=got, hint=hint)

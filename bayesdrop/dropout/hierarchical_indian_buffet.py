@@ -21,7 +21,7 @@ from bayesdrop.dropout.stick_breaking import (
     check_positive,
     log_stick_products,
 )
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.typing import Latents
 
 
@@ -136,24 +136,20 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
             sticks = IndianBuffetSticks(num_units, concentration=concentration)
         elif concentration is not None:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="either sticks or their concentration",
-                    got=f"both, and concentration={concentration}",
-                    hint="Pass the concentration to IndianBuffetSticks.",
-                )
+                who,
+                expected="either sticks or their concentration",
+                got=f"both, and concentration={concentration}",
+                hint="Pass the concentration to IndianBuffetSticks.",
             )
         self.sticks = sticks
         # Of sticks that other layers may share; None if the caller decides who does.
         self._concentration = concentration
         if self.sticks.num_sticks < num_units:
             raise ConfigError(
-                describe(
-                    who,
-                    expected=f"at least {num_units} sticks, one for each unit",
-                    got=f"{self.sticks.num_sticks}",
-                    hint="Make as many sticks as the widest layer has units.",
-                )
+                who,
+                expected=f"at least {num_units} sticks, one for each unit",
+                got=f"{self.sticks.num_sticks}",
+                hint="Make as many sticks as the widest layer has units.",
             )
         self.log_concentration1 = nn.Parameter(
             torch.full((num_units,), math.log(init_concentration1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, ShapeError, describe
+from bayesdrop.errors import ConfigError, ShapeError
 
 
 def importance_ranks(
@@ -28,20 +28,16 @@ def importance_ranks(
     values = torch.as_tensor(importance, device=device)
     if values.shape != (num_units,):
         raise ShapeError(
-            describe(
-                f"{who}.set_order",
-                expected=f"one importance for each of the {num_units} units",
-                got=f"shape {tuple(values.shape)}",
-                hint="Take the norm over all dimensions of the weights but the units'.",
-            )
+            f"{who}.set_order",
+            expected=f"one importance for each of the {num_units} units",
+            got=f"shape {tuple(values.shape)}",
+            hint="Take the norm over all dimensions of the weights but the units'.",
         )
     if bool(values.isnan().any()):
         raise ConfigError(
-            describe(
-                f"{who}.set_order",
-                expected="numbers that can be ordered",
-                got="NaN",
-                hint="Are the weights finite?",
-            )
+            f"{who}.set_order",
+            expected="numbers that can be ordered",
+            got="NaN",
+            hint="Are the weights finite?",
         )
     return values.argsort(descending=True, stable=True).argsort()

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.typing import Latents
 
 TruncationLaw: TypeAlias = Literal["uniform", "geometric"]
@@ -54,12 +54,10 @@ def with_full_prob(probs: Tensor, full_prob: float | None) -> Tensor:
         return probs
     if not 0.0 < full_prob < 1.0:
         raise ConfigError(
-            describe(
-                "nested dropout",
-                expected="0 < full_prob < 1",
-                got=f"{full_prob}",
-                hint="It is the chance that all groups are open; None leaves it to the law.",
-            )
+            "nested dropout",
+            expected="0 < full_prob < 1",
+            got=f"{full_prob}",
+            hint="It is the chance that all groups are open; None leaves it to the law.",
         )
     tail = OrderedMask(probs, validate_args=False).tail_probs
     rest = tail[:-1] * ((1.0 - full_prob) / tail[:-1].sum())
@@ -142,12 +140,10 @@ class NestedDropout(OrderedUnits):
             raise unknown_name("law", law, _LAWS)
         if not 0.0 < open_prob < 1.0:
             raise ConfigError(
-                describe(
-                    "NestedDropout",
-                    expected="0 < open_prob < 1",
-                    got=f"open_prob={open_prob}",
-                    hint="It is the chance that one group more is open.",
-                )
+                "NestedDropout",
+                expected="0 < open_prob < 1",
+                got=f"open_prob={open_prob}",
+                hint="It is the chance that one group more is open.",
             )
         self.law, self.open_prob = law, open_prob
         uniform = law == "uniform"

@@ -16,7 +16,7 @@ from typing_extensions import override
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.dropout.base import BayesianDropout
 from bayesdrop.dropout.importance import importance_ranks
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.ops import noise
 from bayesdrop.typing import Latents, Shape
 
@@ -144,12 +144,10 @@ class OrderedUnits(BayesianDropout):
         frozen = min(1, groups - 1) if always_open is None else always_open
         if not 1 <= groups <= num_units or not 0 <= frozen < groups:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected=f"1 <= num_groups <= {num_units} and 0 <= always_open < num_groups",
-                    got=f"num_groups={num_groups}, always_open={always_open}",
-                    hint="By default there are at most 32 groups, of which one is always open.",
-                )
+                type(self).__name__,
+                expected=f"1 <= num_groups <= {num_units} and 0 <= always_open < num_groups",
+                got=f"num_groups={num_groups}, always_open={always_open}",
+                hint="By default there are at most 32 groups, of which one is always open.",
             )
         self.num_groups, self.always_open, self.ordering = groups, frozen, ordering
         self.widths = widths
@@ -192,12 +190,10 @@ class OrderedUnits(BayesianDropout):
         share = isinstance(width, float)
         if isinstance(width, bool) or not 0 < width <= (1 if share else self.num_units):
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected=f"a share in (0, 1], or a number of units from 1 to {self.num_units}",
-                    got=f"width={width!r}",
-                    hint="0.5 is half of the groups, 64 as many as fit into 64 units.",
-                )
+                self.name,
+                expected=f"a share in (0, 1], or a number of units from 1 to {self.num_units}",
+                got=f"width={width!r}",
+                hint="0.5 is half of the groups, 64 as many as fit into 64 units.",
             )
         if share:
             groups = math.floor(width * self.num_groups + 0.5)
@@ -249,14 +245,12 @@ class OrderedUnits(BayesianDropout):
         others = (leader.num_groups, leader.always_open)
         if type(leader) is not type(self) or leader is self or leader.leader or groups != others:
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected=f"to follow another {type(self).__name__} of {groups[0]} groups, "
-                    f"{groups[1]} of them always open, which follows none",
-                    got=f"a {type(leader).__name__} of {others[0]} and {others[1]}",
-                    hint="Pass the same num_groups for all layers, at most the units that the "
-                    "narrowest has.",
-                )
+                self.name,
+                expected=f"to follow another {type(self).__name__} of {groups[0]} groups, "
+                f"{groups[1]} of them always open, which follows none",
+                got=f"a {type(leader).__name__} of {others[0]} and {others[1]}",
+                hint="Pass the same num_groups for all layers, at most the units that the "
+                "narrowest has.",
             )
         self._followed = (leader,)
         self._drop_law()
@@ -288,12 +282,10 @@ class OrderedUnits(BayesianDropout):
         rows = None if x is None or x.ndim + self.unit_dim < 1 else len(x)
         if last is None or (last.ndim > 1 and len(last) not in (1, rows)):
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected=f"{source.name}, which it follows, to have run on the same examples",
-                    got="no mask of it" if last is None else f"one of shape {tuple(last.shape)}",
-                    hint="The layer that runs first must lead.",
-                )
+                self.name,
+                expected=f"{source.name}, which it follows, to have run on the same examples",
+                got="no mask of it" if last is None else f"one of shape {tuple(last.shape)}",
+                hint="The layer that runs first must lead.",
             )
         return last[..., _first_units(source.unit_group, source.num_groups)][..., self.unit_group]
 

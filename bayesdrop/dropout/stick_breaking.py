@@ -16,7 +16,7 @@ from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
 from bayesdrop.dropout.importance import importance_ranks
 from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
-from bayesdrop.errors import ConfigError, TruncationWarning, describe
+from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.typing import Latents
 
 DEFAULT_CONCENTRATION = 10.0
@@ -67,12 +67,10 @@ class IndianBuffetSticks(GlobalLatents):
         who = type(self).__name__
         if num_sticks < 1:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="at least 1 stick",
-                    got=f"num_sticks={num_sticks}",
-                    hint="Pass the number of units of the widest layer.",
-                )
+                who,
+                expected="at least 1 stick",
+                got=f"num_sticks={num_sticks}",
+                hint="Pass the number of units of the widest layer.",
             )
         if init_concentration1 is None:
             # E[pi_K] = (a / (a + 1))^K for b = 1.
@@ -217,11 +215,9 @@ def check_positive(who: str, **values: float) -> None:
     for name, value in values.items():
         if not 0.0 < value < math.inf:
             raise ConfigError(
-                describe(
-                    who,
-                    expected=f"{name} > 0 and finite",
-                    got=f"{name}={value}",
-                    hint="The concentration is the number of units an example should use; "
-                    "start from the other defaults.",
-                )
+                who,
+                expected=f"{name} > 0 and finite",
+                got=f"{name}={value}",
+                hint="The concentration is the number of units an example should use; "
+                "start from the other defaults.",
             )

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
 
@@ -100,13 +100,11 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         good = -math.inf < lower < 0.0 and lower <= init_loc <= _MAX_LOC
         if not good or not smallest <= init_scale <= largest:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected=f"a finite lower < 0, lower <= init_loc <= {_MAX_LOC:g} and "
-                    "e^-20 <= init_scale <= e^5",
-                    got=f"lower={lower}, init_loc={init_loc}, init_scale={init_scale}",
-                    hint="lower and init_loc are logarithms of the noise: -20 and 0.",
-                )
+                type(self).__name__,
+                expected=f"a finite lower < 0, lower <= init_loc <= {_MAX_LOC:g} and "
+                "e^-20 <= init_scale <= e^5",
+                got=f"lower={lower}, init_loc={init_loc}, init_scale={init_scale}",
+                hint="lower and init_loc are logarithms of the noise: -20 and 0.",
             )
         self.per_example = per_example
         self.loc = nn.Parameter(torch.full((num_units,), float(init_loc)))

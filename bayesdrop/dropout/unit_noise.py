@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 
 
 class UnitNoiseDropout(BayesianDropout):
@@ -52,12 +52,10 @@ class UnitNoiseDropout(BayesianDropout):
         super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
         if length_scale is not None and not 0.0 < length_scale < math.inf:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="a finite length_scale > 0, or None for no prior on the weights",
-                    got=f"length_scale={length_scale}",
-                    hint="1e-2 is usual.",
-                )
+                type(self).__name__,
+                expected="a finite length_scale > 0, or None for no prior on the weights",
+                got=f"length_scale={length_scale}",
+                hint="1e-2 is usual.",
             )
         self.length_scale = length_scale
 
@@ -72,12 +70,10 @@ class UnitNoiseDropout(BayesianDropout):
         size = weight.shape[dim] if isinstance(weight, Tensor) and dim in (0, 1) else None
         if size != self.num_units:
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
-                    got=f"{layer} and dim={dim}",
-                    hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
-                )
+                self.name,
+                expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
+                got=f"{layer} and dim={dim}",
+                hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
             )
         self._attached = (layer, dim)
 
@@ -104,23 +100,19 @@ class UnitNoiseDropout(BayesianDropout):
             return None
         if self._attached is None:
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected="to know the layer whose weights have the prior",
-                    got=f"length_scale={self.length_scale} and no layer",
-                    hint="bd.convert tells it; in a network built by hand call "
-                    "dropout.attach(linear, dim=1), or leave length_scale=None.",
-                )
+                self.name,
+                expected="to know the layer whose weights have the prior",
+                got=f"length_scale={self.length_scale} and no layer",
+                hint="bd.convert tells it; in a network built by hand call "
+                "dropout.attach(linear, dim=1), or leave length_scale=None.",
             )
         layer, dim = self._attached
         if isinstance(layer, GlobalLatents):
             raise ConfigError(
-                describe(
-                    self.name,
-                    expected="length_scale=None in front of weights with a prior of their own",
-                    got=f"length_scale={self.length_scale} and {type(layer).__name__}",
-                    hint="One prior on the weights is enough.",
-                )
+                self.name,
+                expected="length_scale=None in front of weights with a prior of their own",
+                got=f"length_scale={self.length_scale} and {type(layer).__name__}",
+                hint="One prior on the weights is enough.",
             )
         weight, offset = layer.weight, layer.bias
         if not isinstance(weight, Tensor):
@@ -164,12 +156,10 @@ class FixedNoiseDropout(UnitNoiseDropout):
         )
         if not 0.0 <= drop_prob < 1.0:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="0 <= drop_prob < 1, the probability of a zero as in nn.Dropout",
-                    got=f"drop_prob={drop_prob}",
-                    hint="At 1 nothing would be left; 0 is the network without dropout.",
-                )
+                type(self).__name__,
+                expected="0 <= drop_prob < 1, the probability of a zero as in nn.Dropout",
+                got=f"drop_prob={drop_prob}",
+                hint="At 1 nothing would be left; 0 is the network without dropout.",
             )
         self.register_buffer("drop_prob", torch.full((), float(drop_prob)))
 

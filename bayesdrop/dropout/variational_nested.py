@@ -14,7 +14,7 @@ from typing_extensions import override
 from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
 from bayesdrop.dropout.nested import uniform_order_probs, with_full_prob
 from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
 
@@ -119,14 +119,12 @@ class VariationalNestedDropout(OrderedUnits):
         good_prior = prior_open_prob is None or 0.0 < prior_open_prob < 1.0
         if not (good_init and good_prior and 0.0 < temperature < math.inf):
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected=f"0 < prior_open_prob < 1, {1 - bound:.4f} <= init_open_prob <= "
-                    f"{bound:.4f} and a finite temperature > 0",
-                    got=f"prior_open_prob={prior_open_prob}, init_open_prob={init_open_prob}, "
-                    f"temperature={temperature}",
-                    hint="The published values are 0.95, 0.952574 (r = 3) and 2.",
-                )
+                type(self).__name__,
+                expected=f"0 < prior_open_prob < 1, {1 - bound:.4f} <= init_open_prob <= "
+                f"{bound:.4f} and a finite temperature > 0",
+                got=f"prior_open_prob={prior_open_prob}, init_open_prob={init_open_prob}, "
+                f"temperature={temperature}",
+                hint="The published values are 0.95, 0.952574 (r = 3) and 2.",
             )
         self.draws, self.learn_order = draws, learn_order
         probs = (

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
+from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.evaluation.binomial import binomial_interval
 from bayesdrop.evaluation.bins import width_bins
 from bayesdrop.evaluation.checks import (
@@ -357,12 +357,10 @@ def _pairs(
         missing = [name for name in predictions if name not in by_name or name not in own]
         if missing:
             raise ConfigError(
-                describe(
-                    who,
-                    expected=f"{key!r} and the test set scored by all classifiers",
-                    got=f"nothing of {missing[0]!r}",
-                    hint="Pass ood={set: {classifier: probabilities}}.",
-                )
+                who,
+                expected=f"{key!r} and the test set scored by all classifiers",
+                got=f"nothing of {missing[0]!r}",
+                hint="Pass ood={set: {classifier: probabilities}}.",
             )
         found[key] = {name: _Pair(own[name], _scores(key, by_name[name])) for name in predictions}
         _one_length({name: pair.num_outside for name, pair in found[key].items()})
@@ -382,12 +380,10 @@ def _one_length(lengths: Mapping[str, int]) -> int:
         first, one = next(iter(lengths.items()))
         second, two = next(item for item in lengths.items() if item[1] != one)
         raise ShapeError(
-            describe(
-                "bootstrap_metrics",
-                expected="the same examples for all classifiers",
-                got=f"{one} of {first!r} and {two} of {second!r}",
-                hint="Do all come from the same data?",
-            )
+            "bootstrap_metrics",
+            expected="the same examples for all classifiers",
+            got=f"{one} of {first!r} and {two} of {second!r}",
+            hint="Do all come from the same data?",
         )
     return next(iter(lengths.values()))
 
@@ -402,10 +398,8 @@ def _draw(number: int, size: int, generator: torch.Generator) -> Tensor:
 def _check_options(predictions: Mapping[str, Array], num_resamples: int) -> None:
     if not predictions or num_resamples < _FEWEST:
         raise ConfigError(
-            describe(
-                "bootstrap_metrics",
-                expected=f"at least one classifier and {_FEWEST} resamples",
-                got=f"{len(predictions)} classifiers and num_resamples={num_resamples}",
-                hint='For example bootstrap_metrics({"net": probabilities}, labels).',
-            )
+            "bootstrap_metrics",
+            expected=f"at least one classifier and {_FEWEST} resamples",
+            got=f"{len(predictions)} classifiers and num_resamples={num_resamples}",
+            hint='For example bootstrap_metrics({"net": probabilities}, labels).',
         )

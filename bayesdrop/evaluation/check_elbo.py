@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import GlobalLatents
-from bayesdrop.errors import ConfigError, DataError, describe
+from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.evaluation.check_kl import (
     ROUNDING,
     SUPPORT,
@@ -287,19 +287,15 @@ def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
 def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int) -> None:
     if not isinstance(bnn, BayesianNetwork) or num_samples < 100 or num_repeats < 10:
         raise ConfigError(
-            describe(
-                "check_elbo",
-                expected="a BayesianNetwork, num_samples >= 100 and num_repeats >= 10",
-                got=f"a {type(bnn).__name__}, {num_samples} and {num_repeats}",
-                hint="The defaults are 10,000 samples and 50 repeats.",
-            )
+            "check_elbo",
+            expected="a BayesianNetwork, num_samples >= 100 and num_repeats >= 10",
+            got=f"a {type(bnn).__name__}, {num_samples} and {num_repeats}",
+            hint="The defaults are 10,000 samples and 50 repeats.",
         )
     if x.ndim == 0 or len(x) < _PARTS[-1]:
         raise DataError(
-            describe(
-                "check_elbo",
-                expected=f"at least {_PARTS[-1]} examples",
-                got=f"x of shape {tuple(x.shape)}",
-                hint="A batch of a hundred is plenty.",
-            )
+            "check_elbo",
+            expected=f"at least {_PARTS[-1]} examples",
+            got=f"x of shape {tuple(x.shape)}",
+            hint="A batch of a hundred is plenty.",
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 
 Array: TypeAlias = "Tensor | np.ndarray"
 
@@ -29,23 +29,19 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
     values = torch.as_tensor(probabilities).detach().to("cpu", torch.float64)
     if values.ndim not in (1, 2) or values.shape[-1:] == (1,) and values.ndim == 2:
         raise ShapeError(
-            describe(
-                who,
-                expected="probabilities of shape (N, classes), or (N,) for P(y = 1)",
-                got=str(tuple(values.shape)),
-                hint="Average posterior samples first: samples.mean(0). Binary? Use squeeze(1).",
-            )
+            who,
+            expected="probabilities of shape (N, classes), or (N,) for P(y = 1)",
+            got=str(tuple(values.shape)),
+            hint="Average posterior samples first: samples.mean(0). Binary? Use squeeze(1).",
         )
     _require_examples(who, "probabilities", values)
     _require_finite(who, "probabilities", values)
     if values.min() < 0.0 or values.max() > 1.0:
         raise DataError(
-            describe(
-                who,
-                expected="probabilities in [0, 1]",
-                got=f"values from {float(values.min()):g} to {float(values.max()):g}",
-                hint="Are these logits? Apply softmax first.",
-            )
+            who,
+            expected="probabilities in [0, 1]",
+            got=f"values from {float(values.min()):g} to {float(values.max()):g}",
+            hint="Are these logits? Apply softmax first.",
         )
     if values.ndim == 1:
         return torch.stack([1.0 - values, values], dim=1)
@@ -53,12 +49,10 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
     if error.max() > SUM_TOLERANCE:
         row = int(error.argmax())
         raise DataError(
-            describe(
-                who,
-                expected="probabilities that sum to one in every row",
-                got=f"a sum of {float(values[row].sum()):g} in row {row}",
-                hint="Several binary outputs? Evaluate them one at a time.",
-            )
+            who,
+            expected="probabilities that sum to one in every row",
+            got=f"a sum of {float(values[row].sum()):g} in row {row}",
+            hint="Several binary outputs? Evaluate them one at a time.",
         )
     return values
 
@@ -75,12 +69,10 @@ def as_samples(who: str, samples: Array) -> Iterator[Tensor]:
     values = torch.as_tensor(samples).detach()
     if values.ndim != 3 or len(values) == 0:
         raise ShapeError(
-            describe(
-                who,
-                expected="probabilities of shape (posterior samples, N, classes)",
-                got=str(tuple(values.shape)),
-                hint="One prediction only? Pass probabilities[None].",
-            )
+            who,
+            expected="probabilities of shape (posterior samples, N, classes)",
+            got=str(tuple(values.shape)),
+            hint="One prediction only? Pass probabilities[None].",
         )
     return (as_probabilities(f"{who}, sample {s}", values[s]) for s in range(len(values)))
 
@@ -113,33 +105,27 @@ def as_labels(who: str, labels: Array, probabilities: Tensor) -> Tensor:
     count, num_classes = probabilities.shape
     if values.shape != (count,):
         raise ShapeError(
-            describe(
-                who,
-                expected=f"{count} labels, one for each row of probabilities",
-                got=f"labels of shape {tuple(values.shape)}",
-                hint="One-hot labels? Use labels.argmax(1).",
-            )
+            who,
+            expected=f"{count} labels, one for each row of probabilities",
+            got=f"labels of shape {tuple(values.shape)}",
+            hint="One-hot labels? Use labels.argmax(1).",
         )
     if values.is_floating_point():
         _require_finite(who, "labels", values)
         if bool((values != values.round()).any()):
             raise DataError(
-                describe(
-                    who,
-                    expected="integer labels",
-                    got=f"{values.dtype} with fractions",
-                    hint="Are these regression targets?",
-                )
+                who,
+                expected="integer labels",
+                got=f"{values.dtype} with fractions",
+                hint="Are these regression targets?",
             )
     values = values.long()
     if values.min() < 0 or values.max() >= num_classes:
         raise DataError(
-            describe(
-                who,
-                expected=f"labels in 0..{num_classes - 1}",
-                got=f"labels from {int(values.min())} to {int(values.max())}",
-                hint="Are the labels those of another data set?",
-            )
+            who,
+            expected=f"labels in 0..{num_classes - 1}",
+            got=f"labels from {int(values.min())} to {int(values.max())}",
+            hint="Are the labels those of another data set?",
         )
     return values
 
@@ -154,12 +140,10 @@ def as_scores(who: str, name: str, scores: Array) -> Tensor:
     values = torch.as_tensor(scores).detach().to("cpu", torch.float64)
     if values.ndim != 1:
         raise ShapeError(
-            describe(
-                who,
-                expected=f"{name} scores of shape (N,)",
-                got=str(tuple(values.shape)),
-                hint="Pass one number for each example, such as its predictive entropy.",
-            )
+            who,
+            expected=f"{name} scores of shape (N,)",
+            got=str(tuple(values.shape)),
+            hint="Pass one number for each example, such as its predictive entropy.",
         )
     _require_examples(who, f"{name} scores", values)
     _require_finite(who, f"{name} scores", values)
@@ -191,12 +175,10 @@ def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None
     target = target.unsqueeze(-1) if target.ndim == 1 and mean.shape[2:] == (1,) else target
     if target.shape != mean.shape[1:]:
         raise ShapeError(
-            describe(
-                who,
-                expected=f"targets of shape {tuple(torch.as_tensor(means).shape[1:])}",
-                got=str(tuple(torch.as_tensor(y).shape)),
-                hint="Samples come first: means are (S, N) or (S, N, D), y is (N,) or (N, D).",
-            )
+            who,
+            expected=f"targets of shape {tuple(torch.as_tensor(means).shape[1:])}",
+            got=str(tuple(torch.as_tensor(y).shape)),
+            hint="Samples come first: means are (S, N) or (S, N, D), y is (N,) or (N, D).",
         )
     _require_finite(who, "targets", target)
     return Mixture(mean, noise, target)
@@ -214,12 +196,10 @@ def as_components(
     mean = torch.as_tensor(means).detach().to("cpu", torch.float64)
     if mean.ndim not in (2, 3) or len(mean) == 0:
         raise ShapeError(
-            describe(
-                who,
-                expected="samples of shape (S, N) or (S, N, outputs)",
-                got=str(tuple(mean.shape)),
-                hint="One prediction only? Pass means[None].",
-            )
+            who,
+            expected="samples of shape (S, N) or (S, N, outputs)",
+            got=str(tuple(mean.shape)),
+            hint="One prediction only? Pass means[None].",
         )
     _require_examples(who, "samples", mean)
     _require_finite(who, "samples", mean.transpose(0, 1))
@@ -230,22 +210,18 @@ def as_components(
             noise = noise.broadcast_to(mean.shape)
         except RuntimeError as error:
             raise ShapeError(
-                describe(
-                    who,
-                    expected=f"variances that broadcast to {tuple(mean.shape)}",
-                    got=str(tuple(noise.shape)),
-                    hint="One variance for each mean, or a number for all.",
-                )
+                who,
+                expected=f"variances that broadcast to {tuple(mean.shape)}",
+                got=str(tuple(noise.shape)),
+                hint="One variance for each mean, or a number for all.",
             ) from error
         _require_finite(who, "variances", noise.transpose(0, 1))
         if noise.min() < 0.0:
             raise DataError(
-                describe(
-                    who,
-                    expected="variances >= 0",
-                    got=f"{float(noise.min()):g}",
-                    hint="Are these log-variances?",
-                )
+                who,
+                expected="variances >= 0",
+                got=f"{float(noise.min()):g}",
+                hint="Are these log-variances?",
             )
     if mean.ndim == 2:
         return mean.unsqueeze(-1), None if noise is None else noise.unsqueeze(-1)
@@ -260,12 +236,10 @@ def require_bins(who: str, num_bins: int) -> None:
     """
     if num_bins < 1:
         raise ConfigError(
-            describe(
-                who,
-                expected="num_bins >= 1",
-                got=f"num_bins={num_bins}",
-                hint="The usual number is 15.",
-            )
+            who,
+            expected="num_bins >= 1",
+            got=f"num_bins={num_bins}",
+            hint="The usual number is 15.",
         )
 
 
@@ -277,12 +251,10 @@ def require_fraction(who: str, name: str, value: float) -> None:
     """
     if not 0.0 < value < 1.0:
         raise ConfigError(
-            describe(
-                who,
-                expected=f"0 < {name} < 1",
-                got=f"{name}={value}",
-                hint="Give a fraction: 5 % is 0.05.",
-            )
+            who,
+            expected=f"0 < {name} < 1",
+            got=f"{name}={value}",
+            hint="Give a fraction: 5 % is 0.05.",
         )
 
 
@@ -294,24 +266,20 @@ def require_two_classes(who: str, target: Tensor) -> None:
     """
     if bool((target == target[0]).all()):
         raise DataError(
-            describe(
-                who,
-                expected="labels of at least two classes",
-                got=f"{len(target)} of class {int(target[0])} only",
-                hint="Is the set sorted by class and cut? Shuffle it first.",
-            )
+            who,
+            expected="labels of at least two classes",
+            got=f"{len(target)} of class {int(target[0])} only",
+            hint="Is the set sorted by class and cut? Shuffle it first.",
         )
 
 
 def _require_examples(who: str, what: str, values: Tensor) -> None:
     if values.numel() == 0:
         raise DataError(
-            describe(
-                who,
-                expected=f"{what} of at least one example",
-                got=f"none, shape {tuple(values.shape)}",
-                hint="Is the data set empty?",
-            )
+            who,
+            expected=f"{what} of at least one example",
+            got=f"none, shape {tuple(values.shape)}",
+            hint="Is the data set empty?",
         )
 
 
@@ -319,10 +287,8 @@ def _require_finite(who: str, what: str, values: Tensor) -> None:
     bad = ~torch.isfinite(values).reshape(values.shape[0], -1).all(1)
     if bool(bad.any()):
         raise DataError(
-            describe(
-                who,
-                expected=f"finite {what}",
-                got=f"nan or infinity in row {int(bad.nonzero()[0])}",
-                hint="Did the network diverge?",
-            )
+            who,
+            expected=f"finite {what}",
+            got=f"nan or infinity in row {int(bad.nonzero()[0])}",
+            hint="Did the network diverge?",
         )

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
 
 SEVERITIES = (1, 2, 3, 4, 5)
 """All severities."""
@@ -95,12 +95,10 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
         raise unknown_name("corruption", kind, _KINDS)
     if severity not in SEVERITIES:
         raise ConfigError(
-            describe(
-                "corrupt",
-                expected="a severity of 1, 2, 3, 4 or 5",
-                got=repr(severity),
-                hint="0 would be the image itself.",
-            )
+            "corrupt",
+            expected="a severity of 1, 2, 3, 4 or 5",
+            got=repr(severity),
+            hint="0 would be the image itself.",
         )
     _check_images(x)
     chosen = _KINDS[kind]
@@ -116,22 +114,18 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
 def _check_images(x: Tensor) -> None:
     if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < 4 or not len(x):
         raise ShapeError(
-            describe(
-                "corrupt",
-                expected="images of shape (N, 1 or 3, H, W), at least one and 4 x 4 pixels",
-                got=str(tuple(x.shape)),
-                hint="Flat images? Reshape them, and put nn.Flatten first in the network.",
-            )
+            "corrupt",
+            expected="images of shape (N, 1 or 3, H, W), at least one and 4 x 4 pixels",
+            got=str(tuple(x.shape)),
+            hint="Flat images? Reshape them, and put nn.Flatten first in the network.",
         )
     # A comparison with NaN is false.
     if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
         raise DataError(
-            describe(
-                "corrupt",
-                expected="floating-point images with values in [0, 1]",
-                got=f"{x.dtype} from {float(x.min()):g} to {float(x.max()):g}",
-                hint="Corrupt before normalising; divide 8-bit images by 255.",
-            )
+            "corrupt",
+            expected="floating-point images with values in [0, 1]",
+            got=f"{x.dtype} from {float(x.min()):g} to {float(x.max()):g}",
+            hint="Corrupt before normalising; divide 8-bit images by 255.",
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.errors import ConfigError, DataError, describe
+from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.evaluation.brier import BrierDecomposition, brier_decomposition
 from bayesdrop.evaluation.calibration import (
     adaptive_calibration_error,
@@ -145,12 +145,10 @@ def evaluate(
     """
     if ood and isinstance(bnn, BayesianNetwork) and not bnn.likelihood.is_classifier:
         raise ConfigError(
-            describe(
-                "evaluate",
-                expected="a classifier for ood=...",
-                got=f"likelihood {type(bnn.likelihood).__name__}",
-                hint="For regression score predict(...).epistemic_variance with ood_metrics.",
-            )
+            "evaluate",
+            expected="a classifier for ood=...",
+            got=f"likelihood {type(bnn.likelihood).__name__}",
+            hint="For regression score predict(...).epistemic_variance with ood_metrics.",
         )
 
     def run(data: Data, keep_samples: bool) -> Prediction:
@@ -169,12 +167,10 @@ def evaluate(
     prediction = run(data, keep_samples)
     if prediction.y is None:
         raise DataError(
-            describe(
-                "evaluate",
-                expected="data with targets",
-                got="inputs alone",
-                hint="Pass (x, y), or use predict for inputs without targets.",
-            )
+            "evaluate",
+            expected="data with targets",
+            got="inputs alone",
+            hint="Pass (x, y), or use predict for inputs without targets.",
         )
     return Evaluation(
         prediction=prediction,

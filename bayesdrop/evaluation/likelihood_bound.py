@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.autoencoder import VariationalAutoencoder
-from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.latent_code import Encoding, draw
@@ -154,12 +154,10 @@ def _check_finite(what: str, values: Tensor, start: int) -> None:
     bad = ~values.flatten(1).isfinite().all(1)
     if bool(bad.any()):
         raise DataError(
-            describe(
-                "log_likelihood_bound",
-                expected="finite data and log-likelihoods",
-                got=f"NaN or infinity as {what} in row {start + int(bad.nonzero()[0])}",
-                hint="Clean the data; if it is finite, did training converge?",
-            )
+            "log_likelihood_bound",
+            expected="finite data and log-likelihoods",
+            got=f"NaN or infinity as {what} in row {start + int(bad.nonzero()[0])}",
+            hint="Clean the data; if it is finite, did training converge?",
         )
 
 
@@ -168,10 +166,8 @@ def _check_options(num_samples: int, num_rates: int, batch_size: int, masks: str
         raise unknown_name("masks", masks, ("exact", "relaxed"))
     if min(num_samples, num_rates, batch_size) < 1 or num_samples % num_rates:
         raise ConfigError(
-            describe(
-                "log_likelihood_bound",
-                expected="num_samples >= 1, a multiple of num_rates >= 1, and batch_size >= 1",
-                got=f"num_samples={num_samples}, num_rates={num_rates}, batch_size={batch_size}",
-                hint="Leave num_rates out for one draw of the rates for each sample.",
-            )
+            "log_likelihood_bound",
+            expected="num_samples >= 1, a multiple of num_rates >= 1, and batch_size >= 1",
+            got=f"num_samples={num_samples}, num_rates={num_rates}, batch_size={batch_size}",
+            hint="Leave num_rates out for one draw of the rates for each sample.",
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
 from bayesdrop.evaluation.checks import Array, as_probabilities, as_scores
 from bayesdrop.inference.predict import Prediction
 
@@ -116,12 +116,10 @@ def uncertainty_scores(
     entropy, confidence = prediction.predictive_entropy, prediction.confidence
     if entropy is None or confidence is None:
         raise ConfigError(
-            describe(
-                "uncertainty_scores",
-                expected="a classifier's prediction",
-                got="a regression's",
-                hint="Score it with prediction.epistemic_variance and ood_metrics.",
-            )
+            "uncertainty_scores",
+            expected="a classifier's prediction",
+            got="a regression's",
+            hint="Score it with prediction.epistemic_variance and ood_metrics.",
         )
     scores = {"entropy": entropy, "max_probability": 1.0 - confidence}
     if prediction.num_samples > 1 and prediction.mutual_information is not None:
@@ -202,12 +200,10 @@ def ood_table(
         scores = _scores(value)
         if set(scores) != set(own):
             raise DataError(
-                describe(
-                    "ood_table",
-                    expected=f"the scores {sorted(own)} of the in-distribution set",
-                    got=f"{sorted(scores)} for {name!r}",
-                    hint="Predict all sets in the same way and with as many posterior samples.",
-                )
+                "ood_table",
+                expected=f"the scores {sorted(own)} of the in-distribution set",
+                got=f"{sorted(scores)} for {name!r}",
+                hint="Predict all sets in the same way and with as many posterior samples.",
             )
         metrics[name] = {score: ood_metrics(own[score], scores[score]) for score in own}
     sets = dict(metrics)
@@ -233,12 +229,10 @@ def _check_groups(sets: Mapping[str, object], groups: Mapping[str, Sequence[str]
     clash = [name for name, members in groups.items() if name in sets or not members]
     if not sets or clash:
         raise ConfigError(
-            describe(
-                "ood_table",
-                expected="at least one OOD set, and groups of sets under names of their own",
-                got=f"sets {sorted(sets)} and groups {dict(groups)}",
-                hint='For example groups={"near": ["a", "b"], "far": ["c"]}.',
-            )
+            "ood_table",
+            expected="at least one OOD set, and groups of sets under names of their own",
+            got=f"sets {sorted(sets)} and groups {dict(groups)}",
+            hint='For example groups={"near": ["a", "b"], "far": ["c"]}.',
         )
     for name in (member for members in groups.values() for member in members):
         if name not in sets:
@@ -249,12 +243,10 @@ def _prediction(probabilities: Array, logits: Array | None) -> Prediction:
     samples = torch.as_tensor(probabilities).detach().to("cpu", torch.float64)
     if samples.ndim not in (2, 3) or samples.shape[-1] < 2:
         raise ShapeError(
-            describe(
-                "uncertainty_scores",
-                expected="probabilities of shape (N, classes) or (samples, N, classes)",
-                got=str(tuple(samples.shape)),
-                hint="Two classes? Pass torch.stack([1 - p, p], -1).",
-            )
+            "uncertainty_scores",
+            expected="probabilities of shape (N, classes) or (samples, N, classes)",
+            got=str(tuple(samples.shape)),
+            hint="Two classes? Pass torch.stack([1 - p, p], -1).",
         )
     samples = samples.reshape(-1, *samples.shape[-2:])
     flat = as_probabilities("uncertainty_scores", samples.flatten(0, 1))
@@ -267,12 +259,10 @@ def _prediction(probabilities: Array, logits: Array | None) -> Prediction:
         values = torch.as_tensor(logits).detach().to("cpu", torch.float64)
         if values.shape != torch.as_tensor(probabilities).shape:
             raise ShapeError(
-                describe(
-                    "uncertainty_scores",
-                    expected=f"logits of shape {tuple(torch.as_tensor(probabilities).shape)}",
-                    got=str(tuple(values.shape)),
-                    hint="Pass the logits whose softmax the probabilities are.",
-                )
+                "uncertainty_scores",
+                expected=f"logits of shape {tuple(torch.as_tensor(probabilities).shape)}",
+                got=str(tuple(values.shape)),
+                hint="Pass the logits whose softmax the probabilities are.",
             )
         values = values.reshape(samples.shape)
         energy, norm = -values.logsumexp(-1).mean(0), values.mean(0).norm(dim=-1)

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from bayesdrop.errors import DataError, ShapeError, describe
+from bayesdrop.errors import DataError, ShapeError
 from bayesdrop.evaluation.checks import Array
 
 
@@ -31,21 +31,17 @@ def root_mean_squared_error(mean: Array, y: Array) -> float:
         target = target.unsqueeze(-1)
     if predicted.shape != target.shape:
         raise ShapeError(
-            describe(
-                "root_mean_squared_error",
-                expected=f"targets of shape {tuple(predicted.shape)}",
-                got=str(tuple(target.shape)),
-                hint="Means and targets must have the same shape.",
-            )
+            "root_mean_squared_error",
+            expected=f"targets of shape {tuple(predicted.shape)}",
+            got=str(tuple(target.shape)),
+            hint="Means and targets must have the same shape.",
         )
     squares = (predicted - target).square()
     if squares.numel() == 0 or not bool(torch.isfinite(squares).all()):
         raise DataError(
-            describe(
-                "root_mean_squared_error",
-                expected="finite means and targets of at least one example",
-                got="none" if squares.numel() == 0 else "nan or infinity",
-                hint="Is the data set empty, or did the network diverge?",
-            )
+            "root_mean_squared_error",
+            expected="finite means and targets of at least one example",
+            got="none" if squares.numel() == 0 else "nan or infinity",
+            hint="Is the data set empty, or did the network diverge?",
         )
     return math.sqrt(float(squares.mean()))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.evaluation.binomial import upper_bound
 from bayesdrop.evaluation.bins import share_ties
 from bayesdrop.evaluation.checks import (
@@ -59,12 +59,10 @@ class RiskCoverage:
         """
         if not 0.0 < coverage <= 1.0:
             raise ConfigError(
-                describe(
-                    "risk_at_coverage",
-                    expected="0 < coverage <= 1",
-                    got=f"coverage={coverage}",
-                    hint="Give a fraction: 80 % is 0.8.",
-                )
+                "risk_at_coverage",
+                expected="0 < coverage <= 1",
+                got=f"coverage={coverage}",
+                hint="Give a fraction: 80 % is 0.8.",
             )
         # The last coverage is exactly 1.
         return float(self.risk[(self.coverage >= coverage).nonzero()[0, 0]])
@@ -141,12 +139,10 @@ def risk_coverage_of_losses(losses: Array, confidence: Array) -> RiskCoverage:
     _require_same_length(who, values, scores)
     if values.min() < 0.0:
         raise DataError(
-            describe(
-                who,
-                expected="losses >= 0",
-                got=f"{float(values.min()):g}",
-                hint="Pass losses, not log-likelihoods or rewards.",
-            )
+            who,
+            expected="losses >= 0",
+            got=f"{float(values.min()):g}",
+            hint="Pass losses, not log-likelihoods or rewards.",
         )
     return curve_of(values, scores)
 
@@ -262,12 +258,10 @@ def select_threshold(
     if not bool(possible.any()):
         best = float(bound[answered > 0].min())
         raise DataError(
-            describe(
-                who,
-                expected=f"some coverage with a risk of at most {target_risk:g}",
-                got=f"{'a risk' if failure_probability is None else 'bounds'} from {best:.3g} up",
-                hint="Allow more risk, or bring more validation data or a better network.",
-            )
+            who,
+            expected=f"some coverage with a risk of at most {target_risk:g}",
+            got=f"{'a risk' if failure_probability is None else 'bounds'} from {best:.3g} up",
+            hint="Allow more risk, or bring more validation data or a better network.",
         )
     chosen = int(torch.where(possible, answered, -1).argmax())
     return SelectiveThreshold(
@@ -317,10 +311,8 @@ def _losses(
 def _require_same_length(who: str, losses: Tensor, scores: Tensor) -> None:
     if len(losses) != len(scores):
         raise ShapeError(
-            describe(
-                who,
-                expected=f"{len(losses)} confidences, one for each example",
-                got=f"{len(scores)}",
-                hint="Do both come from the same data?",
-            )
+            who,
+            expected=f"{len(losses)} confidences, one for each example",
+            got=f"{len(scores)}",
+            hint="Do both come from the same data?",
         )

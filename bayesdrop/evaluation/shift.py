@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.evaluation.calibration import expected_calibration_error
 from bayesdrop.evaluation.checks import Array, as_labels, as_probabilities
 from bayesdrop.evaluation.classification import error_percent, negative_log_likelihood
@@ -149,21 +149,17 @@ def shift_curves(
     severities = tuple(severities)
     if not kinds or not severities:
         raise ConfigError(
-            describe(
-                "shift_curves",
-                expected="at least one kind and one severity",
-                got=f"kinds={kinds} and severities={severities}",
-                hint="Leave them out to take all.",
-            )
+            "shift_curves",
+            expected="at least one kind and one severity",
+            got=f"kinds={kinds} and severities={severities}",
+            hint="Leave them out to take all.",
         )
     if isinstance(model, BayesianNetwork) and not model.likelihood.is_classifier:
         raise ConfigError(
-            describe(
-                "shift_curves",
-                expected="a classifier",
-                got=f"likelihood {type(model.likelihood).__name__}",
-                hint="For regression corrupt the inputs and call evaluate on each.",
-            )
+            "shift_curves",
+            expected="a classifier",
+            got=f"likelihood {type(model.likelihood).__name__}",
+            hint="For regression corrupt the inputs and call evaluate on each.",
         )
     x, y = _tensors(data)
     options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
@@ -183,12 +179,10 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
     for x, y in batches(data, _ROWS):
         if y is None:
             raise DataError(
-                describe(
-                    "shift_curves",
-                    expected="images with labels",
-                    got="images alone",
-                    hint="Pass (x, y).",
-                )
+                "shift_curves",
+                expected="images with labels",
+                got="images alone",
+                hint="Pass (x, y).",
             )
         images.append(x)
         labels.append(y)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.evaluation.bins import ClassBins
 from bayesdrop.evaluation.brier import BrierDecomposition, brier_parts
 from bayesdrop.evaluation.calibration import adaptive_error, calibration_errors, class_errors
@@ -138,12 +138,10 @@ class ClassificationMetrics:
         """
         if not self.num_examples:
             raise DataError(
-                describe(
-                    "ClassificationMetrics",
-                    expected="at least one batch",
-                    got="none",
-                    hint="Call update(predictions, labels) first.",
-                )
+                "ClassificationMetrics",
+                expected="at least one batch",
+                got="none",
+                hint="Call update(predictions, labels) first.",
             )
         for name, parts in self._vectors.items():
             self._vectors[name] = [torch.cat(parts)]
@@ -186,21 +184,17 @@ class ClassificationMetrics:
             return
         if num_classes != self._num_classes:
             raise ShapeError(
-                describe(
-                    who,
-                    expected=f"{self._num_classes} classes, as in the first batch",
-                    got=f"{num_classes}",
-                    hint="Use one ClassificationMetrics for each network.",
-                )
+                who,
+                expected=f"{self._num_classes} classes, as in the first batch",
+                got=f"{num_classes}",
+                hint="Use one ClassificationMetrics for each network.",
             )
         if num_samples != self._num_samples:
             raise ConfigError(
-                describe(
-                    who,
-                    expected=f"{self._num_samples} posterior samples, as in the first batch",
-                    got=f"{num_samples}",
-                    hint="Probabilities (N, C) count as one sample.",
-                )
+                who,
+                expected=f"{self._num_samples} posterior samples, as in the first batch",
+                got=f"{num_samples}",
+                hint="Probabilities (N, C) count as one sample.",
             )
 
 

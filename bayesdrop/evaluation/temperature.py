@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import DataError, ShapeError, describe
+from bayesdrop.errors import DataError, ShapeError
 from bayesdrop.evaluation.checks import (
     Array,
     as_labels,
@@ -112,12 +112,10 @@ def fit_temperature(
     if not slope(flat) < 0.0 < slope(sharp):
         best = _HOTTEST if slope(flat) >= 0.0 else _COLDEST
         raise DataError(
-            describe(
-                who,
-                expected=f"a best temperature between {_COLDEST:g} and {_HOTTEST:g}",
-                got=f"a likelihood that still rises, or stays, at {best:g}",
-                hint="Are all predictions right (training data?), equal, or worse than chance?",
-            )
+            who,
+            expected=f"a best temperature between {_COLDEST:g} and {_HOTTEST:g}",
+            got=f"a likelihood that still rises, or stays, at {best:g}",
+            hint="Are all predictions right (training data?), equal, or worse than chance?",
         )
     temperature = math.exp(-brentq(slope, flat, sharp, xtol=1e-12))
     return TemperatureScaling(temperature, nll(1.0), nll(temperature), len(target))
@@ -128,21 +126,17 @@ def _log_probabilities(who: str, predictions: Array, logits: bool) -> Tensor:
     if logits:
         if values.ndim not in (2, 3) or values.shape[-1] < 2:
             raise ShapeError(
-                describe(
-                    who,
-                    expected="logits of shape (N, classes) or (S, N, classes)",
-                    got=str(tuple(values.shape)),
-                    hint="One logit? Pass its sigmoid, with logits=False.",
-                )
+                who,
+                expected="logits of shape (N, classes) or (S, N, classes)",
+                got=str(tuple(values.shape)),
+                hint="One logit? Pass its sigmoid, with logits=False.",
             )
         if values.numel() == 0 or not bool(torch.isfinite(values).all()):
             raise DataError(
-                describe(
-                    who,
-                    expected="finite logits of at least one example",
-                    got="none" if values.numel() == 0 else "nan or infinity",
-                    hint="Is the data set empty, or did the network diverge?",
-                )
+                who,
+                expected="finite logits of at least one example",
+                got="none" if values.numel() == 0 else "nan or infinity",
+                hint="Is the data set empty, or did the network diverge?",
             )
         if values.ndim == 2:
             return values.log_softmax(-1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.evaluation.bins import ClassBins
 from bayesdrop.evaluation.calibration import class_errors
 from bayesdrop.evaluation.checks import (
@@ -308,12 +308,10 @@ def example_table(
     chosen = [int(index) for index in torch.as_tensor(indices).reshape(-1)]
     if not chosen or min(chosen) < 0 or max(chosen) >= len(values):
         raise ConfigError(
-            describe(
-                "example_table",
-                expected=f"indices in 0..{len(values) - 1}",
-                got=f"{min(chosen)} to {max(chosen)}" if chosen else "none",
-                hint="Take them from most_uncertain or least_uncertain.",
-            )
+            "example_table",
+            expected=f"indices in 0..{len(values) - 1}",
+            got=f"{min(chosen)} to {max(chosen)}" if chosen else "none",
+            hint="Take them from most_uncertain or least_uncertain.",
         )
     confidence, predicted = values.max(1)
     rows = []
@@ -345,7 +343,7 @@ def _moments(who: str, predictions: Array) -> tuple[Tensor, Tensor, Tensor | Non
 def _ranked(who: str, scores: Array, k: int, *, descending: bool) -> Tensor:
     if k < 1:
         raise ConfigError(
-            describe(who, expected="k >= 1", got=f"k={k}", hint="It is the number of examples.")
+            who, expected="k >= 1", got=f"k={k}", hint="It is the number of examples."
         )
     values = as_scores(who, "uncertainty", scores)
     return values.argsort(descending=descending, stable=True)[:k]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from bayesdrop.errors import DataError, describe
+from bayesdrop.errors import DataError
 
 Data: TypeAlias = "tuple[Tensor, Tensor] | Tensor | Dataset | DataLoader"
 Batch: TypeAlias = tuple[Tensor, Tensor | None]
@@ -28,22 +28,18 @@ def num_examples(data: Data) -> int:
         source = data.dataset if isinstance(data, DataLoader) else data
         if not hasattr(source, "__len__"):
             raise DataError(
-                describe(
-                    "bayesdrop data",
-                    expected="tensors, a Dataset with a length, or a DataLoader over one",
-                    got=type(source).__name__,
-                    hint="Wrap it in torch.utils.data.TensorDataset.",
-                )
+                "bayesdrop data",
+                expected="tensors, a Dataset with a length, or a DataLoader over one",
+                got=type(source).__name__,
+                hint="Wrap it in torch.utils.data.TensorDataset.",
             )
         count = len(source)
     if count == 0:
         raise DataError(
-            describe(
-                "bayesdrop data",
-                expected="at least one example",
-                got="an empty data set",
-                hint="Check the split or the filter that made it.",
-            )
+            "bayesdrop data",
+            expected="at least one example",
+            got="an empty data set",
+            hint="Check the split or the filter that made it.",
         )
     return count
 
@@ -109,12 +105,10 @@ def _check_pair(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) > 1:
         raise DataError(
-            describe(
-                "bayesdrop data",
-                expected="as many targets as inputs",
-                got=f"{tensors[0].shape[0]} inputs and {tensors[1].shape[0]} targets",
-                hint="Were x and y taken from the same split?",
-            )
+            "bayesdrop data",
+            expected="as many targets as inputs",
+            got=f"{tensors[0].shape[0]} inputs and {tensors[1].shape[0]} targets",
+            hint="Were x and y taken from the same split?",
         )
     return tensors
 
@@ -138,12 +132,10 @@ def _not_a_pair(item: object) -> DataError:
         else type(item).__name__
     )
     return DataError(
-        describe(
-            "bayesdrop data",
-            expected="batches of x or (x, y), both tensors",
-            got=got,
-            hint="Make the Dataset return a tensor, or a pair of tensors.",
-        )
+        "bayesdrop data",
+        expected="batches of x or (x, y), both tensors",
+        got=got,
+        hint="Make the Dataset return a tensor, or a pair of tensors.",
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.errors import CheckpointError, describe
+from bayesdrop.errors import CheckpointError
 from bayesdrop.files import first_line, write_file
 
 _FORMAT = "bayesdrop"
@@ -46,39 +46,31 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
-            describe(
-                f"checkpoint {path}",
-                expected="a file",
-                got="nothing there",
-                hint="Was the model saved under another name?",
-            )
+            f"checkpoint {path}",
+            expected="a file",
+            got="nothing there",
+            hint="Was the model saved under another name?",
         ) from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            describe(
-                f"checkpoint {path}",
-                expected="a whole file written by bayesdrop",
-                got=f"one that cannot be read ({first_line(error)})",
-                hint="It is truncated, damaged or foreign, and was left as it is.",
-            )
+            f"checkpoint {path}",
+            expected="a whole file written by bayesdrop",
+            got=f"one that cannot be read ({first_line(error)})",
+            hint="It is truncated, damaged or foreign, and was left as it is.",
         ) from error
     if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
         raise CheckpointError(
-            describe(
-                f"checkpoint {path}",
-                expected="a file written by bayesdrop",
-                got="another program's file",
-                hint="For a bare state_dict use load_state_dict.",
-            )
+            f"checkpoint {path}",
+            expected="a file written by bayesdrop",
+            got="another program's file",
+            hint="For a bare state_dict use load_state_dict.",
         )
     if payload.get("version") != _VERSION or payload.get("kind") != kind:
         raise CheckpointError(
-            describe(
-                f"checkpoint {path}",
-                expected=f"a {kind} file of version {_VERSION}",
-                got=f"a {payload.get('kind')} file of version {payload.get('version')}",
-                hint="Was it written by another version of bayesdrop?",
-            )
+            f"checkpoint {path}",
+            expected=f"a {kind} file of version {_VERSION}",
+            got=f"a {payload.get('kind')} file of version {payload.get('version')}",
+            hint="Was it written by another version of bayesdrop?",
         )
     return payload
 
@@ -113,12 +105,10 @@ def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:
     missing = [name for name in ("state", *_SETTINGS) if name not in payload]
     if missing:
         raise CheckpointError(
-            describe(
-                f"checkpoint {os.fspath(path)}",
-                expected="the entries that bd.save writes",
-                got=f"none called {missing[0]!r}",
-                hint="Was it written by another version of bayesdrop, or edited?",
-            )
+            f"checkpoint {os.fspath(path)}",
+            expected="the entries that bd.save writes",
+            got=f"none called {missing[0]!r}",
+            hint="Was it written by another version of bayesdrop, or edited?",
         )
     check_state(bnn, payload["state"], path)
     bnn.load_state_dict(payload["state"])
@@ -137,12 +127,10 @@ def check_state(
     if wrong:
         first = wrong[0]
         raise CheckpointError(
-            describe(
-                f"checkpoint {path}",
-                expected=f"{first} of shape {own.get(first, 'none: no such entry')}",
-                got=f"{theirs.get(first, 'none: no such entry')} ({len(wrong)} entries differ)",
-                hint="Build the network with the same architecture and dropout layers first.",
-            )
+            f"checkpoint {path}",
+            expected=f"{first} of shape {own.get(first, 'none: no such entry')}",
+            got=f"{theirs.get(first, 'none: no such entry')} ({len(wrong)} entries differ)",
+            hint="Build the network with the same architecture and dropout layers first.",
         )
 
 

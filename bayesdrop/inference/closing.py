@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 
@@ -55,12 +55,10 @@ def close_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
     }
     if not layers:
         raise ConfigError(
-            describe(
-                "close_unused_units",
-                expected="a network with DependentBetaBernoulliDropout layers",
-                got="none",
-                hint="Other masks do not depend on the input: their units are pruned already.",
-            )
+            "close_unused_units",
+            expected="a network with DependentBetaBernoulliDropout layers",
+            got="none",
+            hint="Other masks do not depend on the input: their units are pruned already.",
         )
     device = next(bnn.parameters()).device
     used = _Used()

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.distributions.elements import elements
 from bayesdrop.dropout import GlobalLatents, PosteriorSample
-from bayesdrop.errors import ConfigError, DataError, DivergenceError, describe
+from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
 from bayesdrop.typing import Latents
@@ -114,12 +114,10 @@ def evaluate_draws(
             start += len(x)
     if start == 0:
         raise DataError(
-            describe(
-                "bayesdrop data",
-                expected="at least one batch",
-                got="none",
-                hint="Does the DataLoader drop an incomplete last batch?",
-            )
+            "bayesdrop data",
+            expected="at least one batch",
+            got="none",
+            hint="Does the DataLoader drop an incomplete last batch?",
         )
 
 
@@ -142,14 +140,12 @@ def _check_no_local_latents(bnn: BayesianNetwork, x: Tensor, draw: Draw) -> None
         )
         if in_plate and name != "obs" and not site["is_observed"]:
             raise ConfigError(
-                describe(
-                    type(bnn).__name__,
-                    expected="examples without latents of their own, but for masks drawn from "
-                    "their prior",
-                    got=f"the site {name!r} in the data plate",
-                    hint="The likelihood of an example then depends on what the guide makes of "
-                    "it; use pyro.infer.Predictive or Trace_ELBO.",
-                )
+                type(bnn).__name__,
+                expected="examples without latents of their own, but for masks drawn from "
+                "their prior",
+                got=f"the site {name!r} in the data plate",
+                hint="The likelihood of an example then depends on what the guide makes of "
+                "it; use pyro.infer.Predictive or Trace_ELBO.",
             )
 
 

@@ -18,7 +18,6 @@ from bayesdrop.dropout import BayesianDropout
 from bayesdrop.errors import (
     BayesdropWarning,
     ConfigError,
-    describe,
 )
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.monitor import Monitor
@@ -218,25 +217,21 @@ def _check_settings(
     ):
         if value < 1:
             raise ConfigError(
-                describe("fit", expected=f"{name} >= 1", got=f"{name}={value}", hint="Raise it.")
+                "fit", expected=f"{name} >= 1", got=f"{name}={value}", hint="Raise it."
             )
     if patience is not None and validation is None:
         raise ConfigError(
-            describe(
-                "fit",
-                expected="validation data for early stopping",
-                got=f"patience={patience} and validation=None",
-                hint="Pass validation=(x, y) or a fraction such as validation=0.1.",
-            )
+            "fit",
+            expected="validation data for early stopping",
+            got=f"patience={patience} and validation=None",
+            hint="Pass validation=(x, y) or a fraction such as validation=0.1.",
         )
     if monitor not in ("val_nll", "val_error", "val_rmse"):
         raise ConfigError(
-            describe(
-                "fit",
-                expected="monitor to be val_nll, val_error or val_rmse",
-                got=repr(monitor),
-                hint="The default is val_nll.",
-            )
+            "fit",
+            expected="monitor to be val_nll, val_error or val_rmse",
+            got=repr(monitor),
+            hint="The default is val_nll.",
         )
 
 
@@ -250,12 +245,10 @@ def _split(
     held_out = round(num_examples(data) * validation)
     if not isinstance(data, tuple | list) or not 0 < held_out < num_examples(data):
         raise ConfigError(
-            describe(
-                "fit",
-                expected="a validation fraction in (0, 1) of (x, y) tensors",
-                got=f"validation={validation} of {type(data).__name__}",
-                hint="Pass validation data instead.",
-            )
+            "fit",
+            expected="a validation fraction in (0, 1) of (x, y) tensors",
+            got=f"validation={validation} of {type(data).__name__}",
+            hint="Pass validation data instead.",
         )
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     order = torch.randperm(num_examples(data), generator=generator)
@@ -300,12 +293,10 @@ def _make_optimizer(
     ]
     if not groups:
         raise ConfigError(
-            describe(
-                "fit",
-                expected="parameters to train",
-                got="none that require a gradient",
-                hint="Were they frozen with requires_grad_(False)?",
-            )
+            "fit",
+            expected="parameters to train",
+            got="none that require a gradient",
+            hint="Were they frozen with requires_grad_(False)?",
         )
     if factory is not None:
         return factory(groups)

@@ -17,7 +17,6 @@ from bayesdrop.errors import (
     DataError,
     DivergenceError,
     ShapeError,
-    describe,
     unknown_name,
 )
 from bayesdrop.inference.batches import Data, batches, num_examples
@@ -168,12 +167,10 @@ def predict(
                 start += len(x)
     if not parts:
         raise DataError(
-            describe(
-                "predict",
-                expected="at least one batch",
-                got="none",
-                hint="Does the DataLoader drop an incomplete last batch?",
-            )
+            "predict",
+            expected="at least one batch",
+            got="none",
+            hint="Does the DataLoader drop an incomplete last batch?",
         )
     joined = {
         name: torch.cat([part.pop(name) for part in parts], dim=int(name.startswith("sample")))
@@ -199,12 +196,10 @@ def _predict_chunk(
             output = bnn.network(x)
         if output.ndim == 0 or output.shape[0] != x.shape[0]:
             raise ShapeError(
-                describe(
-                    "predict",
-                    expected=f"one network output for each of {x.shape[0]} inputs",
-                    got=f"output of shape {tuple(output.shape)}",
-                    hint="Does the network keep the first dimension?",
-                )
+                "predict",
+                expected=f"one network output for each of {x.shape[0]} inputs",
+                got=f"output of shape {tuple(output.shape)}",
+                hint="Does the network keep the first dimension?",
             )
         value = moments.add(output)
         if keep_samples:
@@ -271,23 +266,19 @@ def _check_options(
 ) -> None:
     if not isinstance(bnn, BayesianNetwork):
         raise ConfigError(
-            describe(
-                "predict",
-                expected="a BayesianNetwork",
-                got=type(bnn).__name__,
-                hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
-            )
+            "predict",
+            expected="a BayesianNetwork",
+            got=type(bnn).__name__,
+            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
         )
     if masks not in ("shared", "per-example"):
         raise unknown_name("masks option", masks, ("shared", "per-example"))
     if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError(
-            describe(
-                "predict",
-                expected="num_samples, batch_size and memory_limit of at least 1",
-                got=f"{num_samples}, {batch_size} and {memory_limit}",
-                hint="The defaults are 64, None and 2**30 bytes.",
-            )
+            "predict",
+            expected="num_samples, batch_size and memory_limit of at least 1",
+            got=f"{num_samples}, {batch_size} and {memory_limit}",
+            hint="The defaults are 64, None and 2**30 bytes.",
         )
 
 
@@ -295,12 +286,10 @@ def _check_fits(num_samples: int, rows: int, bytes_per_row: int, memory_limit: i
     needed = num_samples * rows * bytes_per_row
     if needed > memory_limit:
         raise ConfigError(
-            describe(
-                "predict",
-                expected=f"samples of at most memory_limit={memory_limit} bytes",
-                got=f"{num_samples} samples x {rows} inputs, {needed} bytes",
-                hint="Pass keep_samples=False for the moments alone, or a larger memory_limit.",
-            )
+            "predict",
+            expected=f"samples of at most memory_limit={memory_limit} bytes",
+            got=f"{num_samples} samples x {rows} inputs, {needed} bytes",
+            hint="Pass keep_samples=False for the moments alone, or a larger memory_limit.",
         )
 
 
@@ -318,10 +307,8 @@ def check_finite(
         else "Are the weights finite? Train with a smaller learning rate."
     )
     raise error(
-        describe(
-            "predict",
-            expected=f"finite {what}s",
-            got=f"nan or infinity in {what} row {row}",
-            hint=hint,
-        )
+        "predict",
+        expected=f"finite {what}s",
+        got=f"nan or infinity in {what} row {row}",
+        hint=hint,
     )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 
 Schedule: TypeAlias = Callable[[int, int], float]
 
@@ -34,12 +34,10 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
     for milestone in milestones:
         if milestone <= 0 or (isinstance(milestone, float) and milestone >= 1):
             raise ConfigError(
-                describe(
-                    "schedules.steps",
-                    expected="positive epochs (int) or fractions of the run (float below 1)",
-                    got=repr(milestone),
-                    hint="For example steps(0.5, 0.8) or steps(100, 160).",
-                )
+                "schedules.steps",
+                expected="positive epochs (int) or fractions of the run (float below 1)",
+                got=repr(milestone),
+                hint="For example steps(0.5, 0.8) or steps(100, 160).",
             )
 
     def value(epoch: int, epochs: int) -> float:
@@ -87,12 +85,10 @@ def decay(since: float = 0.0) -> Schedule:
     """
     if not 0.0 <= since < 1.0:
         raise ConfigError(
-            describe(
-                "schedules.decay",
-                expected="a fraction of the run in [0, 1)",
-                got=repr(since),
-                hint="For example decay() or decay(0.5).",
-            )
+            "schedules.decay",
+            expected="a fraction of the run in [0, 1)",
+            got=repr(since),
+            hint="For example decay() or decay(0.5).",
         )
     return lambda epoch, epochs: min(1.0, (epochs - epoch) / (epochs * (1 - since)))
 

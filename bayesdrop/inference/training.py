@@ -22,7 +22,6 @@ from bayesdrop.errors import (
     ConfigError,
     DataError,
     DivergenceError,
-    describe,
 )
 from bayesdrop.inference import checkpoint
 from bayesdrop.inference.batches import Data, batches
@@ -66,12 +65,10 @@ class TrainingRun:
         for x, y in batches(data, batch_size, shuffle=True, device=_device(self.bnn)):
             if y is None:
                 raise DataError(
-                    describe(
-                        "fit",
-                        expected="inputs and targets",
-                        got="inputs only",
-                        hint="Pass (x, y).",
-                    )
+                    "fit",
+                    expected="inputs and targets",
+                    got="inputs only",
+                    hint="Pass (x, y).",
                 )
             terms = self._train_step(x, y)
             nll += terms[0] * x.shape[0]
@@ -132,12 +129,10 @@ class TrainingRun:
             return
         if monitor not in record:
             raise ConfigError(
-                describe(
-                    "fit",
-                    expected=f"monitor to be one of {sorted(k for k in record if 'val_' in k)}",
-                    got=repr(monitor),
-                    hint="val_error is for classifiers, val_rmse for regression.",
-                )
+                "fit",
+                expected=f"monitor to be one of {sorted(k for k in record if 'val_' in k)}",
+                got=repr(monitor),
+                hint="val_error is for classifiers, val_rmse for regression.",
             )
         if record[monitor] < self.best_value:
             self.best_value, self.best_epoch = record[monitor], self.epoch
@@ -174,12 +169,10 @@ class TrainingRun:
         if changed:
             name, (theirs, ours) = next(iter(changed.items()))
             raise CheckpointError(
-                describe(
-                    f"checkpoint {path}",
-                    expected=f"a run with {name}={ours}",
-                    got=f"one with {name}={theirs}",
-                    hint="Pass the same settings, another checkpoint_dir, or resume=False.",
-                )
+                f"checkpoint {path}",
+                expected=f"a run with {name}={ours}",
+                got=f"one with {name}={theirs}",
+                hint="Pass the same settings, another checkpoint_dir, or resume=False.",
             )
         self.bnn.load_state_dict(payload["state"])
         self.optimizer.load_state_dict(payload["optimizer"])
@@ -213,12 +206,10 @@ def validate(bnn: BayesianNetwork, data: Data, batch_size: int = 1000) -> dict[s
     for x, y in batches(data, batch_size, device=device):
         if y is None:
             raise DataError(
-                describe(
-                    "validation data",
-                    expected="inputs and targets",
-                    got="inputs only",
-                    hint="Pass (x, y).",
-                )
+                "validation data",
+                expected="inputs and targets",
+                got="inputs only",
+                hint="Pass (x, y).",
             )
         output = bnn(x)
         nll += float(bnn.likelihood.nll(output, y))
@@ -261,12 +252,10 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
     if not bool(torch.isfinite(x).all()):
         row = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
         return DataError(
-            describe(
-                "fit",
-                expected="finite inputs",
-                got=f"NaN or infinity in row {row} of the batch at step {step}",
-                hint="Clean the data; the weights are those before this step.",
-            )
+            "fit",
+            expected="finite inputs",
+            got=f"NaN or infinity in row {row} of the batch at step {step}",
+            hint="Clean the data; the weights are those before this step.",
         )
     site = "obs"
     for name, parameter in bnn.named_parameters():
@@ -279,12 +268,10 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
                 site = f"{path}.{next(iter(owner.posterior()), 'penalty')}"
                 break
     return DivergenceError(
-        describe(
-            "fit",
-            expected="a finite loss",
-            got=f"nll={terms.nll.item():g}, kl={terms.kl.item():g} at step {step}, site {site!r}",
-            hint="Lower the learning rates or pass clip_norm; the last checkpoint is intact.",
-        )
+        "fit",
+        expected="a finite loss",
+        got=f"nll={terms.nll.item():g}, kl={terms.kl.item():g} at step {step}, site {site!r}",
+        hint="Lower the learning rates or pass clip_norm; the last checkpoint is intact.",
     )
 
 

@@ -11,7 +11,7 @@ from torch.fx.proxy import TraceError
 from typing_extensions import override
 
 from bayesdrop.dropout import BayesianDropout
-from bayesdrop.errors import BayesdropError, describe
+from bayesdrop.errors import BayesdropError
 from bayesdrop.nn import BayesianWeights
 
 
@@ -39,14 +39,12 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError]) -> fx.Graph
         return LayerTracer().trace(network)
     except (TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as cause:
         raise error(
-            describe(
-                who,
-                expected=f"a network that torch.fx can trace, got {type(network).__name__}, whose "
-                "forward has control flow that does not depend on the data",
-                got=f"{type(cause).__name__} {_location(cause)}: {cause}",
-                hint="Move that code into a module of its own outside the converted part, or put "
-                "the dropout layers into the network by hand.",
-            )
+            who,
+            expected=f"a network that torch.fx can trace, got {type(network).__name__}, whose "
+            "forward has control flow that does not depend on the data",
+            got=f"{type(cause).__name__} {_location(cause)}: {cause}",
+            hint="Move that code into a module of its own outside the converted part, or put "
+            "the dropout layers into the network by hand.",
         ) from cause
 
 

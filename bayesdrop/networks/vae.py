@@ -16,7 +16,7 @@ from bayesdrop.dropout import (
     VariationalNestedDropout,
     make_dropout,
 )
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.latent_code import MaskPosterior
 from bayesdrop.likelihoods import Bernoulli, Likelihood
 
@@ -73,12 +73,10 @@ def vae(
     shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
     if min((*shape, *hidden, latent_size)) < 1:
         raise ConfigError(
-            describe(
-                "vae",
-                expected="sizes of at least 1",
-                got=f"input_shape={shape}, hidden={tuple(hidden)}, latent_size={latent_size}",
-                hint="The defaults are those for MNIST.",
-            )
+            "vae",
+            expected="sizes of at least 1",
+            got=f"input_shape={shape}, hidden={tuple(hidden)}, latent_size={latent_size}",
+            hint="The defaults are those for MNIST.",
         )
     if isinstance(latent_dropout, str):
         options = {**_DEFAULTS.get(latent_dropout, {"temperature": 0.3}), **(latent_options or {})}
@@ -90,12 +88,10 @@ def vae(
         latent_dropout = make_dropout(latent_dropout, latent_size, **options)
     elif latent_options is not None:
         raise ConfigError(
-            describe(
-                "vae",
-                expected="latent_options beside the name of a dropout",
-                got=f"latent_dropout={latent_dropout!r}",
-                hint="Give the options to the layer itself.",
-            )
+            "vae",
+            expected="latent_options beside the name of a dropout",
+            got=f"latent_dropout={latent_dropout!r}",
+            hint="Give the options to the layer itself.",
         )
     parts = 2 if latent_dropout is None or isinstance(latent_dropout, NestedDropout) else 3
     size = latent_size if latent_dropout is None else latent_dropout.num_units

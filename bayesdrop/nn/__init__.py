@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from bayesdrop.dropout import registered_dropouts
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.base import (
     BayesianWeights,
     Noise,
@@ -52,12 +52,10 @@ def register_weight_layer(
     family = _REGISTRY.setdefault(cls.key, {})
     if cls.key in registered_dropouts() or family.get(replaces, cls) is not cls:
         raise ConfigError(
-            describe(
-                "register_weight_layer",
-                expected="a new key, or a new class to replace",
-                got=f"{cls.__name__} with key {cls.key!r} for {replaces.__name__}",
-                hint="Choose another key.",
-            )
+            "register_weight_layer",
+            expected="a new key, or a new class to replace",
+            got=f"{cls.__name__} with key {cls.key!r} for {replaces.__name__}",
+            hint="Choose another key.",
         )
     family[replaces] = cls
     return cls
@@ -93,12 +91,10 @@ def make_weight_layer(name: str, layer: nn.Module, **options: Any) -> BayesianWe
     family: Mapping[type[nn.Module], type[BayesianWeights]] = _REGISTRY[name]
     if type(layer) not in family:
         raise ConfigError(
-            describe(
-                f"weight layer {name!r}",
-                expected=f"one of {sorted(cls.__name__ for cls in family)}",
-                got=repr(layer),
-                hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
-            )
+            f"weight layer {name!r}",
+            expected=f"one of {sorted(cls.__name__ for cls in family)}",
+            got=repr(layer),
+            hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
         )
     try:
         return family[type(layer)].from_plain(layer, **options)

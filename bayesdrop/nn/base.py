@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.elements import elements
 from bayesdrop.dropout import GlobalLatents, active_context
-from bayesdrop.errors import ConfigError, ShapeError, describe, unknown_name
+from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.ops import noise
 
 Noise: TypeAlias = Literal["local", "weights", "shared"]
@@ -60,12 +60,10 @@ class BayesianWeights(GlobalLatents):
             raise unknown_name(f"noise of {who}", noise, get_args(Noise))
         if not kl_scale > 0.0 or log_alpha_threshold != log_alpha_threshold:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="kl_scale > 0 and a log_alpha_threshold that is a number",
-                    got=f"kl_scale={kl_scale}, log_alpha_threshold={log_alpha_threshold}",
-                    hint="The defaults are 1 and 3.",
-                )
+                who,
+                expected="kl_scale > 0 and a log_alpha_threshold that is a number",
+                got=f"kl_scale={kl_scale}, log_alpha_threshold={log_alpha_threshold}",
+                hint="The defaults are 1 and 3.",
             )
         self.noise = noise
         self.log_alpha_threshold = log_alpha_threshold
@@ -79,12 +77,10 @@ class BayesianWeights(GlobalLatents):
         """
         if min(shape) < 1:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="at least one unit in every dimension of the weight",
-                    got=f"a weight of shape {shape}",
-                    hint="Pass the sizes of the input and the output.",
-                )
+                type(self).__name__,
+                expected="at least one unit in every dimension of the weight",
+                got=f"a weight of shape {shape}",
+                hint="Pass the sizes of the input and the output.",
             )
         self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
@@ -228,12 +224,10 @@ class BayesianWeights(GlobalLatents):
             return
         where = "the last dimension" if self.unit_dim == -1 else f"dimension {self.unit_dim}"
         raise ShapeError(
-            describe(
-                self.name,
-                expected=f"{units} units in {where}",
-                got=f"input of shape {tuple(x.shape)}",
-                hint="Is an nn.Flatten missing, or the layer in the wrong place?",
-            )
+            self.name,
+            expected=f"{units} units in {where}",
+            got=f"input of shape {tuple(x.shape)}",
+            hint="Is an nn.Flatten missing, or the layer in the wrong place?",
         )
 
     @property

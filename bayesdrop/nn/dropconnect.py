@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.dropped_weight import DroppedWeight
 from bayesdrop.distributions.normal import Normal
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn.base import BayesianWeights, Noise
 from bayesdrop.nn.conv import ConvWeights
 from bayesdrop.nn.linear import LinearWeights
@@ -60,12 +60,10 @@ class Dropconnect(BayesianWeights):
         positive = length_scale is None or 0.0 < length_scale < math.inf
         if not 0.0 <= drop_prob < 1.0 or not positive:
             raise ConfigError(
-                describe(
-                    type(self).__name__,
-                    expected="0 <= drop_prob < 1, and a length_scale that is None or > 0",
-                    got=f"drop_prob={drop_prob}, length_scale={length_scale}",
-                    hint="A drop_prob of 0 is a plain layer.",
-                )
+                type(self).__name__,
+                expected="0 <= drop_prob < 1, and a length_scale that is None or > 0",
+                got=f"drop_prob={drop_prob}, length_scale={length_scale}",
+                hint="A drop_prob of 0 is a plain layer.",
             )
         self.length_scale = length_scale
         self.register_buffer("drop_prob", torch.full((), float(drop_prob)))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn.base import BayesianWeights
 
 
@@ -48,10 +48,8 @@ class LinearWeights(BayesianWeights):
 def unlike(cls: type[BayesianWeights], expected: str, layer: nn.Module) -> ConfigError:
     """Return the error for a layer whose place a class of random weights cannot take."""
     return ConfigError(
-        describe(
-            f"{cls.__name__}.from_plain",
-            expected=expected,
-            got=repr(layer),
-            hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
-        )
+        f"{cls.__name__}.from_plain",
+        expected=expected,
+        got=repr(layer),
+        hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
     )

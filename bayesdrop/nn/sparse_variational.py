@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.distributions import LogUniform, Normal
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.base import BayesianWeights, Noise
 from bayesdrop.nn.conv import ConvWeights
 from bayesdrop.nn.linear import LinearWeights
@@ -54,14 +54,12 @@ class SparseVariational(BayesianWeights):
         by_weight = granularity == "weight"
         if init_log_alpha is not None if by_weight else init_log_variance is not None:
             raise ConfigError(
-                describe(
-                    who,
-                    expected="init_log_variance for granularity='weight', init_log_alpha for "
-                    "'unit' and 'layer'",
-                    got=f"{granularity=}, {init_log_variance=}, {init_log_alpha=}",
-                    hint="A variance of its own keeps the gradient in a weight's mean free of "
-                    "noise; a shared one is a share of the squared mean.",
-                )
+                who,
+                expected="init_log_variance for granularity='weight', init_log_alpha for "
+                "'unit' and 'layer'",
+                got=f"{granularity=}, {init_log_variance=}, {init_log_alpha=}",
+                hint="A variance of its own keeps the gradient in a weight's mean free of "
+                "noise; a shared one is a share of the squared mean.",
             )
         self.granularity = granularity
         self.kl = kl

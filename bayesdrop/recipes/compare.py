@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.data import load_ood
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.inference.predict import predict
 from bayesdrop.recipes.run import Run
 from bayesdrop.reporting.compare import Comparison, compare_predictions
@@ -153,12 +153,10 @@ def _labels(runs: Mapping[str, Run]) -> dict[str, str]:
 def _check(runs: Mapping[str, Run]) -> None:
     if len(runs) < 2:
         raise ConfigError(
-            describe(
-                "compare",
-                expected="at least two runs",
-                got=str(len(runs)),
-                hint="For one run use 'bayesdrop evaluate'.",
-            )
+            "compare",
+            expected="at least two runs",
+            got=str(len(runs)),
+            hint="For one run use 'bayesdrop evaluate'.",
         )
     (first_name, first), *others = runs.items()
     for name, run in others:
@@ -166,11 +164,9 @@ def _check(runs: Mapping[str, Run]) -> None:
             ours, theirs = getattr(first, what), getattr(run, what)
             if ours != theirs:
                 raise ConfigError(
-                    describe(
-                        f"compare: run {name!r}",
-                        expected=f"{what}={ours}, as run {first_name!r} has",
-                        got=f"{what}={theirs}",
-                        hint="Only runs on the same data and split can be compared; train them "
-                        "with the same --data and --validation.",
-                    )
+                    f"compare: run {name!r}",
+                    expected=f"{what}={ours}, as run {first_name!r} has",
+                    got=f"{what}={theirs}",
+                    hint="Only runs on the same data and split can be compared; train them "
+                    "with the same --data and --validation.",
                 )

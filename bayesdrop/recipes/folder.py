@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.files import write_file
 from bayesdrop.reporting.files import read_json, write_json
 
@@ -38,12 +38,10 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
     if not path.exists():
         if out.is_dir() and any(out.glob("*/model.pt")):
             raise ConfigError(
-                describe(
-                    f"run {out}",
-                    expected="an empty folder or one with recipe.json",
-                    got="the models of another run",
-                    hint="Choose another --out.",
-                )
+                f"run {out}",
+                expected="an empty folder or one with recipe.json",
+                got="the models of another run",
+                hint="Choose another --out.",
             )
         versions = {"bayesdrop": __version__, "torch": str(torch.__version__)}
         write_json(path, {"format": FORMAT, **run, **shape, **versions})
@@ -53,12 +51,10 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
     if changed:
         name = changed[0]
         raise ConfigError(
-            describe(
-                f"run {out}",
-                expected=f"the run that is in this folder, with {name}={theirs.get(name)}",
-                got=f"{name}={ours[name]}",
-                hint="Pass the same options to continue it, or choose another --out.",
-            )
+            f"run {out}",
+            expected=f"the run that is in this folder, with {name}={theirs.get(name)}",
+            got=f"{name}={ours[name]}",
+            hint="Pass the same options to continue it, or choose another --out.",
         )
 
 
@@ -84,13 +80,10 @@ def copy_stages(start: Path, stages: Sequence[str], out: Path, run: Mapping[str,
             continue
         if theirs.get(name, "nothing") != ours.get(name, "nothing"):
             raise ConfigError(
-                describe(
-                    f"run {start}",
-                    expected=f"the first stages of this run, with {name}="
-                    f"{ours.get(name, 'nothing')}",
-                    got=f"{name}={theirs.get(name, 'nothing')}",
-                    hint="Pass a run of the recipe that this one continues, with its options.",
-                )
+                f"run {start}",
+                expected=f"the first stages of this run, with {name}={ours.get(name, 'nothing')}",
+                got=f"{name}={theirs.get(name, 'nothing')}",
+                hint="Pass a run of the recipe that this one continues, with its options.",
             )
     for stage in stages:
         if not (out / stage / "model.pt").exists():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayesdrop.errors import ConfigError, describe, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.schedules import Schedule, decay, steps
 
 
@@ -58,22 +58,18 @@ class Stage:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(
-                    describe(
-                        f"stage {self.name!r}",
-                        expected=f"{name} from {low} to {high}",
-                        got=f"{name}={value}",
-                        hint="Check the options of the recipe.",
-                    )
+                    f"stage {self.name!r}",
+                    expected=f"{name} from {low} to {high}",
+                    got=f"{name}={value}",
+                    hint="Check the options of the recipe.",
                 )
         self.schedule()  # which checks its fractions
         if self.dependent and not self.dropout:
             raise ConfigError(
-                describe(
-                    f"stage {self.name!r}",
-                    expected="dropout=True in a dependent stage",
-                    got="dropout=False",
-                    hint="Only layers that are there can look at their inputs.",
-                )
+                f"stage {self.name!r}",
+                expected="dropout=True in a dependent stage",
+                got="dropout=False",
+                hint="Only layers that are there can look at their inputs.",
             )
 
     def schedule(self) -> Schedule:
@@ -118,30 +114,24 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(
-                describe(
-                    f"recipe {self.name!r}",
-                    expected="one or more stages with different names",
-                    got=repr(names),
-                    hint="A stage's name is its folder.",
-                )
+                f"recipe {self.name!r}",
+                expected="one or more stages with different names",
+                got=repr(names),
+                hint="A stage's name is its folder.",
             )
         if self.stages[0].dependent:
             raise ConfigError(
-                describe(
-                    f"recipe {self.name!r}",
-                    expected="a stage with beta-Bernoulli dropout before a dependent one",
-                    got=f"the first stage {names[0]!r} dependent",
-                    hint="Its keep probabilities are those of the stage before.",
-                )
+                f"recipe {self.name!r}",
+                expected="a stage with beta-Bernoulli dropout before a dependent one",
+                got=f"the first stage {names[0]!r} dependent",
+                hint="Its keep probabilities are those of the stage before.",
             )
         if any(stage.dropout for stage in self.stages) != (self.dropout is not None):
             raise ConfigError(
-                describe(
-                    f"recipe {self.name!r}",
-                    expected="a dropout key exactly where a stage has dropout=True",
-                    got=f"dropout={self.dropout!r} and stages {names}",
-                    hint="Set dropout='beta-bernoulli', say, or drop the stage's flag.",
-                )
+                f"recipe {self.name!r}",
+                expected="a dropout key exactly where a stage has dropout=True",
+                got=f"dropout={self.dropout!r} and stages {names}",
+                hint="Set dropout='beta-bernoulli', say, or drop the stage's flag.",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,12 +157,10 @@ class Recipe:
             return cls(**{**values, "stages": stages})
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
-                describe(
-                    "recipe",
-                    expected="the fields of Recipe.to_dict()",
-                    got=f"{type(error).__name__}: {error}",
-                    hint="Was the file edited, or written by another version?",
-                )
+                "recipe",
+                expected="the fields of Recipe.to_dict()",
+                got=f"{type(error).__name__}: {error}",
+                hint="Was the file edited, or written by another version?",
             ) from error
 
     def override(
@@ -194,12 +182,10 @@ class Recipe:
         """
         if pretrain_epochs is not None and len(self.stages) < 2:
             raise ConfigError(
-                describe(
-                    f"recipe {self.name!r}",
-                    expected="a recipe with several stages for pretrain_epochs",
-                    got="a single stage",
-                    hint="Use epochs (--epochs).",
-                )
+                f"recipe {self.name!r}",
+                expected="a recipe with several stages for pretrain_epochs",
+                got="a single stage",
+                hint="Use epochs (--epochs).",
             )
         given = {name: value for name, value in settings.items() if value is not None}
         last = len(self.stages) - 1
@@ -222,12 +208,10 @@ def register_recipe(recipe: Recipe) -> Recipe:
     """
     if _REGISTRY.get(recipe.name, recipe) != recipe:
         raise ConfigError(
-            describe(
-                "register_recipe",
-                expected="a new name",
-                got=f"{recipe.name!r}, which is taken",
-                hint="Choose another name.",
-            )
+            "register_recipe",
+            expected="a new name",
+            got=f"{recipe.name!r}, which is taken",
+            hint="Choose another name.",
         )
     _REGISTRY[recipe.name] = recipe
     return recipe

@@ -17,7 +17,7 @@ from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.convert import convert
 from bayesdrop.data import DataSplits, load_data, parse_name
 from bayesdrop.dropout import to_dependent
-from bayesdrop.errors import CheckpointError, ConfigError, DataError, describe
+from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line
 from bayesdrop.inference import checkpoint
 from bayesdrop.inference.closing import close_unused_units
@@ -163,12 +163,10 @@ def load_run(out: str | Path) -> Run:
     description = read_json(out / "recipe.json")
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(
-            describe(
-                f"run {out}",
-                expected=f"recipe.json of format {FORMAT}",
-                got="another file",
-                hint="Was it written by another version of bayesdrop?",
-            )
+            f"run {out}",
+            expected=f"recipe.json of format {FORMAT}",
+            got="another file",
+            hint="Was it written by another version of bayesdrop?",
         )
     try:
         recipe = Recipe.from_dict(description["recipe"])
@@ -177,21 +175,17 @@ def load_run(out: str | Path) -> Run:
         image_shape = tuple(int(size) for size in description["image_shape"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            describe(
-                f"run {out}",
-                expected="recipe.json with recipe, data, seed, num_classes, image_shape",
-                got=f"{type(error).__name__}: {error}",
-                hint="Was it edited?",
-            )
+            f"run {out}",
+            expected="recipe.json with recipe, data, seed, num_classes, image_shape",
+            got=f"{type(error).__name__}: {error}",
+            hint="Was it edited?",
         ) from error
     if not (out / "model.pt").exists():
         raise CheckpointError(
-            describe(
-                f"run {out}",
-                expected="a finished run with model.pt",
-                got="one that was interrupted",
-                hint="Run the same 'bayesdrop train' command again: it continues.",
-            )
+            f"run {out}",
+            expected="a finished run with model.pt",
+            got="one that was interrupted",
+            hint="Run the same 'bayesdrop train' command again: it continues.",
         )
     plain: BayesianNetwork | None = None
     with torch.random.fork_rng():
@@ -242,12 +236,10 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
         network = make_network(recipe.network, **options)
     except TypeError as error:
         raise ConfigError(
-            describe(
-                f"recipe {recipe.name!r}",
-                expected=f"options of the network {recipe.network!r}",
-                got=str(error),
-                hint="Check network_options.",
-            )
+            f"recipe {recipe.name!r}",
+            expected=f"options of the network {recipe.network!r}",
+            got=str(error),
+            hint="Check network_options.",
         ) from error
     training = network.training
     try:
@@ -255,12 +247,10 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
             network.eval()(torch.zeros(2, *image_shape))
     except RuntimeError as error:
         raise DataError(
-            describe(
-                f"recipe {recipe.name!r}",
-                expected=f"images that the network {recipe.network!r} can take",
-                got=f"images of shape {tuple(image_shape)} ({str(error).splitlines()[0]})",
-                hint=f"Its default data set is {recipe.data!r}.",
-            )
+            f"recipe {recipe.name!r}",
+            expected=f"images that the network {recipe.network!r} can take",
+            got=f"images of shape {tuple(image_shape)} ({str(error).splitlines()[0]})",
+            hint=f"Its default data set is {recipe.data!r}.",
         ) from error
     return network.train(training)
 
@@ -305,10 +295,8 @@ def _check_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            describe(
-                "run_recipe",
-                expected="a device that torch can use here",
-                got=f"{str(device)!r} ({first_line(error)})",
-                hint="Use 'cpu', or 'cuda' with a CUDA build of torch and a GPU.",
-            )
+            "run_recipe",
+            expected="a device that torch can use here",
+            got=f"{str(device)!r} ({first_line(error)})",
+            hint="Use 'cpu', or 'cuda' with a CUDA build of torch and a GPU.",
         ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.evaluation import Bootstrap, Estimate, bootstrap_metrics
 from bayesdrop.evaluation.checks import Array
 from bayesdrop.reporting.compare_plots import comparison_figure
@@ -241,12 +241,10 @@ def _check_groups(members: Mapping[str, Sequence[str]], known: Mapping[str, Arra
     ]
     if bad or not members:
         raise ConfigError(
-            describe(
-                "compare_predictions",
-                expected=f"rows made of the classifiers {sorted(known)}",
-                got=f"{bad[0]!r} made of {list(members[bad[0]])}" if bad else "none",
-                hint='For example groups={"net": ["net-seed-0", "net-seed-1"]}.',
-            )
+            "compare_predictions",
+            expected=f"rows made of the classifiers {sorted(known)}",
+            got=f"{bad[0]!r} made of {list(members[bad[0]])}" if bad else "none",
+            hint='For example groups={"net": ["net-seed-0", "net-seed-1"]}.',
         )
 
 

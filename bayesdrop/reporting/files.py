@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bayesdrop.errors import CheckpointError, describe
+from bayesdrop.errors import CheckpointError
 from bayesdrop.files import write_file
 
 
@@ -36,21 +36,17 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(
-            describe(
-                f"file {path}",
-                expected="a file",
-                got="nothing there",
-                hint="Is this the folder of a run, as 'bayesdrop train --out' writes it?",
-            )
+            f"file {path}",
+            expected="a file",
+            got="nothing there",
+            hint="Is this the folder of a run, as 'bayesdrop train --out' writes it?",
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            describe(
-                f"file {path}",
-                expected="a whole JSON file",
-                got=f"one that cannot be read ({error})",
-                hint="It is truncated or damaged, and was left as it is.",
-            )
+            f"file {path}",
+            expected="a whole JSON file",
+            got=f"one that cannot be read ({error})",
+            hint="It is truncated or damaged, and was left as it is.",
         ) from error
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import GlobalLatents
-from bayesdrop.errors import ConfigError, DataError, describe, unknown_name
+from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
     Draw,
@@ -212,13 +212,11 @@ def _densities(draws: Sequence[Draw], varied: Sequence[GlobalLatents]) -> tuple[
     latents = [values for owner in varied for values in draws[0][owner].values()]
     if not latents or densities is None:
         raise ConfigError(
-            describe(
-                "guide_diagnostic",
-                expected="latents whose prior and posterior have a density",
-                got="no latents" if not latents else "a prior or posterior without log_prob",
-                hint="Is this prior improper, or a fixed drop rate? Then there is no guide to "
-                "compare with a posterior.",
-            )
+            "guide_diagnostic",
+            expected="latents whose prior and posterior have a density",
+            got="no latents" if not latents else "a prior or posterior without log_prob",
+            hint="Is this prior improper, or a fixed drop rate? Then there is no guide to "
+            "compare with a posterior.",
         )
     return densities
 
@@ -228,22 +226,18 @@ def _check_data(bnn: BayesianNetwork, data: Data) -> None:
         raise _no_targets()
     if num_examples(data) != bnn.num_data:
         raise ConfigError(
-            describe(
-                "guide_diagnostic",
-                expected=f"the training set, bnn.num_data={bnn.num_data} examples",
-                got=f"{num_examples(data)} examples",
-                hint="The guide approximates the posterior given all of them; if this is the "
-                "training set, set bnn.num_data.",
-            )
+            "guide_diagnostic",
+            expected=f"the training set, bnn.num_data={bnn.num_data} examples",
+            got=f"{num_examples(data)} examples",
+            hint="The guide approximates the posterior given all of them; if this is the "
+            "training set, set bnn.num_data.",
         )
 
 
 def _no_targets() -> DataError:
     return DataError(
-        describe(
-            "guide_diagnostic",
-            expected="the training set with its targets",
-            got="inputs alone",
-            hint="Pass (x, y), a Dataset or a DataLoader.",
-        )
+        "guide_diagnostic",
+        expected="the training set with its targets",
+        got="inputs alone",
+        hint="Pass (x, y), a Dataset or a DataLoader.",
     )

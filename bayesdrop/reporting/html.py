@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from string import Template
 
-from bayesdrop.errors import DataError, describe
+from bayesdrop.errors import DataError
 from bayesdrop.reporting.document import Block, Document, Table
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -164,12 +164,10 @@ def _png_size(name: str, image: bytes) -> tuple[int, int]:
     """Return width and height at 96 dots an inch, of an image drawn at 150."""
     if not image.startswith(_PNG) or len(image) < 24:
         raise DataError(
-            describe(
-                f"image {name!r}",
-                expected="a PNG",
-                got=f"{len(image)} other bytes",
-                hint="Save figures with plots.save_figure.",
-            )
+            f"image {name!r}",
+            expected="a PNG",
+            got=f"{len(image)} other bytes",
+            hint="Save figures with plots.save_figure.",
         )
     width, height = struct.unpack(">II", image[16:24])
     return round(width * 96 / 150), round(height * 96 / 150)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.dropout import BayesianDropout, GlobalLatents
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
     Draw,
@@ -171,27 +171,23 @@ def check_options(
     """Raise ``ConfigError`` unless ``bnn`` has something to draw and the numbers make sense."""
     if not isinstance(bnn, BayesianNetwork) or not bnn.is_random:
         raise ConfigError(
-            describe(
-                who,
-                expected="a BayesianNetwork with Bayesian layers",
-                got=type(bnn).__name__
-                if not isinstance(bnn, BayesianNetwork)
-                else "one without: there is nothing to draw",
-                hint="Put layers in with bd.convert, wrap with bd.BayesianNetwork.",
-            )
+            who,
+            expected="a BayesianNetwork with Bayesian layers",
+            got=type(bnn).__name__
+            if not isinstance(bnn, BayesianNetwork)
+            else "one without: there is nothing to draw",
+            hint="Put layers in with bd.convert, wrap with bd.BayesianNetwork.",
         )
     if (
         num_samples < fewest
         or min(num_masks, memory_limit, 1 if batch_size is None else batch_size) < 1
     ):
         raise ConfigError(
-            describe(
-                who,
-                expected=f"num_samples of at least {fewest}, and num_masks, batch_size and "
-                "memory_limit of at least 1",
-                got=f"{num_samples}, {num_masks}, {batch_size} and {memory_limit}",
-                hint="Leave batch_size=None and memory_limit at their defaults.",
-            )
+            who,
+            expected=f"num_samples of at least {fewest}, and num_masks, batch_size and "
+            "memory_limit of at least 1",
+            got=f"{num_samples}, {num_masks}, {batch_size} and {memory_limit}",
+            hint="Leave batch_size=None and memory_limit at their defaults.",
         )
 
 
@@ -201,12 +197,10 @@ def _check_fits(num_samples: int, rows: int, weights: int, memory_limit: int) ->
     if needed > memory_limit:
         of_weights = f" and {weights:,} random weights" if weights else ""
         raise ConfigError(
-            describe(
-                "to_inference_data",
-                expected=f"a result of at most memory_limit={memory_limit} bytes",
-                got=f"{num_samples} draws x {rows} examples{of_weights}, at least {needed} bytes",
-                hint="Pass fewer examples or draws, or a larger memory_limit.",
-            )
+            "to_inference_data",
+            expected=f"a result of at most memory_limit={memory_limit} bytes",
+            got=f"{num_samples} draws x {rows} examples{of_weights}, at least {needed} bytes",
+            hint="Pass fewer examples or draws, or a larger memory_limit.",
         )
 
 
@@ -258,12 +252,10 @@ class _Contents:
                 self.add(group, _join_name(path, "keep_prob"), mean, [_unit(path)], sampled=True)
         if group == "posterior" and group not in self.groups:
             raise ConfigError(
-                describe(
-                    "to_inference_data",
-                    expected="a dropout layer with latents, or with one keep probability a unit",
-                    got="layers whose masks depend on the input and that have no latents",
-                    hint="Look at bd.predict, which returns what the masks do to the output.",
-                )
+                "to_inference_data",
+                expected="a dropout layer with latents, or with one keep probability a unit",
+                got="layers whose masks depend on the input and that have no latents",
+                hint="Look at bd.predict, which returns what the masks do to the output.",
             )
 
     def add_examples(

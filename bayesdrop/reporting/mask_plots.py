@@ -18,7 +18,7 @@ from bayesdrop.dropout import (
     named_dropout_layers,
 )
 from bayesdrop.dropout.stick_breaking import StickBreakingDropout
-from bayesdrop.errors import ConfigError, DataError, ShapeError, describe
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.reporting.style import COLOURS, styled
@@ -89,12 +89,10 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty or not len(counts):
         raise DataError(
-            describe(
-                "class_averaged_masks",
-                expected="at least one example of each class",
-                got=f"none of {empty}" if empty else "no examples",
-                hint="Number the classes 0 .. C - 1, and take a larger sample.",
-            )
+            "class_averaged_masks",
+            expected="at least one example of each class",
+            got=f"none of {empty}" if empty else "no examples",
+            hint="Number the classes 0 .. C - 1, and take a larger sample.",
         )
     return {name: total / counts[:, None] for name, total in totals.items()}
 
@@ -138,12 +136,10 @@ def class_mask_images(
 
     if masks.ndim != 2 or len(image_shape) != 3 or masks.shape[1] != prod(image_shape):
         raise ShapeError(
-            describe(
-                "class_mask_images",
-                expected=f"masks (C, {prod(image_shape)}) for images of shape (channels, H, W)",
-                got=f"masks of shape {tuple(masks.shape)} and images {tuple(image_shape)}",
-                hint="Is it the layer that masks the input?",
-            )
+            "class_mask_images",
+            expected=f"masks (C, {prod(image_shape)}) for images of shape (channels, H, W)",
+            got=f"masks of shape {tuple(masks.shape)} and images {tuple(image_shape)}",
+            hint="Is it the layer that masks the input?",
         )
     names = _names(class_names, len(masks))
     columns = min(5, len(masks))
@@ -181,12 +177,10 @@ def class_correlation_maps(
 
     if not masks:
         raise ConfigError(
-            describe(
-                "class_correlation_maps",
-                expected="at least one layer",
-                got="none",
-                hint="Has the network Bayesian dropout layers?",
-            )
+            "class_correlation_maps",
+            expected="at least one layer",
+            got="none",
+            hint="Has the network Bayesian dropout layers?",
         )
     figure = Figure(figsize=(3.1 * len(masks) + 0.8, 3.4), layout="constrained")
     grid = figure.subplots(1, len(masks), squeeze=False)[0]
@@ -230,12 +224,10 @@ def stick_curves(network: nn.Module) -> Figure:
     ]
     if not layers:
         raise ConfigError(
-            describe(
-                "stick_curves",
-                expected="a network with Indian buffet dropout layers",
-                got=f"a {type(network).__name__} without",
-                hint="Put them in with bd.convert(network, 'indian-buffet').",
-            )
+            "stick_curves",
+            expected="a network with Indian buffet dropout layers",
+            got=f"a {type(network).__name__} without",
+            hint="Put them in with bd.convert(network, 'indian-buffet').",
         )
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -267,12 +259,10 @@ def _labels(y: Tensor | None) -> Tensor:
     if y is None or y.ndim != 1 or y.is_floating_point() or (len(y) and int(y.min()) < 0):
         got = "none" if y is None else f"{y.dtype} of shape {tuple(y.shape)}"
         raise DataError(
-            describe(
-                "class_averaged_masks",
-                expected="one label of at least 0 for each example",
-                got=got,
-                hint="Pass (x, y) with integer labels.",
-            )
+            "class_averaged_masks",
+            expected="one label of at least 0 for each example",
+            got=got,
+            hint="Pass (x, y) with integer labels.",
         )
     return y.long().cpu()
 
@@ -281,11 +271,9 @@ def _names(names: Sequence[str] | None, count: int) -> list[str]:
     result = [str(i) for i in range(count)] if names is None else list(names)
     if len(result) != count:
         raise ConfigError(
-            describe(
-                "class_names",
-                expected=f"{count} names, one for each class",
-                got=f"{len(result)}",
-                hint="load_data(...).class_names has them in order.",
-            )
+            "class_names",
+            expected=f"{count} names, one for each class",
+            got=f"{len(result)}",
+            hint="load_data(...).class_names has them in order.",
         )
     return result

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.evaluation import ood_metrics, uncertainty_scores
 from bayesdrop.evaluation.checks import Array, as_scores
 from bayesdrop.inference.predict import Prediction
@@ -118,11 +118,9 @@ def _groups(
     bad = [label for label, scores in groups.items() if set(scores) != set(own)]
     if bad or not outside or name in outside or not own:
         raise ConfigError(
-            describe(
-                who,
-                expected=f"OOD sets, not named {name!r}, with the scores {sorted(own)}",
-                got=f"{sorted(outside)}" + (f", of which {bad} have others" if bad else ""),
-                hint="Pass uncertainty_scores(...) of all of them.",
-            )
+            who,
+            expected=f"OOD sets, not named {name!r}, with the scores {sorted(own)}",
+            got=f"{sorted(outside)}" + (f", of which {bad} have others" if bad else ""),
+            hint="Pass uncertainty_scores(...) of all of them.",
         )
     return groups

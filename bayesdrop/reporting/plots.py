@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import BayesdropError, describe
+from bayesdrop.errors import BayesdropError
 from bayesdrop.evaluation.reliability import reliability_diagram as reliability
 from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
 
@@ -32,12 +32,10 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         figure.savefig(path, dpi=150, format="png")
     except OSError as error:
         raise BayesdropError(
-            describe(
-                f"figure {path}",
-                expected="a folder that can be written",
-                got=str(error),
-                hint="Choose another --out.",
-            )
+            f"figure {path}",
+            expected="a folder that can be written",
+            got=str(error),
+            hint="Choose another --out.",
         ) from error
     return path
 

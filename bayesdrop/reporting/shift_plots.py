@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bayesdrop.errors import ConfigError, describe
+from bayesdrop.errors import ConfigError
 from bayesdrop.evaluation.shift import METRICS, ShiftCurves
 from bayesdrop.reporting.style import COLOURS, styled
 
@@ -36,12 +36,10 @@ def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
     axis_values = {(curve.kinds, curve.severities) for curve in curves.values()}
     if len(axis_values) != 1:
         raise ConfigError(
-            describe(
-                "shift_figure",
-                expected="curves of at least one model, all of the same kinds and severities",
-                got=f"{len(curves)} models with {len(axis_values)} choices",
-                hint="Call shift_curves with the same kinds=... and severities=...",
-            )
+            "shift_figure",
+            expected="curves of at least one model, all of the same kinds and severities",
+            got=f"{len(curves)} models with {len(axis_values)} choices",
+            hint="Call shift_curves with the same kinds=... and severities=...",
         )
     figure = Figure(figsize=(9.0, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).flatten()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, ShapeError, describe
+from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.evaluation.checks import Array
 from bayesdrop.evaluation.uncertainty import (
     ExampleRow,
@@ -55,12 +55,10 @@ def uncertain_images(
     entropy = class_uncertainty(raw if raw.ndim == 3 else raw[None]).predictive_entropy
     if len(entropy) != len(pictures):
         raise ShapeError(
-            describe(
-                "uncertain_images",
-                expected=f"{len(pictures)} predictions, one for each image",
-                got=str(len(entropy)),
-                hint="Do both come from the same data?",
-            )
+            "uncertain_images",
+            expected=f"{len(pictures)} predictions, one for each image",
+            got=str(len(entropy)),
+            hint="Do both come from the same data?",
         )
     figure = Figure(figsize=(1.15 * columns, 1.45 * 2 * rows + 0.6), layout="constrained")
     halves = figure.subfigures(2, 1, squeeze=False)[:, 0]
@@ -89,12 +87,10 @@ def _pictures(images: Array, rows: int, columns: int) -> Tensor:
     """Return images ``(N, H, W)`` or ``(N, H, W, 3)`` in [0, 1]."""
     if rows < 1 or columns < 1:
         raise ConfigError(
-            describe(
-                "uncertain_images",
-                expected="rows and columns of at least 1",
-                got=f"{rows} and {columns}",
-                hint="The defaults are 2 and 8.",
-            )
+            "uncertain_images",
+            expected="rows and columns of at least 1",
+            got=f"{rows} and {columns}",
+            hint="The defaults are 2 and 8.",
         )
     values = torch.as_tensor(images).detach().to("cpu", torch.float32)
     if values.ndim == 4 and values.shape[1] == 1:
@@ -103,12 +99,10 @@ def _pictures(images: Array, rows: int, columns: int) -> Tensor:
         values = values.permute(0, 2, 3, 1)
     elif values.ndim != 3:
         raise ShapeError(
-            describe(
-                "uncertain_images",
-                expected="images of shape (N, H, W), (N, 1, H, W) or (N, 3, H, W)",
-                got=str(tuple(values.shape)),
-                hint="Flat inputs? Use x.reshape(-1, 28, 28).",
-            )
+            "uncertain_images",
+            expected="images of shape (N, H, W), (N, 1, H, W) or (N, 3, H, W)",
+            got=str(tuple(values.shape)),
+            hint="Flat inputs? Use x.reshape(-1, 28, 28).",
         )
     flat = values.reshape(len(values), -1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
