@@ -34,6 +34,17 @@ from bayesdrop.compression import (
 )
 from bayesdrop.convert import convert, to_deterministic
 from bayesdrop.data import load_data, load_regression
+from bayesdrop.diagnostics import (
+    ELBOCheck,
+    Evaluation,
+    ShiftCurves,
+    check_elbo,
+    evaluate,
+    log_likelihood_bound,
+    shift_curves,
+)
+from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
+from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.dropout import (
     BayesianDropout,
     BetaBernoulliDropout,
@@ -55,33 +66,27 @@ from bayesdrop.dropout import (
     registered_dropouts,
     to_dependent,
 )
-from bayesdrop.evaluation import (
-    ClassificationMetrics,
-    ELBOCheck,
-    Evaluation,
-    OODTable,
-    ShiftCurves,
-    TemperatureScaling,
-    bootstrap_metrics,
-    check_elbo,
-    class_uncertainty,
-    corrupt,
-    corruptions,
-    evaluate,
-    fit_temperature,
-    log_likelihood_bound,
-    ood_table,
-    reliability_diagram,
-    risk_coverage,
-    select_threshold,
-    shift_curves,
-)
 from bayesdrop.inference import schedules
 from bayesdrop.inference.checkpoint import load, save
 from bayesdrop.inference.closing import close_unused_units
 from bayesdrop.inference.fit import FitResult, fit
-from bayesdrop.inference.predict import Prediction, predict
+from bayesdrop.inference.predict import predict
 from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian
+from bayesdrop.metrics import (
+    ClassificationMetrics,
+    OODTable,
+    TemperatureScaling,
+    bootstrap_metrics,
+    class_uncertainty,
+    corrupt,
+    corruptions,
+    fit_temperature,
+    ood_table,
+    reliability_diagram,
+    risk_coverage,
+    select_threshold,
+)
+from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import (
     BayesianWeights,
     DropconnectConv2d,
@@ -95,8 +100,6 @@ from bayesdrop.nn import (
     registered_weight_layers,
 )
 from bayesdrop.reporting.compare import Comparison, compare_predictions
-from bayesdrop.reporting.guide_diagnostic import GuideDiagnostic, guide_diagnostic
-from bayesdrop.reporting.inference_data import to_inference_data
 from bayesdrop.reporting.mask_plots import class_averaged_masks
 
 __version__ = "0.1.0"

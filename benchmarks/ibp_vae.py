@@ -34,8 +34,8 @@ import result_files
 import torch
 
 import bayesdrop as bd
+from bayesdrop.diagnostics import log_likelihood_bound
 from bayesdrop.errors import TruncationWarning
-from bayesdrop.evaluation import log_likelihood_bound
 from bayesdrop.inference import schedules
 from bayesdrop.reporting.files import read_json
 

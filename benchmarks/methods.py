@@ -42,9 +42,9 @@ from torch import Tensor, nn
 
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
-from bayesdrop.evaluation.ood import ood_metrics
-from bayesdrop.evaluation.shift import METRICS
-from bayesdrop.evaluation.streaming import ClassificationMetrics
+from bayesdrop.diagnostics.shift import METRICS
+from bayesdrop.metrics.ood import ood_metrics
+from bayesdrop.metrics.streaming import ClassificationMetrics
 from bayesdrop.recipes import get_recipe, run_recipe
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import Run

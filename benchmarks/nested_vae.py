@@ -38,7 +38,7 @@ from ibp_vae import load_binarised
 from torch import Tensor
 
 import bayesdrop as bd
-from bayesdrop.evaluation import log_likelihood_bound
+from bayesdrop.diagnostics import log_likelihood_bound
 
 _ORDER = {"latent_dropout": "variational-nested"}
 METHODS: dict[str, dict] = {

@@ -14,6 +14,7 @@ ROOT = Path(bd.__file__).parent
 # of them, the autoencoder, is both.
 LAYERS = [
     {"errors", "files", "typing"},
+    {"metrics"},
     {"ops"},
     {"distributions"},
     {"dropout"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"convert"},
     {"data"},
     {"inference"},
-    {"evaluation"},
+    {"diagnostics"},
     {"compression"},
     {"reporting"},
     {"recipes"},

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.evaluation import expected_calibration_error
+from bayesdrop.metrics import expected_calibration_error
 from bayesdrop.reporting import compare_predictions
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.size import CostCounter
+from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
-from bayesdrop.evaluation import evaluate
 from bayesdrop.inference.batches import Data, batches
 
 _STEPS = 16

@@ -14,9 +14,9 @@ from torch import Tensor, fx, nn
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.compact import compact
 from bayesdrop.compression.cost import count_flops, count_params, measure_latency
+from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.dropout import OrderedUnits, named_dropout_layers, named_global_latents
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.evaluation.evaluate import evaluate
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 

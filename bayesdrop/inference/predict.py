@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,67 +20,10 @@ from bayesdrop.errors import (
 )
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import ClassMoments, GaussianMoments
+from bayesdrop.metrics.prediction import Prediction
 
 # More rows at a time gain nothing on a CPU: the activations then leave its caches.
 _MAX_ROWS = 1000
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    r"""What ``predict`` returns; all tensors are on the CPU, rows in the order of the data.
-
-    .. math::
-        \bar p_n = \frac1S \sum_s p_{ns}, \qquad
-        \underbrace{H[\bar p_n]}_{\text{predictive}} =
-        \underbrace{\tfrac1S \textstyle\sum_s H[p_{ns}]}_{\text{expected}} +
-        \underbrace{I_n}_{\text{mutual information}}, \qquad
-        \underbrace{v_n}_{\text{variance}} =
-        \underbrace{\tfrac1S \textstyle\sum_s \sigma^2_{ns}}_{\text{aleatoric}} +
-        \underbrace{\tfrac1S \textstyle\sum_s (\mu_{ns} - \bar\mu_n)^2}_{\text{epistemic}}
-
-    Args:
-        mean: Class probabilities averaged over posterior samples (never logits), or the predictive
-            mean, ``(N, C)``.
-        num_samples: Posterior samples :math:`S`; 1 for a mean mask and for a network without
-            Bayesian layers; mutual information and epistemic variance are then 0.
-        samples: Probabilities, or means, of each posterior sample, ``(S, N, C)``, if kept.
-        y: The targets that came with the data, if any.
-        confidence: Probability of the most probable class, ``(N,)``; classifiers only. For several
-            Bernoulli outputs it is the average of :math:`\max(\bar p, 1 - \bar p)`.
-        predictive_entropy: Entropy of ``mean`` in nats, ``(N,)``; classifiers only. For several
-            Bernoulli outputs it is the sum of their entropies.
-        expected_entropy: Average entropy of a sample, in nats, ``(N,)``; classifiers only.
-        mutual_information: Their difference, in nats, >= 0, ``(N,)``; classifiers only.
-        energy: :math:`-\frac1S \sum_s \log \sum_c \exp f_{nsc}` of the logits, ``(N,)``;
-            ``Categorical`` only, since probabilities do not determine it.
-        logit_norm: :math:`\lVert \frac1S \sum_s f_{ns} \rVert_2`, ``(N,)``; ``Categorical`` only.
-        variance: ``aleatoric_variance + epistemic_variance``, ``(N, D)``; regression only.
-        aleatoric_variance: Average variance of the noise, ``(N, D)``; regression only.
-        epistemic_variance: Variance of the samples' means, ``(N, D)``; regression only.
-        log_likelihood: :math:`\log \frac1S \sum_s p(y_n \mid x_n, s)` in nats, ``(N,)``;
-            regression with targets only.
-        sample_variances: Variance of each posterior sample's noise, ``(S, N, D)``, kept along with
-            ``samples``; regression only.
-        pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
-            only.
-    """
-
-    mean: Tensor
-    num_samples: int
-    samples: Tensor | None = None
-    y: Tensor | None = None
-    confidence: Tensor | None = None
-    predictive_entropy: Tensor | None = None
-    expected_entropy: Tensor | None = None
-    mutual_information: Tensor | None = None
-    energy: Tensor | None = None
-    logit_norm: Tensor | None = None
-    variance: Tensor | None = None
-    aleatoric_variance: Tensor | None = None
-    epistemic_variance: Tensor | None = None
-    log_likelihood: Tensor | None = None
-    sample_variances: Tensor | None = None
-    pit: Tensor | None = None
 
 
 @torch.no_grad()

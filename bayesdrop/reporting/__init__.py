@@ -1,10 +1,10 @@
 """Reports: figures of merit as JSON and Markdown, tables and figures."""
 
+from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
+from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.reporting.analysis import Analysis, analyse
 from bayesdrop.reporting.compare import Comparison, ComparisonRow, compare_predictions
 from bayesdrop.reporting.files import read_json, write_json, write_text
-from bayesdrop.reporting.guide_diagnostic import GuideDiagnostic, guide_diagnostic
-from bayesdrop.reporting.inference_data import to_inference_data
 from bayesdrop.reporting.report import Report, add_baseline, build_report
 from bayesdrop.reporting.tables import Row, markdown_table, rich_table
 

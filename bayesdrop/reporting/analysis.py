@@ -18,17 +18,18 @@ from bayesdrop.compression import (
     pruning_frontier,
     size_posterior,
 )
+from bayesdrop.diagnostics import ELBOCheck, check_elbo
+from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.errors import CompactionError, DataError
-from bayesdrop.evaluation import (
+from bayesdrop.inference.predict import predict
+from bayesdrop.metrics import (
     Bootstrap,
-    ELBOCheck,
     ReliabilityDiagram,
     RiskCoverage,
     UncertaintyTable,
     adaptive_calibration_error,
     bootstrap_metrics,
     brier_decomposition,
-    check_elbo,
     class_table,
     classwise_calibration_error,
     expected_calibration_error,
@@ -40,9 +41,8 @@ from bayesdrop.evaluation import (
     select_threshold,
     uncertainty_scores,
 )
-from bayesdrop.evaluation.uncertainty import ClassRow
-from bayesdrop.inference.predict import Prediction, predict
-from bayesdrop.reporting.guide_diagnostic import GuideDiagnostic, guide_diagnostic
+from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.metrics.uncertainty import ClassRow
 from bayesdrop.reporting.shift_analysis import ShiftAnalysis, analyse_shift
 
 if TYPE_CHECKING:

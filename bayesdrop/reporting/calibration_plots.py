@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bayesdrop.evaluation.binomial import binomial_interval
-from bayesdrop.evaluation.coverage import RegressionCalibration
+from bayesdrop.metrics.binomial import binomial_interval
+from bayesdrop.metrics.coverage import RegressionCalibration
 from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.evaluation import Bootstrap, Estimate, bootstrap_metrics
-from bayesdrop.evaluation.checks import Array
+from bayesdrop.metrics import Bootstrap, Estimate, bootstrap_metrics
+from bayesdrop.metrics.checks import Array
 from bayesdrop.reporting.compare_plots import comparison_figure
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
 from bayesdrop.reporting.estimates import estimate_text, figure_text, metric_title

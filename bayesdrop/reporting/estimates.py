@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bayesdrop.evaluation import Estimate
+from bayesdrop.metrics import Estimate
 
 METRIC_TITLES = {
     "error": "error (%)",

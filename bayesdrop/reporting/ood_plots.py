@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.evaluation import ood_metrics, uncertainty_scores
-from bayesdrop.evaluation.checks import Array, as_scores
-from bayesdrop.inference.predict import Prediction
+from bayesdrop.metrics import ood_metrics, uncertainty_scores
+from bayesdrop.metrics.checks import Array, as_scores
+from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.evaluation import (
+from bayesdrop.inference.predict import predict
+from bayesdrop.metrics import (
     brier_score,
     error_percent,
     expected_calibration_error,
@@ -20,7 +21,7 @@ from bayesdrop.evaluation import (
     ood_metrics,
     uncertainty_scores,
 )
-from bayesdrop.inference.predict import Prediction, predict
+from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.reporting.costs import (
     LATENCY_BATCH,
     measure_latencies,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.evaluation import ShiftCurves, corruptions, shift_curves
+from bayesdrop.diagnostics import ShiftCurves, shift_curves
+from bayesdrop.metrics import corruptions
 
 if TYPE_CHECKING:
     from bayesdrop.reporting.report import Report

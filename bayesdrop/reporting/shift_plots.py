@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from bayesdrop.diagnostics.shift import METRICS, ShiftCurves
 from bayesdrop.errors import ConfigError
-from bayesdrop.evaluation.shift import METRICS, ShiftCurves
 from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.evaluation.checks import Array
-from bayesdrop.evaluation.uncertainty import (
+from bayesdrop.metrics.checks import Array
+from bayesdrop.metrics.uncertainty import (
     ExampleRow,
     class_uncertainty,
     example_table,

@@ -7,7 +7,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
-from bayesdrop.evaluation import adaptive_calibration_error, corruptions
+from bayesdrop.metrics import adaptive_calibration_error, corruptions
 from bayesdrop.reporting import analyse, build_report
 from tests.reporting.page import check_page
 

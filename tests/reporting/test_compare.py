@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.evaluation import error_percent, ood_metrics
+from bayesdrop.metrics import error_percent, ood_metrics
 from bayesdrop.reporting import compare_predictions
 from tests.reporting.page import check_page
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.evaluation import regression_calibration, risk_coverage
+from bayesdrop.metrics import regression_calibration, risk_coverage
 
 pytest.importorskip("matplotlib")
 import matplotlib

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from bayesdrop.diagnostics import shift_curves
 from bayesdrop.errors import ConfigError
-from bayesdrop.evaluation import shift_curves
 
 pytest.importorskip("matplotlib")
 import matplotlib

@@ -1,0 +1,24 @@
+"""What is asked of a network: its objective, its guide, its figures on data, its posterior."""
+
+from bayesdrop.diagnostics.elbo import CheckRow, ELBOCheck, check_elbo
+from bayesdrop.diagnostics.evaluator import Evaluation, evaluate
+from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
+from bayesdrop.diagnostics.inference_data import to_inference_data
+from bayesdrop.diagnostics.likelihood_bound import LikelihoodBound, log_likelihood_bound
+from bayesdrop.diagnostics.shift import ShiftCurves, ShiftRow, shift_curves
+
+__all__ = [
+    "CheckRow",
+    "ELBOCheck",
+    "Evaluation",
+    "GuideDiagnostic",
+    "LikelihoodBound",
+    "ShiftCurves",
+    "ShiftRow",
+    "check_elbo",
+    "evaluate",
+    "guide_diagnostic",
+    "log_likelihood_bound",
+    "shift_curves",
+    "to_inference_data",
+]

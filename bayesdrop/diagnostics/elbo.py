@@ -1,0 +1,301 @@
+"""Is the objective what it claims to be? The laws of the ELBO, checked on a user's network."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.diagnostics.kl import (
+    ROUNDING,
+    SUPPORT,
+    UNREGISTERED,
+    CheckRow,
+    check_kl,
+    check_support,
+    critical_value,
+)
+from bayesdrop.dropout import GlobalLatents
+from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.typing import LossTerms
+
+_PARTS = (2, 4)  # The batch is cut in halves and quarters.
+
+
+@dataclass(frozen=True)
+class ELBOCheck:
+    """What ``check_elbo`` returns.
+
+    Args:
+        rows: One for each check.
+    """
+
+    rows: tuple[CheckRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(row.passed for row in self.rows)
+
+    def failures(self) -> list[CheckRow]:
+        """Return the rows that failed."""
+        return [row for row in self.rows if not row.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in plain numbers and strings, ready for JSON."""
+        return {"passed": self.passed, "rows": [asdict(row) for row in self.rows]}
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table: one row for each check."""
+        lines = [
+            "| check | where | value | expected | tolerance | | |",
+            "|---|---|---:|---:|---:|---|---|",
+        ]
+        for row in self.rows:
+            expected = "" if math.isnan(row.expected) else f"{row.expected:.6g}"
+            tolerance = "" if math.isnan(row.tolerance) else f"{row.tolerance:.2g}"
+            verdict = "pass" if row.passed else "**FAIL**"
+            lines.append(
+                f"| {row.check} | {row.where} | {row.value:.6g} | {expected} | {tolerance} "
+                f"| {verdict} | {row.detail} |"
+            )
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def check_elbo(
+    bnn: BayesianNetwork,
+    x: Tensor,
+    y: Tensor,
+    *,
+    num_samples: int = 10_000,
+    num_repeats: int = 50,
+    seed: int = 0,
+) -> ELBOCheck:
+    r"""Check the laws of the ELBO on a network and some data.
+
+    * **Prior support**: no sample of the posterior lies where the prior has no density, else the
+      KL divergence is infinite whatever its formula says.
+    * **KL divergence**: each layer's closed form, as the loss uses it and divided by ``kl_scale``,
+      is the Monte Carlo mean of :math:`\log q - \log p`; where the prior depends on what layers
+      share, given one draw of that. A layer's penalty is no KL divergence, and left out.
+    * **Batch size, plain loss**: ``bnn.loss`` of the whole batch is the average over its halves
+      and quarters, NLL and KL each, with the mean masks and to rounding.
+    * **Batch size, Pyro**: the same of ``TraceMeanField_ELBO`` from ``bnn.model`` and
+      ``bnn.guide``, with sampled masks and within their noise.
+    * **Gradient**: finite, present for every trainable parameter and not zero for a whole group;
+      the value is its noise, :math:`\sqrt{\mathrm{tr}\,\mathrm{Cov}[g]} / \lVert E[g] \rVert`,
+      for this batch. Noise alone does not fail: at an optimum the mean is zero.
+
+    The last three need a loss: they are left out where the prior's support does not hold the
+    posterior or no closed form is registered. All is computed in float64 on a copy. Tolerances of
+    sampled quantities are Student's t times the standard error, such that one of 10,000 tables of
+    a correct network has a failure.
+
+    Args:
+        bnn: The network; it is not changed.
+        x: Inputs, at least 4; up to three are left out to have quarters of equal size.
+        y: Their targets.
+        num_samples: Posterior samples for the KL divergence and the support. With random weights
+            each is as large as the network: 1000 are plenty.
+        num_repeats: Repetitions of the sampled losses and gradients.
+        seed: Makes the table reproducible; torch's global generator is left alone.
+
+    Raises:
+        ConfigError: If ``bnn`` is not a ``BayesianNetwork`` or a number is too small.
+        DataError: If there are fewer than 4 examples.
+
+    References:
+        The KL check is that of Pyro's own tests; the others state what "ELBO of the whole data
+        set" means (Hoffman et al., 2013, https://arxiv.org/abs/1206.7051, section 2.3).
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
+        >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+        >>> check_elbo(bnn, torch.rand(8, 4), torch.zeros(8).long(), num_samples=1000).passed
+        True
+    """
+    _check_arguments(bnn, x, num_samples, num_repeats)
+    work = copy.deepcopy(bnn).double()
+    rows_used = len(x) // _PARTS[-1] * _PARTS[-1]
+    x, y = (value[:rows_used].detach() for value in (x, y))
+    x, y = (value.double() if value.is_floating_point() else value for value in (x, y))
+    owners = work.named_global_latents()
+    # Owners' KL divergences, and two sizes of Pyro batches.
+    comparisons = len(owners) + len(_PARTS)
+    rows: list[CheckRow] = []
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        given: dict[GlobalLatents, dict[str, Tensor]] = {}
+        for _, owner in owners:
+            given[owner] = {name: value.detach() for name, value in owner.draw_latents().items()}
+        for path, owner in owners:
+            parent = None if owner.parent is None else given[owner.parent]
+            rows += check_support(path, owner, parent, num_samples)
+            rows.append(check_kl(path, owner, parent, num_samples, comparisons))
+        # Else there is no loss: its KL divergence is infinite or cannot be computed.
+        if not any(
+            row.detail == UNREGISTERED or (row.check == SUPPORT and not row.passed) for row in rows
+        ):
+            rows += _check_batch_size(work, x, y, seed)
+            rows += _check_pyro_batch_size(work, x, y, num_repeats, comparisons)
+            rows += _check_gradients(work, x, y, num_repeats)
+    return ELBOCheck(tuple(rows))
+
+
+# -- batch size -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _check_batch_size(bnn: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> Iterator[CheckRow]:
+    # The loss of training, in a network without noise: mean masks, no batch statistics.
+    bnn.train()
+    bnn.network.eval()
+
+    def terms_of(x: Tensor, y: Tensor) -> LossTerms:
+        # What layers share is drawn even here.
+        torch.manual_seed(seed)
+        return bnn.loss(x, y)
+
+    whole = terms_of(x, y)
+    for parts in _PARTS:
+        terms = [terms_of(a, b) for a, b in _split(x, y, parts)]
+        for name in ("nll", "kl"):
+            expected = float(getattr(whole, name))
+            value = sum(float(getattr(term, name)) for term in terms) / parts
+            tolerance = ROUNDING * max(1.0, abs(expected))
+            yield CheckRow(
+                check=f"batch size, plain loss, {name.upper()}",
+                where=f"{len(x)} to {len(x) // parts} examples",
+                value=value,
+                expected=expected,
+                tolerance=tolerance,
+                passed=abs(value - expected) <= tolerance,
+                detail="average over the parts against the whole, nats",
+            )
+
+
+@torch.no_grad()
+def _check_pyro_batch_size(
+    bnn: BayesianNetwork, x: Tensor, y: Tensor, num_repeats: int, comparisons: int
+) -> Iterator[CheckRow]:
+    bnn.eval()
+    elbo = TraceMeanField_ELBO()
+
+    def losses(parts: int) -> Tensor:
+        batches = _split(x, y, parts)
+        draws = [
+            sum(elbo.loss(bnn.model, bnn.guide, a, b) for a, b in batches) / parts
+            for _ in range(num_repeats)
+        ]
+        return torch.tensor(draws, dtype=torch.float64)
+
+    with pyro.get_param_store().scope({"params": {}, "constraints": {}}):
+        whole = losses(1)
+        for parts in _PARTS:
+            cut = losses(parts)
+            value, expected = float(cut.mean()), float(whole.mean())
+            error = math.sqrt(float(cut.var() + whole.var()) / num_repeats)
+            critical = critical_value(num_repeats, comparisons)
+            tolerance = critical * error + ROUNDING * max(1.0, abs(expected))
+            yield CheckRow(
+                check="batch size, Pyro",
+                where=f"{len(x)} to {len(x) // parts} examples",
+                value=value,
+                expected=expected,
+                tolerance=tolerance,
+                passed=abs(value - expected) <= tolerance,
+                detail=f"minus the ELBO, average of {num_repeats} draws, nats",
+            )
+
+
+def _split(x: Tensor, y: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+
+
+# -- gradients ------------------------------------------------------------------------------------
+
+
+def _check_gradients(
+    bnn: BayesianNetwork, x: Tensor, y: Tensor, num_repeats: int
+) -> Iterator[CheckRow]:
+    # Only the masks are noisy: no batch statistics, no other dropout.
+    bnn.eval()
+    bnn.training = True
+    for _, owner in bnn.named_global_latents():
+        owner.train()
+    groups = {group: names for group, names in _parameter_groups(bnn).items() if names}
+    parameters = {n: p for n, p in bnn.named_parameters() if p.requires_grad}
+    # Welford's sums, so that only two gradients are held.
+    mean = {n: torch.zeros_like(p) for n, p in parameters.items()}
+    squares = dict.fromkeys(parameters, 0.0)
+    missing = set(parameters)
+    for repeat in range(1, num_repeats + 1):
+        loss = bnn.loss(x, y).loss
+        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, grad in zip(parameters, grads, strict=True):
+            if grad is None:
+                continue
+            missing.discard(name)
+            difference = grad - mean[name]
+            mean[name] += difference / repeat
+            squares[name] += float((difference * (grad - mean[name])).sum())
+    for group, names in groups.items():
+        size = math.sqrt(sum(float(mean[name].square().sum()) for name in names))
+        spread = math.sqrt(max(0.0, sum(squares[name] for name in names) / (num_repeats - 1)))
+        finite = math.isfinite(size) and math.isfinite(spread)
+        lost = sorted(missing & set(names))
+        detail = f"noise; norm of the mean {size:.3g}, standard deviation {spread:.3g}"
+        if lost:
+            detail = f"no gradient reaches {', '.join(lost)}"
+        yield CheckRow(
+            check="gradient",
+            where=group,
+            value=spread / size if size else float("inf" if spread else "nan"),
+            expected=float("nan"),
+            tolerance=float("nan"),
+            passed=finite and not lost and (size > 0 or spread > 0),
+            detail=detail,
+        )
+
+
+def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {"weights": [], "likelihood": []}
+    owners = {
+        f"network.{path}." if path else "network.": path for path, _ in bnn.named_global_latents()
+    }
+    for name, parameter in bnn.named_parameters():
+        # What layers share may be inside one of them.
+        inside = max((prefix for prefix in owners if name.startswith(prefix)), key=len, default="")
+        group = "likelihood" if name.startswith("likelihood.") else "weights"
+        if parameter.requires_grad:
+            groups.setdefault(owners.get(inside, group), []).append(name)
+    return groups
+
+
+def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int) -> None:
+    if not isinstance(bnn, BayesianNetwork) or num_samples < 100 or num_repeats < 10:
+        raise ConfigError(
+            "check_elbo",
+            expected="a BayesianNetwork, num_samples >= 100 and num_repeats >= 10",
+            got=f"a {type(bnn).__name__}, {num_samples} and {num_repeats}",
+            hint="The defaults are 10,000 samples and 50 repeats.",
+        )
+    if x.ndim == 0 or len(x) < _PARTS[-1]:
+        raise DataError(
+            "check_elbo",
+            expected=f"at least {_PARTS[-1]} examples",
+            got=f"x of shape {tuple(x.shape)}",
+            hint="A batch of a hundred is plenty.",
+        )

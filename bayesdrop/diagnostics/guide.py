@@ -1,0 +1,243 @@
+"""Is the variational posterior any good? The Pareto shape of its importance ratios."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.diagnostics.inference_data import check_options, import_arviz, pareto_smooth
+from bayesdrop.dropout import GlobalLatents
+from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.inference.batches import Data, num_examples
+from bayesdrop.inference.draws import (
+    Draw,
+    draw_posterior,
+    evaluate_draws,
+    log_densities,
+    stack_draws,
+)
+from bayesdrop.inference.predict import evaluation_mode, seeded
+
+_FEWEST = 100
+
+
+@dataclass(frozen=True, eq=False)
+class GuideDiagnostic:
+    """What ``guide_diagnostic`` returns.
+
+    Args:
+        pareto_k: Shape :math:`k` of the tail of the importance ratios: they have finite moments
+            below :math:`1 / k`. Minus infinity if all ratios are equal.
+        threshold: :math:`k` above this is too large for this number of draws,
+            ``min(1 - 1 / log10(S), 0.7)``.
+        effective_sample_size: Of the smoothed importance weights, between 1 and ``num_samples``.
+        num_samples: Draws :math:`S`.
+        num_masks: Masks that each likelihood was averaged over.
+        num_latents: Number of latents that were drawn.
+        layer: The only layer that was varied, or None for all.
+        log_ratios: :math:`r_s` in nats, ``(S,)``, float64, on the CPU.
+    """
+
+    pareto_k: float
+    threshold: float
+    effective_sample_size: float
+    num_samples: int
+    num_masks: int
+    num_latents: int
+    layer: str | None = None
+    log_ratios: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+
+    @property
+    def reliable(self) -> bool:
+        """Whether k is at most the threshold."""
+        return self.pareto_k <= self.threshold
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: good, usable or poor, and what follows."""
+        k = f"Pareto k = {self.pareto_k:.2f}"
+        if self.reliable and self.pareto_k < 0.5:
+            return f"Good ({k} < 0.5): the guide is close to the posterior of these latents."
+        if self.reliable:
+            return (
+                f"Usable ({k} <= {self.threshold:.2f}): the guide differs from the posterior, but "
+                "importance weights can correct its averages."
+            )
+        return (
+            f"Poor ({k} > {self.threshold:.2f}): do not read the guide as the posterior, nor "
+            f"correct it by importance weights. It says nothing against the predictions: with "
+            f"{self.num_latents} latents a large k is common; check those on held-out data."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures and the verdict as plain Python values, for JSON."""
+        return {
+            "pareto_k": self.pareto_k,
+            "threshold": self.threshold,
+            "reliable": self.reliable,
+            "verdict": self.verdict,
+            "effective_sample_size": self.effective_sample_size,
+            "num_samples": self.num_samples,
+            "num_masks": self.num_masks,
+            "num_latents": self.num_latents,
+            "layer": self.layer,
+        }
+
+
+@torch.no_grad()
+def guide_diagnostic(
+    bnn: BayesianNetwork,
+    data: Data,
+    *,
+    num_samples: int = 1000,
+    num_masks: int = 16,
+    layer: str | None = None,
+    batch_size: int | None = None,
+    memory_limit: int = 2**30,
+    seed: int | None = None,
+) -> GuideDiagnostic:
+    r"""Return the Pareto k of the guide over the global latents: is it close to the posterior?
+
+    .. math::
+        r_s = \log p(\pi_s) + \sum_{n=1}^N \log \frac1M \sum_{m=1}^M p(y_n \mid x_n, z_{nsm})
+              - \log q(\pi_s), \qquad \pi_s \sim q, \quad z_{nsm} \sim p(z \mid \pi_s)
+
+    If the guide were the posterior, all :math:`r_s` would be equal. The fatter the right tail of
+    :math:`\exp r_s`, the more mass the guide misses, as a guide that is too narrow does. The
+    weights are point estimates and stay as they are: it is the posterior given them.
+
+    How to read it: below 0.5 the guide is close; up to about 0.7 importance weighting can still
+    correct it; above, it cannot. Mismatches of single latents add up, so that with hundreds of
+    latents k is usually large even where each marginal is fair: conclude that the guide is not a
+    substitute for the exact posterior, not that the predictions are bad. ``layer`` asks about one
+    layer's latents alone, given one draw of all others. A latent that the data say nothing about
+    has :math:`k = 1 - c / a` under a ``Beta(c, 1)`` prior and a Kumaraswamy guide with
+    :math:`a > c`; and what leaves the dtype's range is clamped there, before and after.
+
+    All draws use the same random numbers for their masks. What remains of the masks' noise in
+    :math:`r_s` shrinks with ``num_masks``, and inflates k: if a larger number lowers k, it was
+    too small. The cost is ``num_samples * num_masks`` passes over the training set.
+
+    Args:
+        bnn: The Bayesian network.
+        data: The training set, all ``bnn.num_data`` examples of it, with targets.
+        num_samples: Draws :math:`S`, at least 100. The threshold reaches 0.7 at 2200.
+        num_masks: Masks :math:`M` for each draw and example.
+        layer: Name of the only dropout layer (or parent that layers share) to vary; None varies
+            all.
+        batch_size: Examples at a time, each ``num_masks`` times; None derives it from
+            ``memory_limit``.
+        memory_limit: Bytes for the activations of one pass.
+        seed: Makes the result reproducible and leaves torch's global generator alone.
+
+    Raises:
+        ConfigError: For bad options, data that is not the training set, latents without a
+            density, or latents for each example (an auto-encoder).
+        DataError: If the data has no targets or is not finite.
+        DivergenceError: If a log-likelihood is not finite.
+        ImportError: If ArviZ is not installed.
+
+    References:
+        Yao, Vehtari, Simpson, Gelman (2018), "Yes, but Did It Work?: Evaluating Variational
+        Inference", https://arxiv.org/abs/1802.02538; the threshold is that of Vehtari, Simpson,
+        Gelman, Yao, Gabry (2024), https://arxiv.org/abs/1507.02646.
+        Deviation: the likelihood of a draw is estimated from ``num_masks`` masks.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
+        >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=5)
+        >>> train = torch.zeros(5, 4), torch.zeros(5).long()
+        >>> guide_diagnostic(bnn, train, num_samples=100).log_ratios.shape
+        torch.Size([100])
+    """
+    check_options(
+        "guide_diagnostic", bnn, num_samples, num_masks, batch_size, memory_limit, fewest=_FEWEST
+    )
+    _check_data(bnn, data)
+    import_arviz()
+    with evaluation_mode(bnn), seeded(seed):
+        draws = draw_posterior(bnn, num_samples)
+        varied = _varied(bnn, layer)
+        fixed = {owner: values for owner, values in draws[0].items() if owner not in varied}
+        draws = [{**draw, **fixed} for draw in draws]
+        log_prior, log_guide = _densities(draws, varied)
+        log_likelihood = torch.zeros(num_samples, dtype=torch.float64)
+        for part in evaluate_draws(
+            bnn,
+            data,
+            draws,
+            num_masks=num_masks,
+            noise_seed=int(torch.randint(2**31, ())),
+            simulate=False,
+            batch_size=batch_size,
+            memory_limit=memory_limit,
+        ):
+            if part.log_likelihood is None:
+                raise _no_targets()
+            log_likelihood += part.log_likelihood.sum(1)
+    log_ratios = log_prior + log_likelihood - log_guide
+    log_weights, k = pareto_smooth(log_ratios.numpy())
+    return GuideDiagnostic(
+        pareto_k=k,
+        threshold=min(1 - 1 / math.log10(num_samples), 0.7),
+        effective_sample_size=float(1 / np.exp(2 * log_weights).sum()),
+        num_samples=num_samples,
+        num_masks=num_masks,
+        num_latents=sum(v.numel() for one in varied for v in draws[0][one].values()),
+        layer=layer,
+        log_ratios=log_ratios,
+    )
+
+
+def _varied(bnn: BayesianNetwork, layer: str | None) -> list[GlobalLatents]:
+    owners = dict(bnn.named_global_latents())
+    if layer is None:
+        return list(owners.values())
+    if layer not in owners:
+        raise unknown_name("dropout layer", layer, owners)
+    return [owners[layer]]
+
+
+def _densities(draws: Sequence[Draw], varied: Sequence[GlobalLatents]) -> tuple[Tensor, Tensor]:
+    # Those of fixed latents are constants, but for layers whose parent varies.
+    densities = log_densities(stack_draws(draws))
+    latents = [values for owner in varied for values in draws[0][owner].values()]
+    if not latents or densities is None:
+        raise ConfigError(
+            "guide_diagnostic",
+            expected="latents whose prior and posterior have a density",
+            got="no latents" if not latents else "a prior or posterior without log_prob",
+            hint="Is this prior improper, or a fixed drop rate? Then there is no guide to "
+            "compare with a posterior.",
+        )
+    return densities
+
+
+def _check_data(bnn: BayesianNetwork, data: Data) -> None:
+    if isinstance(data, Tensor):
+        raise _no_targets()
+    if num_examples(data) != bnn.num_data:
+        raise ConfigError(
+            "guide_diagnostic",
+            expected=f"the training set, bnn.num_data={bnn.num_data} examples",
+            got=f"{num_examples(data)} examples",
+            hint="The guide approximates the posterior given all of them; if this is the "
+            "training set, set bnn.num_data.",
+        )
+
+
+def _no_targets() -> DataError:
+    return DataError(
+        "guide_diagnostic",
+        expected="the training set with its targets",
+        got="inputs alone",
+        hint="Pass (x, y), a Dataset or a DataLoader.",
+    )

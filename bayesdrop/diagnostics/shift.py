@@ -1,0 +1,208 @@
+"""Dataset shift: images corrupted at five severities, and what becomes of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from bayesdrop.bayesian import BayesianNetwork
+from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.inference.batches import Data, batches
+from bayesdrop.inference.predict import predict
+from bayesdrop.metrics.calibration import expected_calibration_error
+from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
+from bayesdrop.metrics.classification import error_percent, negative_log_likelihood
+from bayesdrop.metrics.corruptions import SEVERITIES, corrupt, corruptions
+
+Classifier: TypeAlias = "BayesianNetwork | Callable[[Tensor], Array]"
+"""A Bayesian network, or a function from images to class probabilities ``(N, C)``."""
+
+METRICS = ("accuracy", "nll", "ece", "entropy")
+"""What is measured at each severity."""
+
+_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class ShiftRow:
+    """One corruption at one severity; severity 0 holds the images as they are.
+
+    Args:
+        kind: Name of the corruption, ``"clean"`` at severity 0.
+        severity: 0 to 5.
+        accuracy: Share of right classes, in percent.
+        nll: Negative log-likelihood of the averaged probabilities, nats per example.
+        ece: Expected calibration error with 15 bins.
+        entropy: Average predictive entropy, in nats.
+    """
+
+    kind: str
+    severity: int
+    accuracy: float
+    nll: float
+    ece: float
+    entropy: float
+
+
+@dataclass(frozen=True)
+class ShiftCurves:
+    """What ``shift_curves`` returns.
+
+    Args:
+        rows: One for the clean images, then one for each kind and severity.
+        kinds: The corruptions.
+        severities: The severities, without 0.
+    """
+
+    rows: tuple[ShiftRow, ...]
+    kinds: tuple[str, ...]
+    severities: tuple[int, ...]
+
+    def curve(self, metric: str, kind: str | None = None) -> list[float]:
+        """Return a metric at severity 0 and then at all of ``severities``.
+
+        Args:
+            metric: ``"accuracy"``, ``"nll"``, ``"ece"`` or ``"entropy"``.
+            kind: A corruption; None is the mean over all kinds.
+
+        Raises:
+            ConfigError: If the metric or the kind is unknown.
+        """
+        if metric not in METRICS:
+            raise unknown_name("shift metric", metric, METRICS)
+        if kind is not None and kind not in self.kinds:
+            raise unknown_name("corruption of these curves", kind, self.kinds)
+        wanted = self.kinds if kind is None else (kind,)
+        values = [getattr(self.rows[0], metric)]
+        for severity in self.severities:
+            at = [
+                getattr(row, metric)
+                for row in self.rows
+                if row.severity == severity and row.kind in wanted
+            ]
+            values.append(sum(at) / len(at))
+        return values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rows and the means over kinds as plain numbers, ready for JSON."""
+        return {
+            "severities": [0, *self.severities],
+            "mean": {metric: self.curve(metric) for metric in METRICS},
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def to_markdown(self) -> str:
+        """Return the means over kinds as a Markdown table, one row for each severity."""
+        lines = ["| severity | accuracy % | NLL | ECE | entropy |", "|---:|---:|---:|---:|---:|"]
+        table = zip(*(self.curve(metric) for metric in METRICS), strict=True)
+        for severity, (accuracy, *rest) in zip((0, *self.severities), table, strict=True):
+            cells = " | ".join(f"{value:.4f}" for value in rest)
+            lines.append(f"| {severity} | {accuracy:.2f} | {cells} |")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def shift_curves(
+    model: Classifier,
+    data: Data,
+    *,
+    kinds: Sequence[str] | None = None,
+    severities: Sequence[int] = SEVERITIES,
+    num_samples: int = 64,
+    seed: int = 0,
+    predict_options: Mapping[str, Any] | None = None,
+) -> ShiftCurves:
+    """Return accuracy, NLL, ECE and predictive entropy as a test set is corrupted more and more.
+
+    Args:
+        model: A Bayesian network, or a function from images ``(N, C, H, W)`` to averaged class
+            probabilities, such as an ensemble's; it gets at most 1000 images at a time.
+        data: Images ``(N, C, H, W)`` in [0, 1] and labels: ``(x, y)``, a Dataset, a DataLoader.
+        kinds: Names from ``corruptions()``; None takes all.
+        severities: Which of 1 to 5.
+        num_samples: Posterior samples of a Bayesian network.
+        seed: Of the corruptions, so that all models see the same images, and of the posterior
+            samples, which are the same at every severity.
+        predict_options: Passed on to ``predict``, such as ``{"mean_mask": True}``.
+
+    Raises:
+        ConfigError: If a kind or severity is unknown, or the network is not a classifier.
+        DataError: If the data has no labels, or the images cannot be corrupted.
+
+    References:
+        Ovadia et al. (2019), https://arxiv.org/abs/1906.02530.
+
+    Example:
+        >>> def uniform(x): return torch.full((len(x), 10), 0.1)
+        >>> data = torch.rand(8, 1, 8, 8), torch.arange(8)
+        >>> curves = shift_curves(uniform, data, kinds=["rotation"], severities=[1, 5])
+        >>> len(curves.rows), len(curves.curve("entropy"))
+        (3, 3)
+    """
+    kinds = tuple(corruptions() if kinds is None else kinds)
+    severities = tuple(severities)
+    if not kinds or not severities:
+        raise ConfigError(
+            "shift_curves",
+            expected="at least one kind and one severity",
+            got=f"kinds={kinds} and severities={severities}",
+            hint="Leave them out to take all.",
+        )
+    if isinstance(model, BayesianNetwork) and not model.likelihood.is_classifier:
+        raise ConfigError(
+            "shift_curves",
+            expected="a classifier",
+            got=f"likelihood {type(model.likelihood).__name__}",
+            hint="For regression corrupt the inputs and call evaluate on each.",
+        )
+    x, y = _tensors(data)
+    options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
+
+    def measure(kind: str, severity: int, images: Tensor) -> ShiftRow:
+        return ShiftRow(kind, severity, **_figures(_probabilities(model, images, options), y))
+
+    rows = [measure("clean", 0, x)]
+    for kind in kinds:
+        for severity in severities:
+            rows.append(measure(kind, severity, corrupt(x, kind, severity, seed=seed)))
+    return ShiftCurves(tuple(rows), kinds, severities)
+
+
+def _tensors(data: Data) -> tuple[Tensor, Tensor]:
+    images, labels = [], []
+    for x, y in batches(data, _ROWS):
+        if y is None:
+            raise DataError(
+                "shift_curves",
+                expected="images with labels",
+                got="images alone",
+                hint="Pass (x, y).",
+            )
+        images.append(x)
+        labels.append(y)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> Array:
+    if isinstance(model, BayesianNetwork):
+        return predict(model, x, keep_samples=False, **cast(Any, options)).mean
+    with torch.no_grad():
+        parts = [torch.as_tensor(model(part)).cpu() for part in x.split(_ROWS)]
+    return torch.cat(parts)
+
+
+def _figures(probabilities: Array, labels: Tensor) -> dict[str, float]:
+    values = as_probabilities("shift_curves", probabilities)
+    target = as_labels("shift_curves", labels, values)
+    return {
+        "accuracy": 100.0 - error_percent(values, target),
+        "nll": negative_log_likelihood(values, target),
+        "ece": expected_calibration_error(values, target),
+        "entropy": float(torch.special.entr(values).sum(1).mean()),
+    }

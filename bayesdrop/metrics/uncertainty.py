@@ -1,0 +1,359 @@
+"""Which part of an uncertainty is noise, which is doubt about the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesdrop.errors import ConfigError
+from bayesdrop.metrics.bins import ClassBins
+from bayesdrop.metrics.calibration import class_errors
+from bayesdrop.metrics.checks import (
+    Array,
+    as_components,
+    as_labels,
+    as_probabilities,
+    as_samples,
+    as_scores,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassUncertainty:
+    """What ``class_uncertainty`` returns, in nats, float64.
+
+    Args:
+        mean: Probabilities averaged over posterior samples, ``(N, C)``.
+        predictive_entropy: Entropy of ``mean``, ``(N,)``.
+        expected_entropy: Average entropy of a sample, ``(N,)``.
+        mutual_information: Their difference, >= 0, ``(N,)``; 0 with one sample.
+        num_samples: Posterior samples :math:`S`.
+    """
+
+    mean: Tensor
+    predictive_entropy: Tensor
+    expected_entropy: Tensor
+    mutual_information: Tensor
+    num_samples: int
+
+
+def class_uncertainty(samples: Array) -> ClassUncertainty:
+    r"""Split the entropy of a classifier's prediction.
+
+    .. math::
+        \underbrace{H\big[\tfrac1S \textstyle\sum_s p_{ns}\big]}_{\text{predictive}} =
+        \underbrace{\tfrac1S \textstyle\sum_s H[p_{ns}]}_{\text{expected}} +
+        \underbrace{I_n}_{\text{mutual information}}
+
+    Expected entropy is high where classes overlap, mutual information (BALD) where the posterior's
+    networks disagree. One sample at a time is copied.
+
+    Args:
+        samples: Probabilities of each posterior sample, ``(S, N, C)``.
+
+    Raises:
+        DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
+
+    References:
+        Houlsby et al. (2011), https://arxiv.org/abs/1112.5745; Depeweg et al. (2018),
+        https://arxiv.org/abs/1710.07283.
+
+    Example:
+        >>> opposed = torch.eye(2)[:, None]  # two networks, each certain of another class
+        >>> parts = class_uncertainty(opposed)
+        >>> bool(torch.equal(parts.mutual_information, parts.predictive_entropy))
+        True
+    """
+    total, entropy, count = torch.zeros(()), torch.zeros(()), 0
+    for sample in as_samples("class_uncertainty", samples):
+        total, entropy = total + sample, entropy + _entropy(sample)
+        count += 1
+    mean, expected = total / count, entropy / count
+    predictive = _entropy(mean)
+    # >= 0 by Jensen's inequality, but for rounding.
+    information = (predictive - expected).clamp(min=0.0)
+    return ClassUncertainty(mean, predictive, expected, information, count)
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionUncertainty:
+    """What ``regression_uncertainty`` returns, in the squared units of ``y``, float64.
+
+    Args:
+        mean: Predictive mean, ``(N, D)`` (or ``(N,)``).
+        variance: ``aleatoric_variance + epistemic_variance``, of the same shape.
+        aleatoric_variance: Average variance of the noise.
+        epistemic_variance: Variance of the samples' means.
+        num_samples: Posterior samples :math:`S`.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    aleatoric_variance: Tensor
+    epistemic_variance: Tensor
+    num_samples: int
+
+
+def regression_uncertainty(
+    means: Array, variances: Array | float | None = None
+) -> RegressionUncertainty:
+    r"""Split the variance of a regression's prediction: the law of total variance.
+
+    .. math::
+        \mathrm{Var}[y_n] =
+        \underbrace{\tfrac1S \textstyle\sum_s \sigma^2_{ns}}_{\text{aleatoric}} +
+        \underbrace{\tfrac1S \textstyle\sum_s (\mu_{ns} - \bar\mu_n)^2}_{\text{epistemic}}
+
+    It is exact for the mixture of the samples' distributions, whatever their form, which is why
+    the second term is divided by :math:`S` and not by :math:`S - 1`.
+
+    Args:
+        means: Mean of each posterior sample, ``(S, N)`` or ``(S, N, D)``.
+        variances: Variance of each, or what broadcasts to it; None for no noise.
+
+    Raises:
+        DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
+
+    Example:
+        >>> parts = regression_uncertainty(torch.tensor([[1.0], [3.0]]), 0.5)
+        >>> parts.mean.tolist(), parts.epistemic_variance.tolist(), parts.variance.tolist()
+        ([2.0], [1.0], [1.5])
+    """
+    values, noise = as_components("regression_uncertainty", means, variances)
+    epistemic = values.var(0, correction=0)
+    aleatoric = torch.zeros_like(epistemic) if noise is None else noise.mean(0)
+    shape = torch.as_tensor(means).shape[1:]
+    return RegressionUncertainty(
+        mean=values.mean(0).reshape(shape),
+        variance=(aleatoric + epistemic).reshape(shape),
+        aleatoric_variance=aleatoric.reshape(shape),
+        epistemic_variance=epistemic.reshape(shape),
+        num_samples=len(values),
+    )
+
+
+def most_uncertain(scores: Array, k: int = 16) -> Tensor:
+    """Return the indices of the ``k`` highest scores, the highest first.
+
+    Of equal scores the first example counts; all are returned if there are fewer than ``k``.
+
+    Args:
+        scores: One uncertainty for each example, ``(N,)``.
+        k: How many.
+
+    Raises:
+        ConfigError: If ``k`` is less than 1.
+        DataError: If a score is not finite; ``ShapeError`` if they are not ``(N,)``.
+
+    Example:
+        >>> most_uncertain(torch.tensor([0.1, 0.7, 0.3]), k=2).tolist()
+        [1, 2]
+    """
+    return _ranked("most_uncertain", scores, k, descending=True)
+
+
+def least_uncertain(scores: Array, k: int = 16) -> Tensor:
+    """Return the indices of the ``k`` lowest scores, the lowest first; else as ``most_uncertain``.
+
+    Raises:
+        ConfigError: If ``k`` is less than 1.
+        DataError: If a score is not finite; ``ShapeError`` if they are not ``(N,)``.
+
+    Example:
+        >>> least_uncertain(torch.tensor([0.1, 0.7, 0.3]), k=2).tolist()
+        [0, 2]
+    """
+    return _ranked("least_uncertain", scores, k, descending=False)
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class of ``class_table``; None where the test set has no such example.
+
+    Args:
+        label: The class.
+        count: Test examples of this class.
+        error: Share of them that are given another class, in percent.
+        nll: Nats per example of this class.
+        confidence: Average probability of the most probable class.
+        predictive_entropy: Average, in nats.
+        mutual_information: Average, in nats; None without posterior samples.
+        calibration_error: That of this class's probability, over the whole set, 15 bins.
+    """
+
+    label: int
+    count: int
+    error: float | None
+    nll: float | None
+    confidence: float | None
+    predictive_entropy: float | None
+    mutual_information: float | None
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class ExampleRow:
+    """One example of ``example_table``.
+
+    Args:
+        index: Its place in the test set.
+        label: Its class; None without labels.
+        predicted: The most probable class.
+        confidence: Probability of that class.
+        label_probability: Probability of its label; None without labels.
+        predictive_entropy: In nats.
+        mutual_information: In nats; None without posterior samples.
+    """
+
+    index: int
+    label: int | None
+    predicted: int
+    confidence: float
+    label_probability: float | None
+    predictive_entropy: float
+    mutual_information: float | None
+
+
+@dataclass(frozen=True)
+class UncertaintyTable:
+    """Rows of one kind, as plain numbers or as text."""
+
+    rows: tuple[ClassRow, ...] | tuple[ExampleRow, ...]
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return each row as a dictionary."""
+        return [asdict(row) for row in self.rows]
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        return [item.name.replace("_", " ") for item in fields(self.rows[0])]
+
+    def cells(self) -> list[list[str]]:
+        """Return the text of each row, with dashes for what is missing."""
+        return [[_text(value) for value in asdict(row).values()] for row in self.rows]
+
+
+def class_table(predictions: Array, labels: Array, *, num_bins: int = 15) -> UncertaintyTable:
+    """Return error, likelihood, uncertainty and calibration of each class.
+
+    Args:
+        predictions: Posterior samples ``(S, N, C)``, or probabilities ``(N, C)`` or ``(N,)``.
+        labels: Integers ``(N,)``.
+        num_bins: Equal-width bins of the calibration error.
+
+    Raises:
+        DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
+
+    Example:
+        >>> table = class_table(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
+        >>> [(row.label, row.count, row.error) for row in table.rows]
+        [(0, 1, 0.0), (1, 1, 100.0)]
+    """
+    values, entropy, information = _moments("class_table", predictions)
+    target = as_labels("class_table", labels, values)
+    num_classes = values.shape[1]
+    bins = ClassBins(num_classes, num_bins)
+    bins.add(values, target)
+    calibration = class_errors(bins, len(values)).tolist()
+    count = torch.bincount(target, minlength=num_classes)
+    confidence, predicted = values.max(1)
+    chosen = values.gather(1, target[:, None]).squeeze(1)
+
+    def by_class(value: Tensor | None) -> list[float | None]:
+        if value is None:
+            return [None] * num_classes
+        mean = torch.bincount(target, value, minlength=num_classes) / count
+        return [None if size == 0 else m for m, size in zip(mean.tolist(), count, strict=True)]
+
+    columns = zip(
+        range(num_classes),
+        count.tolist(),
+        by_class(100.0 * (predicted != target).double()),
+        by_class(-chosen.clamp(min=torch.finfo(torch.float64).tiny).log() + 0.0),
+        by_class(confidence),
+        by_class(entropy),
+        by_class(information),
+        calibration,
+        strict=True,
+    )
+    return UncertaintyTable(tuple(ClassRow(*row) for row in columns))
+
+
+def example_table(
+    predictions: Array, labels: Array | None = None, *, indices: Array | Sequence[int]
+) -> UncertaintyTable:
+    """Return prediction and uncertainty of some examples, such as ``most_uncertain``'s.
+
+    Args:
+        predictions: Posterior samples ``(S, N, C)``, or probabilities ``(N, C)`` or ``(N,)``.
+        labels: Integers ``(N,)``, if known.
+        indices: Which examples, in the order of the rows.
+
+    Raises:
+        ConfigError: If there are no indices, or one is not in 0..N-1.
+        DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
+
+    Example:
+        >>> p = torch.tensor([[0.9, 0.1], [0.6, 0.4]])
+        >>> example_table(p, torch.tensor([0, 1]), indices=[1]).rows[0].predicted
+        0
+    """
+    values, entropy, information = _moments("example_table", predictions)
+    target = None if labels is None else as_labels("example_table", labels, values)
+    chosen = [int(index) for index in torch.as_tensor(indices).reshape(-1)]
+    if not chosen or min(chosen) < 0 or max(chosen) >= len(values):
+        raise ConfigError(
+            "example_table",
+            expected=f"indices in 0..{len(values) - 1}",
+            got=f"{min(chosen)} to {max(chosen)}" if chosen else "none",
+            hint="Take them from most_uncertain or least_uncertain.",
+        )
+    confidence, predicted = values.max(1)
+    rows = []
+    for index in chosen:
+        label = None if target is None else int(target[index])
+        rows.append(
+            ExampleRow(
+                index=index,
+                label=label,
+                predicted=int(predicted[index]),
+                confidence=float(confidence[index]),
+                label_probability=None if label is None else float(values[index, label]),
+                predictive_entropy=float(entropy[index]),
+                mutual_information=None if information is None else float(information[index]),
+            )
+        )
+    return UncertaintyTable(tuple(rows))
+
+
+def _moments(who: str, predictions: Array) -> tuple[Tensor, Tensor, Tensor | None]:
+    if torch.as_tensor(predictions).ndim == 3:
+        parts = class_uncertainty(predictions)
+        information = parts.mutual_information if parts.num_samples > 1 else None
+        return parts.mean, parts.predictive_entropy, information
+    values = as_probabilities(who, predictions)
+    return values, _entropy(values), None
+
+
+def _ranked(who: str, scores: Array, k: int, *, descending: bool) -> Tensor:
+    if k < 1:
+        raise ConfigError(
+            who, expected="k >= 1", got=f"k={k}", hint="It is the number of examples."
+        )
+    values = as_scores(who, "uncertainty", scores)
+    return values.argsort(descending=descending, stable=True)[:k]
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return torch.special.entr(probabilities).sum(-1)
+
+
+def _text(value: float | int | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

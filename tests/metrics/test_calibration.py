@@ -1,0 +1,207 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.calibration import calibration_curve
+
+from bayesdrop.errors import ConfigError, DataError, ShapeError
+from bayesdrop.metrics import (
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    expected_calibration_error,
+    maximum_calibration_error,
+)
+
+ERRORS = [
+    expected_calibration_error,
+    adaptive_calibration_error,
+    maximum_calibration_error,
+    classwise_calibration_error,
+]
+by_error = pytest.mark.parametrize("metric", ERRORS, ids=lambda metric: metric.__name__)
+
+
+def example(rows=500, classes=10, scale=2.0):
+    return (scale * torch.randn(rows, classes)).softmax(-1), torch.randint(0, classes, (rows,))
+
+
+def reference(probabilities, labels, num_bins=15):
+    # Independent of the package's form: bins by digitize, accuracy and confidence of each.
+    confidence, predicted = probabilities.max(1), probabilities.argmax(1)
+    index = np.digitize(confidence, np.arange(1, num_bins) / num_bins)
+    total = 0.0
+    for b in range(num_bins):
+        members = index == b
+        if members.any():
+            gap = (predicted[members] == labels[members]).mean() - confidence[members].mean()
+            total += members.mean() * abs(gap)
+    return total
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+@pytest.mark.parametrize("scale", [0.3, 2.0, 30.0])
+def test_agrees_with_an_independent_implementation_and_torchmetrics(num_bins, scale):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    probabilities = (scale * torch.randn(2000, 10)).softmax(-1)
+    labels = torch.randint(0, 10, (2000,))
+    value = expected_calibration_error(probabilities, labels, num_bins=num_bins)
+    expected = reference(probabilities.numpy(), labels.numpy(), num_bins)
+    assert value == pytest.approx(expected, rel=1e-12)
+    # Below 1, so that torchmetrics has no bin of its own for it; it sums in float32.
+    below_one = probabilities.float().clamp(max=1.0 - 2.0**-24)
+    theirs = multiclass_calibration_error(below_one, labels, 10, n_bins=num_bins)
+    assert value == pytest.approx(float(theirs), abs=2000 * 2.0**-24)
+
+
+def test_certainty_belongs_to_the_last_bin():
+    # torchmetrics 1.9 gives 0.525.
+    probabilities = torch.tensor([[0.95, 0.05], [1.0, 0.0]])
+    assert expected_calibration_error(probabilities, torch.tensor([0, 1])) == pytest.approx(0.475)
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0.0), (1, 1.0)])
+def test_probabilities_of_exactly_zero_and_one(label, expected):
+    labels = torch.full((3,), label)
+    assert expected_calibration_error(torch.zeros(3), labels) == expected
+    assert expected_calibration_error(torch.ones(3), 1 - labels) == expected
+
+
+def test_calibrated_confidences_have_no_error():
+    # 0.8 and right in 8 of 10.
+    probabilities = torch.tensor([[0.8, 0.2]]).expand(10, 2)
+    labels = torch.tensor([0] * 8 + [1] * 2)
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.0, abs=1e-15)
+
+
+def test_gaps_cancel_within_a_bin_and_not_between_bins():
+    probabilities = torch.tensor([[0.7, 0.3], [0.7, 0.3], [0.95, 0.05]])
+    labels = torch.tensor([0, 1, 1])
+    expected = (2 * 0.2 + 0.95) / 3
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+def test_the_largest_gap_agrees_with_torchmetrics(num_bins):
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    probabilities, labels = example(2000)
+    theirs = multiclass_calibration_error(
+        probabilities.float().clamp(max=1.0 - 2.0**-24), labels, 10, n_bins=num_bins, norm="max"
+    )
+    value = maximum_calibration_error(probabilities, labels, num_bins=num_bins)
+    assert value == pytest.approx(float(theirs), abs=2000 * 2.0**-24)
+
+
+@pytest.mark.parametrize("num_bins", [1, 7, 15, 1000])
+def test_adaptive_bins_are_those_of_a_sorted_split(num_bins):
+    # Bins of equal size, so that every convention of splitting agrees.
+    probabilities, labels = example(num_bins * 3)
+    confidence, predicted = probabilities.max(1)
+    order = np.argsort(confidence.numpy())
+    gaps = ((predicted == labels).double() - confidence).numpy()[order]
+    expected = sum(abs(part.sum()) for part in np.split(gaps, num_bins)) / len(labels)
+    value = adaptive_calibration_error(probabilities, labels, num_bins=num_bins)
+    assert value == pytest.approx(expected, rel=1e-12)
+
+
+def test_adaptive_bins_hold_ties_together():
+    # A network that is always certain has one bin, whatever the number asked for.
+    labels = torch.tensor([0, 1, 0, 1])
+    assert adaptive_calibration_error(torch.tensor([[1.0, 0.0]] * 4), labels) == 0.5
+    # Two values, two bins: 0.7 is right in 2 of 4, 0.9 in 4 of 4.
+    p = torch.tensor([[0.7, 0.3]] * 4 + [[0.9, 0.1]] * 4)
+    labels = torch.tensor([0, 0, 1, 1, 0, 0, 0, 0])
+    expected = (4 * 0.2 + 4 * 0.1) / 8
+    assert adaptive_calibration_error(p, labels) == pytest.approx(expected)
+
+
+def test_classwise_error_is_the_average_of_one_class_against_the_rest():
+    probabilities, labels = example(2000, 4)
+    total = 0.0
+    for c in range(4):
+        hit, p = (labels == c).numpy(), probabilities[:, c].numpy()
+        frequency, mean = calibration_curve(hit, p, n_bins=15)
+        # sklearn's bins are closed on the right; no value lies on an edge.
+        share = np.histogram(p, bins=np.linspace(0, 1, 16))[0] / len(p)
+        total += (share[share > 0] * np.abs(frequency - mean)).sum()
+    value = classwise_calibration_error(probabilities, labels)
+    assert value == pytest.approx(total / 4, rel=1e-12)
+
+
+def test_classwise_error_of_two_classes_is_that_of_one():
+    probabilities, labels = example(500, 2)
+    value = classwise_calibration_error(probabilities, labels)
+    p, hit = probabilities[:, 1], (labels == 1).double()
+    bins = (p * 15).long()
+    sums = torch.zeros(15).index_add(0, bins, hit - p)
+    # The other class's bins mirror these, up to values on an edge, of which there are none.
+    assert value == pytest.approx(float(sums.abs().sum() / 500))
+
+
+def test_errors_keep_their_order():
+    probabilities, labels = example()
+    ece = expected_calibration_error(probabilities, labels)
+    overall = abs(
+        float((probabilities.argmax(1) == labels).double().mean() - probabilities.amax(1).mean())
+    )
+    rounding = 1e-12  # where no two bins have gaps of different sign, they are equal
+    assert overall <= ece + rounding
+    assert ece <= maximum_calibration_error(probabilities, labels) + rounding
+    assert overall <= adaptive_calibration_error(probabilities, labels) + rounding
+    # One bin leaves nothing but the overall gap.
+    for metric in ERRORS[:3]:
+        assert metric(probabilities, labels, num_bins=1) == pytest.approx(overall)
+
+
+@by_error
+def test_edges_are_valid_confidences(metric):
+    # 0 and 1 exactly: no bin of their own, no index outside.
+    p = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])
+    labels = torch.tensor([0, 1, 0, 0])
+    # Only the last example has a gap, of one half.
+    expected = 0.5 if metric is maximum_calibration_error else 0.125
+    assert metric(p, labels) == pytest.approx(expected)
+    assert metric(p[:, 1], labels) == pytest.approx(expected)
+
+
+@by_error
+def test_order_type_and_precision_do_not_matter(metric):
+    probabilities, labels = example(300, 3)
+    probabilities[50:100] = probabilities[50]  # ties
+    order = torch.randperm(300)
+    value = metric(probabilities, labels)
+    assert metric(probabilities[order], labels[order]) == pytest.approx(value, rel=1e-12)
+    assert metric(probabilities.numpy(), labels.numpy()) == value
+    assert 0.0 < value < 1.0
+
+
+P = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])
+Y = torch.tensor([0, 1, 1])
+
+
+@by_error
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "error", "message"),
+    [
+        (P * 0.9, Y, DataError, "sum to one in every row, got a sum of 0.9 in row"),
+        (P + torch.tensor([[0], [math.nan], [0]]), Y, DataError, "finite .* nan .* in row 1"),
+        (P, Y[:2], ShapeError, r"3 labels, one for each row.* got labels of shape \(2,\)"),
+        (P[:0], Y[:0], DataError, "at least one example, got none"),
+    ],
+)
+def test_bad_input_is_refused_by_name(metric, probabilities, labels, error, message):
+    with pytest.raises(error, match=f"{metric.__name__}: .*{message}"):
+        metric(probabilities, labels)
+
+
+@by_error
+def test_no_bins_are_refused(metric):
+    with pytest.raises(ConfigError, match=f"{metric.__name__}: expected num_bins >= 1, got num_b"):
+        metric(torch.eye(2), torch.arange(2), num_bins=0)
+
+
+def test_one_class_alone_has_no_classwise_error():
+    with pytest.raises(DataError, match="at least two classes, got 3 of class 1 only. Is the set"):
+        classwise_calibration_error(P, torch.ones(3))
