@@ -45,27 +45,6 @@ from bayesdrop.diagnostics import (
 )
 from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.diagnostics.inference_data import to_inference_data
-from bayesdrop.dropout import (
-    BayesianDropout,
-    BetaBernoulliDropout,
-    ConcreteDropout,
-    DependentBetaBernoulliDropout,
-    GaussianDropout,
-    HardConcreteDropout,
-    HierarchicalIndianBuffetDropout,
-    IndianBuffetDropout,
-    IndianBuffetSticks,
-    MonteCarloDropout,
-    NestedDropout,
-    StructuredBayesianPruningDropout,
-    VariationalNestedDropout,
-    impose_masks,
-    kl_divergence,
-    make_dropout,
-    register_dropout,
-    registered_dropouts,
-    to_dependent,
-)
 from bayesdrop.inference import schedules
 from bayesdrop.inference.checkpoint import load, save
 from bayesdrop.inference.closing import close_unused_units
@@ -88,16 +67,35 @@ from bayesdrop.metrics import (
 )
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import (
+    BayesianDropout,
     BayesianWeights,
+    BetaBernoulliDropout,
+    ConcreteDropout,
+    DependentBetaBernoulliDropout,
     DropconnectConv2d,
     DropconnectLinear,
     GaussianDropconnectConv2d,
     GaussianDropconnectLinear,
+    GaussianDropout,
+    HardConcreteDropout,
+    HierarchicalIndianBuffetDropout,
+    IndianBuffetDropout,
+    IndianBuffetSticks,
+    MonteCarloDropout,
+    NestedDropout,
     SparseVariationalConv2d,
     SparseVariationalLinear,
+    StructuredBayesianPruningDropout,
+    VariationalNestedDropout,
+    impose_masks,
+    kl_divergence,
+    make_dropout,
     make_weight_layer,
+    register_dropout,
     register_weight_layer,
+    registered_dropouts,
     registered_weight_layers,
+    to_dependent,
 )
 from bayesdrop.reporting.compare import Comparison, compare_predictions
 from bayesdrop.reporting.mask_plots import class_averaged_masks

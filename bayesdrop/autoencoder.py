@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import BayesianDropout, GlobalLatents, OrderedUnits, named_global_latents
 from bayesdrop.errors import ConfigError
 from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, NestedCode, Sites, draw
 from bayesdrop.likelihoods import Likelihood
+from bayesdrop.nn import BayesianDropout, LatentOwner, OrderedUnits, named_owners
 from bayesdrop.program import Program
 from bayesdrop.typing import Latents, LossTerms
 
@@ -166,7 +166,7 @@ class VariationalAutoencoder(BayesianNetwork):
         return LossTerms(nll, self.kl_weight * kl)
 
     @override
-    def draw_latents(self) -> Mapping[GlobalLatents, Latents]:
+    def draw_latents(self) -> Mapping[LatentOwner, Latents]:
         raise ConfigError(
             "VariationalAutoencoder",
             expected="a network whose latents are all global",
@@ -265,7 +265,7 @@ class _Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         for part in (encoder, decoder):
-            for path, layer in named_global_latents(part):
+            for path, layer in named_owners(part):
                 raise ConfigError(
                     "VariationalAutoencoder",
                     expected="an encoder and a decoder without Bayesian layers",

@@ -10,17 +10,18 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.dropout import (
+from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.likelihoods import Likelihood
+from bayesdrop.nn import (
     BayesianDropout,
-    GlobalLatents,
+    BayesianWeights,
+    LatentOwner,
     MaskContext,
     kl_divergence,
     named_dropout_layers,
-    named_global_latents,
+    named_owners,
+    named_weight_layers,
 )
-from bayesdrop.errors import ConfigError, DataError
-from bayesdrop.likelihoods import Likelihood
-from bayesdrop.nn import BayesianWeights, named_weight_layers
 from bayesdrop.program import Guide, Model
 from bayesdrop.typing import Latents, LossTerms
 
@@ -92,7 +93,7 @@ class BayesianNetwork(nn.Module):
         self.input_shape: tuple[int, ...] | None = None
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
-        for path, owner in self.named_global_latents():
+        for path, owner in self.named_owners():
             owner.path = path
         # Not registered as children: they hold this module as theirs.
         self.__dict__["_model"] = Model(self)
@@ -151,9 +152,9 @@ class BayesianNetwork(nn.Module):
         """Whether prediction has anything to sample: a dropout layer or random weights."""
         return bool(self.named_dropout_layers() or self.named_weight_layers())
 
-    def named_global_latents(self) -> list[tuple[str, GlobalLatents]]:
+    def named_owners(self) -> list[tuple[str, LatentOwner]]:
         """Return the owners of all global sites: what layers share, each once, then all others."""
-        return list(named_global_latents(self.network))
+        return list(named_owners(self.network))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean masks."""
@@ -182,9 +183,9 @@ class BayesianNetwork(nn.Module):
         kl = kl_divergence(self.network, masks.posteriors)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
-    def draw_latents(self) -> Mapping[GlobalLatents, Latents]:
+    def draw_latents(self) -> Mapping[LatentOwner, Latents]:
         """Draw all layers' global latents once from the guide, for ``PosteriorSample``."""
-        layers: list[tuple[str, GlobalLatents]] = [*self.named_dropout_layers()]
+        layers: list[tuple[str, LatentOwner]] = [*self.named_dropout_layers()]
         layers += self.named_weight_layers()
         return {layer: layer.draw_latents() for _, layer in layers}
 
@@ -235,19 +236,19 @@ class _TrainingMasks(MaskContext):
     # divergence uses it again, and a layer called twice keeps its latents, as in the model.
     def __init__(self) -> None:
         super().__init__()
-        self.posteriors: dict[GlobalLatents, Mapping[str, TorchDistribution]] = {}
-        self.latents: dict[GlobalLatents, Latents] = {}
+        self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
+        self.latents: dict[LatentOwner, Latents] = {}
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         return layer.draw_mask(self._draw(layer), x) if layer.training else None
 
     @override
-    def values(self, owner: GlobalLatents) -> Latents | None:
+    def values(self, owner: LatentOwner) -> Latents | None:
         by_weight = isinstance(owner, BayesianWeights) and owner.noise == "weights"
         return self._draw(owner) if by_weight and owner.training else None
 
-    def _draw(self, owner: GlobalLatents) -> Latents:
+    def _draw(self, owner: LatentOwner) -> Latents:
         if owner not in self.latents:
             posterior = owner.posterior()
             self.posteriors[owner] = posterior

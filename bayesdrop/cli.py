@@ -332,8 +332,7 @@ def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:
 
 def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
     if what is Registry.dropouts:
-        from bayesdrop.dropout import registered_dropouts
-        from bayesdrop.nn import registered_weight_layers
+        from bayesdrop.nn import registered_dropouts, registered_weight_layers
 
         return ["key", "class", "reference"], [
             [key, cls.__name__, cls.reference] for key, cls in registered_dropouts().items()

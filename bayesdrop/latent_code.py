@@ -19,8 +19,8 @@ from bayesdrop.distributions import (
     OrderedMaskStraightThrough,
 )
 from bayesdrop.distributions.nested_normal import open_features
-from bayesdrop.dropout import BayesianDropout, OrderedUnits, VariationalNestedDropout
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
+from bayesdrop.nn import BayesianDropout, OrderedUnits, VariationalNestedDropout
 from bayesdrop.typing import Latents
 
 MaskPosterior: TypeAlias = Literal["structured", "mean-field"]

@@ -15,9 +15,8 @@ from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.dropout import BayesianDropout, GlobalLatents, MaskContext
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import BayesianWeights
+from bayesdrop.nn import BayesianDropout, BayesianWeights, LatentOwner, MaskContext
 from bayesdrop.typing import Latents
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ class Guide(Program):
 
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> None:
-        for path, owner in self.bnn.named_global_latents():
+        for path, owner in self.bnn.named_owners():
             with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
                 for name, fn in owner.posterior().items():
                     pyro.sample(f"{path}.{name}", fn)
@@ -95,9 +94,9 @@ class Model(Program):
 
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
-        latents: dict[GlobalLatents, dict[str, Tensor]] = {}
+        latents: dict[LatentOwner, dict[str, Tensor]] = {}
         batch_shapes: list[torch.Size] = []
-        for path, owner in self.bnn.named_global_latents():
+        for path, owner in self.bnn.named_owners():
             given = None if owner.parent is None else latents[owner.parent]
             latents[owner] = {}
             with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
@@ -140,7 +139,7 @@ class _ModelMasks(MaskContext):
     # Draws each mask as a named site that adds nothing to the ELBO, since q(z | pi) = p(z | pi).
     def __init__(
         self,
-        latents: Mapping[GlobalLatents, Latents],
+        latents: Mapping[LatentOwner, Latents],
         particles: torch.Size,
         rows: int,
     ) -> None:
@@ -150,7 +149,7 @@ class _ModelMasks(MaskContext):
         self.batch_shape = particles + (rows,)
 
     @override
-    def values(self, owner: GlobalLatents) -> Latents | None:
+    def values(self, owner: LatentOwner) -> Latents | None:
         latents = self.latents.get(owner)
         if latents is None or not isinstance(owner, BayesianWeights):
             return latents

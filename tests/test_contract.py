@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
-from bayesdrop.dropout import make_dropout, named_dropout_layers
+from bayesdrop.nn import make_dropout, named_dropout_layers
 from tests.statistics import assert_mean_close, assert_means_equal
 
 NUM_DATA, BATCH = 40, 10
@@ -221,7 +221,7 @@ def test_model_and_guide_have_the_same_global_sites(key):
     guide, model = global_sites(bnn.guide, *data), global_sites(bnn.model, *data)
     assert guide.keys() == model.keys()
     assert guide.keys() == {
-        f"{path}.{name}" for path, owner in bnn.named_global_latents() for name in owner.prior()
+        f"{path}.{name}" for path, owner in bnn.named_owners() for name in owner.prior()
     }
     for name in guide:
         assert guide[name]["fn"].event_shape == model[name]["fn"].event_shape
@@ -237,7 +237,7 @@ def test_global_sites_are_outside_the_plate_with_the_layers_scale(
     data = batch()
     for program in (bnn.model, bnn.guide):
         nodes = global_sites(program, *data)
-        for path, owner in bnn.named_global_latents():
+        for path, owner in bnn.named_owners():
             scale = kl_scale if isinstance(owner, bd.BayesianDropout) else 1.0
             for name in owner.prior():
                 assert nodes[f"{path}.{name}"]["scale"] == scale * kl_weight

@@ -29,4 +29,4 @@ def test_examples_run(name, tmp_path, monkeypatch):
 
 def test_examples_are_found():
     assert len(examples("bayesdrop.distributions.kumaraswamy")) >= 1
-    assert len(examples("bayesdrop.dropout.beta_bernoulli")) >= 1
+    assert len(examples("bayesdrop.nn.masks.beta_bernoulli")) >= 1

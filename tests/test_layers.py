@@ -13,11 +13,10 @@ ROOT = Path(bd.__file__).parent
 # below inference, since data sets need nothing of it. Networks come after the programs since one
 # of them, the autoencoder, is both.
 LAYERS = [
-    {"errors", "files", "typing"},
+    {"errors", "files", "registry", "typing"},
     {"metrics"},
     {"ops"},
     {"distributions"},
-    {"dropout"},
     {"nn"},
     {"latent_code"},
     {"likelihoods"},
@@ -87,7 +86,7 @@ def test_dropouts_have_one_stem(key):
     assert cls.key == key
     key = ABBREVIATED.get(key, key)
     stem = key.replace("-", "_")
-    assert cls.__module__ == f"bayesdrop.dropout.{stem}"
+    assert cls.__module__ == f"bayesdrop.nn.masks.{stem}"
     assert cls.__name__ == "".join(part.capitalize() for part in key.split("-")) + "Dropout"
-    assert (Path(__file__).parent / "dropout" / f"test_{stem}.py").exists()
+    assert (Path(__file__).parent / "nn" / "masks" / f"test_{stem}.py").exists()
     assert cls.reference

@@ -34,13 +34,13 @@ from bayesdrop.compression.rules import (
     ShapeQuery,
     Weighted,
 )
-from bayesdrop.dropout import (
+from bayesdrop.errors import CompactionError, ConfigError
+from bayesdrop.nn import (
     BayesianDropout,
     DependentBetaBernoulliDropout,
     named_dropout_layers,
+    with_plain_weights,
 )
-from bayesdrop.errors import CompactionError, ConfigError
-from bayesdrop.nn import with_plain_weights
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -15,9 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bayesdrop.compression.sparse import SparsityTable, sparsity_table
 from bayesdrop.convert import to_deterministic
-from bayesdrop.dropout import named_dropout_layers
 from bayesdrop.errors import DataError
-from bayesdrop.nn import named_weight_layers
+from bayesdrop.nn import named_dropout_layers, named_weight_layers
 
 
 @contextmanager

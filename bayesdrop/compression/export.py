@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.compression.cost import evaluating
-from bayesdrop.dropout import named_global_latents
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.files import first_line, write_file
+from bayesdrop.nn import named_owners
 
 
 def save_compact(net: nn.Module, path: str | os.PathLike[str], example_input: Tensor) -> None:
@@ -99,7 +99,7 @@ def _require_onnx() -> None:
 
 
 def _require_plain(who: str, net: nn.Module) -> None:
-    names = [name for name, _ in named_global_latents(net)]
+    names = [name for name, _ in named_owners(net)]
     if names:
         raise CompactionError(
             who,

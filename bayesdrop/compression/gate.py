@@ -10,7 +10,7 @@ from bayesdrop.compression.flow import Flow
 from bayesdrop.compression.folding import consumers
 from bayesdrop.compression.graph import shape_of
 from bayesdrop.compression.rules import Unary
-from bayesdrop.dropout import DependentBetaBernoulliDropout
+from bayesdrop.nn import DependentBetaBernoulliDropout
 
 
 class Gate(Unary):

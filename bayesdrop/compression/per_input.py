@@ -18,9 +18,9 @@ from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import shape_of
 from bayesdrop.compression.rules import Depthwise, Flatten, Mask, ShapeQuery, Unary, Weighted
 from bayesdrop.convert import to_deterministic
-from bayesdrop.dropout import named_dropout_layers
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.nn import named_dropout_layers
 
 
 @dataclass(frozen=True)

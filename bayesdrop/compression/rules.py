@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.compression.flow import NAN, Flow, Opaque, Rule, resized, scaled
 from bayesdrop.compression.graph import shape_of
-from bayesdrop.dropout import BayesianDropout
+from bayesdrop.nn import BayesianDropout
 
 
 class ShapeQuery(Opaque):

@@ -17,9 +17,8 @@ from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.compact import analysed
 from bayesdrop.compression.cost import evaluating
 from bayesdrop.compression.rules import Mask
-from bayesdrop.dropout import BayesianDropout, PosteriorSample, named_dropout_layers
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import with_plain_weights
+from bayesdrop.nn import BayesianDropout, PosteriorSample, named_dropout_layers, with_plain_weights
 from bayesdrop.typing import Latents
 
 

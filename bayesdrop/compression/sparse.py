@@ -28,10 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import named_dropout_layers
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.inference import checkpoint
-from bayesdrop.nn import with_plain_weights
+from bayesdrop.nn import named_dropout_layers, with_plain_weights
 
 _KIND = "sparse"
 

@@ -15,10 +15,10 @@ from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.compact import compact
 from bayesdrop.compression.cost import count_flops, count_params, measure_latency
 from bayesdrop.diagnostics.evaluator import evaluate
-from bayesdrop.dropout import OrderedUnits, named_dropout_layers, named_global_latents
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
+from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 
 Width: TypeAlias = float | Mapping[str, float]
 """A share of every nested layer's groups, or layer name to a share (float) or units (int)."""
@@ -358,7 +358,7 @@ def _is_random(bnn: BayesianNetwork) -> bool:
     # Whether more than one posterior sample can differ, apart from the widths that are held.
     layers = [layer for _, layer in named_dropout_layers(bnn.network)]
     others = any(not isinstance(layer, OrderedUnits) for layer in layers)
-    return others or any(owner.posterior() for _, owner in named_global_latents(bnn.network))
+    return others or any(owner.posterior() for _, owner in named_owners(bnn.network))
 
 
 @torch.no_grad()

@@ -20,10 +20,14 @@ from bayesdrop.convert.plan import (
     input_of,
     named_layers,
 )
-from bayesdrop.dropout import BayesianDropout, registered_dropouts
 from bayesdrop.errors import ConversionError, unknown_name
 from bayesdrop.networks.tracing import leaf_modules, trace
-from bayesdrop.nn import registered_weight_layers, with_plain_weights
+from bayesdrop.nn import (
+    BayesianDropout,
+    registered_dropouts,
+    registered_weight_layers,
+    with_plain_weights,
+)
 
 
 def convert(

@@ -16,12 +16,14 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bayesdrop.dropout import BayesianDropout, make_dropout, registered_dropouts
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
 from bayesdrop.nn import (
+    BayesianDropout,
     ConvWeights,
     LinearWeights,
+    make_dropout,
     make_weight_layer,
+    registered_dropouts,
     registered_weight_layers,
 )
 

@@ -23,8 +23,8 @@ from bayesdrop.diagnostics.kl import (
     check_support,
     critical_value,
 )
-from bayesdrop.dropout import GlobalLatents
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.nn import LatentOwner
 from bayesdrop.typing import LossTerms
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
@@ -131,13 +131,13 @@ def check_elbo(
     rows_used = len(x) // _PARTS[-1] * _PARTS[-1]
     x, y = (value[:rows_used].detach() for value in (x, y))
     x, y = (value.double() if value.is_floating_point() else value for value in (x, y))
-    owners = work.named_global_latents()
+    owners = work.named_owners()
     # Owners' KL divergences, and two sizes of Pyro batches.
     comparisons = len(owners) + len(_PARTS)
     rows: list[CheckRow] = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        given: dict[GlobalLatents, dict[str, Tensor]] = {}
+        given: dict[LatentOwner, dict[str, Tensor]] = {}
         for _, owner in owners:
             given[owner] = {name: value.detach() for name, value in owner.draw_latents().items()}
         for path, owner in owners:
@@ -233,7 +233,7 @@ def _check_gradients(
     # Only the masks are noisy: no batch statistics, no other dropout.
     bnn.eval()
     bnn.training = True
-    for _, owner in bnn.named_global_latents():
+    for _, owner in bnn.named_owners():
         owner.train()
     groups = {group: names for group, names in _parameter_groups(bnn).items() if names}
     parameters = {n: p for n, p in bnn.named_parameters() if p.requires_grad}
@@ -272,9 +272,7 @@ def _check_gradients(
 
 def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {"weights": [], "likelihood": []}
-    owners = {
-        f"network.{path}." if path else "network.": path for path, _ in bnn.named_global_latents()
-    }
+    owners = {f"network.{path}." if path else "network.": path for path, _ in bnn.named_owners()}
     for name, parameter in bnn.named_parameters():
         # What layers share may be inside one of them.
         inside = max((prefix for prefix in owners if name.startswith(prefix)), key=len, default="")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.diagnostics.inference_data import check_options, import_arviz, pareto_smooth
-from bayesdrop.dropout import GlobalLatents
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
@@ -24,6 +23,7 @@ from bayesdrop.inference.draws import (
     stack_draws,
 )
 from bayesdrop.inference.predict import evaluation_mode, seeded
+from bayesdrop.nn import LatentOwner
 
 _FEWEST = 100
 
@@ -197,8 +197,8 @@ def guide_diagnostic(
     )
 
 
-def _varied(bnn: BayesianNetwork, layer: str | None) -> list[GlobalLatents]:
-    owners = dict(bnn.named_global_latents())
+def _varied(bnn: BayesianNetwork, layer: str | None) -> list[LatentOwner]:
+    owners = dict(bnn.named_owners())
     if layer is None:
         return list(owners.values())
     if layer not in owners:
@@ -206,7 +206,7 @@ def _varied(bnn: BayesianNetwork, layer: str | None) -> list[GlobalLatents]:
     return [owners[layer]]
 
 
-def _densities(draws: Sequence[Draw], varied: Sequence[GlobalLatents]) -> tuple[Tensor, Tensor]:
+def _densities(draws: Sequence[Draw], varied: Sequence[LatentOwner]) -> tuple[Tensor, Tensor]:
     # Those of fixed latents are constants, but for layers whose parent varies.
     densities = log_densities(stack_draws(draws))
     latents = [values for owner in varied for values in draws[0][owner].values()]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import BayesianDropout, GlobalLatents
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
@@ -31,6 +30,7 @@ from bayesdrop.inference.draws import (
     stack_draws,
 )
 from bayesdrop.inference.predict import evaluation_mode, seeded
+from bayesdrop.nn import BayesianDropout, LatentOwner
 
 _EXAMPLE = "example"
 
@@ -231,7 +231,7 @@ class _Contents:
         self, group: str, bnn: BayesianNetwork, stacked: Draw, num_samples: int
     ) -> None:
         """Add the latents, and the keep probabilities that follow from them."""
-        for path, owner in bnn.named_global_latents():
+        for path, owner in bnn.named_owners():
             if owner not in stacked:
                 continue
             for name, value in stacked[owner].items():
@@ -299,7 +299,7 @@ def _numbered(name: str, ndim: int) -> list[str]:
     return [f"{name}_{index}" for index in range(ndim)]
 
 
-def _dims(site: str, path: str, owner: GlobalLatents, shape: torch.Size) -> list[str]:
+def _dims(site: str, path: str, owner: LatentOwner, shape: torch.Size) -> list[str]:
     """Name a latent's dimensions: the layer's units if it has one number a unit."""
     if isinstance(owner, BayesianDropout) and tuple(shape) == (owner.num_units,):
         return [_unit(path)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from bayesdrop.distributions.elements import elements
-from bayesdrop.dropout import GlobalLatents
+from bayesdrop.nn import LatentOwner
 from bayesdrop.typing import Latents
 
 FAILURE_RATE = 1e-4
@@ -52,7 +52,7 @@ class CheckRow:
 
 @torch.no_grad()
 def check_support(
-    path: str, owner: GlobalLatents, parent: Latents | None, num_samples: int
+    path: str, owner: LatentOwner, parent: Latents | None, num_samples: int
 ) -> Iterator[CheckRow]:
     """Yield for each site how much of the posterior is outside the prior's support."""
     prior = owner.prior_given(parent)
@@ -75,7 +75,7 @@ def check_support(
 
 @torch.no_grad()
 def check_kl(
-    path: str, owner: GlobalLatents, parent: Latents | None, num_samples: int, comparisons: int
+    path: str, owner: LatentOwner, parent: Latents | None, num_samples: int, comparisons: int
 ) -> CheckRow:
     """Return the closed KL divergence of an owner's sites beside a Monte Carlo estimate."""
     try:

@@ -7,10 +7,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
+from bayesdrop.nn import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
 
 _ROWS = 1000
 

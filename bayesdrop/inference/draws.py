@@ -16,13 +16,13 @@ from torch.distributions import Distribution
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.distributions.elements import elements
-from bayesdrop.dropout import GlobalLatents, PosteriorSample
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
+from bayesdrop.nn import LatentOwner, PosteriorSample
 from bayesdrop.typing import Latents
 
-Draw: TypeAlias = dict[GlobalLatents, Latents]
+Draw: TypeAlias = dict[LatentOwner, Latents]
 """Values of all global latents, those that dropout layers share included."""
 
 _MAX_ROWS = 1000
@@ -129,7 +129,7 @@ def _check_outputs(output: Tensor, num_masks: int, start: int) -> None:
 def _check_no_local_latents(bnn: BayesianNetwork, x: Tensor, draw: Draw) -> None:
     values = {
         f"{path}.{name}": value
-        for path, owner in bnn.named_global_latents()
+        for path, owner in bnn.named_owners()
         for name, value in draw[owner].items()
     }
     with pyro.get_param_store().scope({"params": {}, "constraints": {}}):
@@ -161,14 +161,14 @@ def _log_mean_likelihood(
 
 def draw_posterior(bnn: BayesianNetwork, num_samples: int) -> list[Draw]:
     """Draw all global latents from the guide, ``num_samples`` times."""
-    owners = [owner for _, owner in bnn.named_global_latents()]
+    owners = [owner for _, owner in bnn.named_owners()]
     return [{owner: owner.draw_latents() for owner in owners} for _ in range(num_samples)]
 
 
 def draw_prior(bnn: BayesianNetwork, num_samples: int) -> Draw:
     """Draw all global latents from the prior, stacked; an improper one's owner is left out."""
     drawn: Draw = {}
-    for _, owner in bnn.named_global_latents():
+    for _, owner in bnn.named_owners():
         if owner.parent is not None and owner.parent not in drawn:
             continue
         fns = owner.prior_given(None if owner.parent is None else drawn[owner.parent])

@@ -14,7 +14,6 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import BayesianDropout
 from bayesdrop.errors import (
     BayesdropWarning,
     ConfigError,
@@ -23,7 +22,7 @@ from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.schedules import Schedule, as_schedule, steps
 from bayesdrop.inference.training import PyroObjective, Record, TrainingRun, sweep, validate
-from bayesdrop.nn import BayesianWeights
+from bayesdrop.nn import BayesianDropout, BayesianWeights
 from bayesdrop.ops.stable import flushed_denormals
 
 Callback: TypeAlias = Callable[[BayesianNetwork, Record], object]

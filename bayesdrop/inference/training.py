@@ -16,7 +16,6 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.dropout import kl_divergence
 from bayesdrop.errors import (
     CheckpointError,
     ConfigError,
@@ -27,6 +26,7 @@ from bayesdrop.inference import checkpoint
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.schedules import Schedule
+from bayesdrop.nn import kl_divergence
 from bayesdrop.typing import LossTerms
 
 _LOG = logging.getLogger("bayesdrop")
@@ -263,7 +263,7 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
             site = name
             break
     else:
-        for path, owner in bnn.named_global_latents():
+        for path, owner in bnn.named_owners():
             if not bool(torch.isfinite(owner.kl_divergence())):
                 site = f"{path}.{next(iter(owner.posterior()), 'penalty')}"
                 break

@@ -10,9 +10,8 @@ from torch import fx, nn
 from torch.fx.proxy import TraceError
 from typing_extensions import override
 
-from bayesdrop.dropout import BayesianDropout
 from bayesdrop.errors import BayesdropError
-from bayesdrop.nn import BayesianWeights
+from bayesdrop.nn import BayesianDropout, BayesianWeights
 
 
 class LayerTracer(fx.Tracer):

@@ -9,16 +9,16 @@ from typing import Any
 from torch import nn
 
 from bayesdrop.autoencoder import VariationalAutoencoder
-from bayesdrop.dropout import (
+from bayesdrop.errors import ConfigError
+from bayesdrop.latent_code import MaskPosterior
+from bayesdrop.likelihoods import Bernoulli, Likelihood
+from bayesdrop.nn import (
     BayesianDropout,
     IndianBuffetDropout,
     NestedDropout,
     VariationalNestedDropout,
     make_dropout,
 )
-from bayesdrop.errors import ConfigError
-from bayesdrop.latent_code import MaskPosterior
-from bayesdrop.likelihoods import Bernoulli, Likelihood
 
 # What a code's mask starts with, other than the temperature 0.3.
 _DEFAULTS: dict[str, dict[str, Any]] = {

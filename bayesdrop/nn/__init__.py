@@ -1,132 +1,93 @@
-"""Layers whose weights are random, and the registry that names them.
+"""Layers with a prior and a posterior: masks that multiply their input, and random weights.
 
-A family is what ``bayesdrop.convert`` puts in for ``nn.Linear`` and ``nn.Conv2d`` under one key,
-beside the keys of ``registered_dropouts()``.
+``masks`` holds one prior over masks a file, ``weights`` one posterior of weights a file; what they
+have in common, an owner of global latents, is in ``latents``.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
-from torch import nn
-
-from bayesdrop.dropout import registered_dropouts
-from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.base import (
-    BayesianWeights,
-    Noise,
-    named_weight_layers,
-    with_plain_weights,
+from bayesdrop.nn.context import MaskContext, active_context
+from bayesdrop.nn.contexts import ImposedMasks, PosteriorSample, impose_masks
+from bayesdrop.nn.latents import LatentOwner, kl_divergence, named_owners, named_shared
+from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
+from bayesdrop.nn.masks import (
+    BetaBernoulliDropout,
+    ConcreteDropout,
+    DependentBetaBernoulliDropout,
+    GaussianDropout,
+    HardConcreteDropout,
+    HierarchicalIndianBuffetDropout,
+    IndianBuffetDropout,
+    IndianBuffetSticks,
+    MonteCarloDropout,
+    NestedDropout,
+    OrderedUnits,
+    StructuredBayesianPruningDropout,
+    VariationalNestedDropout,
+    make_dropout,
+    register_dropout,
+    registered_dropouts,
+    to_dependent,
 )
-from bayesdrop.nn.conv import ConvWeights
-from bayesdrop.nn.dropconnect import (
+from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
+from bayesdrop.nn.weights import (
+    ConvWeights,
     Dropconnect,
     DropconnectConv2d,
     DropconnectLinear,
     GaussianDropconnectConv2d,
     GaussianDropconnectLinear,
-)
-from bayesdrop.nn.linear import LinearWeights
-from bayesdrop.nn.sparse_variational import (
+    LinearWeights,
     SparseVariational,
     SparseVariationalConv2d,
     SparseVariationalLinear,
+    make_weight_layer,
+    register_weight_layer,
+    registered_weight_layers,
 )
 
-_REGISTRY: dict[str, dict[type[nn.Module], type[BayesianWeights]]] = {}
-
-
-def register_weight_layer(
-    replaces: type[nn.Module], cls: type[BayesianWeights]
-) -> type[BayesianWeights]:
-    """Add a layer to the family of its ``key``: what takes the place of a ``torch.nn`` class.
-
-    Args:
-        replaces: ``nn.Linear`` or ``nn.Conv2d``.
-        cls: The layer; ``cls.from_plain(layer, **options)`` builds it.
-
-    Raises:
-        ConfigError: If the key is a dropout's, or the family has another layer there.
-    """
-    family = _REGISTRY.setdefault(cls.key, {})
-    if cls.key in registered_dropouts() or family.get(replaces, cls) is not cls:
-        raise ConfigError(
-            "register_weight_layer",
-            expected="a new key, or a new class to replace",
-            got=f"{cls.__name__} with key {cls.key!r} for {replaces.__name__}",
-            hint="Choose another key.",
-        )
-    family[replaces] = cls
-    return cls
-
-
-def registered_weight_layers() -> dict[str, dict[type[nn.Module], type[BayesianWeights]]]:
-    """Return a copy of the registry: key to the layer that replaces each ``torch.nn`` class.
-
-    Example:
-        >>> registered_weight_layers()["sparse-variational"][nn.Linear].__name__
-        'SparseVariationalLinear'
-    """
-    return {key: dict(family) for key, family in _REGISTRY.items()}
-
-
-def make_weight_layer(name: str, layer: nn.Module, **options: Any) -> BayesianWeights:
-    """Build the layer of a family that takes the place of a ``torch.nn`` one, with its weights.
-
-    Args:
-        name: A key of ``registered_weight_layers()``.
-        layer: The layer to replace; it is not changed.
-        **options: Keyword arguments of the new layer.
-
-    Raises:
-        ConfigError: If the name or an option is unknown, or the family has no such layer.
-
-    Example:
-        >>> make_weight_layer("sparse-variational", nn.Linear(3, 2))
-        SparseVariationalLinear(in_features=3, out_features=2, bias=True)
-    """
-    if name not in _REGISTRY:
-        raise unknown_name("weight layer", name, _REGISTRY)
-    family: Mapping[type[nn.Module], type[BayesianWeights]] = _REGISTRY[name]
-    if type(layer) not in family:
-        raise ConfigError(
-            f"weight layer {name!r}",
-            expected=f"one of {sorted(cls.__name__ for cls in family)}",
-            got=repr(layer),
-            hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
-        )
-    try:
-        return family[type(layer)].from_plain(layer, **options)
-    except TypeError as error:
-        raise ConfigError(
-            f"weight layer {name!r}: {error}. Its options: {sorted(options)}."
-        ) from error
-
-
-register_weight_layer(nn.Linear, SparseVariationalLinear)
-register_weight_layer(nn.Conv2d, SparseVariationalConv2d)
-register_weight_layer(nn.Linear, DropconnectLinear)
-register_weight_layer(nn.Conv2d, DropconnectConv2d)
-register_weight_layer(nn.Linear, GaussianDropconnectLinear)
-register_weight_layer(nn.Conv2d, GaussianDropconnectConv2d)
-
 __all__ = [
+    "BayesianDropout",
     "BayesianWeights",
+    "BetaBernoulliDropout",
+    "ConcreteDropout",
     "ConvWeights",
+    "DependentBetaBernoulliDropout",
     "Dropconnect",
     "DropconnectConv2d",
     "DropconnectLinear",
     "GaussianDropconnectConv2d",
     "GaussianDropconnectLinear",
+    "GaussianDropout",
+    "HardConcreteDropout",
+    "HierarchicalIndianBuffetDropout",
+    "ImposedMasks",
+    "IndianBuffetDropout",
+    "IndianBuffetSticks",
+    "LatentOwner",
     "LinearWeights",
+    "MaskContext",
+    "MonteCarloDropout",
+    "NestedDropout",
     "Noise",
+    "OrderedUnits",
+    "PosteriorSample",
     "SparseVariational",
     "SparseVariationalConv2d",
     "SparseVariationalLinear",
+    "StructuredBayesianPruningDropout",
+    "VariationalNestedDropout",
+    "active_context",
+    "impose_masks",
+    "kl_divergence",
+    "make_dropout",
     "make_weight_layer",
+    "named_dropout_layers",
+    "named_owners",
+    "named_shared",
     "named_weight_layers",
+    "register_dropout",
     "register_weight_layer",
+    "registered_dropouts",
     "registered_weight_layers",
+    "to_dependent",
     "with_plain_weights",
 ]

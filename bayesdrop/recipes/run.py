@@ -16,7 +16,6 @@ from torch import nn
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.convert import convert
 from bayesdrop.data import DataSplits, load_data, parse_name
-from bayesdrop.dropout import to_dependent
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line
 from bayesdrop.inference import checkpoint
@@ -25,6 +24,7 @@ from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
 from bayesdrop.networks import make_network, networks
+from bayesdrop.nn import to_dependent
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.folder import FORMAT, claim, copy_stages
 from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe

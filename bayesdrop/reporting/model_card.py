@@ -12,8 +12,7 @@ from torch import Tensor
 
 from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.distributions.elements import elements
-from bayesdrop.dropout import BayesianDropout
-from bayesdrop.nn import BayesianWeights
+from bayesdrop.nn import BayesianDropout, BayesianWeights
 
 
 def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
         'pi ~ Beta(concentration1=0.0001, concentration0=1)'
     """
     priors = {}
-    for path, owner in bnn.named_global_latents():
+    for path, owner in bnn.named_owners():
         if owner.parent is None:
             prior = "; ".join(f"{site} ~ {_describe(fn)}" for site, fn in owner.prior().items())
         else:

@@ -15,8 +15,8 @@ from bayesdrop.compression import (
     count_params,
     pruning_frontier,
 )
-from bayesdrop.dropout import BetaBernoulliDropout
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.nn import BetaBernoulliDropout
 
 
 def bayesian(dropout="beta-bernoulli", likelihood=None):

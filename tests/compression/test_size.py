@@ -8,8 +8,8 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.compression import compact, count_flops, count_params, size_posterior
 from bayesdrop.compression.size import CostCounter, FixedMask
-from bayesdrop.dropout import named_dropout_layers
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn import named_dropout_layers
 from tests.compression.networks import NETWORKS
 from tests.statistics import assert_mean_close
 

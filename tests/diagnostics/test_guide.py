@@ -121,7 +121,7 @@ def test_every_registered_dropout_has_a_diagnostic(key):
     net = nn.Sequential(bd.make_dropout(key, 4), nn.Linear(4, 3), bd.make_dropout(key, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
     data = TensorDataset(torch.randn(10, 4), torch.arange(10) % 3)
-    if not any(owner.posterior() for _, owner in bnn.named_global_latents()):
+    if not any(owner.posterior() for _, owner in bnn.named_owners()):
         with pytest.raises(ConfigError, match="got no latents"):
             bd.guide_diagnostic(bnn, data, num_samples=100)
         return

@@ -102,7 +102,7 @@ def test_every_dropout_gives_every_group(key):
         "constant_data",
         "sample_stats",
     }
-    for path, layer in bnn.named_global_latents():
+    for path, layer in bnn.named_owners():
         for name, q in layer.posterior().items():
             for group in (idata.posterior, idata.prior):
                 assert group[f"{path}.{name}"].shape == (1, 6, *q.event_shape)

@@ -39,11 +39,11 @@ def test_densities_are_those_of_the_model_and_of_the_guide(key):
     bnn = bayesian(key, kl_scale=3.0)
     draws = draw_posterior(bnn, 5)
     densities = log_densities(stack_draws(draws))
-    if not any(owner.posterior() for _, owner in bnn.named_global_latents()):
+    if not any(owner.posterior() for _, owner in bnn.named_owners()):
         assert [density.item() for density in densities] == [0.0, 0.0]
         return
     for index, draw in enumerate(draws):
-        values = {f"{p}.{n}": v for p, o in bnn.named_global_latents() for n, v in draw[o].items()}
+        values = {f"{p}.{n}": v for p, o in bnn.named_owners() for n, v in draw[o].items()}
         for program, density in zip((bnn.model, bnn.guide), densities, strict=True):
             trace = poutine.trace(poutine.condition(program, values)).get_trace(data()[0])
             terms = [trace.nodes[name]["fn"].log_prob(value) for name, value in values.items()]

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import bayesdrop as bd
-from bayesdrop.dropout import PosteriorSample
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.inference.predict import Prediction
 from bayesdrop.metrics import ood_metrics, ood_table, uncertainty_scores
+from bayesdrop.nn import PosteriorSample
 
 
 def scores():

@@ -121,9 +121,7 @@ def test_class_rows_average_to_the_whole():
         total = sum(row.count * getattr(row, name) for row in filled) / 200
         assert total == pytest.approx(whole), name
     errors = [row.calibration_error for row in table.rows]
-    assert np.mean(errors) == pytest.approx(
-        bd.metrics.classwise_calibration_error(mean, labels)
-    )
+    assert np.mean(errors) == pytest.approx(bd.metrics.classwise_calibration_error(mean, labels))
 
 
 def test_example_rows_say_what_was_predicted():

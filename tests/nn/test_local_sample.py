@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayesdrop.nn.base import local_sample
+from bayesdrop.nn.weight import local_sample
 from bayesdrop.ops import noise
 
 

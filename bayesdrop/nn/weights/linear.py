@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.base import BayesianWeights
+from bayesdrop.nn.weight import BayesianWeights
 
 
 class LinearWeights(BayesianWeights):

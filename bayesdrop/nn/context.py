@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 from torch import Tensor
 
 from bayesdrop.typing import Latents
 
-if TYPE_CHECKING:
-    from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
 
 _ACTIVE: ContextVar[MaskContext | None] = ContextVar("bayesdrop_mask_context", default=None)
 
@@ -28,7 +26,11 @@ def active_context() -> MaskContext | None:
 
 
 class MaskContext(ABC):
-    """Decides where the masks of dropout layers come from while it is open."""
+    """Decides where the masks of dropout layers come from while it is open.
+
+    It stands below the layers, which ask it: so it knows them only as keys, a ``BayesianDropout``
+    in ``mask`` and any ``LatentOwner`` in ``values``.
+    """
 
     def __init__(self) -> None:
         self._tokens: list[Token[MaskContext | None]] = []
@@ -41,10 +43,10 @@ class MaskContext(ABC):
         _ACTIVE.reset(self._tokens.pop())
 
     @abstractmethod
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+    def mask(self, layer: Any, x: Tensor) -> Tensor | None:
         """Return a mask of shape ``(K,)`` or ``(N, K)``, or None to let the layer decide."""
 
-    def values(self, owner: GlobalLatents) -> Latents | None:
+    def values(self, owner: Any) -> Latents | None:
         """Return the values of a layer's global latents, or None to let the layer decide.
 
         Layers with random weights ask for them. They are of event shape, or have one dimension of

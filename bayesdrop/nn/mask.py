@@ -2,105 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import kl_divergence as torch_kl_divergence
 
-from bayesdrop.dropout.context import active_context
 from bayesdrop.errors import ConfigError, ShapeError
+from bayesdrop.nn.context import active_context
+from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.typing import Latents
 
 
-class GlobalLatents(nn.Module, ABC):
-    """Abstract owner of global latents: their prior and their posterior, by site suffix.
-
-    A dropout layer is one. So is what several layers share, their ``parent``: its sites come once,
-    under the first name that ``network.named_modules()`` has for it, and the layers' priors are
-    given its values (``prior_given``).
-    """
-
-    kl_scale: float
-    path: str = ""
-
-    @property
-    def name(self) -> str:
-        """The class, and where known the path in the network, for messages."""
-        return f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__
-
-    @property
-    def parent(self) -> GlobalLatents | None:
-        """What the prior depends on: a module inside this one, which others may hold too."""
-        return None
-
-    @abstractmethod
-    def prior(self) -> dict[str, TorchDistribution]:
-        """Return the prior of each global latent, by site suffix."""
-
-    @abstractmethod
-    def posterior(self) -> dict[str, TorchDistribution]:
-        """Return the variational posterior of each global latent, by site suffix."""
-
-    def prior_given(self, parent: Latents | None) -> dict[str, TorchDistribution]:
-        """Return the prior given the parent's latents.
-
-        Args:
-            parent: The parent's latents; None draws them from its posterior, if there is one.
-        """
-        return self.prior()
-
-    def penalty(self) -> Tensor | None:
-        """Return a term of the loss, in nats, that is not the KL of a site; None if none is.
-
-        It is counted with ``kl_scale`` like the KL divergence: a factor of the Pyro model, and
-        part of ``kl_divergence(network)``.
-        """
-        return None
-
-    def variational_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what ``fit`` trains at its variational learning rate, without weight decay."""
-        return self.parameters()
-
-    def mean_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield posterior means of weights: trained at the weights' rate, without decay."""
-        return iter(())
-
-    def draw_latents(self) -> dict[str, Tensor]:
-        """Draw the global latents from the posterior, with pathwise gradients."""
-        return {name: q.rsample() for name, q in self.posterior().items()}
-
-    def kl_divergence(
-        self,
-        posterior: Mapping[str, TorchDistribution] | None = None,
-        *,
-        parent: Latents | None = None,
-    ) -> Tensor:
-        """Return ``kl_scale`` times KL(posterior || prior) plus the penalty, in nats.
-
-        Args:
-            posterior: What ``posterior()`` returned, where the caller has it already.
-            parent: The parent's latents, see ``prior_given``.
-        """
-        prior = self.prior_given(parent)
-        posterior = self.posterior() if posterior is None else posterior
-        terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
-        penalty = self.penalty()
-        if penalty is not None:
-            terms.append(penalty)
-        if not terms:
-            return torch.zeros((), device=self._device())
-        total = sum(terms[1:], start=terms[0])
-        return total if self.kl_scale == 1.0 else self.kl_scale * total
-
-    def _device(self) -> torch.device:
-        return next(iter(self.parameters()), torch.empty(0)).device
-
-
-class BayesianDropout(GlobalLatents):
+class BayesianDropout(LatentOwner):
     r"""Abstract dropout layer that multiplies its input by a random mask.
 
     A subclass says what is random; everything else (plain torch use, the Pyro model and guide,
@@ -313,65 +229,3 @@ def named_dropout_layers(network: nn.Module) -> Iterator[tuple[str, BayesianDrop
     for name, module in network.named_modules():
         if isinstance(module, BayesianDropout):
             yield name, module
-
-
-def named_parents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
-    """Yield the name and module of what the dropout layers share, each once."""
-    parents = {layer.parent for _, layer in named_dropout_layers(network)} - {None}
-    for name, module in network.named_modules() if parents else ():
-        if module in parents and isinstance(module, GlobalLatents):
-            yield name, module
-
-
-def named_global_latents(network: nn.Module) -> Iterator[tuple[str, GlobalLatents]]:
-    """Yield the owners of all global latents: what layers share, each once, then all others.
-
-    An owner inside another one is a part of it, and is not yielded, unless layers share it.
-    """
-    parents = list(named_parents(network))
-    yield from parents
-    owners = [(name, m) for name, m in network.named_modules() if isinstance(m, GlobalLatents)]
-    skipped = {id(parent) for _, parent in parents}
-    for _, owner in owners:
-        skipped |= {id(part) for part in owner.modules() if part is not owner}
-    for name, owner in owners:
-        if id(owner) not in skipped:
-            yield name, owner
-
-
-def kl_divergence(
-    network: nn.Module,
-    posteriors: Mapping[Any, Mapping[str, TorchDistribution]] | None = None,
-) -> Tensor:
-    r"""Return the KL divergence (and penalty) of all Bayesian layers of ``network``, in nats.
-
-    .. math:: \sum_l s_l\,(\mathrm{KL}(q_l \,\|\, p_l) + \rho_l)
-
-    with :math:`s_l` the layer's ``kl_scale`` and :math:`\rho_l` its ``penalty()``, if any. In a
-    plain loop over mini-batches add it divided by the size of the data set:
-    ``cross_entropy(net(x), y) + kl_divergence(net) / num_data``.
-
-    What layers share is counted once. Their own divergences are then given one draw from its
-    posterior, the same for all, so that the sum is an unbiased estimate with pathwise gradients.
-
-    Args:
-        network: Any module; one without Bayesian layers gives zero.
-        posteriors: What ``posterior()`` of a layer returned, where the caller has it already.
-
-    Example:
-        >>> kl_divergence(nn.Linear(2, 2)).item()
-        0.0
-    """
-    terms = []
-    latents: dict[GlobalLatents, dict[str, Tensor]] = {}
-    parents = {parent for _, parent in named_parents(network)}
-    for _, owner in named_global_latents(network):
-        posterior = None if posteriors is None else posteriors.get(owner)
-        if owner in parents:
-            posterior = owner.posterior()
-            latents[owner] = {name: q.rsample() for name, q in posterior.items()}
-        given = None if owner.parent is None else latents[owner.parent]
-        terms.append(owner.kl_divergence(posterior, parent=given))
-    if not terms:
-        return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)
-    return sum(terms[1:], start=terms[0])

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
-from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.dropout.relaxation import Relaxation
-from bayesdrop.dropout.stick_breaking import (
+from bayesdrop.errors import ConfigError
+from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.nn.masks.stick_breaking import (
     DEFAULT_CONCENTRATION,
     IndianBuffetSticks,
     StickBreakingDropout,
     check_positive,
     log_stick_products,
 )
-from bayesdrop.errors import ConfigError
 from bayesdrop.typing import Latents
 
 

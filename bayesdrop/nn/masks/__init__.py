@@ -4,33 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from bayesdrop.dropout.base import (
-    BayesianDropout,
-    GlobalLatents,
-    kl_divergence,
-    named_dropout_layers,
-    named_global_latents,
-    named_parents,
-)
-from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout
-from bayesdrop.dropout.concrete import ConcreteDropout
-from bayesdrop.dropout.context import MaskContext, active_context
-from bayesdrop.dropout.dependent_beta_bernoulli import (
+from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout
+from bayesdrop.nn.masks.concrete import ConcreteDropout
+from bayesdrop.nn.masks.dependent_beta_bernoulli import (
     DependentBetaBernoulliDropout,
     to_dependent,
 )
-from bayesdrop.dropout.gaussian import GaussianDropout
-from bayesdrop.dropout.hard_concrete import HardConcreteDropout
-from bayesdrop.dropout.hierarchical_indian_buffet import HierarchicalIndianBuffetDropout
-from bayesdrop.dropout.indian_buffet import IndianBuffetDropout
-from bayesdrop.dropout.masks import ImposedMasks, PosteriorSample, impose_masks
-from bayesdrop.dropout.monte_carlo import MonteCarloDropout
-from bayesdrop.dropout.nested import NestedDropout
-from bayesdrop.dropout.ordered_units import OrderedUnits
-from bayesdrop.dropout.stick_breaking import IndianBuffetSticks
-from bayesdrop.dropout.structured_bayesian_pruning import StructuredBayesianPruningDropout
-from bayesdrop.dropout.variational_nested import VariationalNestedDropout
-from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.masks.gaussian import GaussianDropout
+from bayesdrop.nn.masks.hard_concrete import HardConcreteDropout
+from bayesdrop.nn.masks.hierarchical_indian_buffet import HierarchicalIndianBuffetDropout
+from bayesdrop.nn.masks.indian_buffet import IndianBuffetDropout
+from bayesdrop.nn.masks.monte_carlo import MonteCarloDropout
+from bayesdrop.nn.masks.nested import NestedDropout
+from bayesdrop.nn.masks.ordered_units import OrderedUnits
+from bayesdrop.nn.masks.stick_breaking import IndianBuffetSticks
+from bayesdrop.nn.masks.structured_bayesian_pruning import StructuredBayesianPruningDropout
+from bayesdrop.nn.masks.variational_nested import VariationalNestedDropout
 
 _REGISTRY: dict[str, type[BayesianDropout]] = {}
 
@@ -91,31 +82,20 @@ register_dropout(StructuredBayesianPruningDropout)
 register_dropout(HardConcreteDropout)
 
 __all__ = [
-    "BayesianDropout",
     "BetaBernoulliDropout",
     "ConcreteDropout",
     "DependentBetaBernoulliDropout",
     "GaussianDropout",
-    "GlobalLatents",
     "HardConcreteDropout",
     "HierarchicalIndianBuffetDropout",
-    "ImposedMasks",
     "IndianBuffetDropout",
     "IndianBuffetSticks",
-    "MaskContext",
     "NestedDropout",
     "OrderedUnits",
     "MonteCarloDropout",
-    "PosteriorSample",
     "StructuredBayesianPruningDropout",
     "VariationalNestedDropout",
-    "active_context",
-    "impose_masks",
-    "kl_divergence",
     "make_dropout",
-    "named_dropout_layers",
-    "named_global_latents",
-    "named_parents",
     "register_dropout",
     "registered_dropouts",
     "to_dependent",

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
-from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
-from bayesdrop.dropout.importance import importance_ranks
-from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.errors import ConfigError, TruncationWarning
+from bayesdrop.nn.latents import LatentOwner
+from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.importance import importance_ranks
+from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.typing import Latents
 
 DEFAULT_CONCENTRATION = 10.0
@@ -25,7 +26,7 @@ DEFAULT_CONCENTRATION = 10.0
 _OPEN = 5 / 6
 
 
-class IndianBuffetSticks(GlobalLatents):
+class IndianBuffetSticks(LatentOwner):
     r"""The sticks of an Indian buffet process and their posterior.
 
     .. math::

@@ -13,15 +13,16 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions.elements import elements
-from bayesdrop.dropout import GlobalLatents, active_context
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
+from bayesdrop.nn.context import active_context
+from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.ops import noise
 
 Noise: TypeAlias = Literal["local", "weights", "shared"]
 """What is drawn in training mode, see ``BayesianWeights``."""
 
 
-class BayesianWeights(GlobalLatents):
+class BayesianWeights(LatentOwner):
     r"""Abstract layer that owns random weights: the counterpart of ``BayesianDropout``.
 
     Its one global latent is ``weight``; the bias is a point estimate. A subclass says what kind

@@ -13,9 +13,9 @@ from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
-from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
-from bayesdrop.dropout.unit_noise import UnitNoiseDropout
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.nn.masks.unit_noise import UnitNoiseDropout
 from bayesdrop.typing import Latents
 
 _BOUND = 15.0  # beyond it, 1 / keep_prob is more than three million

@@ -12,8 +12,8 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions.hard_concrete import HardConcrete
-from bayesdrop.dropout.base import BayesianDropout
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
 

@@ -11,9 +11,9 @@ from typing_extensions import override
 
 from bayesdrop.distributions import LogUniform, Normal
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.base import BayesianWeights, Noise
-from bayesdrop.nn.conv import ConvWeights
-from bayesdrop.nn.linear import LinearWeights
+from bayesdrop.nn.weight import BayesianWeights, Noise
+from bayesdrop.nn.weights.conv import ConvWeights
+from bayesdrop.nn.weights.linear import LinearWeights
 
 Granularity: TypeAlias = Literal["weight", "unit", "layer"]
 """What shares one noise-to-signal ratio, see ``SparseVariationalLinear``."""

@@ -50,7 +50,7 @@ def test_the_shared_sticks_are_one_site_in_model_and_guide():
     for program in (bnn.model, bnn.guide):
         names = [name for name in sites(program, x, y) if name.endswith((".v", ".pi"))]
         assert names == GLOBAL
-    assert [path for path, _ in bnn.named_global_latents()] == ["0.sticks", "0", "3", "5"]
+    assert [path for path, _ in bnn.named_owners()] == ["0.sticks", "0", "3", "5"]
 
 
 def test_the_sticks_have_one_set_of_parameters():
@@ -182,8 +182,8 @@ def test_convert_lets_layers_without_given_sticks_share():
     assert (sticks.num_sticks, float(sticks.concentration)) == (784, 20.0)
     assert sticks.log_concentration1.dtype == torch.float64
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
-    assert [path for path, _ in bnn.named_global_latents()][0] == "fc1_dropout.sticks"
-    assert sum("sticks" in path for path, _ in bnn.named_global_latents()) == 1
+    assert [path for path, _ in bnn.named_owners()][0] == "fc1_dropout.sticks"
+    assert sum("sticks" in path for path, _ in bnn.named_owners()) == 1
 
 
 def test_layers_of_one_concentration_share():

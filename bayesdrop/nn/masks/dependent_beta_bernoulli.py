@@ -15,10 +15,10 @@ from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import Normal
-from bayesdrop.dropout.base import named_dropout_layers
-from bayesdrop.dropout.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
-from bayesdrop.dropout.relaxation import Relaxation
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError, unknown_name
+from bayesdrop.nn.mask import named_dropout_layers
+from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
+from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 

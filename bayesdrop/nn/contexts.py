@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.dropout.base import BayesianDropout, GlobalLatents, named_dropout_layers
-from bayesdrop.dropout.context import MaskContext
 from bayesdrop.errors import unknown_name
+from bayesdrop.nn.context import MaskContext
+from bayesdrop.nn.latents import LatentOwner
+from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.typing import Latents
 
 
@@ -41,7 +42,7 @@ class PosteriorSample(MaskContext):
 
     def __init__(self, latents: Mapping[Any, Latents], *, shared: bool) -> None:
         super().__init__()
-        self.latents: Mapping[GlobalLatents, Latents] = latents
+        self.latents: Mapping[LatentOwner, Latents] = latents
         self.masks: dict[BayesianDropout, Tensor] = {}
         if shared:
             layers = [m for m in latents if isinstance(m, BayesianDropout)]
@@ -53,7 +54,7 @@ class PosteriorSample(MaskContext):
             }
 
     @override
-    def values(self, owner: GlobalLatents) -> Latents | None:
+    def values(self, owner: LatentOwner) -> Latents | None:
         return self.latents.get(owner)
 
     @override

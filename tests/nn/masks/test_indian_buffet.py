@@ -8,8 +8,8 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, IndianBuffetDropout, IndianBuffetSticks
-from bayesdrop.dropout.stick_breaking import log_stick_products
 from bayesdrop.errors import ConfigError, ShapeError, TruncationWarning
+from bayesdrop.nn.masks.stick_breaking import log_stick_products
 from tests.statistics import assert_mean_close, assert_means_equal
 
 

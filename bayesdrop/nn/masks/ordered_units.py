@@ -14,9 +14,9 @@ from torch.distributions import constraints
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
-from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.dropout.importance import importance_ranks
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.importance import importance_ranks
 from bayesdrop.ops import noise
 from bayesdrop.typing import Latents, Shape
 

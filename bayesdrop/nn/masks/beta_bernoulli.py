@@ -12,9 +12,9 @@ from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
-from bayesdrop.dropout.base import BayesianDropout
-from bayesdrop.dropout.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 

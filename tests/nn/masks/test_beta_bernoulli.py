@@ -7,8 +7,8 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout
-from bayesdrop.dropout import PosteriorSample, make_dropout, register_dropout
 from bayesdrop.errors import ConfigError, ShapeError
+from bayesdrop.nn import PosteriorSample, make_dropout, register_dropout
 from tests.statistics import assert_mean_close, assert_means_equal
 
 

@@ -15,9 +15,9 @@ from typing_extensions import override
 from bayesdrop.distributions.dropped_weight import DroppedWeight
 from bayesdrop.distributions.normal import Normal
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.base import BayesianWeights, Noise
-from bayesdrop.nn.conv import ConvWeights
-from bayesdrop.nn.linear import LinearWeights
+from bayesdrop.nn.weight import BayesianWeights, Noise
+from bayesdrop.nn.weights.conv import ConvWeights
+from bayesdrop.nn.weights.linear import LinearWeights
 
 _TINY = 1e-16  # of a squared weight, so that one of exactly zero has a normal distribution
 

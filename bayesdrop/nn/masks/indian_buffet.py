@@ -8,8 +8,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from typing_extensions import override
 
-from bayesdrop.dropout.relaxation import Relaxation
-from bayesdrop.dropout.stick_breaking import (
+from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.nn.masks.stick_breaking import (
     DEFAULT_CONCENTRATION,
     IndianBuffetSticks,
     StickBreakingDropout,

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions.normal import Normal
-from bayesdrop.dropout.unit_noise import FixedNoiseDropout
+from bayesdrop.nn.masks.unit_noise import FixedNoiseDropout
 from bayesdrop.typing import Latents
 
 

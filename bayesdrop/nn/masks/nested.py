@@ -10,8 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
-from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
 from bayesdrop.typing import Latents
 
 TruncationLaw: TypeAlias = Literal["uniform", "geometric"]

@@ -12,9 +12,9 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
-from bayesdrop.dropout.nested import uniform_order_probs, with_full_prob
-from bayesdrop.dropout.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.masks.nested import uniform_order_probs, with_full_prob
+from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
 

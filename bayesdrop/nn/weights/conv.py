@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from bayesdrop.nn.base import BayesianWeights
-from bayesdrop.nn.linear import unlike
+from bayesdrop.nn.weight import BayesianWeights
+from bayesdrop.nn.weights.linear import unlike
 
 
 class ConvWeights(BayesianWeights):

@@ -10,8 +10,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.dropout.base import BayesianDropout, GlobalLatents
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.latents import LatentOwner
+from bayesdrop.nn.mask import BayesianDropout
 
 
 class UnitNoiseDropout(BayesianDropout):
@@ -107,7 +108,7 @@ class UnitNoiseDropout(BayesianDropout):
                 "dropout.attach(linear, dim=1), or leave length_scale=None.",
             )
         layer, dim = self._attached
-        if isinstance(layer, GlobalLatents):
+        if isinstance(layer, LatentOwner):
             raise ConfigError(
                 self.name,
                 expected="length_scale=None in front of weights with a prior of their own",

@@ -1,0 +1,72 @@
+"""Names to things: what the command line, recipes and ``make`` functions look up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+from typing_extensions import override
+
+from bayesdrop.errors import ConfigError, unknown_name
+
+Value = TypeVar("Value")
+
+
+class Registry(Mapping[str, Value], Generic[Value]):
+    """A mapping from names to things, in order of registration, that a name enters once.
+
+    Args:
+        kind: What the things are, for messages, such as ``"recipe"``.
+
+    Raises:
+        ConfigError: By ``registry[name]``, for a name that is not there; it says the nearest one.
+
+    Example:
+        >>> colours = Registry[str]("colour")
+        >>> colours.register("red", "#f00")
+        '#f00'
+        >>> list(colours), "blue" in colours
+        (['red'], False)
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Value] = {}
+
+    def register(self, name: str, value: Value) -> Value:
+        """Add ``value`` under ``name`` and return it; the same value twice is no error.
+
+        Raises:
+            ConfigError: If the name is another one's.
+        """
+        if self._entries.get(name, value) != value:
+            raise ConfigError(
+                f"register {self.kind}",
+                expected="a new name",
+                got=f"{name!r}, which is taken",
+                hint="Choose another name.",
+            )
+        self._entries[name] = value
+        return value
+
+    @override
+    def __getitem__(self, name: str) -> Value:
+        if name not in self._entries:
+            raise unknown_name(self.kind, name, self._entries)
+        return self._entries[name]
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @override
+    def __repr__(self) -> str:
+        return f"Registry({self.kind!r}, {list(self._entries)})"
