@@ -5,8 +5,6 @@ predictions, an account of their uncertainty, and a smaller network.
 """
 
 from bayesdrop import distributions, networks
-from bayesdrop.autoencoder import VariationalAutoencoder
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression import (
     CompressionTable,
     Frontier,
@@ -32,7 +30,7 @@ from bayesdrop.compression import (
     width_sweep,
     with_width,
 )
-from bayesdrop.convert import convert, to_deterministic
+from bayesdrop.conversion import convert, to_deterministic
 from bayesdrop.data import load_data, load_regression
 from bayesdrop.diagnostics import (
     ELBOCheck,
@@ -97,6 +95,8 @@ from bayesdrop.nn import (
     registered_weight_layers,
     to_dependent,
 )
+from bayesdrop.program.autoencoder import VariationalAutoencoder
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.compare import Comparison, compare_predictions
 from bayesdrop.reporting.mask_plots import class_averaged_masks
 

@@ -36,8 +36,8 @@ import torch
 import bayesdrop as bd
 from bayesdrop.diagnostics import log_likelihood_bound
 from bayesdrop.errors import TruncationWarning
+from bayesdrop.files import read_json
 from bayesdrop.inference import schedules
-from bayesdrop.reporting.files import read_json
 
 PUBLISHED = {
     "source": "Singh, Ling, Doshi-Velez (2017), negative bound in nats, train / test",

@@ -43,13 +43,13 @@ from torch import Tensor, nn
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
 from bayesdrop.diagnostics.shift import METRICS
+from bayesdrop.files import read_json
 from bayesdrop.metrics.ood import ood_metrics
 from bayesdrop.metrics.streaming import ClassificationMetrics
 from bayesdrop.recipes import get_recipe, run_recipe
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import Run
 from bayesdrop.reporting.costs import measure_size
-from bayesdrop.reporting.files import read_json
 
 BUDGETS = {"lenet-500-300": (8, 22, 6), "lenet5-caffe": (2, 3, 2)}
 """Epochs of a recipe's first, second and third stage, changed by ``--epochs``. A recipe with one

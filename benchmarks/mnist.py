@@ -36,9 +36,9 @@ import torch
 
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
+from bayesdrop.files import read_json
 from bayesdrop.recipes import get_recipe, run_recipe
 from bayesdrop.recipes.recipe import Recipe
-from bayesdrop.reporting.files import read_json
 from bayesdrop.reporting.report import build_report
 
 SUITES = {

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 import bayesdrop as bd
 from bayesdrop.data import RegressionSplit, regression_sets
-from bayesdrop.reporting.files import read_json
+from bayesdrop.files import read_json
 
 METHODS: dict[str, tuple[str, list[dict]]] = {
     "mc-dropout": (

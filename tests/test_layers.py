@@ -13,17 +13,15 @@ ROOT = Path(bd.__file__).parent
 # below inference, since data sets need nothing of it. Networks come after the programs since one
 # of them, the autoencoder, is both.
 LAYERS = [
-    {"errors", "files", "registry", "typing"},
+    {"errors", "files", "registry", "tables", "typing"},
     {"metrics"},
     {"ops"},
     {"distributions"},
     {"nn"},
-    {"latent_code"},
     {"likelihoods"},
-    {"bayesian", "program"},
-    {"autoencoder"},
+    {"program"},
     {"networks"},
-    {"convert"},
+    {"conversion"},
     {"data"},
     {"inference"},
     {"diagnostics"},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bayesdrop import recipes
-from bayesdrop.convert import to_deterministic
+from bayesdrop.conversion import to_deterministic
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.recipes import (
     Recipe,

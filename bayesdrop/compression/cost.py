@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bayesdrop.compression.sparse import SparsityTable, sparsity_table
-from bayesdrop.convert import to_deterministic
+from bayesdrop.conversion import to_deterministic
 from bayesdrop.errors import DataError
 from bayesdrop.nn import named_dropout_layers, named_weight_layers
 

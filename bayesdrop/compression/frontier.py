@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.size import CostCounter
 from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.program.network import BayesianNetwork
 
 _STEPS = 16
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from typing_extensions import override
 
-from bayesdrop.compression.compact import analysed, detached, emitted
+from bayesdrop.compression.compaction import analysed, detached, emitted
 from bayesdrop.compression.cost import count_flops
 from bayesdrop.compression.flow import Flow
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import shape_of
 from bayesdrop.compression.rules import Depthwise, Flatten, Mask, ShapeQuery, Unary, Weighted
-from bayesdrop.convert import to_deterministic
+from bayesdrop.conversion import to_deterministic
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import named_dropout_layers

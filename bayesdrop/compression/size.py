@@ -13,12 +13,12 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
-from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.compression.compact import analysed
+from bayesdrop.compression.compaction import analysed
 from bayesdrop.compression.cost import evaluating
 from bayesdrop.compression.rules import Mask
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianDropout, PosteriorSample, named_dropout_layers, with_plain_weights
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.typing import Latents
 
 

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
+from bayesdrop.program.network import BayesianNetwork
 
 _KIND = "sparse"
 

@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.compression.compact import compact
+from bayesdrop.compression.compaction import compact
 from bayesdrop.compression.cost import count_flops, count_params, measure_latency
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
+from bayesdrop.program.network import BayesianNetwork
 
 Width: TypeAlias = float | Mapping[str, float]
 """A share of every nested layer's groups, or layer name to a share (float) or units (int)."""

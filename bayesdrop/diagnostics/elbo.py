@@ -13,7 +13,6 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.diagnostics.kl import (
     ROUNDING,
     SUPPORT,
@@ -25,6 +24,7 @@ from bayesdrop.diagnostics.kl import (
 )
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn import LatentOwner
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.typing import LossTerms
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.

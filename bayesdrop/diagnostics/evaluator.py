@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.predict import predict
@@ -31,6 +30,7 @@ from bayesdrop.metrics.ood import OODMetrics, ood_metrics, uncertainty_scores
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.regression import root_mean_squared_error
 from bayesdrop.metrics.selective import risk_coverage
+from bayesdrop.program.network import BayesianNetwork
 
 COVERAGE_LEVELS = (0.5, 0.9, 0.95)
 _CLASSIFICATION = ("error", "brier", "ece", "adaptive_ece", "mce", "classwise_ece", "aurc")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.diagnostics.inference_data import check_options, import_arviz, pareto_smooth
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, num_examples
@@ -24,6 +23,7 @@ from bayesdrop.inference.draws import (
 )
 from bayesdrop.inference.predict import evaluation_mode, seeded
 from bayesdrop.nn import LatentOwner
+from bayesdrop.program.network import BayesianNetwork
 
 _FEWEST = 100
 

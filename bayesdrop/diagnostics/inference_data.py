@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
@@ -31,6 +30,7 @@ from bayesdrop.inference.draws import (
 )
 from bayesdrop.inference.predict import evaluation_mode, seeded
 from bayesdrop.nn import BayesianDropout, LatentOwner
+from bayesdrop.program.network import BayesianNetwork
 
 _EXAMPLE = "example"
 

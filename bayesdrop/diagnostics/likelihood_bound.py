@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bayesdrop.autoencoder import VariationalAutoencoder
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
-from bayesdrop.latent_code import Encoding, draw
+from bayesdrop.program.autoencoder import VariationalAutoencoder
+from bayesdrop.program.code import Encoding, draw
 from bayesdrop.typing import Latents
 
 _MAX_ROWS = 1000

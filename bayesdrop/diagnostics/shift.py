@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import predict
@@ -17,6 +16,7 @@ from bayesdrop.metrics.calibration import expected_calibration_error
 from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
 from bayesdrop.metrics.classification import error_percent, negative_log_likelihood
 from bayesdrop.metrics.corruptions import SEVERITIES, corrupt, corruptions
+from bayesdrop.program.network import BayesianNetwork
 
 Classifier: TypeAlias = "BayesianNetwork | Callable[[Tensor], Array]"
 """A Bayesian network, or a function from images to class probabilities ``(N, C)``."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import CheckpointError
 from bayesdrop.files import first_line, write_file
+from bayesdrop.program.network import BayesianNetwork
 
 _FORMAT = "bayesdrop"
 _VERSION = 1

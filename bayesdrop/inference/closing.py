@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
+from bayesdrop.program.network import BayesianNetwork
 
 _ROWS = 1000
 

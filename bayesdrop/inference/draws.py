@@ -14,12 +14,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
 from bayesdrop.nn import LatentOwner, PosteriorSample
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.typing import Latents
 
 Draw: TypeAlias = dict[LatentOwner, Latents]

@@ -13,7 +13,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import (
     BayesdropWarning,
     ConfigError,
@@ -24,6 +23,7 @@ from bayesdrop.inference.schedules import Schedule, as_schedule, steps
 from bayesdrop.inference.training import PyroObjective, Record, TrainingRun, sweep, validate
 from bayesdrop.nn import BayesianDropout, BayesianWeights
 from bayesdrop.ops.stable import flushed_denormals
+from bayesdrop.program.network import BayesianNetwork
 
 Callback: TypeAlias = Callable[[BayesianNetwork, Record], object]
 OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.likelihoods import Bernoulli, Categorical
+from bayesdrop.program.network import BayesianNetwork
 
 
 class ClassMoments:

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import (
     ConfigError,
     DataError,
@@ -21,6 +20,7 @@ from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import ClassMoments, GaussianMoments
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import PosteriorSample
+from bayesdrop.program.network import BayesianNetwork
 
 # More rows at a time gain nothing on a CPU: the activations then leave its caches.
 _MAX_ROWS = 1000

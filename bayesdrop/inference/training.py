@@ -15,7 +15,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import (
     CheckpointError,
     ConfigError,
@@ -27,6 +26,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.schedules import Schedule
 from bayesdrop.nn import kl_divergence
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.typing import LossTerms
 
 _LOG = logging.getLogger("bayesdrop")

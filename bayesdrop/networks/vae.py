@@ -8,9 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from bayesdrop.autoencoder import VariationalAutoencoder
 from bayesdrop.errors import ConfigError
-from bayesdrop.latent_code import MaskPosterior
 from bayesdrop.likelihoods import Bernoulli, Likelihood
 from bayesdrop.nn import (
     BayesianDropout,
@@ -19,6 +17,8 @@ from bayesdrop.nn import (
     VariationalNestedDropout,
     make_dropout,
 )
+from bayesdrop.program.autoencoder import VariationalAutoencoder
+from bayesdrop.program.code import MaskPosterior
 
 # What a code's mask starts with, other than the temperature 0.3.
 _DEFAULTS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bayesdrop.typing import Latents
 
-
 _ACTIVE: ContextVar[MaskContext | None] = ContextVar("bayesdrop_mask_context", default=None)
 
 

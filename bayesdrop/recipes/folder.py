@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.files import write_file
-from bayesdrop.reporting.files import read_json, write_json
+from bayesdrop.files import read_json, write_file, write_json
 
 FORMAT = 1
 """Format of ``recipe.json``."""

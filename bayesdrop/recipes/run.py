@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.convert import convert
+from bayesdrop.conversion import convert
 from bayesdrop.data import DataSplits, load_data, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
-from bayesdrop.files import first_line
+from bayesdrop.files import first_line, read_json, write_json
 from bayesdrop.inference import checkpoint
 from bayesdrop.inference.closing import close_unused_units
 from bayesdrop.inference.fit import Callback, fit
@@ -25,10 +24,10 @@ from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
 from bayesdrop.networks import make_network, networks
 from bayesdrop.nn import to_dependent
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.folder import FORMAT, claim, copy_stages
 from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe
-from bayesdrop.reporting.files import read_json, write_json
 
 
 @dataclass(frozen=True)

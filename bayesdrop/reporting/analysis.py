@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression import (
     Frontier,
     SizePosterior,
@@ -43,6 +42,7 @@ from bayesdrop.metrics import (
 )
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.uncertainty import ClassRow
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.shift_analysis import ShiftAnalysis, analyse_shift
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression import (
     compact,
     count_bytes,
@@ -19,9 +18,10 @@ from bayesdrop.compression import (
     per_input_cost,
     sparsity_table,
 )
-from bayesdrop.convert import to_deterministic
+from bayesdrop.conversion import to_deterministic
 from bayesdrop.errors import CompactionError
 from bayesdrop.inference.predict import predict
+from bayesdrop.program.network import BayesianNetwork
 
 LATENCY_BATCH = 100
 """Examples of a timed batch."""

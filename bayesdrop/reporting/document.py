@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from bayesdrop.reporting.tables import markdown_table
+from bayesdrop.tables import markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

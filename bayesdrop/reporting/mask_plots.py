@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import BayesianDropout, IndianBuffetSticks, MaskContext, named_dropout_layers
 from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.distributions.elements import elements
 from bayesdrop.nn import BayesianDropout, BayesianWeights
+from bayesdrop.program.network import BayesianNetwork
 
 
 def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:

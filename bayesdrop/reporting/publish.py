@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bayesdrop.files import write_json, write_text
 from bayesdrop.reporting import plots
 from bayesdrop.reporting.document import Document
-from bayesdrop.reporting.files import write_json, write_text
 from bayesdrop.reporting.html import to_html
 
 

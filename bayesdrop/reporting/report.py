@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.inference.predict import predict
 from bayesdrop.metrics import (
     brier_score,
@@ -22,6 +21,7 @@ from bayesdrop.metrics import (
     uncertainty_scores,
 )
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.costs import (
     LATENCY_BATCH,
     measure_latencies,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.diagnostics import ShiftCurves, shift_curves
 from bayesdrop.metrics import corruptions
+from bayesdrop.program.network import BayesianNetwork
 
 if TYPE_CHECKING:
     from bayesdrop.reporting.report import Report

@@ -75,10 +75,3 @@ def rich_table(rows: Sequence[Row], *, title: str, latency_batch: int) -> Table:
     for line in cells:
         table.add_row(*line)
     return table
-
-
-def markdown_table(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; the first column is left-aligned, the others right-aligned."""
-    rule = ["---", *("--:" for _ in header[1:])]
-    lines = [header, rule, *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,8 +2,9 @@ import io
 
 from rich.console import Console
 
-from bayesdrop.reporting import Row, markdown_table, rich_table
+from bayesdrop.reporting import Row, rich_table
 from bayesdrop.reporting.tables import table_cells
+from bayesdrop.tables import markdown_table
 
 ROWS = [
     Row("plain", 1.5, 0.05, 0.02, 0.01, {"ood": 0.9}, [64, 10], 12345, 67890, 0.25),

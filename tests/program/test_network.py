@@ -12,10 +12,10 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import bayesdrop as bd
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.ops.stable import inverse_softplus
+from bayesdrop.program.network import BayesianNetwork
 from tests.statistics import assert_mean_close
 
 

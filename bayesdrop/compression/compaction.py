@@ -16,7 +16,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.compression.flow import Flow, Opaque, Rule
 from bayesdrop.compression.folding import fold
 from bayesdrop.compression.gate import Gate
@@ -41,6 +40,7 @@ from bayesdrop.nn import (
     named_dropout_layers,
     with_plain_weights,
 )
+from bayesdrop.program.network import BayesianNetwork
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -20,7 +20,7 @@ from bayesdrop.nn import BayesianDropout, BayesianWeights, LatentOwner, MaskCont
 from bayesdrop.typing import Latents
 
 if TYPE_CHECKING:
-    from bayesdrop.bayesian import BayesianNetwork
+    from bayesdrop.program.network import BayesianNetwork
 
 _REAL = torch.distributions.constraints.real
 

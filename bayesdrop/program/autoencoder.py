@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.bayesian import BayesianNetwork
 from bayesdrop.errors import ConfigError
-from bayesdrop.latent_code import Encoding, LatentCode, MaskPosterior, NestedCode, Sites, draw
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import BayesianDropout, LatentOwner, OrderedUnits, named_owners
-from bayesdrop.program import Program
+from bayesdrop.program.code import (
+    Encoding,
+    LatentCode,
+    MaskPosterior,
+    NestedCode,
+    Sites,
+    draw,
+)
+from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.pyro_pair import Program
 from bayesdrop.typing import Latents, LossTerms
 
 

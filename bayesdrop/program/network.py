@@ -22,7 +22,7 @@ from bayesdrop.nn import (
     named_owners,
     named_weight_layers,
 )
-from bayesdrop.program import Guide, Model
+from bayesdrop.program.pyro_pair import Guide, Model
 from bayesdrop.typing import Latents, LossTerms
 
 _COUNTER = itertools.count()

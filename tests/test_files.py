@@ -4,7 +4,7 @@ import math
 import pytest
 
 from bayesdrop.errors import CheckpointError
-from bayesdrop.reporting import read_json, write_json, write_text
+from bayesdrop.files import read_json, write_json, write_text
 
 
 def test_json_round_trip_turns_what_json_lacks_into_null(tmp_path):

@@ -9,8 +9,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bayesdrop.bayesian import BayesianNetwork
-from bayesdrop.convert.plan import (
+from bayesdrop.conversion.plan import (
     CONVOLUTIONS,
     DROPOUTS,
     LINEARS,
@@ -28,6 +27,7 @@ from bayesdrop.nn import (
     registered_weight_layers,
     with_plain_weights,
 )
+from bayesdrop.program.network import BayesianNetwork
 
 
 def convert(
