@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -4,6 +4,11 @@ import os
 import random
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker, also in the processes that tests start: two workers with two threads
+    # each wait for one another, at several times the cost. Before torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pyro
 import pytest

@@ -6,8 +6,6 @@ A new prior gets all of this by registration. Its noise must come from ``bayesdr
 import copy
 import io
 import math
-import subprocess
-import sys
 
 import pyro
 import pyro.poutine as poutine
@@ -451,36 +449,3 @@ def test_a_program_changes_no_global_state(key):
     assert pyro.settings.get() == settings
     assert torch.get_default_dtype() == dtype
     assert bnn.training
-
-
-IMPORT = """
-import logging, random, sys
-import numpy, torch, pyro, pyro.distributions, pyro.infer, pyro.optim
-def state():
-    loggers = {n: (l.level, list(l.handlers), l.propagate)
-               for n, l in logging.Logger.manager.loggerDict.items()
-               if isinstance(l, logging.Logger) and not n.startswith("bayesdrop")}
-    return (torch.get_default_dtype(), torch.get_rng_state().tolist(), pyro.settings.get(),
-            torch.distributions.Distribution._validate_args, random.getstate(),
-            str(numpy.random.get_state()), logging.root.level, list(logging.root.handlers),
-            torch.is_grad_enabled(), torch.get_num_threads(),
-            {n: loggers.get(n) for n in ("torch", "pyro", "matplotlib")},
-            len(pyro.get_param_store()._params))
-before = state()
-import bayesdrop
-assert bayesdrop.registered_dropouts()[sys.argv[1]]
-assert state() == before, [i for i, (a, b) in enumerate(zip(state(), before)) if a != b]
-heavy = ["arviz", "matplotlib", "torchvision", "torchmetrics", "sklearn", "onnx", "tensorboard",
-         "torch.utils.tensorboard", "rich", "typer"]
-print([name for name in heavy if name in sys.modules])
-"""
-
-
-def test_importing_has_no_side_effect(key):
-    if not bd.registered_dropouts()[key].__module__.startswith("bayesdrop."):
-        pytest.skip("registered by a plugin, not by importing the package")
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", IMPORT, key], capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
