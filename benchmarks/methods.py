@@ -90,7 +90,7 @@ def predictors(run: Run, num_samples: int) -> dict[str, Callable[[Tensor], Tenso
     """Return the ways in which a run predicts: title to a function from images."""
 
     def mean(x: Tensor) -> Tensor:
-        return bd.predict(run.bnn, x, mean_mask=True, keep_samples=False).mean
+        return bd.predict(run.bnn, x, sample=False, keep_samples=False).mean
 
     def sampled(x: Tensor) -> Tensor:
         return bd.predict(

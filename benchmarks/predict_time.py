@@ -130,7 +130,7 @@ def main() -> None:
         "predict_shared_moments_only": lambda n: bd.predict(
             bnn, x, num_samples=n, keep_samples=False
         ),
-        "predict_per_example": lambda n: bd.predict(bnn, x, num_samples=n, masks="per-example"),
+        "predict_per_example": lambda n: bd.predict(bnn, x, num_samples=n, shared_by="example"),
         "stock_predictive": lambda n: stock_predictive(bnn, x, n),
     }
     samples = dict.fromkeys(methods, count) | {"stock_predictive": options.stock_samples}

@@ -458,7 +458,7 @@ def predictions() -> str:
     titles = {
         "plain_passes": "64 plain passes",
         "predict_shared": "bd.predict, one mask per posterior sample",
-        "predict_per_example": 'bd.predict, masks="per-example"',
+        "predict_per_example": 'bd.predict, shared_by="example"',
         "stock_predictive": "stock Predictive",
     }
     ratios = result["ratio_to_plain_passes"]["seconds"]

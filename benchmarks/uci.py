@@ -128,7 +128,7 @@ def measure(
     x, y = split.test
     known = bd.BayesianNetwork(bnn.network, bd.Gaussian(noise_scale), bnn.num_data)
     sampled = bd.predict(known, (x, y), num_samples=num_samples, keep_samples=False, seed=0)
-    mean_mask = bd.predict(known, x, mean_mask=True)
+    mean_mask = bd.predict(known, x, sample=False)
 
     def rmse(prediction: bd.Prediction) -> float:
         return split.y_scale * float((prediction.mean[:, 0] - y).square().mean().sqrt())

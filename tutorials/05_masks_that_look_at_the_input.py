@@ -68,7 +68,7 @@ bd.fit(bnn, (x, y), epochs=epochs, variational_learning_rate=1e-2, seed=1, **opt
 
 # %%
 def accuracy(bayesian):
-    prediction = bd.predict(bayesian, x_test, mean_mask=True)
+    prediction = bd.predict(bayesian, x_test, sample=False)
     return (prediction.mean.argmax(1) == y_test).double().mean().item()
 
 

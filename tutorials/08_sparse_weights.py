@@ -72,7 +72,7 @@ def train(labels, dropout=None):
 
 
 def error(bnn, inputs, labels):
-    return bd.evaluate(bnn, (inputs, labels), mean_mask=True).error
+    return bd.evaluate(bnn, (inputs, labels), sample=False).error
 
 
 plain = train(y)

@@ -116,7 +116,7 @@ table[["rank", "elpd_loo", "p_loo", "elpd_diff", "dse"]]
 
 # %%
 def log_predictive_density(bnn, x, y):
-    samples = bd.predict(bnn, x, num_samples=400, masks="per-example", seed=1).samples
+    samples = bd.predict(bnn, x, num_samples=400, shared_by="example", seed=1).samples
     return samples.mean(0)[torch.arange(len(y)), y].double().log()
 
 

@@ -141,7 +141,7 @@ def pruning_frontier(
             for name, layer in layers
         }
         cost = counter(masks)
-        result = evaluate(work, validation_data, mean_mask=True, batch_size=batch_size)
+        result = evaluate(work, validation_data, sample=False, batch_size=batch_size)
         rows.append(
             FrontierRow(
                 threshold=float(value),

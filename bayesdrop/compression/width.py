@@ -249,7 +249,7 @@ def width_sweep(
             data,
             ood=ood,
             num_samples=num_samples,
-            mean_mask=not _is_random(held),
+            sample=_is_random(held),
             seed=seed,
         )
         samples = max(samples, result.num_samples)

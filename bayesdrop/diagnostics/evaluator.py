@@ -103,8 +103,8 @@ def evaluate(
     *,
     ood: Mapping[str, Data] | None = None,
     num_samples: int = 64,
-    mean_mask: bool = False,
-    masks: Literal["shared", "per-example"] = "shared",
+    sample: bool = True,
+    shared_by: Literal["batch", "example"] = "batch",
     batch_size: int | None = None,
     memory_limit: int = 2**30,
     keep_samples: bool = False,
@@ -123,8 +123,8 @@ def evaluate(
         ood: Name to inputs the network was not trained for; their targets are not looked at.
             Classifiers only.
         num_samples: Posterior samples.
-        mean_mask: Whether to run once with the mean masks instead of sampling.
-        masks: As in ``predict``.
+        sample: Whether to sample; False runs once with the mean masks.
+        shared_by: As in ``predict``.
         batch_size: As in ``predict``.
         memory_limit: As in ``predict``, in bytes.
         keep_samples: Whether ``prediction`` keeps each posterior sample; for regression then also
@@ -157,8 +157,8 @@ def evaluate(
             bnn,
             data,
             num_samples=num_samples,
-            mean_mask=mean_mask,
-            masks=masks,
+            sample=sample,
+            shared_by=shared_by,
             batch_size=batch_size,
             memory_limit=memory_limit,
             keep_samples=keep_samples,

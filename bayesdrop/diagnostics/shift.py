@@ -129,7 +129,7 @@ def shift_curves(
         num_samples: Posterior samples of a Bayesian network.
         seed: Of the corruptions, so that all models see the same images, and of the posterior
             samples, which are the same at every severity.
-        predict_options: Passed on to ``predict``, such as ``{"mean_mask": True}``.
+        predict_options: Passed on to ``predict``, such as ``{"sample": False}``.
 
     Raises:
         ConfigError: If a kind or severity is unknown, or the network is not a classifier.

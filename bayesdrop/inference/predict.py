@@ -32,8 +32,8 @@ def predict(
     data: Data,
     *,
     num_samples: int = 64,
-    mean_mask: bool = False,
-    masks: Literal["shared", "per-example"] = "shared",
+    sample: bool = True,
+    shared_by: Literal["batch", "example"] = "batch",
     batch_size: int | None = None,
     memory_limit: int = 2**30,
     keep_samples: bool = True,
@@ -50,13 +50,13 @@ def predict(
         data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader.
         num_samples: Posterior samples :math:`S`. A network without Bayesian layers has nothing to
             sample and runs once. With random weights as many copies of them are held in memory.
-        mean_mask: Whether to run once with the mean masks (and mean weights), an approximation,
-            instead of sampling.
-        masks: ``"shared"`` draws one mask per posterior sample for all inputs: the prediction of
-            each input has the same distribution, only the correlation between inputs differs, and
-            a pass costs about as much as the plain network's. The draw does not depend on the
-            batch size. ``"per-example"`` draws a mask for each input, as the model does; it is
-            several times slower. Masks that depend on the input are always drawn per example.
+        sample: Whether to sample; False runs once with the mean masks (and mean weights), an
+            approximation.
+        shared_by: ``"batch"`` draws one mask per posterior sample for all inputs: the prediction
+            of each input has the same distribution, only the correlation between inputs differs,
+            and a pass costs about as much as the plain network's. The draw does not depend on the
+            batch size. ``"example"`` draws a mask for each input, as the model does; it is several
+            times slower. Masks that depend on the input are always drawn per example.
         batch_size: Rows that pass through the network at a time; None derives it from
             ``memory_limit``.
         memory_limit: Bytes for the activations of one pass, taken as twice the size of all module
@@ -78,13 +78,13 @@ def predict(
         >>> prediction.samples.shape, prediction.mutual_information.shape
         (torch.Size([8, 5, 3]), torch.Size([5]))
     """
-    _check_options(bnn, num_samples, masks, batch_size, memory_limit)
+    _check_options(bnn, num_samples, shared_by, batch_size, memory_limit)
     device = next(bnn.parameters(), torch.empty(0)).device
     with evaluation_mode(bnn), seeded(seed):
         passes: list[AbstractContextManager[object]] = [nullcontext()]
-        if not mean_mask and bnn.is_random:
+        if sample and bnn.is_random:
             # All global latents (and shared masks) come first: chunking cannot change the draw.
-            shared = masks == "shared"
+            shared = shared_by == "batch"
             passes = [
                 PosteriorSample(bnn.draw_latents(), shared=shared) for _ in range(num_samples)
             ]
@@ -204,7 +204,7 @@ def probe(bnn: BayesianNetwork, x: Tensor) -> Cost:
 
 
 def _check_options(
-    bnn: object, num_samples: int, masks: str, batch_size: int | None, memory_limit: int
+    bnn: object, num_samples: int, shared_by: str, batch_size: int | None, memory_limit: int
 ) -> None:
     if not isinstance(bnn, BayesianNetwork):
         raise ConfigError(
@@ -213,8 +213,8 @@ def _check_options(
             got=type(bnn).__name__,
             hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
         )
-    if masks not in ("shared", "per-example"):
-        raise unknown_name("masks option", masks, ("shared", "per-example"))
+    if shared_by not in ("batch", "example"):
+        raise unknown_name("shared_by of predict", shared_by, ("batch", "example"))
     if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError(
             "predict",

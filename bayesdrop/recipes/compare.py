@@ -108,7 +108,7 @@ class _Classifiers:
                     bnn,
                     images,
                     num_samples=self.num_samples,
-                    mean_mask=method != "monte_carlo",
+                    sample=method == "monte_carlo",
                     keep_samples=False,
                     seed=run.seed,
                 )

@@ -214,9 +214,9 @@ def add_baseline(
         ood: The out-of-distribution images of the report.
         after: Index of the row after which the new one is put.
     """
-    inside = predict(network, test, mean_mask=True, keep_samples=False)
+    inside = predict(network, test, sample=False, keep_samples=False)
     outside = {
-        name: predict(network, images, mean_mask=True, keep_samples=False)
+        name: predict(network, images, sample=False, keep_samples=False)
         for name, images in (ood or {}).items()
     }
     detection = _detection(inside, outside)

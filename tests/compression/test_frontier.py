@@ -47,7 +47,7 @@ def test_each_row_is_the_compact_network_at_that_threshold(dropout):
         assert row.units == tuple(work.units())
         assert row.params == count_params(small)
         assert row.flops == count_flops(small, x)
-        result = bd.evaluate(work, (x, y), mean_mask=True)
+        result = bd.evaluate(work, (x, y), sample=False)
         assert (row.error, row.nll, row.ece) == (result.error, result.nll, result.ece)
         nll = nn.functional.cross_entropy(small(x).detach(), y)
         assert row.nll == pytest.approx(float(nll))

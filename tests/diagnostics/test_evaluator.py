@@ -85,7 +85,7 @@ def test_targets_of_ood_sets_are_not_looked_at():
 
 def test_mean_mask_has_no_mutual_information():
     bnn, (x, y) = bayesian(bd.Categorical(), 3), test_set()
-    result = bd.evaluate(bnn, (x, y), ood={"same": x}, mean_mask=True)
+    result = bd.evaluate(bnn, (x, y), ood={"same": x}, sample=False)
     assert result.num_samples == 1
     assert {"entropy", "max_probability"} <= set(result.ood["same"])
     assert "mutual_information" not in result.ood["same"]
@@ -110,7 +110,7 @@ def test_bernoulli_outputs_are_binary_problems(num_outputs):
 def test_regression_figures(scale):
     bnn = bayesian(bd.Gaussian(scale), 2 if scale == "heteroscedastic" else 1)
     x, y = torch.randn(30, 4), torch.randn(30)
-    result = bd.evaluate(bnn, (x, y), mean_mask=True)
+    result = bd.evaluate(bnn, (x, y), sample=False)
     mean, variance = result.prediction.mean[:, 0], result.prediction.variance[:, 0]
     expected = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
     assert result.nll == pytest.approx(float(expected))

@@ -71,21 +71,21 @@ def stock_predictive(bnn, x, num_samples, sites=("_RETURN",)):
         return Predictive(bnn.model, guide=bnn.guide, **options)(x)
 
 
-@pytest.mark.parametrize("masks", ["shared", "per-example"])
+@pytest.mark.parametrize("shared_by", ["batch", "example"])
 @pytest.mark.parametrize("dropout", bd.registered_dropouts())
-def test_samples_have_the_distribution_of_stock_predictive(masks, dropout):
+def test_samples_have_the_distribution_of_stock_predictive(shared_by, dropout):
     bnn, x = bayesian(dropout=dropout), inputs(4)
     with torch.no_grad():
         bnn.network[-1].weight.mul_(8)  # so that the mean mask is visibly an approximation
         for _, layer in bnn.named_dropout_layers():
             if isinstance(layer, bd.StructuredBayesianPruningDropout):
                 layer.log_scale.zero_()  # it starts with hardly any noise
-    prediction = bd.predict(bnn, x, num_samples=2000, masks=masks)
+    prediction = bd.predict(bnn, x, num_samples=2000, shared_by=shared_by)
     probabilities = stock_predictive(bnn, x, 20_000)["_RETURN"].softmax(-1)
     assert probabilities.shape == (20_000, 4, 3)
     assert_means_equal(prediction.samples, probabilities)
     assert_means_equal(prediction.samples.square(), probabilities.square())
-    one_pass = bd.predict(bnn, x, mean_mask=True).mean
+    one_pass = bd.predict(bnn, x, sample=False).mean
     with pytest.raises(AssertionError):
         assert_means_equal(prediction.samples, one_pass.expand(2, -1, -1))
 
@@ -116,7 +116,7 @@ def test_shared_masks_are_shared_by_all_inputs_and_per_example_masks_are_not():
     bnn, x = bayesian(), inputs(1).expand(5, -1)
     shared = bd.predict(bnn, x, num_samples=8)
     torch.testing.assert_close(shared.samples, shared.samples[:, :1].expand(-1, 5, -1))
-    own = bd.predict(bnn, x, num_samples=8, masks="per-example")
+    own = bd.predict(bnn, x, num_samples=8, shared_by="example")
     assert not torch.allclose(own.samples, own.samples[:, :1].expand(-1, 5, -1))
 
 
@@ -192,13 +192,13 @@ def test_log_likelihood_is_that_of_the_mixture():
 
 def test_mean_mask_is_the_evaluation_mode_network():
     bnn, x = bayesian(), inputs()
-    prediction = bd.predict(bnn, x, mean_mask=True)
+    prediction = bd.predict(bnn, x, sample=False)
     with torch.no_grad():
         expected = bnn.network.eval()(x).softmax(-1)
     assert torch.equal(prediction.mean, expected)
     assert prediction.num_samples == 1
     assert torch.equal(prediction.mutual_information, torch.zeros(7))
-    regression = bd.predict(bayesian("fixed"), x, mean_mask=True)
+    regression = bd.predict(bayesian("fixed"), x, sample=False)
     assert torch.equal(regression.epistemic_variance, torch.zeros(7, 2))
 
 
@@ -299,8 +299,8 @@ def test_convolutions_with_batch_norm():
     )
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100).train()
     before = {name: value.clone() for name, value in bnn.state_dict().items()}
-    for masks in ("shared", "per-example"):
-        prediction = bd.predict(bnn, torch.randn(6, 1, 5, 5), num_samples=4, masks=masks)
+    for shared_by in ("batch", "example"):
+        prediction = bd.predict(bnn, torch.randn(6, 1, 5, 5), num_samples=4, shared_by=shared_by)
         torch.testing.assert_close(prediction.mean.sum(1), torch.ones(6))
     for name, value in bnn.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -353,9 +353,9 @@ def test_prediction_needs_no_gradient_and_no_parameter_store():
 @pytest.mark.gpu
 def test_results_of_a_network_on_an_accelerator_are_on_the_cpu():
     bnn, (x, y) = bayesian().cuda(), labelled()
-    for masks in ("shared", "per-example"):
-        prediction = bd.predict(bnn, (x, y), num_samples=3, masks=masks, seed=0)
-        again = bd.predict(bnn, (x, y), num_samples=3, masks=masks, seed=0)
+    for shared_by in ("batch", "example"):
+        prediction = bd.predict(bnn, (x, y), num_samples=3, shared_by=shared_by, seed=0)
+        again = bd.predict(bnn, (x, y), num_samples=3, shared_by=shared_by, seed=0)
         assert prediction.samples.device.type == prediction.y.device.type == "cpu"
         assert torch.equal(prediction.samples, again.samples)
 
@@ -387,9 +387,9 @@ def test_sizes_below_one_are_refused(option):
         bd.predict(bayesian(), inputs(), **{option: 0})
 
 
-def test_unknown_masks_option_is_refused():
-    with pytest.raises(ConfigError, match="unknown masks option 'share'. Did you mean 'shared'"):
-        bd.predict(bayesian(), inputs(), masks="share")
+def test_unknown_shared_by_is_refused():
+    with pytest.raises(ConfigError, match="unknown shared_by of predict 'share'"):
+        bd.predict(bayesian(), inputs(), shared_by="share")
 
 
 def test_plain_module_is_refused():

@@ -140,7 +140,7 @@ def bayesian(likelihood=None):
 
 
 def test_single_sample_has_no_mutual_information_score():
-    prediction = bd.predict(bayesian(), torch.zeros(5, 4), mean_mask=True)
+    prediction = bd.predict(bayesian(), torch.zeros(5, 4), sample=False)
     names = ["entropy", "max_probability", "energy", "logit_norm"]
     assert list(uncertainty_scores(prediction)) == names
 

@@ -63,7 +63,7 @@ def test_the_figures_are_those_of_evaluate(report, networks, test_set):
     ood = {"digits:8-9": load_ood("digits:8-9", "digits:0-3")}
     for method, evaluation in {
         "plain": bd.evaluate(plain, test_set),
-        "mean_mask": bd.evaluate(bnn, test_set, mean_mask=True),
+        "mean_mask": bd.evaluate(bnn, test_set, sample=False),
         "monte_carlo": bd.evaluate(bnn, test_set, ood=ood, num_samples=8, seed=3),
     }.items():
         for key in ("error", "nll", "brier", "ece"):

@@ -88,13 +88,13 @@ def test_concentrated_beta_bernoulli_is_monte_carlo_dropout():
     assert_means_equal(outputs[0].square(), outputs[1].square())
 
 
-@pytest.mark.parametrize("masks", ["shared", "per-example"])
-def test_predict_draws_masks_though_there_are_no_latents(masks):
+@pytest.mark.parametrize("shared_by", ["batch", "example"])
+def test_predict_draws_masks_though_there_are_no_latents(shared_by):
     torch.manual_seed(2)
     net = trained_network().eval()
     x = torch.randn(7, 4)
     bnn = bd.BayesianNetwork(converted(net), bd.Categorical(), num_data=10)
-    prediction = bd.predict(bnn, x, num_samples=3000, masks=masks)
+    prediction = bd.predict(bnn, x, num_samples=3000, shared_by=shared_by)
     assert float(prediction.mutual_information.min()) > 1e-6
     net.train()
     with torch.no_grad():

@@ -109,15 +109,15 @@ def test_the_divergence_is_paid_once():
     torch.testing.assert_close(second.order_probs(), first.order_probs())
 
 
-@pytest.mark.parametrize("masks", ["shared", "per-example"])
+@pytest.mark.parametrize("shared_by", ["batch", "example"])
 @pytest.mark.parametrize("draws", DRAWS)
-def test_prediction_is_that_of_one_width_for_all_layers(masks, draws):
+def test_prediction_is_that_of_one_width_for_all_layers(shared_by, draws):
     bnn, (x, _) = network(draws=draws, init_open_prob=0.6).eval(), data()
     widths = [bd.with_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
     by_width = torch.stack([held(x).softmax(1) for held in widths]).detach()
     law = layers(bnn)[0].order_posterior().tail_probs.detach()
     expected = torch.einsum("w,wnc->nc", law, by_width)
-    drawn = bd.predict(bnn, x, num_samples=2000, masks=masks, seed=0).samples
+    drawn = bd.predict(bnn, x, num_samples=2000, shared_by=shared_by, seed=0).samples
     assert_mean_close(drawn, expected)
     found = (drawn[:, None] - by_width).abs().amax(-1)  # draws, widths, examples
     assert float(found.amin(1).max()) < 1e-6
