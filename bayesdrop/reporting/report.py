@@ -132,8 +132,8 @@ def build_report(
     plain = bnn if plain is None else plain
     seed = int(description["seed"])
     passes: dict[str, tuple[BayesianNetwork, dict[str, Any]]] = {
-        "plain": (plain, {"mean_mask": True}),
-        "mean_mask": (bnn, {"mean_mask": True}),
+        "plain": (plain, {"sample": False}),
+        "mean_mask": (bnn, {"sample": False}),
         "monte_carlo": (bnn, {"num_samples": num_samples, "seed": seed}),
     }
     inside: dict[str, Prediction] = {}

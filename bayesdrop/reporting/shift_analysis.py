@@ -95,7 +95,7 @@ def analyse_shift(
             some,
             num_samples=samples,
             seed=SHIFT_SEED,
-            predict_options={"mean_mask": method != "monte_carlo"},
+            predict_options={"sample": method == "monte_carlo"},
         )
         for method in report.methods
     }
