@@ -5,6 +5,7 @@ from bayesdrop.distributions.downhill import Downhill
 from bayesdrop.distributions.dropped_weight import DroppedWeight
 from bayesdrop.distributions.hard_concrete import HardConcrete
 from bayesdrop.distributions.kumaraswamy import Kumaraswamy
+from bayesdrop.distributions.log_normal import LogNormal
 from bayesdrop.distributions.log_uniform import LogUniform
 from bayesdrop.distributions.logit_binary_concrete import LogitBinaryConcrete
 from bayesdrop.distributions.nested_normal import NestedNormal
@@ -20,6 +21,7 @@ __all__ = [
     "HardConcrete",
     "DroppedWeight",
     "Kumaraswamy",
+    "LogNormal",
     "LogUniform",
     "LogitBinaryConcrete",
     "NestedNormal",
