@@ -9,12 +9,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # each wait for one another, at several times the cost. Before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
-import pyro
 import pytest
 import torch
 
-from bayesdrop.ops import noise
+from bayesdrop.testing import isolated, noise_by_shape
 
 UNLOCK_SEED = os.environ.get("BAYESDROP_UNLOCK_SEED") == "1"
 
@@ -32,27 +30,8 @@ def isolation(request):
     """
     seed = random.SystemRandom().randrange(2**32) if UNLOCK_SEED else 0
     request.node.add_report_section("setup", "seed", str(seed))
-    dtype, numpy_state, python_state = (
-        torch.get_default_dtype(),
-        np.random.get_state(),  # noqa: NPY002
-        random.getstate(),
-    )
-    threads = torch.get_num_threads()
-    store = pyro.get_param_store().get_state()
-    settings = pyro.settings.get()
-    pyro.clear_param_store()
-    with torch.random.fork_rng(), pyro.validation_enabled(True):
-        pyro.set_rng_seed(seed)
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
-            pyro.settings.set(**settings)
-            pyro.get_param_store().set_state(store)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
+    with isolated(seed):
+        yield
 
 
 @pytest.fixture
@@ -67,14 +46,4 @@ def data_dir():
 @pytest.fixture
 def same_noise(monkeypatch):
     """Noise that depends on its shape alone, not on the order or the number of draws."""
-
-    def uniform(shape, like):
-        generator = torch.Generator().manual_seed(hash(tuple(shape)) % 2**32)
-        u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
-        return u.clamp(1e-12, 1 - 1e-12)
-
-    def normal(shape, like):
-        return torch.special.ndtri(uniform(shape, like))
-
-    monkeypatch.setattr(noise, "uniform", uniform)
-    monkeypatch.setattr(noise, "normal", normal)
+    noise_by_shape(monkeypatch)

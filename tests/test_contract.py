@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
 from bayesdrop.nn import make_dropout, named_dropout_layers
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA, BATCH = 40, 10
 ELBOS = [Trace_ELBO, TraceMeanField_ELBO]

@@ -29,6 +29,7 @@ LAYERS = [
     {"reporting"},
     {"recipes"},
     {"cli"},
+    {"testing"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

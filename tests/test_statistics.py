@@ -2,7 +2,7 @@ import pytest
 import torch
 from pyro.distributions import Normal
 
-from tests.statistics import (
+from bayesdrop.testing import (
     assert_follows_cdf,
     assert_goodness_of_fit,
     assert_mean_close,

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
 from bayesdrop.nn import Noise, make_weight_layer, registered_weight_layers
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 from tests.test_contract import global_sites, gradients, sites
 
 NUM_DATA, BATCH = 40, 10

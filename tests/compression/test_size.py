@@ -10,8 +10,8 @@ from bayesdrop.compression import compact, count_flops, count_params, size_poste
 from bayesdrop.compression.size import CostCounter, FixedMask
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import named_dropout_layers
+from bayesdrop.testing import assert_mean_close
 from tests.compression.networks import NETWORKS
-from tests.statistics import assert_mean_close
 
 
 def biasless():

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 import bayesdrop as bd
 from bayesdrop.diagnostics.inference_data import import_arviz, pareto_smooth
 from bayesdrop.errors import ConfigError, DataError
-from tests.statistics import TEST_FAILURE_RATE
+from bayesdrop.testing import TEST_FAILURE_RATE
 
 pytest.importorskip("arviz")
 import_arviz()

@@ -16,7 +16,7 @@ import bayesdrop as bd
 from bayesdrop.diagnostics import inference_data
 from bayesdrop.diagnostics.inference_data import import_arviz, pareto_smooth
 from bayesdrop.errors import ConfigError, DataError, TruncationWarning
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 pytest.importorskip("arviz")
 pytest.importorskip("matplotlib").use("Agg")

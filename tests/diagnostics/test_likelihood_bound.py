@@ -8,7 +8,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.diagnostics import log_likelihood_bound
 from bayesdrop.errors import ConfigError, DataError
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 SCALE = 0.7
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.integrate import quad
 
-from tests.statistics import assert_follows_cdf, assert_goodness_of_fit, assert_mean_close
+from bayesdrop.testing import assert_follows_cdf, assert_goodness_of_fit, assert_mean_close
 
 
 def integrate(function, points=()):

@@ -8,8 +8,8 @@ from scipy.special import expit
 
 from bayesdrop.distributions import BinaryConcrete, BinaryConcreteStraightThrough
 from bayesdrop.errors import ConfigError
+from bayesdrop.testing import assert_mean_close
 from tests.distributions import laws
-from tests.statistics import assert_mean_close
 
 FAMILIES = [BinaryConcrete, BinaryConcreteStraightThrough]
 PARAMETERS = [(0.5, -1.3), (0.7, 0.0), (1.0, 2.0), (2.5, -3.0)]

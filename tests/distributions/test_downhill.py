@@ -4,7 +4,7 @@ from pyro.distributions import RelaxedOneHotCategorical
 
 from bayesdrop.distributions import Downhill, OrderedMask
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 BETA = torch.tensor([0.7, 0.4], dtype=torch.float64)
 

@@ -3,7 +3,7 @@ import torch
 from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import DroppedWeight
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 LOC = torch.tensor([-2.0, 0.5, 0.0], dtype=torch.float64)
 PROBS = torch.tensor(0.3, dtype=torch.float64)

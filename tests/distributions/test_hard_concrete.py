@@ -9,8 +9,8 @@ from scipy.stats import chisquare
 from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import BinaryConcrete, HardConcrete
+from bayesdrop.testing import TEST_FAILURE_RATE, assert_goodness_of_fit, assert_mean_close
 from tests.distributions import laws
-from tests.statistics import TEST_FAILURE_RATE, assert_goodness_of_fit, assert_mean_close
 
 LOGITS = torch.tensor([-4.0, -2.0, -1.0, 0.0, 1.0, 2.197, 4.0], dtype=torch.float64)
 # Golden values of the specification.

@@ -11,8 +11,8 @@ from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.distributions.kumaraswamy import expected_log1m
+from bayesdrop.testing import assert_mean_close
 from tests.distributions import laws
-from tests.statistics import assert_mean_close
 
 PARAMETERS = [(0.3133, 1.0), (0.5, 0.5), (2.0, 3.0), (5.0, 0.7), (20.0, 30.0)]
 CONCENTRATIONS = [1e-3, 1e-2, 0.1, 1.0, 10.0, 1e2, 1e3]

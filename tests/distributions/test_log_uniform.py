@@ -13,7 +13,7 @@ import bayesdrop as bd
 from bayesdrop.distributions import LogUniform, Normal
 from bayesdrop.distributions.log_uniform import exact_kl
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 LOG_ALPHA = [-8.0, -6.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 5.0]
 EXACT = [

@@ -9,12 +9,12 @@ from scipy.stats import logistic
 from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import BinaryConcrete, LogitBinaryConcrete
-from tests.distributions import laws
-from tests.statistics import (
+from bayesdrop.testing import (
     assert_follows_cdf,
     assert_goodness_of_fit,
     assert_mean_close,
 )
+from tests.distributions import laws
 
 PARAMETERS = [(0.3, -1.3), (0.7, 0.0), (1.0, 2.0), (2.5, -3.0)]
 

@@ -5,7 +5,7 @@ from torch.distributions import Normal, kl_divergence
 from bayesdrop.distributions import NestedNormal, OrderedMask, OrderedMaskStraightThrough
 from bayesdrop.distributions.nested_normal import open_features
 from bayesdrop.errors import ShapeError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 LOC, SCALE = torch.tensor([0.5, -1.0, 2.0, 0.1]), torch.tensor([0.3, 1.2, 0.7, 2.0])
 BETA, PI = torch.tensor([0.8, 0.6, 0.3]), torch.tensor([0.5, 0.5, 0.9])

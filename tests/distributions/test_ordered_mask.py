@@ -6,7 +6,7 @@ from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 BETA = torch.tensor([0.9, 0.3, 0.7])
 PI = torch.tensor([0.5, 0.8, 0.6])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bayesdrop.distributions import ScaledBernoulli
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 PROBS = torch.tensor([0.05, 0.5, 0.9], dtype=torch.float64)
 

@@ -9,8 +9,8 @@ from scipy.stats import truncnorm
 from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import TruncatedLogNormal, TruncatedLogUniform
+from bayesdrop.testing import assert_follows_cdf, assert_goodness_of_fit, assert_mean_close
 from tests.distributions import laws
-from tests.statistics import assert_follows_cdf, assert_goodness_of_fit, assert_mean_close
 
 LOWER = -20.0
 # loc, log scale, KL to the log-uniform prior: golden values of the specification.

@@ -18,7 +18,7 @@ from bayesdrop.inference.draws import (
     provides,
     stack_draws,
 )
-from tests.statistics import assert_means_equal
+from bayesdrop.testing import assert_means_equal
 
 KEYS = list(bd.registered_dropouts())
 

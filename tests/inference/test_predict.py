@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, DivergenceError, ShapeError
-from tests.statistics import assert_means_equal
+from bayesdrop.testing import assert_means_equal
 
 NUM_FEATURES = 4
 LIKELIHOODS = {

@@ -14,7 +14,7 @@ from bayesdrop.metrics import (
     risk_coverage,
 )
 from bayesdrop.metrics.bootstrap import METRICS, _Columns, _draw, _Pair
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 FUNCTIONS = {
     "error": error_percent,

@@ -15,7 +15,7 @@ from bayesdrop.metrics import (
     regression_calibration,
 )
 from bayesdrop.metrics.coverage import interval_coverage
-from tests.statistics import assert_follows_cdf, assert_mean_close
+from bayesdrop.testing import assert_follows_cdf, assert_mean_close
 
 
 def mixture(samples=5, rows=400):

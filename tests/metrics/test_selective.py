@@ -9,7 +9,7 @@ from scipy.stats import binom
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import risk_coverage_of_losses
-from tests.statistics import TEST_FAILURE_RATE
+from bayesdrop.testing import TEST_FAILURE_RATE
 
 
 def example(rows=400, classes=4):

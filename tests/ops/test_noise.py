@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bayesdrop.ops import noise
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

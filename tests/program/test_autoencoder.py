@@ -11,7 +11,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError, TruncationWarning
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA, BATCH, PIXELS, SIZE = 40, 10, 6, 3
 MASKS = {

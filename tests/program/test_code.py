@@ -7,7 +7,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 KEYS = ["nested", "variational-nested"]
 

@@ -16,7 +16,7 @@ from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.program.network import BayesianNetwork
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 
 def network(width=4):

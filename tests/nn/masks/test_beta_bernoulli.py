@@ -9,7 +9,7 @@ import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn import PosteriorSample, make_dropout, register_dropout
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
 def concentrated(rate, num_units, **options):

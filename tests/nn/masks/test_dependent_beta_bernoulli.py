@@ -10,7 +10,7 @@ import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, DependentBetaBernoulliDropout
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError
 from bayesdrop.inference.closing import close_unused_units
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
 def trained(num_units=4, **options):

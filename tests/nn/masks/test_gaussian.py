@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bayesdrop as bd
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
 @pytest.mark.parametrize("drop_prob", [0.1, 0.5, 0.8])

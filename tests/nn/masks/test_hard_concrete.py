@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 import bayesdrop as bd
 from bayesdrop.distributions import HardConcrete
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 
 def layer(logits=(-4.0, -2.0, 0.0, 4.0), **options):

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, HierarchicalIndianBuffetDropout, IndianBuffetSticks
 from bayesdrop.errors import ConfigError, TruncationWarning
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA = 40
 

@@ -10,7 +10,7 @@ import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, IndianBuffetDropout, IndianBuffetSticks
 from bayesdrop.errors import ConfigError, ShapeError, TruncationWarning
 from bayesdrop.nn.masks.stick_breaking import log_stick_products
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
 def at_prior(num_units, concentration, **options):

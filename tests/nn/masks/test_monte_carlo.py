@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ConversionWarning
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 FIXED = [bd.MonteCarloDropout, bd.GaussianDropout]
 

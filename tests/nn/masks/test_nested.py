@@ -7,7 +7,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, ShapeError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 
 def test_uniform_law_makes_every_number_of_open_groups_as_likely():

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 KEYS = ["nested", "variational-nested"]
 DRAWS = ["shared", "per-example"]

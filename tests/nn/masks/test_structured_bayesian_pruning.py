@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 import bayesdrop as bd
 from bayesdrop.distributions import TruncatedLogNormal, TruncatedLogUniform
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA = 30
 

@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
 def network(**options):

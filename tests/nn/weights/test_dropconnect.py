@@ -12,7 +12,7 @@ from bayesdrop.nn import (
     GaussianDropconnectLinear,
     named_weight_layers,
 )
-from tests.statistics import assert_mean_close, assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 BOTH = [DropconnectLinear, GaussianDropconnectLinear]
 CONVOLUTIONS = [DropconnectConv2d, GaussianDropconnectConv2d]

@@ -13,7 +13,7 @@ from bayesdrop.nn import (
     make_weight_layer,
     register_weight_layer,
 )
-from tests.statistics import assert_follows_cdf, assert_mean_close
+from bayesdrop.testing import assert_follows_cdf, assert_mean_close
 
 NOISES = ("local", "weights", "shared")
 KLS = ("exact", "fit", "cubic", "hierarchical")
