@@ -48,7 +48,7 @@ from bayesdrop.inference.checkpoint import load, save
 from bayesdrop.inference.closing import close_unused_units
 from bayesdrop.inference.fit import FitResult, fit
 from bayesdrop.inference.predict import predict
-from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian
+from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from bayesdrop.metrics import (
     ClassificationMetrics,
     OODTable,
@@ -129,6 +129,7 @@ __all__ = [
     "HierarchicalIndianBuffetDropout",
     "IndianBuffetDropout",
     "IndianBuffetSticks",
+    "Likelihood",
     "MonteCarloDropout",
     "NestedDropout",
     "OODTable",

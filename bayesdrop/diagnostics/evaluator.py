@@ -11,7 +11,6 @@ from torch import Tensor
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.predict import predict
-from bayesdrop.likelihoods import Bernoulli
 from bayesdrop.metrics.brier import BrierDecomposition, brier_decomposition
 from bayesdrop.metrics.calibration import (
     adaptive_calibration_error,
@@ -43,7 +42,7 @@ class Evaluation:
 
     Args:
         nll: Negative log-likelihood in nats per example: of the averaged probabilities, or of the
-            mixture of the samples' Gaussians.
+            mixture of the samples' densities.
         num_samples: Posterior samples behind the figures; 1 for a mean mask.
         prediction: The prediction of the test set.
         error: Share of wrong classes, in percent; classifiers only.
@@ -58,10 +57,10 @@ class Evaluation:
         aurc: Area under the risk-coverage curve; classifiers only.
         excess_aurc: The same less that of the best order; classifiers only.
         rmse: Root mean squared error, in the units of ``y``; regression only.
-        crps: Continuous ranked probability score, in the units of ``y``; regression only, and only
-            with ``keep_samples``, since it compares all pairs of posterior samples.
+        crps: Continuous ranked probability score, in the units of ``y``; regression with normal
+            noise only, and only with ``keep_samples``, since it compares all pairs of samples.
         coverage: Nominal probability to the share of targets inside the central interval of that
-            probability; regression only.
+            probability; regression only, and only if the likelihood has a ``cdf``.
         ood: Data set name to score name to AUROC, AUPR and FPR95, OOD being positive.
     """
 
@@ -112,9 +111,10 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a network on a test set and, optionally, on out-of-distribution inputs.
 
-    A likelihood with several Bernoulli outputs is evaluated as that many binary problems: error
-    and ECE are taken over all of them, NLL and Brier score are summed over the outputs of an
-    example; calibration and selection take each output for an example. The mutual-information
+    A likelihood with several labels an example (Bernoulli outputs, classes of pixels) is evaluated
+    as that many problems: error and ECE are taken over all of them, NLL and Brier score are summed
+    over the labels of an example; calibration and selection take each for an example. Missing
+    labels are left out. The mutual-information
     score is left out where there is one posterior sample.
 
     Args:
@@ -184,11 +184,15 @@ def evaluate(
 def _figures(bnn: BayesianNetwork, prediction: Prediction, y: Tensor) -> dict[str, Any]:
     if not bnn.likelihood.is_classifier:
         return _regression_figures(prediction, y)
-    probabilities, outputs = prediction.mean, 1
-    if isinstance(bnn.likelihood, Bernoulli):
-        y = bnn.likelihood.target(probabilities, y).reshape(-1)
-        outputs = probabilities[0].numel()
-        probabilities = probabilities.reshape(-1)
+    probabilities, y = bnn.likelihood.flatten_labels(prediction.mean, y)
+    if len(y) == 0:
+        raise DataError(
+            "evaluate",
+            expected="at least one label",
+            got=f"{len(prediction.mean)} examples, all labels missing",
+            hint="Use predict for inputs without targets.",
+        )
+    outputs = len(y) / len(prediction.mean)
     curve = risk_coverage(probabilities, y)
     figures: dict[str, Any] = {
         "error": error_percent(probabilities, y),
@@ -212,7 +216,7 @@ def _regression_figures(prediction: Prediction, y: Tensor) -> dict[str, Any]:
         figures["nll"] = -float(prediction.log_likelihood.double().mean())
     if prediction.pit is not None:
         figures["coverage"] = {p: interval_coverage(prediction.pit, p) for p in COVERAGE_LEVELS}
-    if prediction.samples is not None:
+    if prediction.samples is not None and prediction.sample_variances is not None:
         figures["crps"] = continuous_ranked_probability_score(
             prediction.samples, y, prediction.sample_variances
         )

@@ -17,7 +17,7 @@ from bayesdrop.errors import (
     unknown_name,
 )
 from bayesdrop.inference.batches import Data, batches, num_examples
-from bayesdrop.inference.moments import ClassMoments, GaussianMoments
+from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import PosteriorSample
 from bayesdrop.program.network import BayesianNetwork
@@ -115,7 +115,7 @@ def predict(
             hint="Does the DataLoader drop an incomplete last batch?",
         )
     joined = {
-        name: torch.cat([part.pop(name) for part in parts], dim=int(name.startswith("sample")))
+        name: torch.cat([part.pop(name) for part in parts], dim=1 if name in BY_SAMPLE else 0)
         for name in list(parts[0])
     }
     return Prediction(num_samples=len(passes), **joined)
@@ -128,9 +128,11 @@ def _predict_chunk(
     passes: list[AbstractContextManager[object]],
     keep_samples: bool,
 ) -> dict[str, Tensor]:
-    classifier = bnn.likelihood.is_classifier
+    likelihood = bnn.likelihood
     moments = (
-        ClassMoments(bnn) if classifier else GaussianMoments(bnn, y, keep_samples=keep_samples)
+        ClassMoments(likelihood)
+        if likelihood.is_classifier
+        else ValueMoments(likelihood, y, keep_samples=keep_samples)
     )
     samples = []
     for context in passes:

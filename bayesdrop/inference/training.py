@@ -213,16 +213,24 @@ def validate(bnn: BayesianNetwork, data: Data, batch_size: int = 1000) -> dict[s
             )
         output = bnn(x)
         nll += float(bnn.likelihood.nll(output, y))
-        target = bnn.likelihood.target(output, y)
         mean, _ = bnn.likelihood.moments(output)
         if bnn.likelihood.is_classifier:
-            guess = mean.round() if mean.shape == target.shape else mean.argmax(-1)
+            mean, target = bnn.likelihood.flatten_labels(mean, y)
+            guess = mean.round() if mean.ndim == 1 else mean.argmax(1)
             wrong += float((guess != target).sum())
         else:
+            target = bnn.likelihood.target(output, y)
             square += float((mean - target).square().sum())
         count += x.shape[0]
         values += target.numel()
     bnn.train(training)
+    if values == 0:
+        raise DataError(
+            "validation data",
+            expected="at least one label",
+            got=f"{count} examples, all labels missing",
+            hint="Leave them out, or pass no validation data.",
+        )
     if bnn.likelihood.is_classifier:
         return {"val_nll": nll / count, "val_error": 100.0 * wrong / values}
     return {"val_nll": nll / count, "val_rmse": math.sqrt(square / values)}

@@ -22,15 +22,16 @@ class Prediction:
 
     Args:
         mean: Class probabilities averaged over posterior samples (never logits), or the predictive
-            mean, ``(N, C)``.
+            mean, ``(N, C)``. Of outputs with more dimensions ``(N, C, ...)``, classes in dimension
+            1; the fields given as ``(N,)`` below are then ``(N, ...)``, as the labels are.
         num_samples: Posterior samples :math:`S`; 1 for a mean mask and for a network without
             Bayesian layers; mutual information and epistemic variance are then 0.
         samples: Probabilities, or means, of each posterior sample, ``(S, N, C)``, if kept.
         y: The targets that came with the data, if any.
         confidence: Probability of the most probable class, ``(N,)``; classifiers only. For several
-            Bernoulli outputs it is the average of :math:`\max(\bar p, 1 - \bar p)`.
+            Bernoulli outputs it is the average of :math:`\max(\bar p, 1 - \bar p)`, ``(N,)``.
         predictive_entropy: Entropy of ``mean`` in nats, ``(N,)``; classifiers only. For several
-            Bernoulli outputs it is the sum of their entropies.
+            Bernoulli outputs it is the sum of their entropies, ``(N,)``.
         expected_entropy: Average entropy of a sample, in nats, ``(N,)``; classifiers only.
         mutual_information: Their difference, in nats, >= 0, ``(N,)``; classifiers only.
         energy: :math:`-\frac1S \sum_s \log \sum_c \exp f_{nsc}` of the logits, ``(N,)``;
@@ -42,9 +43,9 @@ class Prediction:
         log_likelihood: :math:`\log \frac1S \sum_s p(y_n \mid x_n, s)` in nats, ``(N,)``;
             regression with targets only.
         sample_variances: Variance of each posterior sample's noise, ``(S, N, D)``, kept along with
-            ``samples``; regression only.
+            ``samples``; regression with normal noise only.
         pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
-            only.
+            only, and only if the likelihood has a ``cdf``.
     """
 
     mean: Tensor

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import scipy.special
 import scipy.stats
@@ -9,6 +10,7 @@ import torch
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.ops.stable import inverse_softplus
+from tests.statistics import assert_mean_close
 
 
 def gaussian(mode, **options):
@@ -91,10 +93,14 @@ def test_learned_scale_starts_where_asked():
 
 CASES = [
     (bd.Categorical(), (6, 3), ()),
+    (bd.Categorical(), (6, 3, 4), (4,)),
+    (bd.Categorical(), (6, 3, 4, 5), (4, 5)),
     (bd.Bernoulli(), (6, 3), (3,)),
     (bd.Bernoulli(), (6, 2, 3), (2, 3)),
     (bd.Gaussian(1.0), (6, 3), (3,)),
     (bd.Gaussian("heteroscedastic"), (6, 4), (2,)),
+    (bd.Gaussian("heteroscedastic"), (6, 4, 5), (2, 5)),
+    (bd.Gaussian(num_outputs=2), (6, 2, 5, 3), (2, 5, 3)),
 ]
 
 
@@ -181,7 +187,7 @@ OUTPUT = torch.zeros(4, 3)
             OUTPUT[0],
             [0],
             ShapeError,
-            r"output of shape \(N, classes\), got",
+            r"output of shape \(N, classes\) or",
         ),
         (
             bd.Bernoulli(),
@@ -230,3 +236,96 @@ def test_bad_scales_raise(scale):
 def test_bad_initial_scales_raise(options):
     with pytest.raises(ConfigError, match="init_scale > min_scale >= 0, got init_scale="):
         bd.Gaussian(**options)
+
+
+# -- a third party's likelihood -------------------------------------------------------------------
+
+
+class Poisson(bd.Likelihood):
+    is_classifier = False
+
+    def distribution(self, output, batch_ndim=1):
+        return dist.Poisson(output.exp()).to_event(output.ndim - batch_ndim)
+
+    def target(self, output, y):
+        return y.reshape(output.shape).to(output.dtype)
+
+    def moments(self, output):
+        return output.exp(), output.exp()
+
+
+class PoissonWithCdf(Poisson):
+    def cdf(self, output, target):
+        rate = output.exp()
+        below = torch.where(target > 0, torch.special.gammaincc(target.clamp(min=1), rate), 0.0)
+        return below + 0.5 * dist.Poisson(rate).log_prob(target).exp()
+
+
+def counts(likelihood, log_rate):
+    """A network that knows the true rates, and targets drawn from them."""
+    network = torch.nn.Linear(1, 1)
+    with torch.no_grad():
+        network.weight.fill_(0.0)
+        network.bias.fill_(log_rate)
+    y = torch.poisson(torch.full((20_000, 1), math.exp(log_rate)))
+    return bd.BayesianNetwork(network, likelihood, num_data=20_000), (torch.zeros(20_000, 1), y)
+
+
+def mid_coverage(rate, level):
+    """The probability that the mid-distribution function lies in the central interval."""
+    values = np.arange(0, 1000)
+    law = scipy.stats.poisson(rate)
+    middle = law.cdf(values) - 0.5 * law.pmf(values)
+    return float(law.pmf(values)[np.abs(middle - 0.5) <= level / 2].sum())
+
+
+@pytest.mark.parametrize("rate", [0.3, 3.0, 200.0])
+def test_a_likelihood_of_ones_own_has_its_own_coverage(rate):
+    """In particular not that of a normal of the same mean and variance."""
+    bnn, data = counts(PoissonWithCdf(), math.log(rate))
+    result = bd.evaluate(bnn, data, keep_samples=True)
+    for level, share in result.coverage.items():
+        expected = mid_coverage(rate, level)
+        inside = ((result.prediction.pit - 0.5).abs() <= level / 2).double()
+        assert_mean_close(inside.reshape(-1, 1), torch.tensor([expected]))
+        assert share == pytest.approx(float(inside.mean()))
+        largest = scipy.stats.poisson.pmf(math.floor(rate), rate)
+        assert abs(expected - level) <= largest  # right up to one atom
+    expected = scipy.stats.poisson.logpmf(data[1].numpy(), rate).mean()
+    assert result.nll == pytest.approx(-expected)
+    assert result.crps is None and result.prediction.sample_variances is None
+
+
+def test_a_likelihood_without_a_cdf_has_no_coverage():
+    bnn, data = counts(Poisson(), 0.0)
+    result = bd.evaluate(bnn, data, keep_samples=True)
+    assert result.coverage is None and result.prediction.pit is None and result.crps is None
+    assert result.rmse == pytest.approx(1.0, rel=0.05)
+
+
+class Ordinal(bd.Likelihood):
+    """Three ordered classes from one output; probabilities, but no logits of a softmax."""
+
+    is_classifier = True
+
+    def distribution(self, output, batch_ndim=1):
+        low, high = (output.squeeze(-1) + 1).sigmoid(), (output.squeeze(-1) - 1).sigmoid()
+        return dist.Categorical(torch.stack([1 - low, low - high, high], dim=-1))
+
+    def target(self, output, y):
+        return y
+
+    def moments(self, output):
+        return self.distribution(output).probs, None
+
+
+def test_a_classifier_of_ones_own_has_entropies_and_no_energy():
+    network = torch.nn.Sequential(bd.BetaBernoulliDropout(2), torch.nn.Linear(2, 1))
+    bnn = bd.BayesianNetwork(network, Ordinal(), num_data=9)
+    result = bd.evaluate(bnn, (torch.randn(9, 2), torch.arange(9) % 3), num_samples=4)
+    prediction = result.prediction
+    assert prediction.mean.shape == (9, 3) and prediction.energy is None
+    torch.testing.assert_close(
+        prediction.predictive_entropy, torch.special.entr(prediction.mean).sum(1)
+    )
+    assert 0 <= result.error <= 100 and result.nll > 0

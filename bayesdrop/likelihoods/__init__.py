@@ -1,0 +1,8 @@
+"""What the network's output means: the distribution of the observation given it."""
+
+from bayesdrop.likelihoods.bernoulli import Bernoulli
+from bayesdrop.likelihoods.categorical import Categorical
+from bayesdrop.likelihoods.gaussian import Gaussian
+from bayesdrop.likelihoods.likelihood import Likelihood
+
+__all__ = ["Bernoulli", "Categorical", "Gaussian", "Likelihood"]

@@ -1,0 +1,154 @@
+"""The contract of a likelihood: all that prediction and evaluation ask of one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from bayesdrop.errors import ShapeError
+
+
+class Likelihood(nn.Module, ABC):
+    r"""Abstract likelihood :math:`p(y \mid f)` of a target given the network's output.
+
+    A subclass says whether it classifies, and defines ``distribution``, ``target`` and
+    ``moments``; the objective, prediction and evaluation follow. What else it may override has a
+    default that claims nothing: without ``cdf`` there is no coverage of intervals, without
+    ``has_normal_noise`` no CRPS, without ``has_logits`` no energy score.
+
+    The distribution's batch shape is the data plate's, ``output.shape[:1]``; the rest is event.
+    Where an output has a dimension of classes, channels or means and scales, it is dimension 1,
+    as in ``torch.nn.functional.cross_entropy``.
+
+    Example:
+        A Poisson likelihood of counts, with the mid-distribution function that makes its
+        intervals exact on average (see ``cdf``):
+
+        >>> import bayesdrop as bd
+        >>> class Poisson(bd.Likelihood):
+        ...     is_classifier = False
+        ...
+        ...     def distribution(self, output, batch_ndim=1):
+        ...         return dist.Poisson(output.exp()).to_event(output.ndim - batch_ndim)
+        ...
+        ...     def target(self, output, y):
+        ...         return y.reshape(output.shape).to(output.dtype)
+        ...
+        ...     def moments(self, output):
+        ...         return output.exp(), output.exp()
+        ...
+        ...     def cdf(self, output, target):
+        ...         rate = output.exp()
+        ...         below = torch.special.gammaincc(target.clamp(min=1.0), rate)
+        ...         below = torch.where(target > 0, below, 0.0)
+        ...         return below + 0.5 * dist.Poisson(rate).log_prob(target).exp()
+        >>> bnn = bd.BayesianNetwork(nn.Linear(2, 1), Poisson(), num_data=10)
+        >>> bd.predict(bnn, (torch.zeros(5, 2), torch.ones(5))).pit.shape
+        torch.Size([5, 1])
+    """
+
+    is_classifier: ClassVar[bool]
+    """Whether predictions are class probabilities (else a mean and a variance)."""
+    has_logits: ClassVar[bool] = False
+    """Whether the output is the logits of one softmax over dimension 1; then predictions have an
+    energy and the norm of the logits, which probabilities do not determine."""
+    has_normal_noise: ClassVar[bool] = False
+    """Whether ``y`` is normal with the ``moments``; then the CRPS has a closed form."""
+
+    # -- what a likelihood defines -------------------------------------------------------------
+
+    @abstractmethod
+    def distribution(self, output: Tensor, batch_ndim: int = 1) -> dist.TorchDistribution:
+        """Return the Pyro distribution of ``y`` given the network's output.
+
+        Args:
+            output: Network output; its first ``batch_ndim`` dimensions are the batch.
+            batch_ndim: 1, or more where several posterior samples are evaluated side by side.
+        """
+
+    @abstractmethod
+    def target(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return ``y`` in the shape and dtype the distribution expects, or say what is wrong."""
+
+    @abstractmethod
+    def moments(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return class probabilities and None, or the mean and variance of ``y``."""
+
+    # -- what it may define --------------------------------------------------------------------
+
+    def nll(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return the summed negative log-likelihood of a batch, in nats."""
+        return -self.distribution(output).log_prob(self.target(output, y)).sum()
+
+    def cdf(self, output: Tensor, target: Tensor) -> Tensor | None:
+        r"""Return the distribution function at the targets, of their shape; None if unknown.
+
+        .. math:: P(y < t) + \tfrac12 P(y = t)
+
+        For a continuous law that is :math:`P(y \le t)`. For a discrete one it is the mid-
+        distribution function, the average of the randomised probability integral transform: a
+        central interval then covers its nominal probability up to that of one atom, and the
+        functions of several posterior samples average to that of their mixture.
+
+        Args:
+            output: Network output, ``(N, ...)``.
+            target: What ``target`` returned.
+        """
+        return None
+
+    # -- classifiers only ----------------------------------------------------------------------
+
+    def entropy(self, probabilities: Tensor) -> Tensor:
+        """Return the entropy of class probabilities in nats: ``(N, C, ...)`` to ``(N, ...)``."""
+        return torch.special.entr(probabilities).sum(1)
+
+    def confidence(self, probabilities: Tensor) -> Tensor:
+        """Return the largest probability: ``(N, C, ...)`` to ``(N, ...)``."""
+        return probabilities.amax(1)
+
+    def flatten_labels(self, probabilities: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return every labelled element as an example of its own, for metrics over arrays.
+
+        Args:
+            probabilities: What ``moments`` returned, or its average over samples, ``(N, C, ...)``.
+            y: The targets.
+
+        Returns:
+            ``(M, C)`` and ``(M,)``, missing labels left out; a binary likelihood returns the
+            probability of 1, ``(M,)``, and ``(M,)``.
+        """
+        labels = self.target(probabilities, y)
+        return probabilities.movedim(1, -1).reshape(-1, probabilities.shape[1]), labels.flatten()
+
+
+def require_rows(who: str, output: Tensor, y: Tensor) -> None:
+    """Raise ``ShapeError`` unless there is a target for each output."""
+    if y.shape[:1] != output.shape[:1]:
+        raise ShapeError(
+            who,
+            expected=f"one target for each of {output.shape[0]} outputs",
+            got=f"targets of shape {tuple(y.shape)}",
+            hint="Are x and y from the same batch?",
+        )
+
+
+def match_shape(who: str, output: Tensor, y: Tensor) -> Tensor:
+    """Return targets of the output's shape, or raise ``ShapeError``.
+
+    ``(N,)`` against ``(N, 1)`` would broadcast to ``(N, N)``: the classic silent regression bug.
+    """
+    require_rows(who, output, y)
+    if y.ndim == 1 and output.shape[1:] == (1,):
+        y = y.unsqueeze(-1)
+    if y.shape != output.shape:
+        raise ShapeError(
+            who,
+            expected=f"targets of shape {tuple(output.shape)}",
+            got=str(tuple(y.shape)),
+            hint="Targets and network outputs must have the same shape.",
+        )
+    return y
