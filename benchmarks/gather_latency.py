@@ -131,12 +131,12 @@ def main() -> None:
     else:
         dependent, x = from_run(options.run, options.data_dir, options.num_inputs)
     networks = {
-        "plain": bd.to_deterministic(dependent).eval(),
+        "plain": bd.without_dropout(dependent).eval(),
         "compact_bb": bd.compact(with_fixed_masks(dependent), x[:2]),
         "compact_dbb": bd.compact(dependent, x[:2]),
         "gather_dbb": bd.compact(dependent, x[:2], per_input=True),
     }
-    cost = bd.per_input_cost(dependent, x)
+    cost = bd.measure_per_input(dependent, x)
     with torch.inference_mode():
         expected = dependent(x[:100])
         rows = torch.cat([networks["gather_dbb"](row) for row in x[:100].split(1)])

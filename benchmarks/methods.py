@@ -49,7 +49,7 @@ from bayesdrop.metrics.streaming import ClassificationMetrics
 from bayesdrop.recipes import get_recipe, run_recipe
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import Run
-from bayesdrop.reporting.costs import measure_size
+from bayesdrop.reporting.costs import compact_figures
 
 BUDGETS = {"lenet-500-300": (8, 22, 6), "lenet5-caffe": (2, 3, 2)}
 """Epochs of a recipe's first, second and third stage, changed by ``--epochs``. A recipe with one
@@ -141,7 +141,7 @@ def run_one(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         for way, predict in predictors(run, args.num_samples).items()
     }
     torch.save(probabilities, folder / "probabilities.pt")
-    size, _ = measure_size(run.bnn, images["test"][:1000])
+    size, _ = compact_figures(run.bnn, images["test"][:1000])
     found = {"minutes": run.minutes, "units": run.bnn.units()}
     found |= {"weights": run.bnn.weights(), "weights_total": run.bnn.weights_total()}
     found |= {key: size[key] for key in ("params", "bytes", "flops", "flops_speedup")}

@@ -142,7 +142,7 @@ def build(
     network = bd.convert(network, recipe.dropout, **options)
     if method != "separate":
         return network
-    plain = bd.compact(bd.with_width(network, width).eval(), splits.train[0][:2])
+    plain = bd.compact(bd.hold_width(network, width).eval(), splits.train[0][:2])
     for module in plain.modules():  # a prefix of a layer's initial weights is none of its own
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -193,7 +193,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
     ood = {other: load_ood(other, args.data, data_dir=args.data_dir)} if other else None
     widths = [1.0] if method == "separate" else args.widths
     has_norm = any(isinstance(module, nn.BatchNorm2d) for module in bnn.modules())
-    sweep = bd.width_sweep(
+    sweep = bd.sweep_widths(
         bnn,
         held_out,
         widths,

@@ -94,7 +94,7 @@ def divergences(vae: bd.VariationalAutoencoder, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def at_width(
+def cut_to_width(
     vae: bd.VariationalAutoencoder, x: Tensor, order: Tensor, width: int, seed: int
 ) -> dict[str, float]:
     """Return the bound and the squared error with the first ``width`` features of ``order``."""
@@ -130,7 +130,7 @@ def run_one(method: str, size: int, seed: int, args: argparse.Namespace) -> dict
         "latent_size": size,
         "minutes": minutes,
         "elbo": log_likelihood_bound(vae, data["test"], num_samples=1, seed=0).mean,
-        "widths": {w: at_width(vae, data["test"], order, w, seed) for w in widths},
+        "widths": {w: cut_to_width(vae, data["test"], order, w, seed) for w in widths},
     }
     if hasattr(vae.code, "prefix"):
         with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bayesdrop import recipes
-from bayesdrop.conversion import to_deterministic
+from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.recipes import (
     Recipe,
@@ -200,7 +200,7 @@ def test_a_run_leaves_what_load_run_needs(trained):
 
 def test_the_second_stage_starts_from_the_weights_of_the_first(trained):
     _, run = trained
-    weights = {name for name, _ in to_deterministic(run.bnn).named_parameters()}
+    weights = {name for name, _ in without_dropout(run.bnn).named_parameters()}
     assert weights == {name for name, _ in run.plain.network.named_parameters()}
     # Three epochs move the weights less than a fresh draw would: they stay correlated.
     first, second = (

@@ -129,7 +129,7 @@ def test_predictive_and_predict_agree(key):
 def test_condition_imposes_weights(key):
     bnn, (x, y) = bayesian(key), batch()
     values = {n: s["value"].detach() for n, s in global_sites(bnn.guide, x).items()}
-    plain = bd.to_deterministic(bnn)
+    plain = bd.without_dropout(bnn)
     for name, value in values.items():
         plain.get_submodule(name.rpartition(".")[0]).weight.data = value
     model = poutine.condition(bnn.model, values)
@@ -268,7 +268,7 @@ def test_convert_keeps_the_weights_and_copies(key):
     assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
     assert all(torch.equal(converted.state_dict()[name], value) for name, value in before.items())
     assert not any(isinstance(module, nn.Dropout) for module in converted.modules())
-    plain = bd.to_deterministic(converted)
+    plain = bd.without_dropout(converted)
     assert type(plain.fc1) is nn.Linear
     assert plain.state_dict().keys() == before.keys()
     x = torch.rand(2, 784)

@@ -83,7 +83,7 @@ accuracy(fixed), accuracy(bnn)
 # `flops_needed` has all outputs. `compact(..., per_input=True)` really computes with that many.
 
 # %%
-before, after = bd.per_input_cost(fixed, x_test), bd.per_input_cost(bnn, x_test)
+before, after = bd.measure_per_input(fixed, x_test), bd.measure_per_input(bnn, x_test)
 for name, units in after.units.items():
     (name, after.units_total[name], before.units[name], units)
 before.speedup, after.speedup, after.speedup_needed

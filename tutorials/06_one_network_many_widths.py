@@ -5,9 +5,9 @@
 # amounts of computation. Must you train one for each?
 #
 # **Answer.** No. Put an order on the units, `NestedDropout` or `VariationalNestedDropout`, and
-# train with masks that open a prefix of them. Any prefix is then a network of its own: `at_width`
-# cuts it out, `width_sweep` says what each costs and how good it is, and `choose_width` picks one
-# for a budget.
+# train with masks that open a prefix of them. Any prefix is then a network of its own:
+# `cut_to_width` cuts it out, `sweep_widths` says what each costs and how good it is, and
+# `choose_width` picks one for a budget.
 
 # %%
 import os
@@ -93,21 +93,21 @@ ordered = classifier(
 
 # %%
 validation = (x_test[:150], y_test[:150])
-sweep = bd.width_sweep(ordered, validation, repeats=5, seed=0)
+sweep = bd.sweep_widths(ordered, validation, repeats=5, seed=0)
 sweep
 
 # %% [markdown]
 # ## A width for a budget
 #
-# The best network within a quarter of the FLOPs, or the smallest that has 85 % right. `at_width`
-# returns an ordinary module; a smaller one's weights are the first rows and columns of a larger
-# one's, so one file serves all of them.
+# The best network within a quarter of the FLOPs, or the smallest that has 85 % right.
+# `cut_to_width` returns an ordinary module; a smaller one's weights are the first rows and columns
+# of a larger one's, so one file serves all of them.
 
 # %%
 full = sweep.rows[-1]
 within = bd.choose_width(sweep, max_flops=full.flops // 4)
 enough = bd.choose_width(sweep, min_accuracy=85.0)
-small, large = (bd.at_width(ordered, width, x[:1]) for width in (within, 1.0))
+small, large = (bd.cut_to_width(ordered, width, x[:1]) for width in (within, 1.0))
 within, enough, [tuple(m.weight.shape) for m in small.modules() if isinstance(m, nn.Linear)]
 
 # %% [markdown]
@@ -123,7 +123,7 @@ cut = bd.convert(unordered.network, "nested", input_dropout=False)
 
 def accuracy(network, width):
     with torch.no_grad():
-        predicted = bd.at_width(network, width, x[:1])(x_test).argmax(1)
+        predicted = bd.cut_to_width(network, width, x[:1])(x_test).argmax(1)
     return float((predicted == y_test).double().mean())
 
 

@@ -4,10 +4,10 @@ from bayesdrop.compression.compaction import compact
 from bayesdrop.compression.cost import (
     CompressionTable,
     Footprint,
-    compression_table,
     count_bytes,
     count_flops,
     count_params,
+    measure_compression,
     measure_latency,
 )
 from bayesdrop.compression.export import export_onnx, load_compact, save_compact
@@ -15,24 +15,24 @@ from bayesdrop.compression.frontier import (
     Frontier,
     FrontierRow,
     choose_threshold,
-    pruning_frontier,
+    sweep_thresholds,
 )
-from bayesdrop.compression.per_input import PerInputCost, per_input_cost
-from bayesdrop.compression.size import SizeInterval, SizePosterior, size_posterior
+from bayesdrop.compression.per_input import PerInputCost, measure_per_input
+from bayesdrop.compression.size import SizeInterval, SizePosterior, measure_size
 from bayesdrop.compression.sparse import (
     SparseTensor,
     SparsityTable,
     load_sparse,
+    measure_sparsity,
     save_sparse,
-    sparsity_table,
 )
 from bayesdrop.compression.width import (
     WidthRow,
     WidthSweep,
-    at_width,
     choose_width,
-    width_sweep,
-    with_width,
+    cut_to_width,
+    hold_width,
+    sweep_widths,
 )
 
 __all__ = [
@@ -47,11 +47,11 @@ __all__ = [
     "SparsityTable",
     "WidthRow",
     "WidthSweep",
-    "at_width",
+    "cut_to_width",
     "choose_threshold",
     "choose_width",
     "compact",
-    "compression_table",
+    "measure_compression",
     "count_bytes",
     "count_flops",
     "count_params",
@@ -59,12 +59,12 @@ __all__ = [
     "load_compact",
     "load_sparse",
     "measure_latency",
-    "per_input_cost",
-    "pruning_frontier",
+    "measure_per_input",
+    "sweep_thresholds",
     "save_compact",
     "save_sparse",
-    "size_posterior",
-    "sparsity_table",
-    "width_sweep",
-    "with_width",
+    "measure_size",
+    "measure_sparsity",
+    "sweep_widths",
+    "hold_width",
 ]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bayesdrop.compression.sparse import SparsityTable, sparsity_table
-from bayesdrop.conversion import to_deterministic
+from bayesdrop.compression.sparse import SparsityTable, measure_sparsity
+from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
 from bayesdrop.nn import named_dropout_layers, named_weight_layers
 
@@ -193,7 +193,7 @@ class CompressionTable:
         return self.to_markdown()
 
 
-def compression_table(
+def measure_compression(
     before: nn.Module,
     after: nn.Module,
     example_input: Tensor,
@@ -214,11 +214,11 @@ def compression_table(
     Example:
         >>> import bayesdrop as bd
         >>> net = bd.networks.lenet_500_300()
-        >>> table = compression_table(net, net, torch.zeros(1, 784), repeats=1)
+        >>> table = measure_compression(net, net, torch.zeros(1, 784), repeats=1)
         >>> table.flops_speedup, table.params == table.params_total == 545810
         (1.0, True)
     """
-    plain = to_deterministic(before)
+    plain = without_dropout(before)
     times = {
         size: measure_latency(
             plain, after, example_input=example_input, batch_size=size, repeats=repeats
@@ -241,7 +241,7 @@ def compression_table(
         small,
         torch.get_num_threads(),
         str(example_input.device),
-        sparsity=sparsity_table(before) if random_weights and not masked else None,
+        sparsity=measure_sparsity(before) if random_weights and not masked else None,
     )
 
 

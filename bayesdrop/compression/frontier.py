@@ -44,7 +44,7 @@ class FrontierRow:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What ``pruning_frontier`` returns.
+    """What ``sweep_thresholds`` returns.
 
     Args:
         rows: One for each threshold, in ascending order.
@@ -82,7 +82,7 @@ class Frontier:
 
 
 @torch.no_grad()
-def pruning_frontier(
+def sweep_thresholds(
     bnn: BayesianNetwork,
     validation_data: Data,
     thresholds: Sequence[float] | None = None,
@@ -112,7 +112,7 @@ def pruning_frontier(
         >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
         >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
         >>> data = torch.rand(6, 4), torch.zeros(6).long()
-        >>> [row.units for row in pruning_frontier(bnn, data, [0.1, 0.9]).rows]
+        >>> [row.units for row in sweep_thresholds(bnn, data, [0.1, 0.9]).rows]
         [(4,), (0,)]
     """
     _check_network(bnn)
@@ -121,7 +121,7 @@ def pruning_frontier(
     values = _default_thresholds(work) if thresholds is None else sorted(set(thresholds))
     if not values or not all(0.0 <= value < 1.0 for value in values):
         raise ConfigError(
-            "pruning_frontier",
+            "sweep_thresholds",
             expected="at least one threshold, all in [0, 1)",
             got=str(values),
             hint="They are keep probabilities, such as [0.0, 1e-3, 0.1, 0.5].",
@@ -171,7 +171,7 @@ def choose_threshold(
     """Return the threshold that makes the network smallest, or best, within a limit.
 
     Args:
-        frontier: What ``pruning_frontier`` found on validation data.
+        frontier: What ``sweep_thresholds`` found on validation data.
         max_error_increase: Percentage points that the error may be above that of the lowest
             threshold; of the rows within it, the one with the fewest FLOPs is chosen.
         max_flops: FLOPs per example that the network may have; of the rows within them, the one
@@ -210,7 +210,7 @@ def choose_threshold(
             got=f"{max_error_increase=}, {max_flops=}, and FLOPs from "
             f"{min(row.flops for row in rows)} and errors from "
             f"{min(row.error for row in rows):.2f} %",
-            hint="Relax the limit, or give pruning_frontier higher thresholds.",
+            hint="Relax the limit, or give sweep_thresholds higher thresholds.",
         )
     return within[0].threshold
 
@@ -230,7 +230,7 @@ def _check_network(bnn: object) -> None:
     good = isinstance(bnn, BayesianNetwork) and bnn.likelihood.is_classifier
     if not isinstance(bnn, BayesianNetwork) or not good or not bnn.named_dropout_layers():
         raise ConfigError(
-            "pruning_frontier",
+            "sweep_thresholds",
             expected="a BayesianNetwork that classifies and has Bayesian dropout layers",
             got=f"{type(bnn).__name__}"
             + (f" with {type(bnn.likelihood).__name__}" if hasattr(bnn, "likelihood") else ""),

@@ -17,7 +17,7 @@ from bayesdrop.compression.flow import Flow
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import shape_of
 from bayesdrop.compression.rules import Depthwise, Flatten, Mask, ShapeQuery, Unary, Weighted
-from bayesdrop.conversion import to_deterministic
+from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import named_dropout_layers
@@ -64,7 +64,7 @@ class PerInputCost:
 
 
 @torch.no_grad()
-def per_input_cost(
+def measure_per_input(
     network: nn.Module, data: Data, *, batch_size: int | None = None
 ) -> PerInputCost:
     r"""Count active units and FLOPs of the mean-masked network, averaged over a data set.
@@ -91,7 +91,7 @@ def per_input_cost(
     Example:
         >>> import bayesdrop as bd
         >>> net = bd.to_dependent(bd.convert(bd.networks.lenet_500_300()))
-        >>> cost = per_input_cost(net, torch.zeros(2, 784))
+        >>> cost = measure_per_input(net, torch.zeros(2, 784))
         >>> cost.units_total["fc3_dropout"], cost.flops_total
         (300, 1090000)
     """
@@ -102,12 +102,12 @@ def per_input_cost(
         counter.add(x)
     if counter is None:
         raise DataError(
-            "per_input_cost",
+            "measure_per_input",
             expected="at least one batch",
             got="none",
             hint="Does the DataLoader drop an incomplete last batch?",
         )
-    return counter.result(count_flops(to_deterministic(network), x[:1]))
+    return counter.result(count_flops(without_dropout(network), x[:1]))
 
 
 class _Counter:

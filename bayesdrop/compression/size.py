@@ -42,7 +42,7 @@ class SizeInterval(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SizePosterior:
-    """What ``size_posterior`` returns: samples ``(S,)`` of sizes, as int64.
+    """What ``measure_size`` returns: samples ``(S,)`` of sizes, as int64.
 
     Args:
         units: Dropout layer to active units (mask not zero).
@@ -72,7 +72,7 @@ class SizePosterior:
         """
         if not 0.0 < level < 1.0:
             raise ConfigError(
-                "size_posterior",
+                "measure_size",
                 expected="a level in (0, 1)",
                 got=f"level={level}",
                 hint="0.9 leaves 5 % on either side.",
@@ -118,7 +118,7 @@ class SizePosterior:
 
 
 @torch.no_grad()
-def size_posterior(
+def measure_size(
     bnn: nn.Module,
     *,
     num_samples: int = 200,
@@ -154,7 +154,7 @@ def size_posterior(
     Example:
         >>> import bayesdrop as bd
         >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
-        >>> size = size_posterior(net, num_samples=50, example_input=torch.ones(1, 4))
+        >>> size = measure_size(net, num_samples=50, example_input=torch.ones(1, 4))
         >>> left = size.units["0"].clamp(min=1)
         >>> size.total("params").shape, bool((size.params["1"] == 3 * left + 3).all())
         (torch.Size([50]), True)
@@ -163,12 +163,12 @@ def size_posterior(
     layers = dict(named_dropout_layers(work))
     if num_samples < 1 or not layers:
         raise ConfigError(
-            "size_posterior",
+            "measure_size",
             expected="num_samples >= 1 and a network with Bayesian dropout layers",
             got=f"num_samples={num_samples} and {len(layers)} layers",
             hint="Use bd.convert to put dropout layers into a network.",
         )
-    x = example_of("size_posterior", bnn) if example_input is None else example_input
+    x = example_of("measure_size", bnn) if example_input is None else example_input
     counter = CostCounter(work, x[:1])
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=seed is not None):
         if seed is not None:

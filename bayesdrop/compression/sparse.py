@@ -136,7 +136,7 @@ class SparsityTable:
         return self.to_markdown()
 
 
-def sparsity_table(network: nn.Module) -> SparsityTable:
+def measure_sparsity(network: nn.Module) -> SparsityTable:
     """Return how many weights of each layer are zero, and what is saved by not storing them.
 
     Args:
@@ -147,11 +147,11 @@ def sparsity_table(network: nn.Module) -> SparsityTable:
         CompactionError: If the network has Bayesian dropout layers.
 
     Example:
-        >>> table = sparsity_table(nn.Linear(4, 3))
+        >>> table = measure_sparsity(nn.Linear(4, 3))
         >>> table.weights, table.compression
         (12, 1.0)
     """
-    return _pack(_plain("sparsity_table", network))[1]
+    return _pack(_plain("measure_sparsity", network))[1]
 
 
 def save_sparse(network: nn.Module, path: str | os.PathLike[str]) -> SparsityTable:
@@ -162,7 +162,7 @@ def save_sparse(network: nn.Module, path: str | os.PathLike[str]) -> SparsityTab
     ``save_compact``.
 
     Args:
-        network: As for ``sparsity_table``. The names are those of the plain network, in which
+        network: As for ``measure_sparsity``. The names are those of the plain network, in which
             random weights are ordinary ones.
         path: The file to write.
 

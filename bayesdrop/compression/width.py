@@ -26,7 +26,7 @@ Width: TypeAlias = float | Mapping[str, float]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def with_width(
+def hold_width(
     network: nn.Module, width: Width, *, recalibrate: Data | None = None, batch_size: int = 100
 ) -> nn.Module:
     """Return a copy whose nested layers are all held at a width.
@@ -50,7 +50,7 @@ def with_width(
         >>> import bayesdrop as bd
         >>> net = nn.Sequential(bd.NestedDropout(8), nn.Linear(8, 2))
         >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
-        >>> with_width(bnn, 0.5).units()
+        >>> hold_width(bnn, 0.5).units()
         [4]
     """
     result = copy.deepcopy(network)
@@ -66,7 +66,7 @@ def with_width(
     return result
 
 
-def at_width(
+def cut_to_width(
     network: nn.Module,
     width: Width,
     example_input: Tensor | tuple[Tensor, ...] | None = None,
@@ -82,22 +82,22 @@ def at_width(
 
     Args:
         network: A ``BayesianNetwork`` or any module with nested dropout layers; not changed.
-        width: As for ``with_width``.
+        width: As for ``hold_width``.
         example_input: As for ``compact``.
-        recalibrate: As for ``with_width``.
+        recalibrate: As for ``hold_width``.
         check: Whether to compare outputs on the example.
 
     Raises:
-        ConfigError: As for ``with_width``, or if there is no example input.
+        ConfigError: As for ``hold_width``, or if there is no example input.
         CompactionError: If the network cannot be traced.
 
     Example:
         >>> import bayesdrop as bd
         >>> net = nn.Sequential(nn.Linear(4, 8), bd.NestedDropout(8), nn.Linear(8, 2))
-        >>> at_width(net, 0.25, torch.ones(1, 4)).get_submodule("0")
+        >>> cut_to_width(net, 0.25, torch.ones(1, 4)).get_submodule("0")
         Linear(in_features=4, out_features=2, bias=True)
     """
-    held = with_width(network, width, recalibrate=recalibrate)
+    held = hold_width(network, width, recalibrate=recalibrate)
     return compact(held, example_input, check=check)
 
 
@@ -135,7 +135,7 @@ class WidthRow:
 
 @dataclass(frozen=True)
 class WidthSweep:
-    """What ``width_sweep`` returns.
+    """What ``sweep_widths`` returns.
 
     Args:
         rows: One for each width, narrowest (fewest FLOPs) first.
@@ -185,7 +185,7 @@ class WidthSweep:
         return self.to_markdown()
 
 
-def width_sweep(
+def sweep_widths(
     bnn: BayesianNetwork,
     data: Data,
     widths: Sequence[Width] = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0),
@@ -201,16 +201,16 @@ def width_sweep(
 
     Where something other than the width is random (weights, other dropout layers), predictions are
     averaged over ``num_samples`` draws of it; else the network runs once. Size, FLOPs and latency
-    are those of the plain network that ``at_width`` returns.
+    are those of the plain network that ``cut_to_width`` returns.
 
     Args:
         bnn: A classifier with nested dropout layers; not changed.
         data: ``(x, y)``, a Dataset or a DataLoader. Never the test set, if a width is to be chosen
             by it.
-        widths: As for ``with_width``.
+        widths: As for ``hold_width``.
         ood: Name to inputs the network was not trained for.
         num_samples: Posterior samples.
-        recalibrate: As for ``with_width``.
+        recalibrate: As for ``hold_width``.
         latency_batch_size: Batch size of the measured time.
         repeats: Timed passes of each network; they take turns.
         seed: Makes the draws reproducible, and the same for all widths.
@@ -224,26 +224,26 @@ def width_sweep(
         >>> net = nn.Sequential(nn.Linear(4, 8), bd.NestedDropout(8), nn.Linear(8, 2))
         >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
         >>> data = torch.rand(6, 4), torch.arange(6) % 2
-        >>> sweep = width_sweep(bnn, data, [0.5, 1.0], repeats=1)
+        >>> sweep = sweep_widths(bnn, data, [0.5, 1.0], repeats=1)
         >>> [row.units for row in sweep.rows], sweep.rows[0].flops
         ([(4,), (8,)], 48)
     """
     if not isinstance(bnn, BayesianNetwork) or not bnn.likelihood.is_classifier:
         raise ConfigError(
-            "width_sweep",
+            "sweep_widths",
             expected="a BayesianNetwork that classifies",
             got=type(bnn).__name__,
             hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
         )
     if not widths:
-        raise ConfigError("width_sweep: expected at least one width, got none. Pass [0.5, 1.0].")
+        raise ConfigError("sweep_widths: expected at least one width, got none. Pass [0.5, 1.0].")
     x, _ = next(iter(batches(data, 1)))
     x = x[:1].to(next(bnn.parameters(), x).device)
     rows, nets, samples = [], [], 1
     for width in widths:
-        held = with_width(bnn, width, recalibrate=recalibrate)
+        held = hold_width(bnn, width, recalibrate=recalibrate)
         if not isinstance(held, BayesianNetwork):
-            raise TypeError("width_sweep: a copy of a BayesianNetwork is one")
+            raise TypeError("sweep_widths: a copy of a BayesianNetwork is one")
         result = evaluate(
             held,
             data,
@@ -287,7 +287,7 @@ def choose_width(
     """Return the best width within a budget, or the smallest that is good enough.
 
     Args:
-        sweep: What ``width_sweep`` found on validation data.
+        sweep: What ``sweep_widths`` found on validation data.
         max_flops: FLOPs per example that the network may have.
         max_latency_ms: Milliseconds that a forward pass may take. Within these two budgets, which
             may be given together, the width of the highest accuracy is chosen.
@@ -346,7 +346,7 @@ def _nested_layers(network: nn.Module) -> dict[str, OrderedUnits]:
     layers = {n: m for n, m in named_dropout_layers(network) if isinstance(m, OrderedUnits)}
     if not layers:
         raise ConfigError(
-            "with_width",
+            "hold_width",
             expected="a network with nested dropout layers",
             got=type(network).__name__,
             hint='Put them in: bd.convert(network, "variational-nested").',

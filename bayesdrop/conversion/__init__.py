@@ -1,5 +1,5 @@
 """Bayesian layers put into an existing network, and taken out again."""
 
-from bayesdrop.conversion.converter import convert, to_deterministic
+from bayesdrop.conversion.converter import convert, without_dropout
 
-__all__ = ["convert", "to_deterministic"]
+__all__ = ["convert", "without_dropout"]

@@ -155,7 +155,7 @@ def convert(
     return result
 
 
-def to_deterministic(network: nn.Module) -> nn.Module:
+def without_dropout(network: nn.Module) -> nn.Module:
     """Return a copy of ``network`` in which every Bayesian dropout layer is ``nn.Identity``.
 
     Layers with random weights become ``torch.nn`` layers with the mean weights, none pruned.
@@ -166,7 +166,7 @@ def to_deterministic(network: nn.Module) -> nn.Module:
     Example:
         >>> import bayesdrop as bd
         >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
-        >>> to_deterministic(net)[0]
+        >>> without_dropout(net)[0]
         Identity()
     """
     result = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
@@ -232,4 +232,4 @@ def _modularise_dropout(work: nn.Module, graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
-__all__ = ["Selection", "convert", "to_deterministic"]
+__all__ = ["Selection", "convert", "without_dropout"]

@@ -15,7 +15,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.inference.predict import predict
 from bayesdrop.recipes.run import Run
 from bayesdrop.reporting.compare import Comparison, compare_predictions
-from bayesdrop.reporting.costs import measure_size
+from bayesdrop.reporting.costs import compact_figures
 
 TEST_SET = "test set"
 _METHODS = {"plain": "", "mean_mask": ", mean mask", "monte_carlo": ", Monte Carlo"}
@@ -89,7 +89,7 @@ class _Classifiers:
 
     def add(self, name: str, label: str, run: Run, inputs: Mapping[str, Tensor]) -> None:
         bnn = run.bnn
-        size, _ = measure_size(bnn, inputs[TEST_SET])
+        size, _ = compact_figures(bnn, inputs[TEST_SET])
         total = {"params": size["params_total"], "flops": size["flops_total"]}
         costs = {
             "plain": {**total, "units": []},

@@ -11,8 +11,8 @@ from torch import nn
 from bayesdrop.compression import (
     CompressionTable,
     compact,
-    compression_table,
     export_onnx,
+    measure_compression,
     save_compact,
 )
 from bayesdrop.data import load_ood
@@ -103,4 +103,4 @@ def compact_run(
     save_compact(small, out, example)
     if onnx is not None:
         export_onnx(small, onnx, example)
-    return small, compression_table(run.bnn, small, example)
+    return small, measure_compression(run.bnn, small, example)

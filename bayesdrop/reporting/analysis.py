@@ -14,8 +14,8 @@ from bayesdrop.compression import (
     Frontier,
     SizePosterior,
     choose_threshold,
-    pruning_frontier,
-    size_posterior,
+    measure_size,
+    sweep_thresholds,
 )
 from bayesdrop.diagnostics import ELBOCheck, check_elbo
 from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
@@ -318,7 +318,7 @@ def _size(
         return None
     try:
         example = images[:_SIZE_SAMPLES]
-        return size_posterior(bnn, num_samples=_SIZE_SAMPLES, example_input=example, seed=seed)
+        return measure_size(bnn, num_samples=_SIZE_SAMPLES, example_input=example, seed=seed)
     except CompactionError as error:
         notes["size"] = f"No posterior over size: {error}"
         return None
@@ -330,7 +330,7 @@ def _frontier(
     if validation is None or not bnn.named_dropout_layers():
         return None
     try:
-        return pruning_frontier(bnn, validation)
+        return sweep_thresholds(bnn, validation)
     except CompactionError as error:
         notes["frontier"] = f"No frontier: {error}"
         return None

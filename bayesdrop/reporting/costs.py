@@ -15,10 +15,10 @@ from bayesdrop.compression import (
     count_bytes,
     count_flops,
     count_params,
-    per_input_cost,
-    sparsity_table,
+    measure_per_input,
+    measure_sparsity,
 )
-from bayesdrop.conversion import to_deterministic
+from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CompactionError
 from bayesdrop.inference.predict import predict
 from bayesdrop.program.network import BayesianNetwork
@@ -30,13 +30,15 @@ _REPEATS = 15
 
 
 @torch.no_grad()
-def measure_size(bnn: BayesianNetwork, images: Tensor) -> tuple[dict[str, Any], nn.Module | None]:
+def compact_figures(
+    bnn: BayesianNetwork, images: Tensor
+) -> tuple[dict[str, Any], nn.Module | None]:
     """Return parameters, bytes and FLOPs before and after, and the compact network.
 
     Numbers of a compact network that could not be made are None, with the reason under
     ``compact_error``.
     """
-    original = to_deterministic(bnn).eval()
+    original = without_dropout(bnn).eval()
     example = images[:1]
     totals: dict[str, Any] = {
         "params_total": count_params(original),
@@ -44,7 +46,7 @@ def measure_size(bnn: BayesianNetwork, images: Tensor) -> tuple[dict[str, Any], 
         "flops_total": count_flops(original, example),
     }
     if bnn.named_weight_layers() and not bnn.named_dropout_layers():
-        totals["sparsity"] = sparsity_table(bnn).to_dict()
+        totals["sparsity"] = measure_sparsity(bnn).to_dict()
     try:
         small = compact(bnn, example)
     except CompactionError as error:
@@ -65,12 +67,12 @@ def measure_size(bnn: BayesianNetwork, images: Tensor) -> tuple[dict[str, Any], 
     }, small
 
 
-def measure_per_input(bnn: BayesianNetwork, images: Tensor) -> dict[str, Any] | None:
+def per_input_figures(bnn: BayesianNetwork, images: Tensor) -> dict[str, Any] | None:
     """Return active units and FLOPs per image, if masks depend on it and can be followed."""
     if not any(layer.input_dependent for _, layer in bnn.named_dropout_layers()):
         return None
     try:
-        return per_input_cost(bnn, images).to_dict()
+        return measure_per_input(bnn, images).to_dict()
     except CompactionError:
         return None
 

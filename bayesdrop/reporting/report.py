@@ -24,10 +24,10 @@ from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.costs import (
     LATENCY_BATCH,
+    compact_figures,
     measure_latencies,
     measure_latency,
-    measure_per_input,
-    measure_size,
+    per_input_figures,
 )
 from bayesdrop.reporting.document import Document
 from bayesdrop.reporting.mask_plots import class_averaged_masks
@@ -146,7 +146,7 @@ def build_report(
         }
     metrics = {method: _metrics(prediction, test[1]) for method, prediction in inside.items()}
     detection = {method: _detection(inside[method], outside[method]) for method in passes}
-    size, small = measure_size(bnn, test[0])
+    size, small = compact_figures(bnn, test[0])
     latency = measure_latencies(plain, bnn, small, test[0], num_samples)
     values: dict[str, Any] = {
         **describe_network(bnn),
@@ -163,7 +163,7 @@ def build_report(
         "weights": bnn.weights(),
         "weights_total": bnn.weights_total(),
         **size,
-        "per_input": measure_per_input(bnn, test[0]),
+        "per_input": per_input_figures(bnn, test[0]),
         "latency_ms": latency,
         "latency_batch": min(LATENCY_BATCH, len(test[1])),
         "threads": torch.get_num_threads(),

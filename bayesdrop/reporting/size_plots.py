@@ -21,7 +21,7 @@ def size_figure(size: SizePosterior, *, level: float = 0.9) -> Figure:
     """Draw each layer's size as a share of the full one, and the totals' histograms.
 
     Args:
-        size: What ``size_posterior`` returned.
+        size: What ``measure_size`` returned.
         level: Posterior probability of the intervals.
     """
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def frontier_figure(frontier: Frontier, *, chosen: float | None = None) -> Figur
     """Draw error, NLL and ECE against the FLOPs of the compact network.
 
     Args:
-        frontier: What ``pruning_frontier`` returned.
+        frontier: What ``sweep_thresholds`` returned.
         chosen: A threshold to mark, such as ``choose_threshold``'s.
     """
     from matplotlib.figure import Figure

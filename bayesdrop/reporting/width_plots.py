@@ -19,7 +19,7 @@ def width_figure(
     """Draw accuracy, NLL, ECE and OOD AUROC against the FLOPs of each width.
 
     Args:
-        sweeps: What ``width_sweep`` returned, or several by name.
+        sweeps: What ``sweep_widths`` returned, or several by name.
         chosen: A width to mark, such as ``choose_width``'s.
     """
     from matplotlib.figure import Figure

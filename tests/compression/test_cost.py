@@ -44,7 +44,7 @@ def test_table_compares_the_plain_networks():
     keep(net.fc3_dropout, range(65))
     x = torch.rand(2, 784)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
-    table = bd.compression_table(bnn, bd.compact(bnn, x), x, batch_sizes=(1, 3), repeats=2)
+    table = bd.measure_compression(bnn, bd.compact(bnn, x), x, batch_sizes=(1, 3), repeats=2)
     assert table.params_total == 545_810
     assert table.params == 264 * 140 + 140 + 140 * 65 + 65 + 65 * 10 + 10
     flops = 264 * 140 + 140 * 65 + 65 * 10
@@ -58,7 +58,7 @@ def test_table_compares_the_plain_networks():
 
 def test_table_is_markdown():
     net = nn.Linear(4, 2)
-    table = bd.compression_table(net, net, torch.rand(2, 4), batch_sizes=(1,), repeats=1)
+    table = bd.measure_compression(net, net, torch.rand(2, 4), batch_sizes=(1,), repeats=1)
     lines = str(table).splitlines()
     assert len(lines) == 2 + 3 + 1
     assert {line.count("|") for line in lines} == {5}

@@ -13,7 +13,7 @@ from bayesdrop.compression import (
     compact,
     count_flops,
     count_params,
-    pruning_frontier,
+    sweep_thresholds,
 )
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn import BetaBernoulliDropout
@@ -38,7 +38,7 @@ def data(rows=60):
 @pytest.mark.parametrize("dropout", bd.registered_dropouts())
 def test_each_row_is_the_compact_network_at_that_threshold(dropout):
     bnn, (x, y) = bayesian(dropout), data()
-    frontier = pruning_frontier(bnn, (x, y), [0.0, 0.05, 0.5])
+    frontier = sweep_thresholds(bnn, (x, y), [0.0, 0.05, 0.5])
     for row in frontier.rows:
         work = copy.deepcopy(bnn)
         for _, layer in work.named_dropout_layers():
@@ -51,14 +51,14 @@ def test_each_row_is_the_compact_network_at_that_threshold(dropout):
         assert (row.error, row.nll, row.ece) == (result.error, result.nll, result.ece)
         nll = nn.functional.cross_entropy(small(x).detach(), y)
         assert row.nll == pytest.approx(float(nll))
-    plain = bd.to_deterministic(bnn)
+    plain = bd.without_dropout(bnn)
     assert frontier.flops_total == count_flops(plain, x)
     assert frontier.params_total == count_params(plain)
     assert frontier.units_total == (8, 6)
 
 
 def test_a_higher_threshold_never_costs_more():
-    frontier = pruning_frontier(bayesian(), data())
+    frontier = sweep_thresholds(bayesian(), data())
     thresholds = [row.threshold for row in frontier.rows]
     assert thresholds == sorted(set(thresholds))
     assert thresholds[0] == 0.0
@@ -76,7 +76,7 @@ def test_the_network_stays_as_it_is():
     bnn = bayesian()
     bnn.train()
     before = copy.deepcopy(bnn.state_dict())
-    pruning_frontier(bnn, data(), [0.3, 0.7])
+    sweep_thresholds(bnn, data(), [0.3, 0.7])
     assert [layer.threshold for _, layer in bnn.named_dropout_layers()] == [1e-3, 1e-3]
     assert all(module.training for module in bnn.modules())
     for name, value in bnn.state_dict().items():
@@ -84,7 +84,7 @@ def test_the_network_stays_as_it_is():
 
 
 def test_tables_are_plain():
-    frontier = pruning_frontier(bayesian(), data(), [0.0, 0.5])
+    frontier = sweep_thresholds(bayesian(), data(), [0.0, 0.5])
     assert len(json.loads(json.dumps(frontier.to_dict()))["rows"]) == 2
     assert "| 0 | 8-6 |" in str(frontier)
 
@@ -136,24 +136,24 @@ def test_impossible_limits_are_refused(limit, message):
 def test_bad_requests_are_refused():
     bnn, pair = bayesian(), data()
     with pytest.raises(ConfigError, match=r"expected at least one threshold, all in \[0, 1\)"):
-        pruning_frontier(bnn, pair, [0.1, 1.0])
+        sweep_thresholds(bnn, pair, [0.1, 1.0])
     with pytest.raises(ConfigError, match=r"all in \[0, 1\), got \[\]"):
-        pruning_frontier(bnn, pair, [])
+        sweep_thresholds(bnn, pair, [])
     with pytest.raises(ConfigError, match="BayesianNetwork that classifies.* got .* Gaussian"):
-        pruning_frontier(bayesian(likelihood=bd.Gaussian(0.1)), pair)
+        sweep_thresholds(bayesian(likelihood=bd.Gaussian(0.1)), pair)
     plain = bd.BayesianNetwork(nn.Linear(8, 3), bd.Categorical(), num_data=100)
     with pytest.raises(ConfigError, match="has Bayesian dropout layers"):
-        pruning_frontier(plain, pair)
+        sweep_thresholds(plain, pair)
     with pytest.raises(ConfigError, match="expected a BayesianNetwork .*, got Linear"):
-        pruning_frontier(nn.Linear(8, 3), pair)
+        sweep_thresholds(nn.Linear(8, 3), pair)
     with pytest.raises(DataError, match="expected data with targets"):
-        pruning_frontier(bnn, pair[0])
+        sweep_thresholds(bnn, pair[0])
 
 
 def test_a_threshold_that_keeps_nothing_leaves_a_constant_network():
     bnn = bd.BayesianNetwork(
         nn.Sequential(BetaBernoulliDropout(8), nn.Linear(8, 3)), bd.Categorical(), num_data=9
     )
-    (last,) = pruning_frontier(bnn, data(), [0.99]).rows
+    (last,) = sweep_thresholds(bnn, data(), [0.99]).rows
     assert last.units == (0,)
     assert last.error == pytest.approx(200 / 3)

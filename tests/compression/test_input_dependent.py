@@ -83,7 +83,7 @@ def assert_exact(net, x, *, per_input):
 def test_compact_network_equals_the_masked_network(name, per_input):
     net, x = build(name)
     small = assert_exact(net, x, per_input=per_input)
-    assert count_params(small) < 0.8 * count_params(bd.to_deterministic(net))
+    assert count_params(small) < 0.8 * count_params(bd.without_dropout(net))
     assert any(bool((open != open[:1]).any()) for open in masks_of(net, x).values())
 
 
@@ -287,7 +287,7 @@ def test_masks_of_an_unknown_kind_are_refused_by_name():
     with pytest.raises(bd.errors.CompactionError, match=message):
         bd.compact(net, torch.ones(1, 3))
     with pytest.raises(bd.errors.CompactionError, match=message):
-        bd.per_input_cost(net, torch.ones(1, 3))
+        bd.measure_per_input(net, torch.ones(1, 3))
 
 
 def test_compact_leaves_its_argument_alone():
@@ -295,7 +295,7 @@ def test_compact_leaves_its_argument_alone():
     net.train()
     before = copy.deepcopy(net.state_dict())
     bd.compact(net, x)
-    bd.per_input_cost(net, x)
+    bd.measure_per_input(net, x)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
 
@@ -344,7 +344,7 @@ def test_state_round_trip():
 
 
 def test_cost_equals_the_hand_count_for_lenet_500_300():
-    cost = bd.per_input_cost(lenet_by_sign(), positive(10, 20, 0))
+    cost = bd.measure_per_input(lenet_by_sign(), positive(10, 20, 0))
     assert cost.units == {"fc1_dropout": 10.0, "fc2_dropout": 500.0, "fc3_dropout": 300.0}
     assert cost.units_total == {"fc1_dropout": 784, "fc2_dropout": 500, "fc3_dropout": 300}
     assert cost.flops == cost.flops_needed == 2 * (10 * 500 + 500 * 300 + 300 * 10)
@@ -355,7 +355,8 @@ def test_cost_equals_the_hand_count_for_lenet_500_300():
 @pytest.mark.parametrize("per_batch", [1, 4, 100])
 def test_cost_equals_a_sum_over_examples(per_batch):
     net, x = build("lenet-500-300", examples=7)
-    cost = bd.per_input_cost(bd.BayesianNetwork(net, bd.Categorical(), 7), x, batch_size=per_batch)
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), 7)
+    cost = bd.measure_per_input(bnn, x, batch_size=per_batch)
     masks = masks_of(net, x).values()
     flops = needed = 0.0
     for a, b, c in zip(*masks, strict=True):
@@ -380,7 +381,7 @@ def test_cost_equals_the_hand_count_for_convolutions():
     net.set_submodule("conv1_dropout", by_sign(20, unit_dim=-3))
     net.conv1.bias.data[6:] = -1.0  # closed, though not for good
     net.fc1_dropout.shift_loc.data[5 * 16 :] = -1.0  # features of the first five channels are open
-    cost = bd.per_input_cost(net, torch.randn(3, 1, 28, 28))
+    cost = bd.measure_per_input(net, torch.randn(3, 1, 28, 28))
     assert cost.units["conv1_dropout"] == 6 and cost.units["fc1_dropout"] == 80
     inside, first, second = 24 * 24 * 25, 8 * 8 * 25, 80 * 500 + 500 * 10
     assert cost.flops == 2 * (6 * inside + 6 * 50 * first + second)
@@ -392,7 +393,7 @@ def test_cost_is_what_the_per_input_network_does(name):
     net, x = build(name, examples=4)
     small = bd.compact(net, x, per_input=True)
     measured = sum(bd.count_flops(small, row) for row in x.split(1)) / 4
-    needed = bd.per_input_cost(net, x).flops_needed
+    needed = bd.measure_per_input(net, x).flops_needed
     if name == "user module":  # The sum sees the first mask's zeros too: nothing is gathered.
         assert needed < measured
     else:
@@ -403,7 +404,7 @@ def test_cost_is_what_the_per_input_network_does(name):
 def test_cost_of_fixed_masks_is_the_compact_network_s(name):
     make, shape = NETWORKS[name]
     net, x = randomise(bd.convert(make())), torch.randn(3, *shape)
-    cost = bd.per_input_cost(net, x)
+    cost = bd.measure_per_input(net, x)
     assert cost.flops == cost.flops_needed == bd.count_flops(bd.compact(net, x), x)
     assert cost.flops_total == bd.count_flops(net, x)
     assert list(cost.units.values()) == bd.BayesianNetwork(net, bd.Categorical(), 9).units()
@@ -413,7 +414,7 @@ def test_cost_of_the_published_units():
     net = bd.convert(bd.networks.lenet_500_300())
     for name, count in (("fc1_dropout", 100), ("fc2_dropout", 36), ("fc3_dropout", 34)):
         keep(net.get_submodule(name), range(count))
-    cost = bd.per_input_cost(net, torch.zeros(1, 784))
+    cost = bd.measure_per_input(net, torch.zeros(1, 784))
     assert cost.speedup == (784 * 500 + 500 * 300 + 3000) / (100 * 36 + 36 * 34 + 34 * 10)
 
 
@@ -421,8 +422,8 @@ def test_cost_reads_a_loader_and_is_json():
     net, x = build("lenet-500-300", examples=5)
     y = torch.zeros(5).long()
     loader = DataLoader(list(zip(x, y, strict=True)), batch_size=2)
-    cost = bd.per_input_cost(net, loader)
-    assert cost == bd.per_input_cost(net, (x, y))
+    cost = bd.measure_per_input(net, loader)
+    assert cost == bd.measure_per_input(net, (x, y))
     plain = json.loads(json.dumps(cost.to_dict()))
     assert plain["speedup"] == cost.speedup > plain["speedup_needed"] > 1.0
 
@@ -430,7 +431,7 @@ def test_cost_reads_a_loader_and_is_json():
 def test_no_examples_are_refused():
     net = lenet_by_sign()
     with pytest.raises(bd.errors.DataError, match="at least one example, got an empty data set"):
-        bd.per_input_cost(net, torch.zeros(0, 784))
+        bd.measure_per_input(net, torch.zeros(0, 784))
     loader = DataLoader(torch.zeros(3, 784), batch_size=4, drop_last=True)
     with pytest.raises(bd.errors.DataError, match="at least one batch, got none"):
-        bd.per_input_cost(net, loader)
+        bd.measure_per_input(net, loader)

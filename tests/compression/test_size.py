@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.compression import compact, count_flops, count_params, size_posterior
+from bayesdrop.compression import compact, count_flops, count_params, measure_size
 from bayesdrop.compression.size import CostCounter, FixedMask
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import named_dropout_layers
@@ -68,7 +68,7 @@ def test_costs_of_a_mask_are_those_of_the_compact_network(case):
         for name, count in cost.params.items():
             own = small.get_submodule(name).parameters(recurse=False) if name else ()
             assert count == sum(p.numel() for p in own)
-    plain = bd.to_deterministic(network)
+    plain = bd.without_dropout(network)
     assert sum(counter.full.params.values()) == count_params(plain)
     assert sum(counter.full.flops.values()) == count_flops(plain, x)
 
@@ -82,7 +82,7 @@ def two_layers():
 
 def test_samples_follow_the_posterior_of_the_masks():
     net = two_layers()
-    size = size_posterior(net, num_samples=500, example_input=torch.rand(1, 3), seed=0)
+    size = measure_size(net, num_samples=500, example_input=torch.rand(1, 3), seed=0)
     for name in ("0", "3"):
         expected = net.get_submodule(name).keep_prob().sum()
         assert_mean_close(size.units[name].double(), expected.detach())
@@ -100,7 +100,7 @@ def test_samples_follow_the_posterior_of_the_masks():
 
 def test_intervals_hold_the_mass_they_claim():
     net = two_layers()
-    size = size_posterior(net, num_samples=300, example_input=torch.rand(1, 3), seed=0)
+    size = measure_size(net, num_samples=300, example_input=torch.rand(1, 3), seed=0)
     for row in size.summary(0.8):
         samples = size.total(row.quantity)
         if row.layer != "total":
@@ -121,7 +121,7 @@ def test_a_certain_posterior_has_one_size_that_of_compact():
         layer.raw_concentration1.data = torch.where(keep, 40.0, -9.0)
         layer.raw_concentration0.data = torch.where(keep, -9.0, 40.0)
     x = torch.rand(1, 3)
-    size = size_posterior(net, num_samples=20, example_input=x)
+    size = measure_size(net, num_samples=20, example_input=x)
     small = compact(net, x)
     assert set(size.total("params").tolist()) == {count_params(small)}
     assert set(size.total("flops").tolist()) == {count_flops(small, x)}
@@ -134,12 +134,12 @@ def test_the_seed_alone_decides_and_the_network_stays():
     state = torch.random.get_rng_state()
     x = torch.rand(1, 3)
     torch.random.set_rng_state(state)
-    first = size_posterior(net, num_samples=20, example_input=x, seed=4)
+    first = measure_size(net, num_samples=20, example_input=x, seed=4)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(5)
-    second = size_posterior(net, num_samples=20, example_input=x, seed=4)
+    second = measure_size(net, num_samples=20, example_input=x, seed=4)
     assert torch.equal(first.total("params"), second.total("params"))
-    other = size_posterior(net, num_samples=20, example_input=x, seed=5)
+    other = measure_size(net, num_samples=20, example_input=x, seed=5)
     assert not torch.equal(first.total("params"), other.total("params"))
     assert all(module.training for module in net.modules())
     for name, value in net.state_dict().items():
@@ -151,25 +151,25 @@ def test_every_dropout_has_a_posterior_over_size(dropout):
     net = nn.Sequential(bd.make_dropout(dropout, 6), nn.Linear(6, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
     x = torch.rand(5, 6)
-    size = size_posterior(bnn, num_samples=30, example_input=x, seed=0)
+    size = measure_size(bnn, num_samples=30, example_input=x, seed=0)
     assert torch.equal(size.params["1"], 3 * size.units["0"].clamp(min=1) + 3) or (
         # No unit left: one is kept, as by compact.
         bool((size.units["0"] == 0).any())
     )
     assert int(size.units["0"].max()) <= 6
     bnn(x)
-    assert size_posterior(bnn, num_samples=3).total("units").shape == (3,)
+    assert measure_size(bnn, num_samples=3).total("units").shape == (3,)
 
 
 def test_bad_requests_are_refused():
     net = two_layers()
     x = torch.rand(1, 3)
-    with pytest.raises(ConfigError, match="size_posterior: expected num_samples >= 1"):
-        size_posterior(net, num_samples=0, example_input=x)
+    with pytest.raises(ConfigError, match="measure_size: expected num_samples >= 1"):
+        measure_size(net, num_samples=0, example_input=x)
     with pytest.raises(ConfigError, match="got num_samples=200 and 0 layers"):
-        size_posterior(nn.Linear(3, 2), example_input=x)
-    with pytest.raises(ConfigError, match="size_posterior: expected an example input"):
-        size_posterior(net)
-    size = size_posterior(net, num_samples=2, example_input=x)
+        measure_size(nn.Linear(3, 2), example_input=x)
+    with pytest.raises(ConfigError, match="measure_size: expected an example input"):
+        measure_size(net)
+    size = measure_size(net, num_samples=2, example_input=x)
     with pytest.raises(ConfigError, match=r"expected a level in \(0, 1\), got level=1.0"):
         size.summary(1.0)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.compression import load_sparse, save_sparse, sparsity_table
+from bayesdrop.compression import load_sparse, measure_sparsity, save_sparse
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.inference import checkpoint
 
@@ -38,7 +38,7 @@ def test_the_smallest_storage_is_chosen_and_its_bytes_are_counted():
         layer = nn.Linear(100, 40, bias=False).float()
         with torch.no_grad():
             layer.weight.view(-1)[torch.randperm(4000)[: int(share * 4000)]] = 0.0
-        (entry,) = sparsity_table(layer).tensors
+        (entry,) = measure_sparsity(layer).tensors
         assert (entry.storage, entry.bytes, entry.bytes_dense) == (storage, size, 16_000)
 
 
@@ -46,7 +46,7 @@ def test_the_figures_are_those_of_the_literature():
     net = nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Conv2d(1, 1, 3))
     with torch.no_grad():
         net[0].weight[:3] = 0.0
-    table = sparsity_table(net)
+    table = measure_sparsity(net)
     assert (table.weights, table.weights_total) == (19, 49)
     assert table.compression == 49 / 19
     assert table.zeros() == {"0.weight": 75.0, "2.weight": 0.0}
@@ -65,7 +65,7 @@ def test_random_weights_are_stored_as_their_pruned_means(tmp_path):
     plain = load_sparse(bd.networks.lenet_300_100(in_features=30), tmp_path / "net.pt")
     x = torch.randn(3, 30)
     assert torch.equal(plain(x), bnn(x))
-    cost = bd.compression_table(bnn, bd.compact(bnn, x), x, repeats=1)
+    cost = bd.measure_compression(bnn, bd.compact(bnn, x), x, repeats=1)
     assert cost.to_dict()["sparsity"] == table.to_dict()
     assert "bytes on disk, stored sparsely" in str(cost)
 
@@ -99,7 +99,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
 
 def test_masks_must_be_compacted_first(tmp_path):
     net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
-    for call in (sparsity_table, lambda n: save_sparse(n, tmp_path / "net.pt")):
+    for call in (measure_sparsity, lambda n: save_sparse(n, tmp_path / "net.pt")):
         with pytest.raises(CompactionError, match="Call bd.compact"):
             call(net)
     assert not list(tmp_path.iterdir())

@@ -50,7 +50,7 @@ def prefix_masks(net, width):
 def test_plain_network_equals_the_one_with_prefix_masks(build, width):
     net = build()
     x = torch.randn(5, 6) if build is dense else torch.randn(5, 1, 8, 8)
-    small = bd.at_width(net, width, x)
+    small = bd.cut_to_width(net, width, x)
     with torch.no_grad(), bd.impose_masks(net, prefix_masks(net, width)):
         torch.testing.assert_close(small(x), net(x), rtol=1e-9, atol=1e-9)
     assert not any(isinstance(m, bd.BayesianDropout) for m in small.modules())
@@ -63,7 +63,7 @@ def test_plain_network_equals_the_one_with_prefix_masks(build, width):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_narrower_network_is_a_prefix_of_a_wider_one(key):
     net, x = dense(key), torch.randn(2, 6)
-    nets = [bd.at_width(net, width, x) for width in WIDTHS]
+    nets = [bd.cut_to_width(net, width, x) for width in WIDTHS]
     for small, large in zip(nets, nets[1:], strict=False):
         for name in ("0", "2", "4"):
             a, b = small.get_submodule(name), large.get_submodule(name)
@@ -78,10 +78,10 @@ def test_with_importance_the_narrower_units_are_among_the_wider_ones():
     net, x = dense(ordering="importance"), torch.randn(2, 6)
     previous = torch.zeros(0)
     for width in WIDTHS:
-        first = bd.at_width(net, width, x).get_submodule("0").weight
+        first = bd.cut_to_width(net, width, x).get_submodule("0").weight
         assert all(bool((first == row).all(1).any()) for row in previous)
         previous = first
-    quarter = bd.at_width(net, 0.25, x).get_submodule("0").weight
+    quarter = bd.cut_to_width(net, 0.25, x).get_submodule("0").weight
     norms = net.get_submodule("2").weight.norm(dim=0)
     chosen = norms.argsort(descending=True)[:4].sort().values
     assert torch.equal(quarter, net.get_submodule("0").weight[chosen])
@@ -89,23 +89,23 @@ def test_with_importance_the_narrower_units_are_among_the_wider_ones():
 
 def test_layers_may_have_widths_of_their_own():
     net, x = dense(), torch.randn(2, 6)
-    small = bd.at_width(net, {"2_dropout": 5, "4_dropout": 0.5}, x)
+    small = bd.cut_to_width(net, {"2_dropout": 5, "4_dropout": 0.5}, x)
     assert small.get_submodule("2").weight.shape == (4, 5)
-    partly = bd.at_width(net, {"2_dropout": 0.5}, x)
+    partly = bd.cut_to_width(net, {"2_dropout": 0.5}, x)
     assert partly.get_submodule("2").weight.shape == (8, 8)
     with pytest.raises(ConfigError, match="unknown nested dropout layer 'fc'"):
-        bd.at_width(net, {"fc": 0.5}, x)
+        bd.cut_to_width(net, {"fc": 0.5}, x)
 
 
 def test_the_network_is_not_changed_and_everything_works_at_a_width():
     net = dense("variational-nested")
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     x, y = torch.randn(10, 6), torch.randint(3, (10,))
-    held = bd.with_width(bnn, 0.5)
+    held = bd.hold_width(bnn, 0.5)
     assert held.units() == [8, 4] and bnn.units() == [16, 8]
     assert bd.kl_divergence(held).item() == 0.0
     prediction = bd.predict(held, x, num_samples=3)
-    expected = bd.at_width(bnn, 0.5, x)(x).softmax(-1)
+    expected = bd.cut_to_width(bnn, 0.5, x)(x).softmax(-1)
     for sample in prediction.samples:
         torch.testing.assert_close(sample, expected)
     assert math.isfinite(held.train().loss(x, y).loss.item())
@@ -113,7 +113,7 @@ def test_the_network_is_not_changed_and_everything_works_at_a_width():
 
 def test_recalibration_gives_the_statistics_of_the_width():
     net, x = convolutional(), torch.randn(40, 1, 8, 8)
-    held = bd.with_width(net, 0.5, recalibrate=x, batch_size=40)
+    held = bd.hold_width(net, 0.5, recalibrate=x, batch_size=40)
     norm = held.get_submodule("4")
     inputs = []
     handle = norm.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
@@ -124,7 +124,7 @@ def test_recalibration_gives_the_statistics_of_the_width():
     torch.testing.assert_close(norm.running_mean, inputs[0].mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
     assert norm.momentum == 0.1 and not norm.training
     assert not torch.equal(norm.running_mean, net.get_submodule("4").running_mean)
-    small = bd.at_width(net, 0.5, x[:2], recalibrate=x)
+    small = bd.cut_to_width(net, 0.5, x[:2], recalibrate=x)
     torch.testing.assert_close(small(x), bd.compact(held, x[:2])(x), rtol=1e-2, atol=1e-2)
 
 
@@ -135,7 +135,7 @@ def sweep():
         bnn = bd.BayesianNetwork(dense(), bd.Categorical(), num_data=20)
         x = torch.randn(60, 6, dtype=next(bnn.parameters()).dtype)
         y = bnn(x).argmax(1)
-        return bd.width_sweep(bnn, (x, y), WIDTHS, ood={"far": 9 * x}, repeats=1, seed=0)
+        return bd.sweep_widths(bnn, (x, y), WIDTHS, ood={"far": 9 * x}, repeats=1, seed=0)
 
 
 def test_sweep_has_a_row_for_each_width(sweep):
@@ -184,15 +184,15 @@ def test_choosing_a_width():
 
 def test_networks_without_nested_layers_are_refused():
     with pytest.raises(ConfigError, match="nested dropout layers"):
-        bd.at_width(nn.Linear(2, 2), 0.5, torch.ones(1, 2))
+        bd.cut_to_width(nn.Linear(2, 2), 0.5, torch.ones(1, 2))
     with pytest.raises(ConfigError, match="a BayesianNetwork that classifies"):
-        bd.width_sweep(nn.Linear(2, 2), torch.ones(1, 2), [0.5])
+        bd.sweep_widths(nn.Linear(2, 2), torch.ones(1, 2), [0.5])
 
 
 def test_sampled_weights_are_averaged_at_each_width():
     net = bd.convert(dense(), "sparse-variational")
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     x, y = torch.randn(20, 6), torch.randint(3, (20,))
-    result = bd.width_sweep(bnn, (x, y), [0.5, 1.0], num_samples=4, repeats=1, seed=0)
+    result = bd.sweep_widths(bnn, (x, y), [0.5, 1.0], num_samples=4, repeats=1, seed=0)
     assert result.num_samples == 4
     assert result.rows[0].flops < result.rows[1].flops

@@ -221,17 +221,17 @@ def test_sites_are_named_after_the_layers():
     ]  # fmt: skip
 
 
-def test_to_deterministic_undoes_convert():
+def test_without_dropout_undoes_convert():
     for name in ("user module", "lenet5-caffe"):
         build, shape = NETWORKS[name]
         original = build().eval()
         net = bd.convert(original)
-        plain = bd.to_deterministic(bd.BayesianNetwork(net, bd.Categorical(), num_data=5))
+        plain = bd.without_dropout(bd.BayesianNetwork(net, bd.Categorical(), num_data=5))
         x = torch.randn(2, *shape)
         assert layers(plain) == {} and len(layers(net)) == 4
         assert torch.equal(plain(x), original(x))
         assert set(plain.state_dict()) == set(original.state_dict())
-    assert isinstance(bd.to_deterministic(bd.BetaBernoulliDropout(3)), nn.Identity)
+    assert isinstance(bd.without_dropout(bd.BetaBernoulliDropout(3)), nn.Identity)
 
 
 class Branching(nn.Module):

@@ -113,7 +113,7 @@ def test_the_divergence_is_paid_once():
 @pytest.mark.parametrize("draws", DRAWS)
 def test_prediction_is_that_of_one_width_for_all_layers(shared_by, draws):
     bnn, (x, _) = network(draws=draws, init_open_prob=0.6).eval(), data()
-    widths = [bd.with_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
+    widths = [bd.hold_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
     by_width = torch.stack([held(x).softmax(1) for held in widths]).detach()
     law = layers(bnn)[0].order_posterior().tail_probs.detach()
     expected = torch.einsum("w,wnc->nc", law, by_width)
@@ -141,8 +141,8 @@ def test_a_leader_whose_mask_is_given_takes_the_others_along():
 def test_every_width_is_an_exact_plain_network():
     bnn, (x, _) = network().eval(), data()
     for width in (0.25, 0.5, 1.0):
-        held = bd.with_width(bnn, width)
-        torch.testing.assert_close(bd.at_width(bnn, width, x)(x), held(x))
+        held = bd.hold_width(bnn, width)
+        torch.testing.assert_close(bd.cut_to_width(bnn, width, x)(x), held(x))
         assert held.units() == [int(8 * width), int(4 * width)]
 
 
@@ -184,7 +184,7 @@ def test_fit_learns_which_widths_are_good():
 def test_the_posterior_of_a_network_has_one_width_a_draw(draws):
     bnn, (x, y) = network(draws=draws, init_open_prob=0.6), data()
     bnn(x)
-    units = list(bd.size_posterior(bnn, num_samples=40, seed=0).units.values())
+    units = list(bd.measure_size(bnn, num_samples=40, seed=0).units.values())
     assert torch.equal(units[0], 2 * units[1])
     assert len(units[0].unique()) > 1
     bnn.num_data = len(x)
