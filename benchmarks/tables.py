@@ -1,9 +1,9 @@
-"""Write the tables of the main README and of benchmarks/README.md from the committed results.
+"""Write the tables of all pages from the committed results.
 
     python benchmarks/tables.py
 
-Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in one of the two; a test checks
-that they hold what this command writes.
+Each table stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` in one of ``PAGES``; tests check
+that these hold what this command writes, and no other table with figures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+)
 
 METHODS = {
     "": [("plain", "plain network")],

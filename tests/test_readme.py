@@ -1,4 +1,4 @@
-"""The README's Python blocks run, in order, in one namespace; its commands exist."""
+"""The README and the pages under docs/: their code runs, and what they name exists."""
 
 import os
 import re
@@ -8,17 +8,42 @@ from pathlib import Path
 
 import pytest
 
+import bayesdrop as bd
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def code_of(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return "\n".join(blocks)
+
+
+def anchor_of(heading):
+    """Return the anchor that GitHub gives a heading."""
+    text = re.sub(r"[`*]|\[|\]\([^)]*\)", "", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def exists(name):
+    found = bd
+    for part in name.split(".")[1:]:
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
 
 
 @pytest.mark.slow
-def test_the_readme_runs_from_top_to_bottom(tmp_path):
-    assert len(BLOCKS) >= 3
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(BLOCKS))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if code_of(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_a_page_runs_from_top_to_bottom(page, tmp_path):
+    script = tmp_path / "page.py"
+    script.write_text(code_of(page))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("BAYESDROP_DATA", None)
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
@@ -31,32 +56,67 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def test_every_command_the_readme_names_exists():
+def test_the_readme_is_short():
+    assert code_of(README)
+    assert len(README.read_text().splitlines()) <= 150
+
+
+@by_page
+def test_every_command_that_a_page_names_exists(page):
     from typer.main import get_command
 
     from bayesdrop.cli import app
+    from bayesdrop.recipes import get_recipe
 
+    text = page.read_text()
     known = set(get_command(app).commands)
-    used = set(re.findall(r"^(?:\.venv/bin/)?bayesdrop (\w+)", README, flags=re.MULTILINE))
-    assert used and used <= known
-    verbs = set(re.findall(r"^make (\w+)", README, flags=re.MULTILINE))
+    assert set(re.findall(r"^bayesdrop (\w+)", text, flags=re.MULTILINE)) <= known
+    for recipe in re.findall(r"bayesdrop train ([\w-]+)", text):
+        get_recipe(recipe)
     makefile = (ROOT / "Makefile").read_text()
-    assert verbs and all(re.search(rf"^{verb}:", makefile, re.MULTILINE) for verb in verbs)
+    for verb in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE):
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+    if page == README:
+        assert {"train", "evaluate"} <= set(re.findall(r"^bayesdrop (\w+)", text, re.MULTILINE))
 
 
-def test_every_figure_file_the_readme_names_exists():
-    for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md"):
-        for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / path).exists(), path
+@by_page
+def test_every_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", other.read_text(), flags=re.MULTILINE)
+            assert anchor in map(anchor_of, headings), target
 
 
-def test_the_readmes_show_what_the_committed_results_say(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import tables
+@by_page
+def test_every_name_that_a_page_mentions_exists(page):
+    names = set(re.findall(r"\bbd(?:\.\w+)+", page.read_text()))
+    assert not {name for name in names if not exists(name)}
 
-    shown = []
-    for page in tables.PAGES:
-        text = page.read_text()
-        assert tables.rewrite(text) == text, page
-        shown += tables.names(text)
-    assert sorted(shown) == sorted(tables.TABLES)
+
+@by_page
+def test_every_file_that_a_page_mentions_exists(page):
+    names = re.findall(r"`((?:bayesdrop|benchmarks|tests|tutorials)/[\w./-]*)`", page.read_text())
+    assert not [name for name in names if not (ROOT / name).exists()]
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, waiting = set(), [README]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)\s#]+\.md)", page.read_text()):
+            other = (page.parent / target).resolve()
+            if other not in reached:
+                waiting.append(other)
+    assert set(PAGES) <= reached
+
+
+def test_the_readme_lists_every_tutorial():
+    named = set(re.findall(r"\(tutorials/([\w.]+)\)", README.read_text()))
+    assert named == {path.name for path in (ROOT / "tutorials").glob("[0-9]*.py")}
