@@ -40,7 +40,7 @@ from bayesdrop.nn import (
     named_dropout_layers,
     with_plain_weights,
 )
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -144,7 +144,7 @@ def detached(network: nn.Module) -> nn.Module:
     Raises:
         CompactionError: If a mask of an unknown kind depends on the input.
     """
-    work = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
+    work = copy.deepcopy(network.network if isinstance(network, Program) else network)
     _refuse_input_dependent(work)
     return with_plain_weights(work).eval()
 
@@ -193,7 +193,7 @@ def emitted(flow: Flow, *, per_input: bool = False) -> fx.GraphModule:
 
 
 def _example(network: nn.Module) -> Tensor:
-    shape = network.input_shape if isinstance(network, BayesianNetwork) else None
+    shape = network.input_shape if isinstance(network, Program) else None
     parameter = next(network.parameters(), None)
     if shape is None or parameter is None:
         raise ConfigError(

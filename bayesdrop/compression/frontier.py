@@ -15,6 +15,7 @@ from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 _STEPS = 16
 
@@ -227,8 +228,8 @@ def _default_thresholds(bnn: BayesianNetwork) -> list[float]:
 
 
 def _check_network(bnn: object) -> None:
-    good = isinstance(bnn, BayesianNetwork) and bnn.likelihood.is_classifier
-    if not isinstance(bnn, BayesianNetwork) or not good or not bnn.named_dropout_layers():
+    good = isinstance(bnn, Program) and bnn.likelihood.is_classifier
+    if not isinstance(bnn, Program) or not good or not bnn.named_dropout_layers():
         raise ConfigError(
             "sweep_thresholds",
             expected="a BayesianNetwork that classifies and has Bayesian dropout layers",

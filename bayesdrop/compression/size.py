@@ -18,7 +18,7 @@ from bayesdrop.compression.cost import evaluating
 from bayesdrop.compression.rules import Mask
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianDropout, PosteriorSample, named_dropout_layers, with_plain_weights
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
 
 
@@ -159,7 +159,7 @@ def measure_size(
         >>> size.total("params").shape, bool((size.params["1"] == 3 * left + 3).all())
         (torch.Size([50]), True)
     """
-    work = copy.deepcopy(bnn.network if isinstance(bnn, BayesianNetwork) else bnn).eval()
+    work = copy.deepcopy(bnn.network if isinstance(bnn, Program) else bnn).eval()
     layers = dict(named_dropout_layers(work))
     if num_samples < 1 or not layers:
         raise ConfigError(
@@ -314,7 +314,7 @@ def example_of(who: str, network: nn.Module) -> Tensor:
     Raises:
         ConfigError: If it is another module or has seen nothing.
     """
-    shape = network.input_shape if isinstance(network, BayesianNetwork) else None
+    shape = network.input_shape if isinstance(network, Program) else None
     parameter = next(network.parameters(), None)
     if shape is None or parameter is None:
         raise ConfigError(

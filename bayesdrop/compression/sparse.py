@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 _KIND = "sparse"
 
@@ -216,7 +216,7 @@ def _plain(who: str, network: nn.Module) -> nn.Module:
             got=f"one with {names}",
             hint="Call bd.compact(network) first: units that masks close are no zeros yet.",
         )
-    module = network.network if isinstance(network, BayesianNetwork) else network
+    module = network.network if isinstance(network, Program) else network
     return with_plain_weights(copy.deepcopy(module))
 
 

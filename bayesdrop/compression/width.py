@@ -19,6 +19,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 Width: TypeAlias = float | Mapping[str, float]
 """A share of every nested layer's groups, or layer name to a share (float) or units (int)."""
@@ -228,7 +229,7 @@ def sweep_widths(
         >>> [row.units for row in sweep.rows], sweep.rows[0].flops
         ([(4,), (8,)], 48)
     """
-    if not isinstance(bnn, BayesianNetwork) or not bnn.likelihood.is_classifier:
+    if not isinstance(bnn, Program) or not bnn.likelihood.is_classifier:
         raise ConfigError(
             "sweep_widths",
             expected="a BayesianNetwork that classifies",
@@ -242,7 +243,7 @@ def sweep_widths(
     rows, nets, samples = [], [], 1
     for width in widths:
         held = hold_width(bnn, width, recalibrate=recalibrate)
-        if not isinstance(held, BayesianNetwork):
+        if not isinstance(held, Program):
             raise TypeError("sweep_widths: a copy of a BayesianNetwork is one")
         result = evaluate(
             held,
@@ -341,7 +342,7 @@ def choose_width(
 
 
 def _nested_layers(network: nn.Module) -> dict[str, OrderedUnits]:
-    if isinstance(network, BayesianNetwork):
+    if isinstance(network, Program):
         network = network.network
     layers = {n: m for n, m in named_dropout_layers(network) if isinstance(m, OrderedUnits)}
     if not layers:
@@ -354,7 +355,7 @@ def _nested_layers(network: nn.Module) -> dict[str, OrderedUnits]:
     return layers
 
 
-def _is_random(bnn: BayesianNetwork) -> bool:
+def _is_random(bnn: Program) -> bool:
     # Whether more than one posterior sample can differ, apart from the widths that are held.
     layers = [layer for _, layer in named_dropout_layers(bnn.network)]
     others = any(not isinstance(layer, OrderedUnits) for layer in layers)
@@ -367,7 +368,7 @@ def _recalibrate(network: nn.Module, data: Data, batch_size: int) -> None:
     norms = [m for m in network.modules() if isinstance(m, _NORMS) and m.track_running_stats]
     if not norms:
         return
-    if isinstance(network, BayesianNetwork):
+    if isinstance(network, Program):
         network = network.network
     device = next(network.parameters()).device
     momenta = [norm.momentum for norm in norms]

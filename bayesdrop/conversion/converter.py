@@ -27,7 +27,7 @@ from bayesdrop.nn import (
     registered_weight_layers,
     with_plain_weights,
 )
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 
 def convert(
@@ -169,7 +169,7 @@ def without_dropout(network: nn.Module) -> nn.Module:
         >>> without_dropout(net)[0]
         Identity()
     """
-    result = copy.deepcopy(network.network if isinstance(network, BayesianNetwork) else network)
+    result = copy.deepcopy(network.network if isinstance(network, Program) else network)
     result = with_plain_weights(result, prune=False)
     if isinstance(result, BayesianDropout):
         return nn.Identity().train(result.training)

@@ -24,7 +24,7 @@ from bayesdrop.diagnostics.kl import (
 )
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn import LatentOwner
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
@@ -74,7 +74,7 @@ class ELBOCheck:
 
 
 def check_elbo(
-    bnn: BayesianNetwork,
+    bnn: Program,
     x: Tensor,
     y: Tensor,
     *,
@@ -158,7 +158,7 @@ def check_elbo(
 
 
 @torch.no_grad()
-def _check_batch_size(bnn: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> Iterator[CheckRow]:
+def _check_batch_size(bnn: Program, x: Tensor, y: Tensor, seed: int) -> Iterator[CheckRow]:
     # The loss of training, in a network without noise: mean masks, no batch statistics.
     bnn.train()
     bnn.network.eval()
@@ -188,7 +188,7 @@ def _check_batch_size(bnn: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> 
 
 @torch.no_grad()
 def _check_pyro_batch_size(
-    bnn: BayesianNetwork, x: Tensor, y: Tensor, num_repeats: int, comparisons: int
+    bnn: Program, x: Tensor, y: Tensor, num_repeats: int, comparisons: int
 ) -> Iterator[CheckRow]:
     bnn.eval()
     elbo = TraceMeanField_ELBO()
@@ -227,9 +227,7 @@ def _split(x: Tensor, y: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
 # -- gradients ------------------------------------------------------------------------------------
 
 
-def _check_gradients(
-    bnn: BayesianNetwork, x: Tensor, y: Tensor, num_repeats: int
-) -> Iterator[CheckRow]:
+def _check_gradients(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> Iterator[CheckRow]:
     # Only the masks are noisy: no batch statistics, no other dropout.
     bnn.eval()
     bnn.training = True
@@ -270,7 +268,7 @@ def _check_gradients(
         )
 
 
-def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
+def _parameter_groups(bnn: Program) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {"weights": [], "likelihood": []}
     owners = {f"network.{path}." if path else "network.": path for path, _ in bnn.named_owners()}
     for name, parameter in bnn.named_parameters():
@@ -283,7 +281,7 @@ def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
 
 
 def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int) -> None:
-    if not isinstance(bnn, BayesianNetwork) or num_samples < 100 or num_repeats < 10:
+    if not isinstance(bnn, Program) or num_samples < 100 or num_repeats < 10:
         raise ConfigError(
             "check_elbo",
             expected="a BayesianNetwork, num_samples >= 100 and num_repeats >= 10",

@@ -29,7 +29,7 @@ from bayesdrop.metrics.ood import OODMetrics, ood_metrics, uncertainty_scores
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.regression import root_mean_squared_error
 from bayesdrop.metrics.selective import risk_coverage
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 COVERAGE_LEVELS = (0.5, 0.9, 0.95)
 _CLASSIFICATION = ("error", "brier", "ece", "adaptive_ece", "mce", "classwise_ece", "aurc")
@@ -97,7 +97,7 @@ class Evaluation:
 
 
 def evaluate(
-    bnn: BayesianNetwork,
+    bnn: Program,
     data: Data,
     *,
     ood: Mapping[str, Data] | None = None,
@@ -144,7 +144,7 @@ def evaluate(
         >>> {"aurc", "brier", "ece", "error", "nll", "ood"} <= result.to_dict().keys()
         True
     """
-    if ood and isinstance(bnn, BayesianNetwork) and not bnn.likelihood.is_classifier:
+    if ood and isinstance(bnn, Program) and not bnn.likelihood.is_classifier:
         raise ConfigError(
             "evaluate",
             expected="a classifier for ood=...",
@@ -181,7 +181,7 @@ def evaluate(
     )
 
 
-def _figures(bnn: BayesianNetwork, prediction: Prediction, y: Tensor) -> dict[str, Any]:
+def _figures(bnn: Program, prediction: Prediction, y: Tensor) -> dict[str, Any]:
     if not bnn.likelihood.is_classifier:
         return _regression_figures(prediction, y)
     probabilities, y = bnn.likelihood.flatten_labels(prediction.mean, y)

@@ -23,7 +23,7 @@ from bayesdrop.inference.draws import (
 )
 from bayesdrop.inference.predict import evaluation_mode, seeded
 from bayesdrop.nn import LatentOwner
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 _FEWEST = 100
 
@@ -93,7 +93,7 @@ class GuideDiagnostic:
 
 @torch.no_grad()
 def guide_diagnostic(
-    bnn: BayesianNetwork,
+    bnn: Program,
     data: Data,
     *,
     num_samples: int = 1000,
@@ -197,7 +197,7 @@ def guide_diagnostic(
     )
 
 
-def _varied(bnn: BayesianNetwork, layer: str | None) -> list[LatentOwner]:
+def _varied(bnn: Program, layer: str | None) -> list[LatentOwner]:
     owners = dict(bnn.named_owners())
     if layer is None:
         return list(owners.values())
@@ -221,7 +221,7 @@ def _densities(draws: Sequence[Draw], varied: Sequence[LatentOwner]) -> tuple[Te
     return densities
 
 
-def _check_data(bnn: BayesianNetwork, data: Data) -> None:
+def _check_data(bnn: Program, data: Data) -> None:
     if isinstance(data, Tensor):
         raise _no_targets()
     if num_examples(data) != bnn.num_data:

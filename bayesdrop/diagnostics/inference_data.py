@@ -30,14 +30,14 @@ from bayesdrop.inference.draws import (
 )
 from bayesdrop.inference.predict import evaluation_mode, seeded
 from bayesdrop.nn import BayesianDropout, LatentOwner
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 _EXAMPLE = "example"
 
 
 @torch.no_grad()
 def to_inference_data(
-    bnn: BayesianNetwork,
+    bnn: Program,
     x: Data,
     y: Tensor | None = None,
     *,
@@ -169,12 +169,12 @@ def check_options(
     fewest: int = 1,
 ) -> None:
     """Raise ``ConfigError`` unless ``bnn`` has something to draw and the numbers make sense."""
-    if not isinstance(bnn, BayesianNetwork) or not bnn.is_random:
+    if not isinstance(bnn, Program) or not bnn.is_random:
         raise ConfigError(
             who,
             expected="a BayesianNetwork with Bayesian layers",
             got=type(bnn).__name__
-            if not isinstance(bnn, BayesianNetwork)
+            if not isinstance(bnn, Program)
             else "one without: there is nothing to draw",
             hint="Put layers in with bd.convert, wrap with bd.BayesianNetwork.",
         )
@@ -227,9 +227,7 @@ class _Contents:
         for dim, size in zip(dims, value.shape[1 if sampled else 0 :], strict=True):
             self.coords[dim] = np.arange(size)
 
-    def add_latents(
-        self, group: str, bnn: BayesianNetwork, stacked: Draw, num_samples: int
-    ) -> None:
+    def add_latents(self, group: str, bnn: Program, stacked: Draw, num_samples: int) -> None:
         """Add the latents, and the keep probabilities that follow from them."""
         for path, owner in bnn.named_owners():
             if owner not in stacked:

@@ -16,9 +16,9 @@ from bayesdrop.metrics.calibration import expected_calibration_error
 from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
 from bayesdrop.metrics.classification import error_percent, negative_log_likelihood
 from bayesdrop.metrics.corruptions import SEVERITIES, corrupt, corruptions
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
-Classifier: TypeAlias = "BayesianNetwork | Callable[[Tensor], Array]"
+Classifier: TypeAlias = "Program | Callable[[Tensor], Array]"
 """A Bayesian network, or a function from images to class probabilities ``(N, C)``."""
 
 METRICS = ("accuracy", "nll", "ece", "entropy")
@@ -154,7 +154,7 @@ def shift_curves(
             got=f"kinds={kinds} and severities={severities}",
             hint="Leave them out to take all.",
         )
-    if isinstance(model, BayesianNetwork) and not model.likelihood.is_classifier:
+    if isinstance(model, Program) and not model.likelihood.is_classifier:
         raise ConfigError(
             "shift_curves",
             expected="a classifier",
@@ -190,7 +190,7 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
 
 
 def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> Array:
-    if isinstance(model, BayesianNetwork):
+    if isinstance(model, Program):
         return predict(model, x, keep_samples=False, **cast(Any, options)).mean
     with torch.no_grad():
         parts = [torch.as_tensor(model(part)).cpu() for part in x.split(_ROWS)]

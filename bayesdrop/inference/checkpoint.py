@@ -8,14 +8,16 @@ import random
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from bayesdrop.errors import CheckpointError
 from bayesdrop.files import first_line, write_file
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
+
+ProgramT = TypeVar("ProgramT", bound=Program)
 
 _FORMAT = "bayesdrop"
 _VERSION = 1
@@ -80,7 +82,7 @@ def header(kind: str) -> dict[str, Any]:
     return {"format": _FORMAT, "version": _VERSION, "kind": kind}
 
 
-def save(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> None:
+def save(bnn: Program, path: str | os.PathLike[str]) -> None:
     """Save the parameters and buffers of ``bnn`` atomically.
 
     Args:
@@ -94,7 +96,7 @@ def save(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> None:
     write(path, {**header("model"), **settings, "state": bnn.state_dict()})
 
 
-def load(bnn: BayesianNetwork, path: str | os.PathLike[str]) -> BayesianNetwork:
+def load(bnn: ProgramT, path: str | os.PathLike[str]) -> ProgramT:
     """Load what ``save`` wrote into ``bnn``, which has the same architecture, and return it.
 
     Raises:

@@ -19,7 +19,7 @@ from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
 from bayesdrop.nn import LatentOwner, PosteriorSample
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
 
 Draw: TypeAlias = dict[LatentOwner, Latents]
@@ -46,7 +46,7 @@ class DrawBatch(NamedTuple):
 
 @torch.no_grad()
 def evaluate_draws(
-    bnn: BayesianNetwork,
+    bnn: Program,
     data: Data,
     draws: Sequence[Draw],
     *,
@@ -126,7 +126,7 @@ def _check_outputs(output: Tensor, num_masks: int, start: int) -> None:
     check_finite(examples, start, DivergenceError, "prediction")
 
 
-def _check_no_local_latents(bnn: BayesianNetwork, x: Tensor, draw: Draw) -> None:
+def _check_no_local_latents(bnn: Program, x: Tensor, draw: Draw) -> None:
     values = {
         f"{path}.{name}": value
         for path, owner in bnn.named_owners()
@@ -150,7 +150,7 @@ def _check_no_local_latents(bnn: BayesianNetwork, x: Tensor, draw: Draw) -> None
 
 
 def _log_mean_likelihood(
-    bnn: BayesianNetwork, output: Tensor, target: Tensor, num_masks: int, start: int
+    bnn: Program, output: Tensor, target: Tensor, num_masks: int, start: int
 ) -> Tensor:
     copies = target.repeat(num_masks, *[1] * (target.ndim - 1))
     values = bnn.likelihood.distribution(output).log_prob(copies)
@@ -159,13 +159,13 @@ def _log_mean_likelihood(
     return values.cpu()
 
 
-def draw_posterior(bnn: BayesianNetwork, num_samples: int) -> list[Draw]:
+def draw_posterior(bnn: Program, num_samples: int) -> list[Draw]:
     """Draw all global latents from the guide, ``num_samples`` times."""
     owners = [owner for _, owner in bnn.named_owners()]
     return [{owner: owner.draw_latents() for owner in owners} for _ in range(num_samples)]
 
 
-def draw_prior(bnn: BayesianNetwork, num_samples: int) -> Draw:
+def draw_prior(bnn: Program, num_samples: int) -> Draw:
     """Draw all global latents from the prior, stacked; an improper one's owner is left out."""
     drawn: Draw = {}
     for _, owner in bnn.named_owners():

@@ -23,9 +23,9 @@ from bayesdrop.inference.schedules import Schedule, as_schedule, steps
 from bayesdrop.inference.training import PyroObjective, Record, TrainingRun, sweep, validate
 from bayesdrop.nn import BayesianDropout, BayesianWeights
 from bayesdrop.ops.stable import flushed_denormals
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
-Callback: TypeAlias = Callable[[BayesianNetwork, Record], object]
+Callback: TypeAlias = Callable[[Any, Record], object]
 OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 _TINY = 1e-30
@@ -52,7 +52,7 @@ class FitResult:
 
 
 def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop for
-    bnn: BayesianNetwork,
+    bnn: Program,
     data: Data,
     *,
     epochs: int,
@@ -188,14 +188,14 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
 
 
 @torch.no_grad()
-def _zero_tiny(bnn: BayesianNetwork) -> None:
+def _zero_tiny(bnn: Program) -> None:
     # Zero is the same to float32's precision, and a product with such a weight is denormal: the
     # network would predict several times more slowly.
     for parameter in bnn.parameters():
         parameter[parameter.abs() < _TINY] = 0.0
 
 
-def _check_posteriors(bnn: BayesianNetwork) -> None:
+def _check_posteriors(bnn: Program) -> None:
     for _, layer in bnn.named_dropout_layers():
         layer.check_posterior()
 
@@ -235,7 +235,7 @@ def _check_settings(
 
 
 def _split(
-    bnn: BayesianNetwork, data: Data, validation: Data | float | None, seed: int | None
+    bnn: Program, data: Data, validation: Data | float | None, seed: int | None
 ) -> tuple[Data, Data | None]:
     if not isinstance(validation, float):
         return data, validation
@@ -258,7 +258,7 @@ def _split(
 
 
 def _make_optimizer(
-    bnn: BayesianNetwork,
+    bnn: Program,
     factory: OptimizerFactory | None,
     learning_rate: float,
     variational_learning_rate: float,
@@ -302,7 +302,7 @@ def _make_optimizer(
     return torch.optim.Adam(groups, fused=_can_fuse(bnn))
 
 
-def _can_fuse(bnn: BayesianNetwork) -> bool:
+def _can_fuse(bnn: Program) -> bool:
     return all(
         parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
         for parameter in bnn.parameters()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,8 +19,7 @@ from bayesdrop.errors import (
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.metrics.prediction import Prediction
-from bayesdrop.nn import PosteriorSample
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Pass, Program
 
 # More rows at a time gain nothing on a CPU: the activations then leave its caches.
 _MAX_ROWS = 1000
@@ -28,7 +27,7 @@ _MAX_ROWS = 1000
 
 @torch.no_grad()
 def predict(
-    bnn: BayesianNetwork,
+    bnn: Program,
     data: Data,
     *,
     num_samples: int = 64,
@@ -46,7 +45,8 @@ def predict(
     are exact, and every module gets its own mode back afterwards.
 
     Args:
-        bnn: The Bayesian network.
+        bnn: The Bayesian network, or an auto-encoder: it then predicts a replicated input, over
+            draws of the global rates and of each example's own latents.
         data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader.
         num_samples: Posterior samples :math:`S`. A network without Bayesian layers has nothing to
             sample and runs once. With random weights as many copies of them are held in memory.
@@ -81,13 +81,10 @@ def predict(
     _check_options(bnn, num_samples, shared_by, batch_size, memory_limit)
     device = next(bnn.parameters(), torch.empty(0)).device
     with evaluation_mode(bnn), seeded(seed):
-        passes: list[AbstractContextManager[object]] = [nullcontext()]
-        if sample and bnn.is_random:
-            # All global latents (and shared masks) come first: chunking cannot change the draw.
-            shared = shared_by == "batch"
-            passes = [
-                PosteriorSample(bnn.draw_latents(), shared=shared) for _ in range(num_samples)
-            ]
+        # All global latents (and shared masks) come first: chunking cannot change the draw.
+        passes: list[Pass] = [bnn.network]
+        if sample:
+            passes = bnn.posterior_passes(num_samples, shared=shared_by == "batch")
         parts: list[dict[str, Tensor]] = []
         rows, start = batch_size or _MAX_ROWS, 0
         for x_batch, y_batch in batches(data, rows):
@@ -122,10 +119,10 @@ def predict(
 
 
 def _predict_chunk(
-    bnn: BayesianNetwork,
+    bnn: Program,
     x: Tensor,
     y: Tensor | None,
-    passes: list[AbstractContextManager[object]],
+    passes: list[Pass],
     keep_samples: bool,
 ) -> dict[str, Tensor]:
     likelihood = bnn.likelihood
@@ -135,9 +132,8 @@ def _predict_chunk(
         else ValueMoments(likelihood, y, keep_samples=keep_samples)
     )
     samples = []
-    for context in passes:
-        with context:
-            output = bnn.network(x)
+    for run in passes:
+        output = run(x)
         if output.ndim == 0 or output.shape[0] != x.shape[0]:
             raise ShapeError(
                 "predict",
@@ -187,7 +183,7 @@ class Cost(NamedTuple):
     result: int
 
 
-def probe(bnn: BayesianNetwork, x: Tensor) -> Cost:
+def probe(bnn: Program, x: Tensor) -> Cost:
     """Return the bytes that one example needs, from a pass with the mean masks."""
     sizes = [x.nbytes]
 
@@ -208,10 +204,10 @@ def probe(bnn: BayesianNetwork, x: Tensor) -> Cost:
 def _check_options(
     bnn: object, num_samples: int, shared_by: str, batch_size: int | None, memory_limit: int
 ) -> None:
-    if not isinstance(bnn, BayesianNetwork):
+    if not isinstance(bnn, Program):
         raise ConfigError(
             "predict",
-            expected="a BayesianNetwork",
+            expected="a BayesianNetwork or a VariationalAutoencoder",
             got=type(bnn).__name__,
             hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
         )

@@ -26,7 +26,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.schedules import Schedule
 from bayesdrop.nn import kl_divergence
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
 _LOG = logging.getLogger("bayesdrop")
@@ -38,7 +38,7 @@ Record: TypeAlias = dict[str, Any]
 class TrainingRun:
     """The state of a run: everything a checkpoint holds, and how an epoch changes it."""
 
-    bnn: BayesianNetwork
+    bnn: Program
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     temperature: Schedule | None
@@ -194,7 +194,7 @@ _PROGRESS = (
 
 
 @torch.no_grad()
-def validate(bnn: BayesianNetwork, data: Data, batch_size: int = 1000) -> dict[str, float]:
+def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, float]:
     """Return ``val_nll`` (nats per example) and ``val_error`` (percent) or ``val_rmse``.
 
     One pass with the mean mask; the mode of ``bnn`` is restored.
@@ -239,7 +239,7 @@ def validate(bnn: BayesianNetwork, data: Data, batch_size: int = 1000) -> dict[s
 class PyroObjective:
     """A Pyro ELBO as an objective; its parameters stay out of the global store."""
 
-    def __init__(self, bnn: BayesianNetwork, elbo: Trace_ELBO) -> None:
+    def __init__(self, bnn: Program, elbo: Trace_ELBO) -> None:
         self.bnn, self.elbo = bnn, elbo
 
     def __call__(self, x: Tensor, y: Tensor) -> LossTerms:
@@ -252,7 +252,7 @@ class PyroObjective:
         return LossTerms(loss - kl, kl)
 
 
-def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Exception:
+def diagnose(bnn: Program, x: Tensor, terms: LossTerms, step: int) -> Exception:
     """Return the error for a non-finite loss, naming the first cause found upstream.
 
     The order is: input, parameters, KL of each dropout layer, then the likelihood.
@@ -283,7 +283,7 @@ def diagnose(bnn: BayesianNetwork, x: Tensor, terms: LossTerms, step: int) -> Ex
     )
 
 
-def _temperatures(bnn: BayesianNetwork) -> list[Tensor]:
+def _temperatures(bnn: Program) -> list[Tensor]:
     found = [getattr(layer, "temperature", None) for _, layer in bnn.named_dropout_layers()]
     return [temperature for temperature in found if isinstance(temperature, Tensor)]
 
@@ -294,5 +294,5 @@ def sweep(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _device(bnn: BayesianNetwork) -> torch.device:
+def _device(bnn: Program) -> torch.device:
     return next(iter(bnn.parameters()), torch.empty(0)).device

@@ -2,5 +2,6 @@
 
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
-__all__ = ["BayesianNetwork", "VariationalAutoencoder"]
+__all__ = ["BayesianNetwork", "Program", "VariationalAutoencoder"]

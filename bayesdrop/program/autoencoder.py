@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyro
 import pyro.poutine as poutine
 import torch
@@ -12,7 +10,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.likelihoods import Likelihood
-from bayesdrop.nn import BayesianDropout, LatentOwner, OrderedUnits, named_owners
+from bayesdrop.nn import BayesianDropout, OrderedUnits, named_owners
 from bayesdrop.program.code import (
     Encoding,
     LatentCode,
@@ -21,12 +19,12 @@ from bayesdrop.program.code import (
     Sites,
     draw,
 )
-from bayesdrop.program.network import BayesianNetwork
-from bayesdrop.program.pyro_pair import Program
+from bayesdrop.program.program import Pass, Program
+from bayesdrop.program.pyro_pair import PyroFunction
 from bayesdrop.typing import Latents, LossTerms
 
 
-class VariationalAutoencoder(BayesianNetwork):
+class VariationalAutoencoder(Program):
     r"""A Gaussian code, switched on and off feature by feature, that a decoder turns into data.
 
     .. math::
@@ -94,9 +92,6 @@ class VariationalAutoencoder(BayesianNetwork):
         (torch.Size([]), torch.Size([3, 8]))
     """
 
-    # It adds local latents to the program of its base class and replaces what follows from them;
-    # everything else (names, checks, checkpoints, fit) is that of any Bayesian network.
-
     network: _Autoencoder
 
     def __init__(
@@ -134,8 +129,30 @@ class VariationalAutoencoder(BayesianNetwork):
             )
         network = _Autoencoder(encoder, code, decoder)
         super().__init__(network, likelihood, num_data, kl_weight=kl_weight, name=name)
-        self.__dict__["_model"] = _Model(self)
-        self.__dict__["_guide"] = _Guide(self)
+
+    @override
+    def make_pair(self) -> tuple[nn.Module, nn.Module]:
+        return _Model(self), _Guide(self)
+
+    @property
+    @override
+    def is_random(self) -> bool:
+        """True: the features of an example are random even where no mask is."""
+        return True
+
+    @override
+    def posterior_passes(self, num_samples: int, *, shared: bool) -> list[Pass]:
+        """Return passes that reconstruct, each under one draw of the global rates.
+
+        The latents of an example are drawn in the pass, whatever ``shared`` is: they depend on it.
+        """
+        return [self._posterior_pass() for _ in range(num_samples)]
+
+    def _posterior_pass(self) -> Pass:
+        rates = self.draw_rates()
+        return lambda x: self.network.decode(
+            draw(self.code.posterior(self.network.encode(x), rates))
+        )
 
     @property
     def code(self) -> LatentCode | NestedCode:
@@ -171,15 +188,6 @@ class VariationalAutoencoder(BayesianNetwork):
         if mask is not None:
             kl = kl + mask.kl_divergence(global_posterior)
         return LossTerms(nll, self.kl_weight * kl)
-
-    @override
-    def draw_latents(self) -> Mapping[LatentOwner, Latents]:
-        raise ConfigError(
-            "VariationalAutoencoder",
-            expected="a network whose latents are all global",
-            got="one with local latents, which depend on the input",
-            hint="Use reconstruct(x), sample(n) or pyro.infer.Predictive.",
-        )
 
     @override
     def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
@@ -300,7 +308,7 @@ class _Autoencoder(nn.Module):
         return self.decode(means)
 
 
-class _LocalProgram(Program):
+class _LocalFunction(PyroFunction):
     bnn: VariationalAutoencoder
 
     def _sample_rates(self, sites: Sites) -> dict[str, Tensor]:
@@ -315,7 +323,7 @@ class _LocalProgram(Program):
             return {name: pyro.sample(f"code.{name}", fn) for name, fn in sites.items()}
 
 
-class _Guide(_LocalProgram):
+class _Guide(_LocalFunction):
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> None:
         vae = self.bnn
@@ -324,7 +332,7 @@ class _Guide(_LocalProgram):
             self._sample_local(vae.code.posterior(vae.network.encode(x), rates))
 
 
-class _Model(_LocalProgram):
+class _Model(_LocalFunction):
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
         vae, y = self.bnn, x if y is None else y

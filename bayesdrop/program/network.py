@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
     LatentOwner,
     MaskContext,
+    PosteriorSample,
     kl_divergence,
-    named_dropout_layers,
-    named_owners,
-    named_weight_layers,
 )
+from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
 from bayesdrop.typing import Latents, LossTerms
 
-_COUNTER = itertools.count()
 
-
-class BayesianNetwork(nn.Module):
+class BayesianNetwork(Program):
     r"""A network, a likelihood and the size of the data set: a probabilistic program.
 
     .. math::
@@ -71,96 +65,19 @@ class BayesianNetwork(nn.Module):
         kl_weight: float = 1.0,
         name: str | None = None,
     ) -> None:
-        super().__init__()
-        if num_data < 1:
-            raise ConfigError(
-                "BayesianNetwork",
-                expected="num_data >= 1, the size of the training set",
-                got=f"num_data={num_data}",
-                hint="Pass len(train_set), not the batch size.",
-            )
-        if not isinstance(likelihood, Likelihood):
-            raise ConfigError(
-                "BayesianNetwork",
-                expected="a likelihood object such as bd.Categorical()",
-                got=repr(likelihood),
-                hint="The order is BayesianNetwork(network, likelihood, num_data).",
-            )
-        self.network = network
-        self.likelihood = likelihood
-        self.num_data = int(num_data)
-        self.kl_weight = kl_weight
-        self.input_shape: tuple[int, ...] | None = None
-        self._name = name
-        self._automatic_name: tuple[int, str] | None = None
-        for path, owner in self.named_owners():
-            owner.path = path
-        # Not registered as children: they hold this module as theirs.
-        self.__dict__["_model"] = Model(self)
-        self.__dict__["_guide"] = Guide(self)
+        super().__init__(network, likelihood, num_data, kl_weight=kl_weight, name=name)
+
+    @override
+    def make_pair(self) -> tuple[nn.Module, nn.Module]:
+        return Model(self), Guide(self)
 
     @property
-    def model(self) -> nn.Module:
-        """The Pyro model, called as ``model(x, y=None)``; an ``nn.Module`` with all parameters."""
-        return self.__dict__["_model"]
-
-    @property
-    def guide(self) -> nn.Module:
-        """The Pyro guide, called as ``guide(x, y=None)``; an ``nn.Module`` with all parameters."""
-        return self.__dict__["_guide"]
-
-    @property
-    def kl_weight(self) -> float:
-        """Factor on all KL divergences; 1 is the ELBO."""
-        return self._kl_weight
-
-    @kl_weight.setter
-    def kl_weight(self, value: float) -> None:
-        if not 0.0 < value < math.inf:
-            raise ConfigError(
-                "BayesianNetwork",
-                expected="a finite kl_weight > 0",
-                got=f"kl_weight={value}",
-                hint="For a warm-up start from a small number, such as 1 / num_epochs.",
-            )
-        self._kl_weight = float(value)
-
-    @property
-    def store_name(self) -> str:
-        """Prefix of this object's parameters in Pyro's parameter store; a copy gets its own."""
-        if self._name is not None:
-            return self._name
-        if self._automatic_name is None or self._automatic_name[0] != id(self):
-            self._automatic_name = (id(self), f"bayesdrop{next(_COUNTER)}")
-        return self._automatic_name[1]
-
-    @property
-    def owns_store_name(self) -> bool:
-        """Whether the prefix was chosen automatically, so that no other object can have it."""
-        return self._name is None
-
-    def named_dropout_layers(self) -> list[tuple[str, BayesianDropout]]:
-        """Return the name within ``network`` and the module of every dropout layer."""
-        return list(named_dropout_layers(self.network))
-
-    def named_weight_layers(self) -> list[tuple[str, BayesianWeights]]:
-        """Return the name within ``network`` and the module of every layer of random weights."""
-        return list(named_weight_layers(self.network))
-
-    @property
+    @override
     def is_random(self) -> bool:
         """Whether prediction has anything to sample: a dropout layer or random weights."""
         return bool(self.named_dropout_layers() or self.named_weight_layers())
 
-    def named_owners(self) -> list[tuple[str, LatentOwner]]:
-        """Return the owners of all global sites: what layers share, each once, then all others."""
-        return list(named_owners(self.network))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the network in plain torch; its mode decides between sampled and mean masks."""
-        self.input_shape = tuple(x.shape[1:])
-        return self.network(x)
-
+    @override
     def loss(self, x: Tensor, y: Tensor) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
 
@@ -189,46 +106,20 @@ class BayesianNetwork(nn.Module):
         layers += self.named_weight_layers()
         return {layer: layer.draw_latents() for _, layer in layers}
 
-    def units(self) -> list[int]:
-        """Return the number of active units of each dropout layer, in network order."""
-        return [int(layer.active().sum()) for _, layer in self.named_dropout_layers()]
+    @override
+    def posterior_passes(self, num_samples: int, *, shared: bool) -> list[Pass]:
+        if not self.is_random:
+            return [self.network]
+        return [self._posterior_pass(shared) for _ in range(num_samples)]
 
-    def units_total(self) -> list[int]:
-        """Return the number of units of each dropout layer, in network order."""
-        return [layer.num_units for _, layer in self.named_dropout_layers()]
+    def _posterior_pass(self, shared: bool) -> Pass:
+        sample = PosteriorSample(self.draw_latents(), shared=shared)
 
-    def weights(self) -> list[int]:
-        """Return the number of weights that each layer of random weights keeps."""
-        return [int(layer.active_weights().sum()) for _, layer in self.named_weight_layers()]
+        def run(x: Tensor) -> Tensor:
+            with sample:
+                return self.network(x)
 
-    def weights_total(self) -> list[int]:
-        """Return the number of weights of each layer of random weights, in network order."""
-        return [layer.weight.numel() for _, layer in self.named_weight_layers()]
-
-    def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
-
-        Remembers the shape of an example as ``input_shape``, from which ``compact`` traces.
-        """
-        if x.ndim == 0 or x.shape[0] == 0:
-            raise DataError(
-                "BayesianNetwork",
-                expected="a batch with at least one example",
-                got=f"x of shape {tuple(x.shape)}",
-                hint="Is the data set empty?",
-            )
-        if y is not None and x.shape[0] > self.num_data:
-            raise DataError(
-                "BayesianNetwork",
-                expected=f"a batch of at most num_data={self.num_data} examples",
-                got=f"{x.shape[0]} examples",
-                hint="num_data is the size of the training set, not of a batch.",
-            )
-        self.input_shape = tuple(x.shape[1:])
-
-    def extra_repr(self) -> str:
-        """Show the size of the data set."""
-        return f"num_data={self.num_data}"
+        return run
 
 
 class _TrainingMasks(MaskContext):

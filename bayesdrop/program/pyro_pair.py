@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import pyro
 import pyro.poutine as poutine
@@ -17,18 +16,16 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianDropout, BayesianWeights, LatentOwner, MaskContext
+from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
-
-if TYPE_CHECKING:
-    from bayesdrop.program.network import BayesianNetwork
 
 _REAL = torch.distributions.constraints.real
 
 
-class Program(nn.Module):
-    """Abstract model or guide of a network: checks batches, registers parameters."""
+class PyroFunction(nn.Module, ABC):
+    """Abstract model or guide of a program: checks batches, registers parameters."""
 
-    def __init__(self, bnn: BayesianNetwork) -> None:
+    def __init__(self, bnn: Program) -> None:
         super().__init__()
         self.bnn = bnn
 
@@ -75,7 +72,7 @@ class Program(nn.Module):
         return pyro.plate("data", size, subsample=rows, dim=-1)
 
 
-class Guide(Program):
+class Guide(PyroFunction):
     """The global latents' posteriors."""
 
     @override
@@ -89,7 +86,7 @@ class Guide(Program):
             pyro.sample("data.plate", constant, infer={"is_auxiliary": True})
 
 
-class Model(Program):
+class Model(PyroFunction):
     """The global latents' priors, the masks given them, and the observations."""
 
     @override

@@ -22,6 +22,7 @@ from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CompactionError
 from bayesdrop.inference.predict import predict
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 
 LATENCY_BATCH = 100
 """Examples of a timed batch."""
@@ -104,7 +105,7 @@ def measure_latency(network: nn.Module, images: Tensor) -> float:
 
 def _evaluation(network: nn.Module, images: Tensor) -> Callable[[], object]:
     # A BayesianNetwork without Bayesian dropout is timed as the plain module it holds.
-    network = network.network if isinstance(network, BayesianNetwork) else network
+    network = network.network if isinstance(network, Program) else network
     network = network.eval()
     return lambda: network(images[:LATENCY_BATCH])
 

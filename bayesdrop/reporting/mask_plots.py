@@ -15,7 +15,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import BayesianDropout, IndianBuffetSticks, MaskContext, named_dropout_layers
 from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 from bayesdrop.reporting.style import COLOURS, styled
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
         >>> class_averaged_masks(net, (torch.randn(6, 4), torch.arange(6) % 2))["0"].shape
         torch.Size([2, 4])
     """
-    network = network.network if isinstance(network, BayesianNetwork) else network
+    network = network.network if isinstance(network, Program) else network
     device = next(network.parameters(), torch.empty(0)).device
     totals: dict[str, Tensor] = {}
     counts = torch.zeros(0)

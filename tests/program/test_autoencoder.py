@@ -327,11 +327,6 @@ def test_fit_save_and_load_work_as_for_any_network(tmp_path):
     torch.testing.assert_close(again.eval()(x), vae.eval()(x))
 
 
-def test_predict_refuses_local_latents():
-    with pytest.raises(ConfigError, match="Use reconstruct"):
-        bd.predict(autoencoder(), batch())
-
-
 def test_grey_values_are_refused():
     with pytest.raises(DataError, match="targets of 0 and 1"):
         autoencoder().loss(torch.rand(BATCH, PIXELS))

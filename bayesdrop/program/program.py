@@ -1,0 +1,213 @@
+"""What a network and an auto-encoder have in common: a model, a guide, an objective."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+from torch import Tensor, nn
+
+from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.likelihoods import Likelihood
+from bayesdrop.nn import (
+    BayesianDropout,
+    BayesianWeights,
+    LatentOwner,
+    named_dropout_layers,
+    named_owners,
+    named_weight_layers,
+)
+from bayesdrop.typing import LossTerms
+
+Pass: TypeAlias = Callable[[Tensor], Tensor]
+"""A function from a batch of inputs to the network's outputs."""
+
+_COUNTER = itertools.count()
+
+
+class Program(nn.Module, ABC):
+    """Abstract probabilistic program: a network, a likelihood and the size of the data set.
+
+    A subclass defines ``make_pair`` (Pyro's model and guide), ``loss`` (their objective in plain
+    torch), ``posterior_passes`` (what ``predict`` runs) and ``is_random``.
+
+    Args:
+        network: Maps inputs to what the likelihood takes; used, not copied.
+        likelihood: What the output means.
+        num_data: Number of training examples :math:`N`.
+        kl_weight: Factor on all KL divergences, > 0.
+        name: Prefix of the parameters in Pyro's parameter store; None takes a new one.
+
+    Raises:
+        ConfigError: If ``num_data`` or ``kl_weight`` is not positive.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        num_data: int,
+        *,
+        kl_weight: float,
+        name: str | None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(likelihood, Likelihood):
+            raise ConfigError(
+                type(self).__name__,
+                expected="a likelihood object such as bd.Categorical()",
+                got=repr(likelihood),
+                hint="The order is network (or encoder, decoder), likelihood, num_data.",
+            )
+        if num_data < 1:
+            raise ConfigError(
+                type(self).__name__,
+                expected="num_data >= 1, the size of the training set",
+                got=f"num_data={num_data}",
+                hint="Pass len(train_set), not the batch size.",
+            )
+        self.network = network
+        self.likelihood = likelihood
+        self.num_data = int(num_data)
+        self.kl_weight = kl_weight
+        self.input_shape: tuple[int, ...] | None = None
+        self._name = name
+        self._automatic_name: tuple[int, str] | None = None
+        for path, owner in self.named_owners():
+            owner.path = path
+        # In a tuple, so that they are no children: they hold this module as theirs.
+        self._pair = self.make_pair()
+
+    # -- what a program defines ----------------------------------------------------------------
+
+    @abstractmethod
+    def make_pair(self) -> tuple[nn.Module, nn.Module]:
+        """Return the Pyro model and guide of this object."""
+
+    @abstractmethod
+    def loss(self, x: Tensor, y: Tensor) -> LossTerms:
+        """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
+
+        Args:
+            x: A batch of inputs, ``(B, ...)``.
+            y: The batch's targets.
+        """
+
+    @property
+    @abstractmethod
+    def is_random(self) -> bool:
+        """Whether prediction has anything to sample."""
+
+    @abstractmethod
+    def posterior_passes(self, num_samples: int, *, shared: bool) -> list[Pass]:
+        """Return passes through the network, each under its own draw from the posterior.
+
+        What is global is drawn now, so that batches of any size meet the same draw.
+
+        Args:
+            num_samples: Number of draws; where nothing is random there is one pass.
+            shared: Whether one mask serves all inputs, where it does not depend on them.
+        """
+
+    # -- what follows from it ------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The Pyro model, called as ``model(x, y=None)``; an ``nn.Module`` with all parameters."""
+        return self._pair[0]
+
+    @property
+    def guide(self) -> nn.Module:
+        """The Pyro guide, called as ``guide(x, y=None)``; an ``nn.Module`` with all parameters."""
+        return self._pair[1]
+
+    @property
+    def kl_weight(self) -> float:
+        """Factor on all KL divergences; 1 is the ELBO."""
+        return self._kl_weight
+
+    @kl_weight.setter
+    def kl_weight(self, value: float) -> None:
+        if not 0.0 < value < math.inf:
+            raise ConfigError(
+                type(self).__name__,
+                expected="a finite kl_weight > 0",
+                got=f"kl_weight={value}",
+                hint="For a warm-up start from a small number, such as 1 / num_epochs.",
+            )
+        self._kl_weight = float(value)
+
+    @property
+    def store_name(self) -> str:
+        """Prefix of this object's parameters in Pyro's parameter store; a copy gets its own."""
+        if self._name is not None:
+            return self._name
+        if self._automatic_name is None or self._automatic_name[0] != id(self):
+            self._automatic_name = (id(self), f"bayesdrop{next(_COUNTER)}")
+        return self._automatic_name[1]
+
+    @property
+    def owns_store_name(self) -> bool:
+        """Whether the prefix was chosen automatically, so that no other object can have it."""
+        return self._name is None
+
+    def named_dropout_layers(self) -> list[tuple[str, BayesianDropout]]:
+        """Return the name within ``network`` and the module of every dropout layer."""
+        return list(named_dropout_layers(self.network))
+
+    def named_weight_layers(self) -> list[tuple[str, BayesianWeights]]:
+        """Return the name within ``network`` and the module of every layer of random weights."""
+        return list(named_weight_layers(self.network))
+
+    def named_owners(self) -> list[tuple[str, LatentOwner]]:
+        """Return the owners of all global sites: what layers share, each once, then all others."""
+        return list(named_owners(self.network))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the network in plain torch; its mode decides between sampled and mean latents."""
+        self.input_shape = tuple(x.shape[1:])
+        return self.network(x)
+
+    def units(self) -> list[int]:
+        """Return the number of active units of each dropout layer, in network order."""
+        return [int(layer.active().sum()) for _, layer in self.named_dropout_layers()]
+
+    def units_total(self) -> list[int]:
+        """Return the number of units of each dropout layer, in network order."""
+        return [layer.num_units for _, layer in self.named_dropout_layers()]
+
+    def weights(self) -> list[int]:
+        """Return the number of weights that each layer of random weights keeps."""
+        return [int(layer.active_weights().sum()) for _, layer in self.named_weight_layers()]
+
+    def weights_total(self) -> list[int]:
+        """Return the number of weights of each layer of random weights, in network order."""
+        return [layer.weight.numel() for _, layer in self.named_weight_layers()]
+
+    def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
+
+        Remembers the shape of an example as ``input_shape``, from which ``compact`` traces.
+        """
+        if x.ndim == 0 or x.shape[0] == 0:
+            raise DataError(
+                type(self).__name__,
+                expected="a batch with at least one example",
+                got=f"x of shape {tuple(x.shape)}",
+                hint="Is the data set empty?",
+            )
+        if y is not None and x.shape[0] > self.num_data:
+            raise DataError(
+                type(self).__name__,
+                expected=f"a batch of at most num_data={self.num_data} examples",
+                got=f"{x.shape[0]} examples",
+                hint="num_data is the size of the training set, not of a batch.",
+            )
+        self.input_shape = tuple(x.shape[1:])
+
+    def extra_repr(self) -> str:
+        """Show the size of the data set."""
+        return f"num_data={self.num_data}"
