@@ -45,7 +45,7 @@ from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.inference import schedules
 from bayesdrop.inference.checkpoint import load, save
-from bayesdrop.inference.closing import close_unused_units
+from bayesdrop.inference.closing import prune_unused_units
 from bayesdrop.inference.fit import FitResult, fit
 from bayesdrop.inference.predict import predict
 from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
@@ -152,7 +152,7 @@ __all__ = [
     "choose_width",
     "class_averaged_masks",
     "class_uncertainty",
-    "close_unused_units",
+    "prune_unused_units",
     "compact",
     "compare_predictions",
     "measure_compression",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bayesdrop.compression import CompressionTable
+    from bayesdrop.program.program import Program
     from bayesdrop.reporting import Report
 
 _INTERRUPTED = 130
@@ -173,12 +174,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     parts = [f"{out}: finished after {run.minutes:.1f} minutes"]
     if "val_error" in last:
         parts.append(f"validation error {last['val_error']:.2f} %")
-    if last["units"]:
-        kept = "-".join(str(count) for count in last["units"])
-        parts.append(f"units {kept} of {'-'.join(str(n) for n in run.bnn.units_total())}")
-    if last.get("weights"):
-        kept, total = sum(last["weights"]), sum(run.bnn.weights_total())
-        parts.append(f"weights {kept:,} of {total:,}")
+    parts += _kept(run.bnn)
     typer.echo(", ".join(parts))
     typer.echo(f"Next: bayesdrop evaluate {out}")
 
@@ -284,10 +280,8 @@ def compact(
 
     loaded = load_run(run)
     _, cost = compact_run(loaded, out, onnx=onnx)
-    kept = "-".join(str(count) for count in loaded.bnn.units())
-    total = "-".join(str(count) for count in loaded.bnn.units_total())
-    units = f"units {kept} of {total}, " if total else ""
-    title = f"{loaded.recipe.name}: {units}{cost.flops_speedup:.1f}x fewer FLOPs"
+    left = ", ".join([*_kept(loaded.bnn), f"{cost.flops_speedup:.1f}x fewer FLOPs"])
+    title = f"{loaded.recipe.name}: {left}"
     _print_table(title, *_cost_lines(cost))
     for path in (out, onnx):
         if path is not None:
@@ -298,6 +292,15 @@ def compact(
 def list_(what: Annotated[Registry, typer.Argument(help="Which registry.")]) -> None:
     """List the registered dropouts, recipes or data sets."""
     _print_table(None, *_registry_lines(what))
+
+
+def _kept(bnn: Program) -> list[str]:
+    """Return how many units, and how many weights, of each layer are kept, a line for each."""
+    total = bnn.total()
+    return [
+        f"{word} {'-'.join(map(str, kept))} of {'-'.join(map(str, total[word]))}"
+        for word, kept in bnn.kept().items()
+    ]
 
 
 def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -> None:

@@ -49,7 +49,7 @@ def synthetic(num_inputs: int) -> tuple[nn.Module, Tensor]:
         nn.init.ones_(linear.bias)  # no ReLU at zero, where activations would be tied
     for name, static, dynamic in zip(LAYERS, STATIC, DYNAMIC, strict=True):
         gate = net.get_submodule(name)
-        gate.close(torch.randperm(gate.num_units) >= static)
+        gate.prune(torch.randperm(gate.num_units) >= static)
 
         def standardise(layer: nn.Module, inputs: tuple[Tensor], share: float) -> None:
             values = inputs[0]
@@ -82,7 +82,7 @@ def with_fixed_masks(network: nn.Module) -> nn.Module:
         gate = net.get_submodule(name)
         fixed = bd.BetaBernoulliDropout(gate.num_units)
         fixed.raw_concentration1.data.fill_(3.0)
-        fixed.raw_concentration1.data[~gate.active()] = -9.0
+        fixed.raw_concentration1.data[~gate.kept()] = -9.0
         net.set_submodule(name, fixed)
     return net.eval()
 
@@ -155,7 +155,7 @@ def main() -> None:
         + (" with made-up masks" if options.run is None else ", trained on MNIST"),
         "units": {
             "open_for_some_input": [
-                int(dependent.get_submodule(name).active().sum()) for name in LAYERS
+                int(dependent.get_submodule(name).kept().sum()) for name in LAYERS
             ],
             "open_for_one_input": [cost.units[name] for name in LAYERS],
         },

@@ -143,7 +143,8 @@ def run_one(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     torch.save(probabilities, folder / "probabilities.pt")
     size, _ = compact_figures(run.bnn, images["test"][:1000])
     found = {"minutes": run.minutes, "units": run.bnn.units()}
-    found |= {"weights": run.bnn.weights(), "weights_total": run.bnn.weights_total()}
+    found |= {"weights": run.bnn.kept().get("weights", [])}
+    found |= {"weights_total": run.bnn.total().get("weights", [])}
     found |= {key: size[key] for key in ("params", "bytes", "flops", "flops_speedup")}
     found |= {key: size[key] for key in ("params_total", "bytes_total", "flops_total")}
     if "sparsity" in size:  # weights are stored without their zeros

@@ -107,7 +107,7 @@ def test_noise_on_weights_goes_from_training_to_a_report(suffix, tmp_path):
     masks = {"dropout2": "MonteCarloDropout", "dropout3": "MonteCarloDropout"}
     assert kinds == {"fc2": layer, "fc3": layer} | (masks if suffix == "spike-and-slab" else {})
     bnn = load_run(out).bnn
-    assert bnn.is_random and bnn.weights() == bnn.weights_total()
+    assert bnn.is_random and bnn.kept() == bnn.total()
 
 
 def test_a_plugin_registers_what_is_in_it(tmp_path, monkeypatch):

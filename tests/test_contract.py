@@ -427,7 +427,7 @@ def test_compact_network_equals_the_masked_network(key):
         layer.threshold = layer.keep_prob().median().item()
         # A rate that all units share prunes all or none.
         fewest_kept = layer.num_units if layer.keep_prob().unique().numel() == 1 else 1
-        assert fewest_kept <= layer.active().sum() < layer.num_units + (fewest_kept > 1)
+        assert fewest_kept <= layer.kept().sum() < layer.num_units + (fewest_kept > 1)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=NUM_DATA).eval()
     x, _ = batch()
     small = bd.compact(bnn, example_input=x)

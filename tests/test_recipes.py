@@ -129,7 +129,7 @@ def test_a_dependent_stage_never_has_more_units_than_the_one_before(trained, tmp
     for (_, layer), (_, source) in zip(layers, before, strict=True):
         assert layer.key == "dependent-beta-bernoulli"
         assert torch.equal(layer.raw_concentration1, source.raw_concentration1)
-        assert not bool((layer.active() & ~source.active()).any())
+        assert not bool((layer.kept() & ~source.kept()).any())
     loaded = load_run(tmp_path)
     assert_same(loaded.bnn, run.bnn)
     assert torch.equal(loaded.bnn(x), run.bnn(x))

@@ -209,7 +209,7 @@ def test_evaluation_mode_has_the_mean_weights(key):
     bnn, (x, _) = bayesian(key), batch()
     bnn.eval()
     layer = bnn.network[3]
-    assert torch.equal(layer.mean_weight(), torch.where(layer.active_weights(), layer.weight, 0.0))
+    assert torch.equal(layer.mean_weight(), torch.where(layer.kept(), layer.weight, 0.0))
     features = torch.randn(4, 12)
     expected = nn.functional.linear(features, layer.mean_weight(), layer.bias)
     torch.testing.assert_close(layer(features), expected)

@@ -91,7 +91,7 @@ for epoch in range(epochs):
 # ## What was learned
 #
 # `keep_prob()` is the posterior mean of $\pi_k$. Pixels in the corners of the image are never
-# inked; their masks close. `active()` says which units remain.
+# inked; their masks close. `kept()` says which units remain.
 
 
 # %%
@@ -101,7 +101,7 @@ def accuracy(network):
         return (network(x_test).argmax(1) == y_test).double().mean().item()
 
 
-[int(gate.active().sum()) for gate in gates], accuracy(net)
+[int(gate.kept().sum()) for gate in gates], accuracy(net)
 
 # %%
 gates[0].keep_prob().detach().reshape(8, 8).round(decimals=2)
@@ -128,7 +128,7 @@ parameters(net), parameters(small)
 # A good classifier, fewer units in every layer, and the small network is the masked one.
 
 # %%
-kept = [gate.active().double().mean().item() for gate in gates]
+kept = [gate.kept().double().mean().item() for gate in gates]
 with torch.no_grad():
     difference = (small(x_test) - net.eval()(x_test)).abs().max().item()
 assert accuracy(net) > 0.9, accuracy(net)

@@ -77,7 +77,7 @@ def error(bnn, inputs, labels):
 
 plain = train(y)
 sparse = train(y, "sparse-variational")
-[error(bnn, x_test, y_test) for bnn in (plain, sparse)], sparse.weights(), sparse.weights_total()
+[error(bnn, x_test, y_test) for bnn in (plain, sparse)], sparse.kept(), sparse.total()
 
 # %% [markdown]
 # ## What is left, on disk
@@ -105,19 +105,19 @@ small, table
 random = torch.randint(10, y.shape, generator=torch.Generator().manual_seed(1))
 by_heart = train(random)
 empty = train(random, "sparse-variational")
-[error(bnn, x, random) for bnn in (by_heart, empty)], empty.weights()
+[error(bnn, x, random) for bnn in (by_heart, empty)], empty.kept()
 
 # %% [markdown]
 # ## The claim
 
 # %%
-kept = sum(sparse.weights()) / sum(sparse.weights_total())
-print(f"digits: {kept:.1%} of the weights, random labels: {sum(empty.weights())} weights")
+kept = sum(sparse.kept()["weights"]) / sum(sparse.total()["weights"])
+print(f"digits: {kept:.1%} of the weights, random labels: {sum(empty.kept()['weights'])} weights")
 assert kept < 0.25
 assert error(sparse, x_test, y_test) < error(plain, x_test, y_test) + 3.0
 assert table.file_bytes < table.file_bytes_dense / 2
 assert error(by_heart, x, random) < 60.0
-assert sum(empty.weights()) < 0.01 * sum(empty.weights_total())
+assert sum(empty.kept()["weights"]) < 0.01 * sum(empty.total()["weights"])
 with torch.no_grad():
     spread = empty.network.eval()(x).std(0).max()
 assert float(spread) < 0.1, "all inputs get the same prediction"

@@ -136,7 +136,7 @@ def sweep_thresholds(
             layer.threshold = float(value)
         # What mean_mask(x) prunes for every x is what is not active.
         masks: dict[str, Tensor] = {
-            name: layer.active().to(layer.keep_prob())
+            name: layer.kept().to(layer.keep_prob())
             if layer.input_dependent
             else layer.mean_mask()
             for name, layer in layers

@@ -128,11 +128,11 @@ class Plan:
         self.modules[name] = new
         self.inserted.append(name)
         for mask in self.modules.values():
-            if not isinstance(mask, BayesianDropout) or mask.attached is None:
+            if not isinstance(mask, BayesianDropout) or mask.bound is None:
                 continue
-            attached, dim = mask.attached
-            if attached is layer:
-                mask.attach(new, dim)
+            bound, dim = mask.bound
+            if bound is layer:
+                mask.bind_weights(new, dim)
 
     def _check_untied(self, name: str, layer: nn.Module) -> None:
         own = {id(parameter) for parameter in layer.parameters()}
@@ -207,7 +207,7 @@ class Plan:
         if not self.selected(node, module, once=False):
             return
         around = [units for units in (self._before(node), self._after(node)) if units]
-        has_rate = bool(self._options_like(module))
+        has_rate = bool(self._options_from(module))
         if any(isinstance(units.module, BayesianDropout) for units in around) and not has_rate:
             node.replace_all_uses_with(input_of(node))
         elif around:
@@ -241,11 +241,11 @@ class Plan:
             return
         by_name = {name: self.modules[name] for name in self.inserted}
         order = [str(n.target) for n in self.graph.nodes if str(n.target) in by_name]
-        cls.join([m for name in order if isinstance(m := by_name[name], cls)])
+        cls.share([m for name in order if isinstance(m := by_name[name], cls)])
 
-    def _options_like(self, module: nn.Module | None) -> dict[str, Any]:
+    def _options_from(self, module: nn.Module | None) -> dict[str, Any]:
         cls = registered_dropouts().get(self.dropout)
-        return {} if cls is None or module is None else cls.options_like(module)
+        return {} if cls is None or module is None else cls.options_from_dropout(module)
 
     def _insert(
         self,
@@ -257,16 +257,16 @@ class Plan:
         *,
         like: nn.Module | None = None,
     ) -> fx.Node:
-        options: dict[str, Any] = {"unit_dim": units.unit_dim, **self._options_like(like)}
+        options: dict[str, Any] = {"unit_dim": units.unit_dim, **self._options_from(like)}
         options = self._layer_options(layer, options | dict(self.options))
         new = make_dropout(self.dropout, units.number, **options)
         tensors = itertools.chain(units.module.parameters(), units.module.buffers())
         weight = next(tensors, torch.empty(0))
         new.to(device=weight.device, dtype=weight.dtype)
         if units.weight_dim is not None:
-            new.attach(units.module, units.weight_dim)
+            new.bind_weights(units.module, units.weight_dim)
             by_unit = weight.detach().transpose(0, units.weight_dim).flatten(1)
-            new.set_order(by_unit.norm(dim=1))
+            new.rank_units(by_unit.norm(dim=1))
         if not replace:
             name = free_name(self.root, name)
         parent, _, leaf = name.rpartition(".")

@@ -123,7 +123,7 @@ def to_inference_data(
     check_options("to_inference_data", bnn, num_samples, num_masks, batch_size, memory_limit)
     az = import_arviz()
     data = x if y is None else (cast(Tensor, x), y)
-    _check_fits(num_samples, num_examples(data), sum(bnn.weights_total()), memory_limit)
+    _check_fits(num_samples, num_examples(data), sum(bnn.total().get("weights", [])), memory_limit)
     contents = _Contents()
     with evaluation_mode(bnn), seeded(seed):
         draws = draw_posterior(bnn, num_samples)

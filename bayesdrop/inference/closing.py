@@ -32,7 +32,7 @@ class _Used(MaskContext):
 
 
 @torch.no_grad()
-def close_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
+def prune_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
     """Close, for good, the units whose mean mask is zero for every example of ``data``.
 
     The last step of training with masks that depend on the input. On these examples the
@@ -55,7 +55,7 @@ def close_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
     }
     if not layers:
         raise ConfigError(
-            "close_unused_units",
+            "prune_unused_units",
             expected="a network with DependentBetaBernoulliDropout layers",
             got="none",
             hint="Other masks do not depend on the input: their units are pruned already.",
@@ -67,7 +67,7 @@ def close_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
             bnn.network(x.to(device))
     closed = {}
     for name, layer in layers.items():
-        unused = layer.active() & ~used.units[layer]
-        layer.close(unused)
+        unused = layer.kept() & ~used.units[layer]
+        layer.prune(unused)
         closed[name] = int(unused.sum())
     return closed

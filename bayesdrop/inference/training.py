@@ -75,15 +75,13 @@ class TrainingRun:
             kl += terms[1] * x.shape[0]
             seen += x.shape[0]
             display.advance(x.shape[0], nll / seen, kl / seen)
-        units = self.bnn.units()
-        if weights := self.bnn.weights():
-            values["weights"] = weights
         return {
             "epoch": self.epoch + 1,
             "loss": (nll + kl) / seen,
             "nll": nll / seen,
             "kl": kl / seen,
-            "units": units,
+            "units": [],
+            **self.bnn.kept(),
             **values,
             "seconds": time.perf_counter() - started,
         }

@@ -46,7 +46,9 @@ class PosteriorSample(MaskContext):
         self.masks: dict[BayesianDropout, Tensor] = {}
         if shared:
             layers = [m for m in latents if isinstance(m, BayesianDropout)]
-            layers.sort(key=lambda layer: layer.leader is not None)  # those that lead come first
+            layers.sort(
+                key=lambda layer: layer.width_source is not None
+            )  # those that lead come first
             self.masks = {
                 layer: layer.draw_mask(latents[layer])
                 for layer in layers

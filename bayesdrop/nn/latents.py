@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -17,10 +17,15 @@ from bayesdrop.typing import Latents
 class LatentOwner(nn.Module, ABC):
     """Abstract owner of global latents: their prior and their posterior, by site suffix.
 
-    A dropout layer is one. So is what several layers share, their ``parent``: its sites come once,
-    under the first name that ``network.named_modules()`` has for it, and the layers' priors are
-    given its values (``prior_given``).
+    A dropout layer is one, and a layer of random weights. So is what several layers share, their
+    ``parent``: its sites come once, under the first name that ``network.named_modules()`` has for
+    it, and the layers' priors are given its values (``prior_given``).
     """
+
+    unit_word: ClassVar[str]
+    """What the owner keeps or prunes, in the plural: ``"units"`` or ``"weights"``."""
+    schedulable: ClassVar[tuple[str, ...]] = ()
+    """Names of the owner's buffers that ``fit`` may schedule, such as ``("temperature",)``."""
 
     kl_scale: float
     path: str = ""
@@ -42,6 +47,24 @@ class LatentOwner(nn.Module, ABC):
     @abstractmethod
     def posterior(self) -> dict[str, TorchDistribution]:
         """Return the variational posterior of each global latent, by site suffix."""
+
+    @abstractmethod
+    def kept(self) -> Tensor:
+        """Return what is kept under the posterior, one boolean for each of ``total()``."""
+
+    def total(self) -> int:
+        """Return the number of units, or weights, of which ``kept`` says what is kept."""
+        return self.kept().numel()
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027 - most do nothing
+        """Do what an optimiser's step alone does not; ``fit`` calls it after each.
+
+        A proximal step belongs here, or units that are switched on again. It runs without
+        gradients.
+
+        Args:
+            optimizer: The optimiser that has made the step.
+        """
 
     def prior_given(self, parent: Latents | None) -> dict[str, TorchDistribution]:
         """Return the prior given the parent's latents.

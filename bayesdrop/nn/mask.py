@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn.context import active_context
@@ -40,6 +41,8 @@ class BayesianDropout(LatentOwner):
     Shape:  input and output have the same shape. The first dimension holds the examples; an
         example has one mask, shared along all its other dimensions.
     """
+
+    unit_word: ClassVar[str] = "units"
 
     key: ClassVar[str]
     """Name in the registry, such as ``"beta-bernoulli"``."""
@@ -89,10 +92,10 @@ class BayesianDropout(LatentOwner):
         self.threshold = threshold
         self.kl_scale = kl_scale
         # In a tuple, so that the layer is no child of this module.
-        self._attached: tuple[nn.Module, int] | None = None
+        self._bound: tuple[nn.Module, int] | None = None
 
     @property
-    def leader(self) -> BayesianDropout | None:
+    def width_source(self) -> BayesianDropout | None:
         """The layer whose mask decides this one's in every pass; None for all but nested ones."""
         return None
 
@@ -133,17 +136,22 @@ class BayesianDropout(LatentOwner):
             shape = torch.Size((x.shape[0],))
         return fn.rsample(shape) if fn.has_rsample else fn.sample(shape)
 
+    @override
     @torch.no_grad()
-    def active(self) -> Tensor:
+    def kept(self) -> Tensor:
         """Return which units are kept: ``keep_prob() >= threshold``, shape ``(K,)``."""
         return self.keep_prob() >= self.threshold
 
-    @property
-    def attached(self) -> tuple[nn.Module, int] | None:
-        """The layer and dimension of ``attach``, if this layer remembers them."""
-        return self._attached
+    @override
+    def total(self) -> int:
+        return self.num_units
 
-    def attach(self, layer: nn.Module, dim: int) -> None:  # noqa: B027 - most priors do not ask
+    @property
+    def bound(self) -> tuple[nn.Module, int] | None:
+        """The layer and dimension of ``bind_weights``, if this layer remembers them."""
+        return self._bound
+
+    def bind_weights(self, layer: nn.Module, dim: int) -> None:  # noqa: B027 - most priors do not ask
         """Say which layer's weights the units belong to; ``convert`` calls it.
 
         Only layers whose penalty depends on those weights, or on their number, listen.
@@ -156,7 +164,7 @@ class BayesianDropout(LatentOwner):
         """
 
     @classmethod
-    def options_like(cls, dropout: nn.Module) -> dict[str, Any]:
+    def options_from_dropout(cls, dropout: nn.Module) -> dict[str, Any]:
         """Return the options for a layer that does what an ``nn.Dropout`` did; ``convert`` asks.
 
         Most priors learn their rates, and start from their own.
@@ -167,14 +175,14 @@ class BayesianDropout(LatentOwner):
         return {}
 
     @classmethod
-    def join(cls, layers: Sequence[BayesianDropout]) -> None:
+    def share(cls, layers: Sequence[BayesianDropout]) -> None:
         """Let layers share what they share; ``convert`` calls it. Most share nothing.
 
         Args:
             layers: Those of this class that one call put in, in the order in which they run.
         """
 
-    def set_order(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
+    def rank_units(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
         """Say which units of a pretrained network matter most; only ordered masks listen.
 
         Args:

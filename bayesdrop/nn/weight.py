@@ -27,7 +27,7 @@ class BayesianWeights(LatentOwner):
 
     Its one global latent is ``weight``; the bias is a point estimate. A subclass says what kind
     of layer it is (``operate``, ``plain``) and what its posterior is (``prior``, ``posterior``,
-    ``weight_moments``, ``active_weights``). The rest follows:
+    ``weight_moments``, ``kept``). The rest follows:
 
     * outside a Pyro program ``train()`` draws noise and ``eval()`` uses the mean weights, with
       pruned ones at zero;
@@ -45,6 +45,8 @@ class BayesianWeights(LatentOwner):
         log_alpha_threshold: Weights whose :math:`\log \alpha` is above this are pruned.
         kl_scale: Factor on this layer's KL divergence (1 is the ELBO).
     """
+
+    unit_word: ClassVar[str] = "weights"
 
     key: ClassVar[str]
     """Name in the registry, such as ``"sparse-variational"``."""
@@ -119,9 +121,14 @@ class BayesianWeights(LatentOwner):
     def weight_moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and variance of each weight under the posterior."""
 
+    @override
     @abstractmethod
-    def active_weights(self) -> Tensor:
+    def kept(self) -> Tensor:
         """Return which weights are kept, a boolean tensor of the weight's shape."""
+
+    @override
+    def total(self) -> int:
+        return self.weight.numel()
 
     # -- what follows from it ------------------------------------------------------------------
 
@@ -162,7 +169,7 @@ class BayesianWeights(LatentOwner):
 
     def mean_weight(self) -> Tensor:
         """Return the mean weights, zero where they are pruned."""
-        return torch.where(self.active_weights(), self.weight, torch.zeros_like(self.weight))
+        return torch.where(self.kept(), self.weight, torch.zeros_like(self.weight))
 
     def kl_by_unit(self, dim: int = 0) -> Tensor:
         """Return the KL divergence of each unit's weights in nats, without ``kl_scale``.

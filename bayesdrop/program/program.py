@@ -18,6 +18,7 @@ from bayesdrop.nn import (
     LatentOwner,
     named_dropout_layers,
     named_owners,
+    named_shared,
     named_weight_layers,
 )
 from bayesdrop.typing import LossTerms
@@ -171,21 +172,34 @@ class Program(nn.Module, ABC):
         self.input_shape = tuple(x.shape[1:])
         return self.network(x)
 
+    def kept(self) -> dict[str, list[int]]:
+        """Return how many units, and how many weights, each layer keeps.
+
+        Returns:
+            ``unit_word`` of the layers to a number for each, in network order, such as
+            ``{"units": [120, 45]}``.
+        """
+        return self._count(lambda owner: int(owner.kept().sum()))
+
+    def total(self) -> dict[str, list[int]]:
+        """Return how many units, and how many weights, each layer has, in the form of ``kept``."""
+        return self._count(lambda owner: owner.total())
+
+    def _count(self, number: Callable[[LatentOwner], int]) -> dict[str, list[int]]:
+        counts: dict[str, list[int]] = {}
+        shared = {owner for _, owner in named_shared(self.network)}
+        for _, owner in self.named_owners():
+            if owner not in shared:
+                counts.setdefault(owner.unit_word, []).append(number(owner))
+        return counts
+
     def units(self) -> list[int]:
-        """Return the number of active units of each dropout layer, in network order."""
-        return [int(layer.active().sum()) for _, layer in self.named_dropout_layers()]
+        """Return the number of units that each dropout layer keeps: ``kept()["units"]``."""
+        return self.kept().get("units", [])
 
     def units_total(self) -> list[int]:
-        """Return the number of units of each dropout layer, in network order."""
-        return [layer.num_units for _, layer in self.named_dropout_layers()]
-
-    def weights(self) -> list[int]:
-        """Return the number of weights that each layer of random weights keeps."""
-        return [int(layer.active_weights().sum()) for _, layer in self.named_weight_layers()]
-
-    def weights_total(self) -> list[int]:
-        """Return the number of weights of each layer of random weights, in network order."""
-        return [layer.weight.numel() for _, layer in self.named_weight_layers()]
+        """Return the number of units of each dropout layer: ``total()["units"]``."""
+        return self.total().get("units", [])
 
     def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
         """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.

@@ -164,7 +164,7 @@ class _ModelMasks(MaskContext):
         if latents is None:
             return None
         fn = layer.mask_distribution(latents, x)
-        if layer.leader is not None:  # a mask that is given, for particles x examples
+        if layer.width_source is not None:  # a mask that is given, for particles x examples
             fn = Delta(fn.mean.reshape(*self.batch_shape, -1), event_dim=1, validate_args=False)
         fn = fn.expand(self.batch_shape)
         z = fn.rsample() if fn.has_rsample else fn.sample()

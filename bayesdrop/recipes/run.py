@@ -18,7 +18,7 @@ from bayesdrop.data import DataSplits, load_data, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line, read_json, write_json
 from bayesdrop.inference import checkpoint
-from bayesdrop.inference.closing import close_unused_units
+from bayesdrop.inference.closing import prune_unused_units
 from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
@@ -282,7 +282,7 @@ def _train(  # noqa: PLR0913 - a run's parts
         callbacks=callbacks,
     )
     if stage.dependent:
-        close_unused_units(bnn, splits.train)
+        prune_unused_units(bnn, splits.train)
     # model.pt comes last: it is the sign that the stage is finished.
     write_json(folder / "history.json", result.history)
     checkpoint.save(bnn, folder / "model.pt")

@@ -235,7 +235,7 @@ def stick_curves(network: nn.Module) -> Figure:
             keep = layer.keep_prob()[layer.rank.argsort()].cpu()
         if not any(sticks in former.modules() for _, former in layers[:index]):
             top.plot(_order(means), means.numpy(), color=colour, linewidth=1.5)
-        label = f"{name}: {int(layer.active().sum())} of {layer.num_units} kept"
+        label = f"{name}: {int(layer.kept().sum())} of {layer.num_units} kept"
         kept = keep.clamp(min=1e-6).numpy()
         bottom.plot(_order(keep), kept, color=colour, linewidth=1.8, label=label)
         bottom.axhline(layer.threshold, color="#999999", linewidth=1, linestyle="--")

@@ -148,6 +148,7 @@ def build_report(
     detection = {method: _detection(inside[method], outside[method]) for method in passes}
     size, small = compact_figures(bnn, test[0])
     latency = measure_latencies(plain, bnn, small, test[0], num_samples)
+    kept, total = bnn.kept(), bnn.total()
     values: dict[str, Any] = {
         **describe_network(bnn),
         "versions": versions(),
@@ -158,10 +159,8 @@ def build_report(
             key: {method: metrics[method][key] for method in passes}
             for key in ("error", "nll", "brier", "ece")
         },
-        "units": bnn.units(),
-        "units_total": bnn.units_total(),
-        "weights": bnn.weights(),
-        "weights_total": bnn.weights_total(),
+        **{word: kept.get(word, []) for word in ("units", "weights")},
+        **{f"{word}_total": total.get(word, []) for word in ("units", "weights")},
         **size,
         "per_input": per_input_figures(bnn, test[0]),
         "latency_ms": latency,

@@ -263,10 +263,10 @@ def test_maps_with_all_channels_closed_are_exact(pooled, per_input):
 
 def test_units_that_are_closed_for_every_input_go():
     net, x = build("lenet-500-300")
-    gates(net)["fc2_dropout"].close(torch.arange(500) >= 17)
-    gates(net)["fc3_dropout"].close(torch.arange(300) >= 0)
+    gates(net)["fc2_dropout"].prune(torch.arange(500) >= 17)
+    gates(net)["fc3_dropout"].prune(torch.arange(300) >= 0)
     small = assert_exact(net, x, per_input=False)
-    kept = int(gates(net)["fc2_dropout"].active().sum())
+    kept = int(gates(net)["fc2_dropout"].kept().sum())
     assert 0 < kept <= 17 and small.fc1.out_features <= kept
     torch.testing.assert_close(small(x), small(x[:1]).expand(6, -1), rtol=0, atol=1e-12)
     assert small.fc3.in_features == 1
@@ -362,7 +362,7 @@ def test_cost_equals_a_sum_over_examples(per_batch):
     for a, b, c in zip(*masks, strict=True):
         counts = [int(m.sum()) for m in (a, b, c)] + [10]
         flops += sum(2 * i * o for i, o in zip(counts[:-1], counts[1:], strict=True))
-        static = [int(layer.active().sum()) for layer in gates(net).values()][1:] + [10]
+        static = [int(layer.kept().sum()) for layer in gates(net).values()][1:] + [10]
         needed += sum(2 * i * o for i, o in zip(counts[:-1], static, strict=True))
     assert list(cost.units.values()) == pytest.approx(
         [float(m.double().sum(1).mean()) for m in masks], rel=1e-12

@@ -35,7 +35,7 @@ def masks():
 def sticks():
     net = nn.Sequential(bd.IndianBuffetDropout(6), nn.Linear(6, 3), bd.IndianBuffetDropout(3))
     net[0].sticks.log_concentration1.data = torch.linspace(4.0, -6.0, 6)
-    net[0].set_order([1.0, 5.0, 3.0, 4.0, 2.0, 6.0])
+    net[0].rank_units([1.0, 5.0, 3.0, 4.0, 2.0, 6.0])
     return net
 
 
@@ -104,7 +104,7 @@ def test_sticks_are_drawn_in_their_order():
         expected = layer.keep_prob().detach().sort(descending=True).values.clamp(min=1e-6)
         torch.testing.assert_close(values, expected, rtol=0, atol=1e-12)
     assert bottom.get_legend_handles_labels()[1] == [
-        f"{name}: {int(net[int(name)].active().sum())} of {size} kept"
+        f"{name}: {int(net[int(name)].kept().sum())} of {size} kept"
         for name, size in (("0", 6), ("2", 3))
     ]
 

@@ -29,6 +29,8 @@ class BetaBernoulliPosterior(BayesianDropout):
     The arguments are those of ``BetaBernoulliDropout``.
     """
 
+    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
+
     prior_concentration1: Tensor
     prior_concentration0: Tensor
     temperature: Tensor

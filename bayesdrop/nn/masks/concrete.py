@@ -55,7 +55,7 @@ class ConcreteDropout(UnitNoiseDropout):
         init_drop_prob: Initial :math:`p` in (0, 1).
         per_unit: Whether each unit has its own :math:`p_k`; the KL is then the sum over units.
         length_scale: :math:`l > 0`; None leaves the weights to the optimiser's weight decay. A
-            number needs the layer that ``convert``, or ``attach``, names.
+            number needs the layer that ``convert``, or ``bind_weights``, names.
         temperature: :math:`\lambda > 0`; None is 0.1 for features and 2/3 for maps.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks that are exact forward.
 
@@ -78,6 +78,8 @@ class ConcreteDropout(UnitNoiseDropout):
 
     key: ClassVar[str] = "concrete"
     reference: ClassVar[str] = "Gal et al. (2017), https://arxiv.org/abs/1705.07832"
+    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
+
     temperature: Tensor
 
     def __init__(
@@ -117,7 +119,7 @@ class ConcreteDropout(UnitNoiseDropout):
 
     @classmethod
     @override
-    def options_like(cls, dropout: nn.Module) -> dict[str, Any]:
+    def options_from_dropout(cls, dropout: nn.Module) -> dict[str, Any]:
         rate = getattr(dropout, "p", 0.0)
         return {"init_drop_prob": rate} if 0.0 < rate < 1.0 else {}
 

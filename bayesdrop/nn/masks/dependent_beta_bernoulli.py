@@ -197,7 +197,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         new.load_state_dict(layer.state_dict(), strict=False)
         new.raw_concentration1.requires_grad_(False)
         new.raw_concentration0.requires_grad_(False)
-        new.open.copy_(layer.active())
+        new.open.copy_(layer.kept())
         new.path = layer.path
         return new.train(layer.training)
 
@@ -249,7 +249,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         )
 
     @torch.no_grad()
-    def close(self, units: Tensor) -> None:
+    def prune(self, units: Tensor) -> None:
         """Close units for every input, for good.
 
         Args:

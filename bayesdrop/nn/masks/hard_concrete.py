@@ -61,9 +61,9 @@ class HardConcreteDropout(BayesianDropout):
     Sites:  ``{module path}.z``, plate ``data``, event ``(K,)``; the penalty is the factor
         ``{module path}.penalty``.
 
-    ``convert`` says which layer the gates belong to (``attach``). Without it :math:`|g_k| = 1`,
-    the price is one of units, and ``prior_precision`` raises an error. The number is part of the
-    state, so that loading restores it.
+    ``convert`` says which layer the gates belong to (``bind_weights``). Without it
+    :math:`|g_k| = 1`, the price is one of units, and ``prior_precision`` raises an error. The
+    number is part of the state, so that loading restores it.
 
     References:
         Louizos, Welling, Kingma (2018), "Learning Sparse Neural Networks through L0
@@ -76,13 +76,15 @@ class HardConcreteDropout(BayesianDropout):
         >>> HardConcreteDropout(4).keep_prob().shape
         torch.Size([4])
         >>> gates = HardConcreteDropout(4)
-        >>> gates.attach(nn.Linear(4, 10), dim=1)
+        >>> gates.bind_weights(nn.Linear(4, 10), dim=1)
         >>> gates
         HardConcreteDropout(4, cost_per_parameter=0.1, parameters_per_unit=10)
     """
 
     key: ClassVar[str] = "hard-concrete"
     reference: ClassVar[str] = "Louizos et al. (2018), https://arxiv.org/abs/1712.01312"
+
+    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
 
     temperature: Tensor
     parameters_per_unit: Tensor
@@ -134,7 +136,7 @@ class HardConcreteDropout(BayesianDropout):
         self.register_buffer("parameters_per_unit", torch.ones(()))
 
     @override
-    def attach(self, layer: nn.Module, dim: int) -> None:
+    def bind_weights(self, layer: nn.Module, dim: int) -> None:
         parameters = _governed(layer, dim)
         if not parameters or parameters[0].shape[0] != self.num_units:
             raise ConfigError(
@@ -143,7 +145,7 @@ class HardConcreteDropout(BayesianDropout):
                 got=f"{layer} and dim={dim}",
                 hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
             )
-        self._attached = (layer, dim)
+        self._bound = (layer, dim)
         self.parameters_per_unit.fill_(sum(value[0].numel() for value in parameters))
 
     def _gates(self) -> HardConcrete:
@@ -178,15 +180,15 @@ class HardConcreteDropout(BayesianDropout):
         # Minus the log density of the slab, up to a constant, for the parameters of each gate.
         if self.prior_precision == 0.0:
             return 0.0
-        if self._attached is None:
+        if self._bound is None:
             raise ConfigError(
                 self.name,
                 expected="to know the layer whose weights have the prior",
                 got=f"prior_precision={self.prior_precision} and no layer",
                 hint="bd.convert tells it; in a network built by hand call "
-                "dropout.attach(linear, dim=1), or leave prior_precision=0.",
+                "dropout.bind_weights(linear, dim=1), or leave prior_precision=0.",
             )
-        squares = [value.square().flatten(1).sum(1) for value in _governed(*self._attached)]
+        squares = [value.square().flatten(1).sum(1) for value in _governed(*self._bound)]
         return 0.5 * self.prior_precision * sum(squares[1:], start=squares[0])
 
     @override
@@ -200,7 +202,7 @@ class HardConcreteDropout(BayesianDropout):
 
     @override
     @torch.no_grad()
-    def active(self) -> Tensor:
+    def kept(self) -> Tensor:
         return self.mean_mask() != 0
 
     @override

@@ -59,7 +59,7 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
             a small threshold would keep many of them.
         kl_scale: Factor on this layer's KL divergence; that of the sticks is theirs.
         sticks: The shared sticks, at least ``num_units``; used, not copied. None makes sticks of
-            the layer's own, which ``join``, and so ``convert``, lets layers share.
+            the layer's own, which ``share``, and so ``convert``, lets layers share.
         concentration: Mass :math:`\alpha > 0` of those sticks, 10 if None. Layers of one
             concentration share sticks. Sticks that are passed have theirs.
         layer_concentration: :math:`c > 0`: larger holds the layer closer to the shared
@@ -161,7 +161,7 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
 
     @classmethod
     @override
-    def join(cls, layers: Sequence[BayesianDropout]) -> None:
+    def share(cls, layers: Sequence[BayesianDropout]) -> None:
         alike: dict[float, list[HierarchicalIndianBuffetDropout]] = {}
         for layer in layers:
             if isinstance(layer, cls) and layer._concentration is not None:

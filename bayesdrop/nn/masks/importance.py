@@ -28,14 +28,14 @@ def importance_ranks(
     values = torch.as_tensor(importance, device=device)
     if values.shape != (num_units,):
         raise ShapeError(
-            f"{who}.set_order",
+            f"{who}.rank_units",
             expected=f"one importance for each of the {num_units} units",
             got=f"shape {tuple(values.shape)}",
             hint="Take the norm over all dimensions of the weights but the units'.",
         )
     if bool(values.isnan().any()):
         raise ConfigError(
-            f"{who}.set_order",
+            f"{who}.rank_units",
             expected="numbers that can be ordered",
             got="NaN",
             hint="Are the weights finite?",

@@ -34,7 +34,7 @@ class IndianBuffetDropout(StickBreakingDropout):
     ``num_units`` is the truncation: it must be large enough for the last stick to close, and
     ``check_posterior``, which ``fit`` calls when it is done, warns where it is not.
 
-    With pretrained weights, give the first sticks to the units that matter most (``set_order``):
+    With pretrained weights, give the first sticks to the units that matter most (``rank_units``):
     a unit can only be kept if all the sticks before its own are open.
 
     Args:

@@ -164,7 +164,7 @@ class NestedDropout(OrderedUnits):
 
     @override
     def order_probs(self) -> Tensor:
-        return self.probs if self.leader is None else self.leader.order_probs()
+        return self.probs if self.width_source is None else self.width_source.order_probs()
 
     @override
     def _free_mask(self, latents: Latents) -> TorchDistribution:

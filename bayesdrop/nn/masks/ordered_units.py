@@ -102,9 +102,9 @@ class OrderedUnits(BayesianDropout):
     convolution before, has random weights (``SparseVariationalLinear``), the divergence of a
     unit's weights is counted with the probability that it is open.
 
-    Layers draw their widths independently of each other, unless one follows another
-    (``follow``; ``convert`` with ``widths="shared"``): in every pass both then have as many open
-    groups. A network that runs at one width in all layers is trained as such.
+    Layers draw their widths independently of each other, unless one shares another's
+    (``share_width_with``; ``convert`` with ``widths="shared"``): in every pass both then have as
+    many open groups. A network that runs at one width in all layers is trained as such.
 
     Args:
         num_units: Number of units :math:`K`.
@@ -116,7 +116,7 @@ class OrderedUnits(BayesianDropout):
         always_open: Number of groups :math:`F < G` that no mask closes; None takes 1, or 0 if
             there is one group only.
         ordering: ``"index"``: a prefix is the first units by index. ``"importance"``: by what
-            ``set_order`` says; ``convert`` calls it with the norms of each unit's weights.
+            ``rank_units`` says; ``convert`` calls it with the norms of each unit's weights.
         widths: ``"independent"``, or ``"shared"``: the layers that one call of ``convert`` puts in
             follow the first of them. They need the same number of groups.
     """
@@ -226,33 +226,38 @@ class OrderedUnits(BayesianDropout):
 
     @property
     @override
-    def leader(self) -> OrderedUnits | None:
+    def width_source(self) -> OrderedUnits | None:
         return self._followed[0] if self._followed else None
 
-    def follow(self, leader: OrderedUnits) -> None:
+    def share_width_with(self, source: OrderedUnits) -> None:
         """Have as many open groups as another layer in every pass, instead of an own law.
 
-        This layer then has no latents, no parameters and no KL divergence; those of the leader
-        stand for both. The leader must run first. There is no way back.
+        This layer then has no latents, no parameters and no KL divergence; those of the source
+        stand for both. The source must run first. There is no way back.
 
         Args:
-            leader: A layer of the same class and as many groups, that follows none itself.
+            source: A layer of the same class and as many groups, that follows none itself.
 
         Raises:
             ConfigError: If it is not such a layer.
         """
         groups = (self.num_groups, self.always_open)
-        others = (leader.num_groups, leader.always_open)
-        if type(leader) is not type(self) or leader is self or leader.leader or groups != others:
+        others = (source.num_groups, source.always_open)
+        if (
+            type(source) is not type(self)
+            or source is self
+            or source.width_source
+            or groups != others
+        ):
             raise ConfigError(
                 self.name,
                 expected=f"to follow another {type(self).__name__} of {groups[0]} groups, "
                 f"{groups[1]} of them always open, which follows none",
-                got=f"a {type(leader).__name__} of {others[0]} and {others[1]}",
+                got=f"a {type(source).__name__} of {others[0]} and {others[1]}",
                 hint="Pass the same num_groups for all layers, at most the units that the "
                 "narrowest has.",
             )
-        self._followed = (leader,)
+        self._followed = (source,)
         self._drop_law()
 
     def _drop_law(self) -> None:  # noqa: B027 - a fixed law has no parameters
@@ -260,7 +265,7 @@ class OrderedUnits(BayesianDropout):
 
     @classmethod
     @override
-    def join(cls, layers: Sequence[BayesianDropout]) -> None:
+    def share(cls, layers: Sequence[BayesianDropout]) -> None:
         first: OrderedUnits | None = None
         for layer in layers:
             if not isinstance(layer, OrderedUnits) or layer.widths == "independent":
@@ -268,12 +273,12 @@ class OrderedUnits(BayesianDropout):
             if first is None:
                 first = layer
             else:
-                layer.follow(first)
+                layer.share_width_with(first)
 
     @property
     def _source(self) -> OrderedUnits:
         """The layer whose law this one has: itself, or the one that leads."""
-        return self if self.leader is None else self.leader._source
+        return self if self.width_source is None else self.width_source._source
 
     def _led_mask(self, x: Tensor | None) -> Tensor:
         """Return the mask that goes with the one that the leader has in this pass."""
@@ -302,10 +307,10 @@ class OrderedUnits(BayesianDropout):
     # -- random weights --------------------------------------------------------------------------
 
     @override
-    def attach(self, layer: nn.Module, dim: int) -> None:
+    def bind_weights(self, layer: nn.Module, dim: int) -> None:
         """Remember a layer of random weights, of which those of closed units cost nothing."""
         if hasattr(layer, "kl_by_unit"):
-            self._attached = (layer, dim)
+            self._bound = (layer, dim)
 
     @override
     def penalty(self) -> Tensor | None:
@@ -313,10 +318,10 @@ class OrderedUnits(BayesianDropout):
 
         .. math:: \sum_u (P(z_u = 1) - 1)\,\mathrm{KL}_u
         """
-        if self._attached is None:
+        if self._bound is None:
             return None
         layer: Any
-        layer, dim = self._attached
+        layer, dim = self._bound
         saved = ((self.keep_prob() - 1) * layer.kl_by_unit(dim)).sum()
         # The whole of it is counted with the weights' own factor, this with the mask's.
         return saved * (layer.kl_scale / self.kl_scale)
@@ -327,7 +332,7 @@ class OrderedUnits(BayesianDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         if self.held_groups is not None:
             return Delta(self.prefix_mask(self.held_groups), event_dim=1, validate_args=False)
-        if self.leader is not None:
+        if self.width_source is not None:
             return Delta(self._led_mask(x), event_dim=1, validate_args=False)
         return self._free_mask(latents)
 
@@ -349,7 +354,7 @@ class OrderedUnits(BayesianDropout):
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
 
     @override
-    def set_order(self, importance: Tensor | Sequence[float]) -> None:
+    def rank_units(self, importance: Tensor | Sequence[float]) -> None:
         """Put the most important units into the first groups, if ``ordering="importance"``.
 
         With ``ordering="index"`` it does nothing: prefixes stay prefixes by index.
@@ -365,7 +370,9 @@ class OrderedUnits(BayesianDropout):
     @override
     def extra_repr(self) -> str:
         held = "" if self.held_groups is None else f", held at {self.held_groups} groups"
-        led = "" if self.leader is None else f", follows {self.leader.path or 'another'}"
+        led = (
+            "" if self.width_source is None else f", follows {self.width_source.path or 'another'}"
+        )
         return f"{super().extra_repr()}, num_groups={self.num_groups}{held}{led}"
 
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
@@ -52,6 +53,8 @@ class IndianBuffetSticks(LatentOwner):
         >>> IndianBuffetSticks(4, concentration=2.0).keep_prob().shape
         torch.Size([4])
     """
+
+    unit_word: ClassVar[str] = "sticks"
 
     concentration: Tensor
 
@@ -103,6 +106,11 @@ class IndianBuffetSticks(LatentOwner):
     def posterior(self) -> dict[str, TorchDistribution]:
         return {"v": self._kumaraswamy().to_event(1)}
 
+    @override
+    def kept(self) -> Tensor:
+        """Return that every stick is: only the units behind them are pruned."""
+        return torch.ones_like(self.log_concentration1, dtype=torch.bool)
+
     def keep_prob(self) -> Tensor:
         r"""Return :math:`E_q[\pi_k]`, the product of the means of independent sticks, ``(K,)``."""
         return self._kumaraswamy().log_mean.cumsum(-1).exp()
@@ -127,6 +135,8 @@ class StickBreakingDropout(BayesianDropout):
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
     """
+
+    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
 
     temperature: Tensor
     rank: Tensor
@@ -163,11 +173,11 @@ class StickBreakingDropout(BayesianDropout):
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
 
     @override
-    def set_order(self, importance: Tensor | Sequence[float]) -> None:
+    def rank_units(self, importance: Tensor | Sequence[float]) -> None:
         """Give the first stick to the most important unit, and so on; ties keep their order.
 
         Without it unit ``k`` has stick ``k``, which is as good as any order for untrained weights.
-        Before a trained ``linear``, say: ``layer.set_order(linear.weight.norm(dim=0))``.
+        Before a trained ``linear``, say: ``layer.rank_units(linear.weight.norm(dim=0))``.
 
         Args:
             importance: A number for each unit, such as the norm of its weights, shape ``(K,)``.
@@ -179,7 +189,7 @@ class StickBreakingDropout(BayesianDropout):
         Example:
             >>> import bayesdrop as bd
             >>> layer = bd.IndianBuffetDropout(3)
-            >>> layer.set_order([0.1, 5.0, 2.0])
+            >>> layer.rank_units([0.1, 5.0, 2.0])
             >>> layer.rank
             tensor([2, 0, 1])
         """

@@ -62,11 +62,11 @@ class UnitNoiseDropout(BayesianDropout):
 
     @classmethod
     @override
-    def options_like(cls, dropout: nn.Module) -> dict[str, Any]:
+    def options_from_dropout(cls, dropout: nn.Module) -> dict[str, Any]:
         return {"drop_prob": getattr(dropout, "p", 0.5)}
 
     @override
-    def attach(self, layer: nn.Module, dim: int) -> None:
+    def bind_weights(self, layer: nn.Module, dim: int) -> None:
         weight = layer.weight
         size = weight.shape[dim] if isinstance(weight, Tensor) and dim in (0, 1) else None
         if size != self.num_units:
@@ -76,7 +76,7 @@ class UnitNoiseDropout(BayesianDropout):
                 got=f"{layer} and dim={dim}",
                 hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
             )
-        self._attached = (layer, dim)
+        self._bound = (layer, dim)
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
@@ -88,7 +88,7 @@ class UnitNoiseDropout(BayesianDropout):
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        return self.active().to(self.keep_prob().dtype)
+        return self.kept().to(self.keep_prob().dtype)
 
     def _expected_energy(self, second_moment: Tensor, *, bias: bool) -> Tensor | None:
         """Return minus the expected log prior of the weights, up to a constant, in nats.
@@ -99,15 +99,15 @@ class UnitNoiseDropout(BayesianDropout):
         """
         if self.length_scale is None:
             return None
-        if self._attached is None:
+        if self._bound is None:
             raise ConfigError(
                 self.name,
                 expected="to know the layer whose weights have the prior",
                 got=f"length_scale={self.length_scale} and no layer",
                 hint="bd.convert tells it; in a network built by hand call "
-                "dropout.attach(linear, dim=1), or leave length_scale=None.",
+                "dropout.bind_weights(linear, dim=1), or leave length_scale=None.",
             )
-        layer, dim = self._attached
+        layer, dim = self._bound
         if isinstance(layer, LatentOwner):
             raise ConfigError(
                 self.name,
@@ -170,7 +170,7 @@ class FixedNoiseDropout(UnitNoiseDropout):
 
     @override
     @torch.no_grad()
-    def active(self) -> Tensor:
+    def kept(self) -> Tensor:
         return torch.ones(self.num_units, dtype=torch.bool, device=self.drop_prob.device)
 
     @override

@@ -80,6 +80,8 @@ class VariationalNestedDropout(OrderedUnits):
     key: ClassVar[str] = "variational-nested"
     reference: ClassVar[str] = "Cui et al. (2021, 2023), https://arxiv.org/abs/2101.11353"
 
+    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
+
     order_logits: Tensor
     prior_logits: Tensor
     temperature: Tensor
@@ -174,7 +176,7 @@ class VariationalNestedDropout(OrderedUnits):
 
     @property
     def _has_latents(self) -> bool:
-        return self.held_groups is None and self.leader is None
+        return self.held_groups is None and self.width_source is None
 
     @property
     def _is_global(self) -> bool:

@@ -101,7 +101,7 @@ class Dropconnect(BayesianWeights):
         return self.weight, variance
 
     @override
-    def active_weights(self) -> Tensor:
+    def kept(self) -> Tensor:
         return torch.ones_like(self.weight, dtype=torch.bool)
 
     def extra_repr(self) -> str:

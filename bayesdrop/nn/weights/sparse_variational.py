@@ -112,7 +112,7 @@ class SparseVariational(BayesianWeights):
 
     @override
     @torch.no_grad()
-    def active_weights(self) -> Tensor:
+    def kept(self) -> Tensor:
         return self.log_alpha() <= self.log_alpha_threshold
 
     def extra_repr(self) -> str:

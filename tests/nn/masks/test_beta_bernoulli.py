@@ -122,7 +122,7 @@ def test_threshold_zeroes_the_mean_mask():
     layer = BetaBernoulliDropout(2, threshold=0.2).eval()
     with torch.no_grad():
         layer.raw_concentration1[0] = -4.0
-    assert layer.active().tolist() == [False, True]
+    assert layer.kept().tolist() == [False, True]
     assert layer.mean_mask()[0] == 0
     assert layer.mean_mask()[1] == layer.keep_prob()[1]
     torch.testing.assert_close(ones(layer, 1)[0], layer.mean_mask().detach())

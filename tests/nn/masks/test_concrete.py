@@ -17,7 +17,7 @@ def attached(num_units=4, **options):
     torch.manual_seed(3)
     linear = nn.Linear(num_units, 3)
     layer = bd.ConcreteDropout(num_units, **options)
-    layer.attach(linear, 1)
+    layer.bind_weights(linear, 1)
     return layer, linear
 
 
@@ -149,7 +149,7 @@ def test_the_pathwise_gradient_of_the_rate_is_that_of_the_expectation():
 def test_a_pruned_unit_is_zero_in_the_mean_mask():
     layer = bd.ConcreteDropout(3, per_unit=True, threshold=0.2)
     layer.drop_logits.data = torch.tensor([0.0, 3.0, -3.0])
-    assert layer.active().tolist() == [True, False, True]
+    assert layer.kept().tolist() == [True, False, True]
     assert layer.mean_mask().tolist() == [1.0, 0.0, 1.0]
 
 

@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, DependentBetaBernoulliDropout
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError
-from bayesdrop.inference.closing import close_unused_units
+from bayesdrop.inference.closing import prune_unused_units
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
@@ -161,7 +161,7 @@ def test_no_input_has_a_unit_that_was_pruned():
     bnn = bd.BayesianNetwork(dependent, bd.Categorical(), 200)
     bd.fit(bnn, data, epochs=3, variational_learning_rate=0.1, progress=False)
     for index, shape in ((2, (40, 4, 4, 4)), (4, (40, 64))):
-        dead = ~source[index].active()
+        dead = ~source[index].kept()
         assert bool(dead.any())
         x = 10 * torch.randn(shape)
         mask = dependent[index].mean_mask(x)
@@ -215,15 +215,15 @@ def test_unused_units_are_closed_without_changing_the_outputs():
         net[4].shift_loc[20:] = 1.0
     bnn = bd.BayesianNetwork(net, bd.Categorical(), 50).eval()
     x = torch.randn(50, 1, 6, 6)
-    before, kept = bnn(x), int(net[4].active()[20:].sum())
-    closed = close_unused_units(bnn, x)
+    before, kept = bnn(x), int(net[4].kept()[20:].sum())
+    closed = prune_unused_units(bnn, x)
     assert closed["4"] > 0
     assert bnn.units()[1] == kept
     torch.testing.assert_close(bnn(x), before, rtol=0, atol=0)
     with torch.no_grad():
         net[4].shift_loc.fill_(1.0)
     assert bool((net[4].mean_mask(torch.randn(5, 64))[:, :20] == 0).all())
-    assert close_unused_units(bnn, x)["4"] == 0
+    assert prune_unused_units(bnn, x)["4"] == 0
 
 
 # -- trained masks --------------------------------------------------------------------------------
@@ -283,5 +283,5 @@ def test_networks_without_beta_bernoulli_layers_are_refused():
     with pytest.raises(ConversionError, match="to_dependent: expected a network with"):
         bd.to_dependent(nn.Linear(2, 2))
     bnn = bd.BayesianNetwork(nn.Linear(2, 2), bd.Categorical(), 10)
-    with pytest.raises(ConfigError, match="close_unused_units: expected a network with"):
-        close_unused_units(bnn, torch.zeros(2, 2))
+    with pytest.raises(ConfigError, match="prune_unused_units: expected a network with"):
+        prune_unused_units(bnn, torch.zeros(2, 2))

@@ -35,7 +35,7 @@ def test_keep_prob_and_test_gate_are_the_golden_values():
         layer().keep_prob().detach(), [0.0831, 0.4010, 0.8318, 0.9963], atol=6e-5
     )
     np.testing.assert_allclose(layer().mean_mask().detach(), [0.0, 0.0430, 0.5, 1.0], atol=6e-5)
-    assert layer().active().tolist() == [False, True, True, True]
+    assert layer().kept().tolist() == [False, True, True, True]
 
 
 def test_masks_are_the_same_in_both_modes_and_hold_both_atoms():
@@ -48,16 +48,16 @@ def test_masks_are_the_same_in_both_modes_and_hold_both_atoms():
 
 def test_a_unit_is_pruned_exactly_where_the_test_gate_is_zero():
     gates = layer((-2.399, -2.397))
-    assert gates.active().tolist() == [False, True]
+    assert gates.kept().tolist() == [False, True]
     np.testing.assert_allclose(gates.threshold, 0.3102, atol=1e-4)
     gates.threshold = 0.0
-    assert gates.active().tolist() == [False, True]
+    assert gates.kept().tolist() == [False, True]
 
 
 def test_a_higher_threshold_prunes_by_keep_prob():
     gates = layer(threshold=0.9)
-    assert gates.active().tolist() == (gates.keep_prob() >= 0.9).tolist()
-    assert (gates.mean_mask() != 0).tolist() == gates.active().tolist() == [False] * 3 + [True]
+    assert gates.kept().tolist() == (gates.keep_prob() >= 0.9).tolist()
+    assert (gates.mean_mask() != 0).tolist() == gates.kept().tolist() == [False] * 3 + [True]
 
 
 def test_logits_outside_the_bounds_count_as_the_bound_and_can_come_back():
@@ -77,7 +77,7 @@ def test_the_penalty_is_the_price_of_the_parameters_that_are_on():
     gates = layer(cost_per_parameter=0.3)
     expected = 0.3 * gates.keep_prob().sum()
     torch.testing.assert_close(gates.penalty(), expected)
-    gates.attach(nn.Linear(4, 7), dim=1)
+    gates.bind_weights(nn.Linear(4, 7), dim=1)
     torch.testing.assert_close(bd.kl_divergence(gates), 7 * expected)
     scaled = layer(cost_per_parameter=0.3, kl_scale=2.0)
     torch.testing.assert_close(bd.kl_divergence(scaled), 2 * expected)
@@ -102,7 +102,7 @@ def test_convert_says_how_many_parameters_each_gate_governs(name):
     assert prices(net) == expected
     # No weight is a parameter of two modules.
     assert len({id(p) for p in net.parameters()}) == len(list(net.parameters()))
-    assert all("_attached" not in key for key in net.state_dict())
+    assert all("_bound" not in key for key in net.state_dict())
 
 
 def test_the_number_survives_saving_loading_and_copies():
@@ -126,7 +126,7 @@ def test_the_number_survives_saving_loading_and_copies():
 def test_the_slab_is_weighted_by_the_gate(dim):
     gates = layer(cost_per_parameter=0.0, prior_precision=2.0)
     linear = nn.Linear(4, 5) if dim == 1 else nn.Linear(5, 4)
-    gates.attach(linear, dim)
+    gates.bind_weights(linear, dim)
     energy = linear.weight.square().sum(0) if dim == 1 else linear.weight.square().sum(1)
     energy = energy + linear.bias.square() if dim == 0 else energy
     torch.testing.assert_close(gates.penalty(), (gates.keep_prob() * energy).sum())
@@ -152,7 +152,7 @@ def test_three_true_features_of_eight_are_found():
     bd.fit(bnn, (x, y), epochs=300, batch_size=200, learning_rate=0.02,
            variational_learning_rate=0.1, schedule=(), progress=False, seed=0)  # fmt: skip
     gates = net.get_submodule("0_dropout")
-    assert gates.active().tolist() == [True] * 3 + [False] * 5
+    assert gates.kept().tolist() == [True] * 3 + [False] * 5
     assert float(gates.keep_prob().detach()[3:].max()) < 0.2
 
 
@@ -182,7 +182,7 @@ def test_bad_options_raise(options, message):
 )
 def test_attaching_another_layer_raises(other, dim):
     with pytest.raises(ConfigError, match=r"expected a layer with 4 inputs \(dim=1\) or outputs"):
-        layer().attach(other, dim)
+        layer().bind_weights(other, dim)
 
 
 def test_a_slab_needs_to_know_its_layer():

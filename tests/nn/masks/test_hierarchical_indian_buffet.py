@@ -203,7 +203,7 @@ def test_joining_leaves_given_sticks_alone():
     sticks = IndianBuffetSticks(5)
     given = HierarchicalIndianBuffetDropout(3, sticks=sticks)
     own = HierarchicalIndianBuffetDropout(3)
-    HierarchicalIndianBuffetDropout.join([given, own])
+    HierarchicalIndianBuffetDropout.share([given, own])
     assert given.sticks is sticks
     assert own.sticks is not sticks
 
@@ -259,9 +259,9 @@ def test_a_layers_kl_estimates_its_expectation_over_the_sticks():
     assert_means_equal(estimates, q.log_prob(pi) - p.log_prob(pi))
 
 
-def test_set_order_orders_the_prior_of_the_units():
+def test_rank_units_orders_the_prior_of_the_units():
     layer = HierarchicalIndianBuffetDropout(3)
-    layer.set_order([0.1, 5.0, 2.0])
+    layer.rank_units([0.1, 5.0, 2.0])
     v = torch.tensor([0.5, 0.5, 0.5])
     prior = layer.prior_given({"v": v})["pi"].base_dist
     torch.testing.assert_close(prior.mean, torch.tensor([0.125, 0.5, 0.25]))

@@ -130,7 +130,7 @@ def test_unused_sticks_return_to_the_prior():
 
 def test_keep_prob_is_the_expected_product_of_sticks():
     layer = scrambled(6)
-    layer.set_order(torch.randn(6))
+    layer.rank_units(torch.randn(6))
     v = layer.posterior()["v"].rsample((50_000,))
     pi = torch.sigmoid(layer.keep_logits({"v": v}))
     assert_mean_close(pi, layer.keep_prob())
@@ -158,10 +158,10 @@ def test_masks_need_not_be_prefixes():
     assert bool((masks.diff() > 0).any())
 
 
-def test_set_order_gives_the_first_sticks_to_the_most_important_units():
+def test_rank_units_gives_the_first_sticks_to_the_most_important_units():
     layer = scrambled(4)
     by_stick = layer.keep_prob()
-    layer.set_order([0.5, 3.0, 0.5, 7.0])
+    layer.rank_units([0.5, 3.0, 0.5, 7.0])
     assert layer.rank.tolist() == [2, 1, 3, 0]
     torch.testing.assert_close(layer.keep_prob(), by_stick[[2, 1, 3, 0]])
     v = torch.tensor([0.9, 0.8, 0.7, 0.6])
@@ -174,7 +174,7 @@ def test_set_order_gives_the_first_sticks_to_the_most_important_units():
 def test_the_order_is_saved_and_costs_nothing():
     layer, other = scrambled(5), IndianBuffetDropout(5)
     before = layer.kl_divergence()
-    layer.set_order(torch.randn(5))
+    layer.rank_units(torch.randn(5))
     torch.testing.assert_close(layer.kl_divergence(), before)
     other.load_state_dict(layer.state_dict())
     torch.testing.assert_close(other.keep_prob(), layer.keep_prob(), rtol=0, atol=0)
@@ -183,7 +183,7 @@ def test_the_order_is_saved_and_costs_nothing():
 def test_layers_without_an_order_ignore_one():
     layer = BetaBernoulliDropout(3)
     before = layer.keep_prob()
-    layer.set_order(torch.arange(3.0))
+    layer.rank_units(torch.arange(3.0))
     torch.testing.assert_close(layer.keep_prob(), before)
 
 
@@ -199,7 +199,7 @@ def test_units_start_open_and_the_last_is_kept_like_a_beta_bernoulli_unit():
 def test_threshold_zeroes_the_mean_mask():
     layer = at_prior(8, 2.0, threshold=0.2).eval()
     keep = layer.keep_prob()
-    assert layer.active().tolist() == [True] * 3 + [False] * 5
+    assert layer.kept().tolist() == [True] * 3 + [False] * 5
     expected = torch.where(torch.arange(8) < 3, keep, 0.0)
     torch.testing.assert_close(layer.mean_mask(), expected)
     torch.testing.assert_close(layer(torch.ones(2, 8)), expected.expand(2, 8))
@@ -246,7 +246,7 @@ def test_log_products_of_extreme_sticks_are_finite_in_float32(v):
 
 def test_open_last_sticks_warn():
     layer = IndianBuffetDropout(20)
-    layer.set_order(torch.arange(20.0))  # the last stick is the first unit's
+    layer.rank_units(torch.arange(20.0))  # the last stick is the first unit's
     message = "IndianBuffetDropout: expected the last of its 20 units .*threshold=0.1.*got 0.83. "
     with pytest.warns(TruncationWarning, match=message):
         layer.check_posterior()
@@ -303,10 +303,10 @@ def test_bad_sticks_raise():
 
 def test_bad_orders_raise():
     layer = IndianBuffetDropout(3)
-    with pytest.raises(ShapeError, match=r"set_order: expected one .* 3 units, got shape \(2,\)"):
-        layer.set_order([1.0, 2.0])
-    with pytest.raises(ConfigError, match="set_order: expected numbers .*, got NaN. Are the we"):
-        layer.set_order([1.0, math.nan, 2.0])
+    with pytest.raises(ShapeError, match=r"rank_units: expected one .* 3 units, got shape \(2,\)"):
+        layer.rank_units([1.0, 2.0])
+    with pytest.raises(ConfigError, match="rank_units: expected numbers .*, got NaN. Are the we"):
+        layer.rank_units([1.0, math.nan, 2.0])
 
 
 # -- learning -------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_the_data_decide_how_many_units_it_takes():
     x = torch.randn(500, 10)
     y = (x[:, [3, 7]].sum(1) > 0).long()
     layer = IndianBuffetDropout(10, concentration=1.0)
-    layer.set_order(x.mul(2.0 * y[:, None] - 1).mean(0).abs())
+    layer.rank_units(x.mul(2.0 * y[:, None] - 1).mean(0).abs())
     net = nn.Sequential(layer, nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 2))
     groups = [{"params": layer.parameters(), "lr": 0.05}, {"params": list(net[1:].parameters())}]
     optimiser = torch.optim.Adam(groups, lr=0.02)

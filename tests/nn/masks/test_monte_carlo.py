@@ -155,7 +155,7 @@ def test_a_dropout_of_unknown_width_is_not_left_silently():
 def test_the_penalty_is_minus_the_expected_log_prior_of_the_random_weights(cls, dim):
     linear, scale, p = nn.Linear(4, 3), 0.7, 0.4
     layer = cls(linear.weight.shape[dim], drop_prob=p, length_scale=scale)
-    layer.attach(linear, dim)
+    layer.bind_weights(linear, dim)
     z = layer.mask_distribution({}).sample((40_000,))
     with torch.no_grad():
         weight = linear.weight * (z[:, None, :] if dim == 1 else z[:, :, None])
@@ -169,7 +169,7 @@ def test_the_penalty_is_minus_the_expected_log_prior_of_the_random_weights(cls, 
 def test_the_penalty_is_the_published_one():
     linear = nn.Linear(4, 3)
     layer = bd.MonteCarloDropout(4, drop_prob=0.2, length_scale=0.5, kl_scale=3.0)
-    layer.attach(linear, 1)
+    layer.bind_weights(linear, 1)
     unscaled = linear.weight / (1 - 0.2)  # the paper's M, whose inputs are not rescaled
     expected = 0.125 * (0.8 * unscaled.square().sum() + linear.bias.square().sum())
     torch.testing.assert_close(layer.penalty(), expected)
@@ -197,7 +197,7 @@ def test_a_prior_without_its_layer_is_refused():
     with pytest.raises(ConfigError, match="know the layer.*length_scale=0.1 and no layer.*attach"):
         bd.MonteCarloDropout(4, length_scale=0.1).penalty()
     with pytest.raises(ConfigError, match="a layer with 4 inputs.*dim=1"):
-        bd.MonteCarloDropout(4).attach(nn.Linear(5, 2), 1)
+        bd.MonteCarloDropout(4).bind_weights(nn.Linear(5, 2), 1)
 
 
 @pytest.mark.parametrize("cls", FIXED)

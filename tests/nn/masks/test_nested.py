@@ -53,7 +53,7 @@ def test_importance_orders_units_only_on_request():
     importance = torch.tensor([0.1, 5.0, 2.0, 3.0])
     by_index, by_norm = bd.NestedDropout(4), bd.NestedDropout(4, ordering="importance")
     for layer in (by_index, by_norm):
-        layer.set_order(importance)
+        layer.rank_units(importance)
     assert by_index.unit_group.tolist() == [0, 1, 2, 3]
     assert by_norm.unit_group.tolist() == [3, 0, 2, 1]
     assert by_norm.prefix_mask(2).tolist() == [0.0, 1.0, 0.0, 1.0]
@@ -83,7 +83,7 @@ def test_a_held_layer_is_a_fixed_prefix():
     x = torch.rand(3, 4)
     for mode in (True, False):
         assert torch.equal(layer.train(mode)(x), x * expected)
-    assert layer.active().tolist() == [True, True, False, False]
+    assert layer.kept().tolist() == [True, True, False, False]
     layer.hold_width(None)
     assert float(layer.keep_prob()[3]) == pytest.approx(0.25)
 
@@ -122,9 +122,9 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ConfigError, match="unknown ordering"):
         bd.NestedDropout(4, ordering="size")
     with pytest.raises(ShapeError, match="one importance for each of the 4 units"):
-        bd.NestedDropout(4).set_order(torch.ones(3))
+        bd.NestedDropout(4).rank_units(torch.ones(3))
     with pytest.raises(ConfigError, match="NaN"):
-        bd.NestedDropout(2).set_order([1.0, math.nan])
+        bd.NestedDropout(2).rank_units([1.0, math.nan])
 
 
 @pytest.mark.parametrize("law", ["uniform", "geometric"])

@@ -48,8 +48,8 @@ def open_groups(layer, mask):
 def test_all_layers_of_a_pass_have_the_same_width(key):
     bnn, (x, _) = network(key), data()
     first, second = layers(bnn)
-    assert first.leader is None
-    assert second.leader is first
+    assert first.width_source is None
+    assert second.width_source is first
     seen = set()
     for mode in (True, False):
         bnn.train(mode)
@@ -150,7 +150,7 @@ def test_copies_and_saved_states_are_whole():
     bnn, (x, y) = network(), data()
     bnn.loss(x, y).loss.backward()
     twin = copy.deepcopy(bnn)
-    assert layers(twin)[1].leader is layers(twin)[0] is not layers(bnn)[0]
+    assert layers(twin)[1].width_source is layers(twin)[0] is not layers(bnn)[0]
     assert not any("dropout.order" in k or "prior" in k for k in _keys(bnn, "4_dropout"))
     file = io.BytesIO()
     torch.save(bnn.state_dict(), file)
@@ -200,11 +200,11 @@ def test_what_cannot_be_followed_is_refused():
     layer = bd.NestedDropout(4)
     for leader in (layer, bd.NestedDropout(3), bd.VariationalNestedDropout(4)):
         with pytest.raises(ConfigError, match="to follow another NestedDropout of 4 groups"):
-            layer.follow(leader)
+            layer.share_width_with(leader)
     leader = bd.NestedDropout(4)
-    layer.follow(leader)
+    layer.share_width_with(leader)
     with pytest.raises(ConfigError, match="which follows none"):
-        bd.NestedDropout(4).follow(layer)
+        bd.NestedDropout(4).share_width_with(layer)
     with pytest.raises(ConfigError, match="to have run on the same examples, got no mask"):
         layer(torch.ones(2, 4))
     leader(torch.ones(3, 4))
@@ -228,8 +228,8 @@ def test_the_loss_of_one_step_is_finite_with_maps_and_particles():
 
 def test_a_leader_that_follows_takes_its_followers_along():
     first, second, third = (bd.VariationalNestedDropout(4) for _ in range(3))
-    third.follow(second)
-    second.follow(first)
+    third.share_width_with(second)
+    second.share_width_with(first)
     net = nn.Sequential(first, second, third)
     assert [name for name, _ in net.named_parameters()] == ["0.order_logits"]
     torch.testing.assert_close(third.keep_prob(), first.keep_prob())

@@ -32,7 +32,7 @@ def test_starts_with_hardly_any_noise_and_all_units():
     start = bd.StructuredBayesianPruningDropout(3)
     np.testing.assert_allclose(start.snr().detach(), 246.70, rtol=5e-5)
     np.testing.assert_allclose(bd.kl_divergence(start).item(), 3 * 7.2699, rtol=1e-5)
-    assert bool(start.active().all())
+    assert bool(start.kept().all())
 
 
 def test_ratio_and_mean_are_the_golden_values():
@@ -43,11 +43,11 @@ def test_ratio_and_mean_are_the_golden_values():
 
 def test_a_threshold_of_one_half_is_a_ratio_of_one():
     gates = layer()
-    assert gates.active().tolist() == (gates.snr() > 1).tolist() == [True, False, False, True]
-    assert (gates.mean_mask() != 0).tolist() == gates.active().tolist()
+    assert gates.kept().tolist() == (gates.snr() > 1).tolist() == [True, False, False, True]
+    assert (gates.mean_mask() != 0).tolist() == gates.kept().tolist()
     ratio = 0.3
     gates.threshold = ratio**2 / (1 + ratio**2)
-    assert gates.active().tolist() == (gates.snr() > ratio).tolist() == [True, True, False, True]
+    assert gates.kept().tolist() == (gates.snr() > ratio).tolist() == [True, True, False, True]
 
 
 def test_keep_prob_is_that_of_bernoulli_noise_with_the_same_ratio():
@@ -132,7 +132,7 @@ def test_unneeded_inputs_lose_their_signal_and_needed_ones_keep_it():
     bnn = bd.BayesianNetwork(net, bd.Gaussian(0.1), num_data=200)
     bd.fit(bnn, (x, y), epochs=600, batch_size=200, learning_rate=0.02,
            variational_learning_rate=0.1, schedule=(), progress=False, seed=0)  # fmt: skip
-    assert net[0].active().tolist() == [True, True, False, False]
+    assert net[0].kept().tolist() == [True, True, False, False]
     small = bd.compact(bnn, x[:2])
     assert next(m for m in small.modules() if isinstance(m, nn.Linear)).in_features == 2
 

@@ -121,13 +121,13 @@ def test_a_logit_beyond_its_bound_finds_back():
 def test_weights_of_a_unit_cost_as_much_as_it_is_open():
     linear = bd.nn.SparseVariationalLinear(4, 2)
     net = nn.Sequential(bd.VariationalNestedDropout(4, kl_scale=3.0), linear)
-    net[0].attach(linear, 1)
+    net[0].bind_weights(linear, 1)
     open_prob = net[0].keep_prob()
     expected = 3 * kl_divergence(net[0].order_posterior(), net[0].order_prior())
     expected = expected + (open_prob * linear.kl_by_unit(1)).sum()
     torch.testing.assert_close(bd.kl_divergence(net), expected)
     twin = copy.deepcopy(net)
-    assert twin[0].__dict__["_attached"][0] is twin[1]
+    assert twin[0].__dict__["_bound"][0] is twin[1]
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     x, y = torch.randn(5, 4), torch.randint(2, (5,))
     ours = torch.stack([bnn.loss(x, y).loss.detach() for _ in range(100)])

@@ -134,7 +134,7 @@ def test_kingmas_alpha_stays_below_one(granularity):
     assert bool((layer.log_alpha() <= 0).all())
     mean, variance = layer.weight_moments()
     assert bool((variance <= mean.square() * (1 + 1e-6) + 1e-12).all())
-    assert bool(layer.active_weights().all())
+    assert bool(layer.kept().all())
 
 
 def test_kl_by_unit_sums_to_the_layers_divergence():
@@ -151,7 +151,7 @@ def test_weights_without_signal_are_pruned():
         layer.weight[0], layer.log_variance[0] = 0.1, math.log(0.01) + 2.9
         layer.weight[1], layer.log_variance[1] = 0.1, math.log(0.01) + 3.1
         layer.weight[2] = 0.0
-    assert layer.active_weights().tolist() == [[True] * 4, [False] * 4, [False] * 4]
+    assert layer.kept().tolist() == [[True] * 4, [False] * 4, [False] * 4]
 
 
 # -- in a network ---------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_fit_keeps_weight_decay_off_the_posterior():
     assert rates["0.weight"] == rates["1.bias"] == (1e-3, 0.1)
     assert rates["1.weight"] == (1e-3, 0.0)
     assert rates["1.log_variance"] == (1e-2, 0.0)
-    assert result.history[0]["weights"] == bnn.weights()
+    assert result.history[0]["weights"] == bnn.kept()["weights"]
     assert result.history[0]["units"] == []
 
 
@@ -201,14 +201,14 @@ def test_masks_go_in_beside_random_weights_in_either_order():
 
 def test_a_mask_learns_of_the_layer_that_replaces_its_own():
     class Listening(bd.BetaBernoulliDropout):
-        def attach(self, layer, dim):
-            self.__dict__["_attached"] = layer, dim
+        def bind_weights(self, layer, dim):
+            self.__dict__["_bound"] = layer, dim
 
     old = nn.Linear(4, 3)
     mask = Listening(4)
-    mask.attach(old, 1)
+    mask.bind_weights(old, 1)
     converted = bd.convert(nn.Sequential(mask, old), "sparse-variational")
-    found, dim = converted.get_submodule("0").__dict__["_attached"]
+    found, dim = converted.get_submodule("0").__dict__["_bound"]
     assert found is converted.get_submodule("1") and dim == 1
 
 
