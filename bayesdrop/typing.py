@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ Shape: TypeAlias = torch.Size | list[int] | tuple[int, ...]
 
 Latents: TypeAlias = Mapping[str, Tensor]
 """Sampled global latents of one layer: site suffix (such as ``"pi"``) to value."""
+
+SharedBy: TypeAlias = Literal["batch", "example"]
+"""Who shares a random draw: all examples of a batch, or none, each example having its own."""
 
 
 class LossTerms(NamedTuple):

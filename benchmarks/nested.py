@@ -7,7 +7,7 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
 
     separate          (a) a plain network trained at each width
     nested-uniform    (b) nested dropout, number of open groups uniform
-    nested-geometric  (c) the same, geometric (open_prob 0.9)
+    nested-geometric  (c) the same, geometric (continue_prob 0.9)
     vnd               (d) variational nested dropout
     vnd-frozen        (e) the same, order probabilities frozen at 0.9526
     vnd-bayesian      (d) with Gaussian weights (sparse variational Linear layers and convolutions)

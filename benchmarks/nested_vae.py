@@ -47,9 +47,9 @@ METHODS: dict[str, dict] = {
     "nested-uniform": {"latent_dropout": "nested", "latent_options": {"law": "uniform"}},
     "nested-geometric": {
         "latent_dropout": "nested",
-        "latent_options": {"law": "geometric", "open_prob": 0.95},
+        "latent_options": {"law": "geometric", "continue_prob": 0.95},
     },
-    "vnd": {**_ORDER, "latent_options": {"prior_open_prob": 0.95}},
+    "vnd": {**_ORDER, "latent_options": {"prior_continue_prob": 0.95}},
 }
 """Arguments of ``bd.networks.vae`` by name."""
 

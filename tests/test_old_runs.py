@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
+from bayesdrop.errors import ConfigError
 from bayesdrop.networks import networks
 from bayesdrop.recipes import load_run, run_recipe
+from bayesdrop.recipes.folder import claim
 from bayesdrop.recipes.recipe import Recipe
 
 ROOT = Path(__file__).parent / "data" / "old_runs"
@@ -71,3 +73,17 @@ def test_a_run_interrupted_before_still_continues(tmp_path):
     assert len(run.history["beta-bernoulli"]) == 4
     weight = run.bnn.network.fc3.bias.detach()
     torch.testing.assert_close(weight, torch.tensor(want["weight"]), rtol=1e-3, atol=1e-4)
+
+
+def test_options_by_their_earlier_names_describe_the_same_run(tmp_path):
+    saved = json.loads((ROOT / "nested" / "recipe.json").read_text())
+    assert saved["recipe"]["dropout_options"]["widths"] == "shared"
+    recipe = Recipe.from_dict(saved["recipe"])
+    assert recipe.dropout_options["share_widths"] is True
+    assert recipe.dropout_options["shared_by"] == "example"
+    shutil.copy(ROOT / "nested" / "recipe.json", tmp_path)
+    run = {name: saved[name] for name in ("data", "validation", "seed")}
+    claim(tmp_path, {"recipe": recipe.to_dict(), **run}, {})
+    with pytest.raises(ConfigError, match="with recipe.dropout_options.share_widths=True"):
+        other = {**recipe.dropout_options, "share_widths": False}
+        claim(tmp_path, {"recipe": {**recipe.to_dict(), "dropout_options": other}, **run}, {})

@@ -40,7 +40,7 @@ order.enumerate_support(), order.tail_probs, order.mean
 #
 # `convert` puts a nested layer before each hidden unit's next layer. Units come in up to 32
 # groups, of which the first is always open. Each example draws a mask of its own, which is less
-# noisy than one mask a step and has the same expected loss. With `widths="shared"` its masks are
+# noisy than one mask a step and has the same expected loss. With `share_widths=True` its masks are
 # equally wide in all layers, as in the networks that will be cut out. `kl_scale=len(x)` lets every
 # example pay for its mask: under the plain ELBO a few nats are nothing beside the data, and the
 # posterior would use the full width only. The prior is the same chance for each number of groups.
@@ -79,11 +79,11 @@ def classifier(dropout, **options):
 
 ordered = classifier(
     "variational-nested",
-    widths="shared",
-    draws="per-example",
+    share_widths=True,
+    shared_by="example",
     kl_scale=float(len(x)),
-    prior_open_prob=None,
-    init_open_prob=None,
+    prior_continue_prob=None,
+    init_continue_prob=None,
 )
 
 # %% [markdown]

@@ -244,7 +244,7 @@ class NestedCode(nn.Module):
                 got=repr(order),
                 hint="Pass num_groups=num_units to the layer.",
             )
-        self.num_features, self.always_open = order.num_units, order.always_open
+        self.num_features, self.always_kept = order.num_units, order.always_kept
         self.learned = isinstance(order, VariationalNestedDropout)
         self.temperature = 1.0
         prior = order.order_probs().detach().logit()
@@ -319,7 +319,7 @@ class NestedCode(nn.Module):
     def _order(self, encoding: Encoding) -> OrderedMask:
         if encoding.offset is None:
             return OrderedMask(logits=self.prior_logits, validate_args=False)
-        logits = self.order_logits + encoding.offset[..., self.always_open :]
+        logits = self.order_logits + encoding.offset[..., self.always_kept :]
         return OrderedMaskStraightThrough(
             self.temperature, logits=logits.clamp(-5.0, 5.0), validate_args=False
         )

@@ -12,6 +12,7 @@ import torch
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.files import read_json, write_file, write_json
+from bayesdrop.recipes.earlier import with_todays_names
 
 FORMAT = 1
 """Format of ``recipe.json``."""
@@ -45,7 +46,7 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
         versions = {"bayesdrop": __version__, "torch": str(torch.__version__)}
         write_json(path, {"format": FORMAT, **run, **shape, **versions})
         return
-    theirs, ours = _flatten(read_json(path)), _flatten(run)
+    theirs, ours = _flatten(_read(path)), _flatten(run)
     changed = [name for name in ours if theirs.get(name, "nothing") != ours[name]]
     if changed:
         name = changed[0]
@@ -70,7 +71,7 @@ def copy_stages(start: Path, stages: Sequence[str], out: Path, run: Mapping[str,
         ConfigError: If the other run is not the beginning of this one.
         CheckpointError: If a file cannot be written.
     """
-    found = read_json(start / "recipe.json")
+    found = _read(start / "recipe.json")
     theirs = _flatten({name: found[name] for name in run})
     recipe = {**run["recipe"], "stages": run["recipe"]["stages"][: len(stages)]}
     ours = _flatten({**run, "recipe": recipe})
@@ -90,6 +91,12 @@ def copy_stages(start: Path, stages: Sequence[str], out: Path, run: Mapping[str,
             for name in ("history.json", "model.pt"):
                 with (start / stage / name).open("rb") as source:
                     write_file(out / stage / name, partial(shutil.copyfileobj, source))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a ``recipe.json`` with today's names of options."""
+    found = read_json(path)
+    return {**found, "recipe": with_todays_names(found["recipe"])}
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -32,32 +32,32 @@ _LAWS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "-nested-geometric": (
         f"{_FIXED} geometric",
         "nested",
-        {"law": "geometric", "open_prob": 0.9},
+        {"law": "geometric", "continue_prob": 0.9},
     ),
     "-vnd": (
         "variational nested dropout",
         "variational-nested",
-        {"prior_open_prob": None, "init_open_prob": None, "draws": "per-example"},
+        {"prior_continue_prob": None, "init_continue_prob": None, "shared_by": "example"},
     ),
     "-vnd-frozen": (
         "variational nested dropout, order probabilities frozen at their initial 0.9526",
         "variational-nested",
-        {"learn_order": False, "draws": "per-example"},
+        {"learn_order": False, "shared_by": "example"},
     ),
     "-nested-shared": (
         "nested dropout, all layers at one width: full in three of ten masks, else uniform",
         "nested",
-        {"law": "uniform", "full_prob": _FULL, "widths": "shared"},
+        {"law": "uniform", "full_prob": _FULL, "share_widths": True},
     ),
     "-vnd-shared": (
         "variational nested dropout, all layers at one width",
         "variational-nested",
         {
-            "prior_open_prob": None,
+            "prior_continue_prob": None,
             "prior_full_prob": _FULL,
-            "init_open_prob": None,
-            "widths": "shared",
-            "draws": "per-example",
+            "init_continue_prob": None,
+            "share_widths": True,
+            "shared_by": "example",
         },
     ),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.schedules import Schedule, decay, steps
+from bayesdrop.recipes.earlier import with_todays_names
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,13 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of ``to_dict``.
+        """Return the recipe of ``to_dict``, by this version or an earlier one.
 
         Raises:
             ConfigError: If a field is missing, unknown or of the wrong type.
         """
         try:
+            values = with_todays_names(values)
             stages = tuple(
                 Stage(**{**stage, "milestones": tuple(stage["milestones"])})
                 for stage in values["stages"]

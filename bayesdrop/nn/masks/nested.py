@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
+from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask
 from bayesdrop.typing import Latents
 
 TruncationLaw: TypeAlias = Literal["uniform", "geometric"]
@@ -83,12 +83,12 @@ class NestedDropout(OrderedUnits):
         threshold: Units whose keep probability is below this are pruned from the mean mask.
         kl_scale: Without effect here.
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
-        always_open: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
+        always_kept: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
-        widths: ``"independent"`` or ``"shared"`` by the layers of a network; see ``OrderedUnits``.
+        share_widths: Whether the layers of a network share their widths; see ``OrderedUnits``.
         law: ``"uniform"``: each number of open groups from F to G is as likely. ``"geometric"``:
             it is geometric, the last taking what is left.
-        open_prob: :math:`\rho` of the geometric law, in (0, 1).
+        continue_prob: :math:`\rho` of the geometric law, in (0, 1).
         full_prob: Probability that all groups are open; the other widths share the rest as before.
             None leaves it to the law.
 
@@ -119,11 +119,11 @@ class NestedDropout(OrderedUnits):
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         num_groups: int | None = None,
-        always_open: int | None = None,
+        always_kept: int | None = None,
         ordering: Ordering = "index",
-        widths: Widths = "independent",
+        share_widths: bool = False,
         law: TruncationLaw = "uniform",
-        open_prob: float = 0.9,
+        continue_prob: float = 0.9,
         full_prob: float | None = None,
     ) -> None:
         super().__init__(
@@ -132,25 +132,25 @@ class NestedDropout(OrderedUnits):
             threshold=threshold,
             kl_scale=kl_scale,
             num_groups=num_groups,
-            always_open=always_open,
+            always_kept=always_kept,
             ordering=ordering,
-            widths=widths,
+            share_widths=share_widths,
         )
         if law not in _LAWS:
             raise unknown_name("law", law, _LAWS)
-        if not 0.0 < open_prob < 1.0:
+        if not 0.0 < continue_prob < 1.0:
             raise ConfigError(
                 "NestedDropout",
-                expected="0 < open_prob < 1",
-                got=f"open_prob={open_prob}",
+                expected="0 < continue_prob < 1",
+                got=f"continue_prob={continue_prob}",
                 hint="It is the chance that one group more is open.",
             )
-        self.law, self.open_prob = law, open_prob
+        self.law, self.continue_prob = law, continue_prob
         uniform = law == "uniform"
         probs = (
             uniform_order_probs(self.num_ordered)
             if uniform
-            else torch.full((self.num_ordered,), open_prob)
+            else torch.full((self.num_ordered,), continue_prob)
         )
         self.register_buffer("probs", with_full_prob(probs, full_prob))
 
@@ -169,4 +169,4 @@ class NestedDropout(OrderedUnits):
     @override
     def _free_mask(self, latents: Latents) -> TorchDistribution:
         order = OrderedMask(self.probs, validate_args=False)
-        return UnitMask(order, self.unit_group, self.always_open)
+        return UnitMask(order, self.unit_group, self.always_kept)

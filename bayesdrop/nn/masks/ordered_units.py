@@ -21,7 +21,6 @@ from bayesdrop.ops import noise
 from bayesdrop.typing import Latents, Shape
 
 Ordering: TypeAlias = Literal["index", "importance"]
-Widths: TypeAlias = Literal["independent", "shared"]
 _GROUPS = 32
 
 
@@ -30,8 +29,8 @@ class UnitMask(TorchDistribution):
 
     Args:
         order: Law of the mask of the groups that are not always open, event shape ``(D,)``.
-        unit_group: Group of each unit, ``(K,)``; those below ``always_open`` are open.
-        always_open: Number of groups that are open in every mask.
+        unit_group: Group of each unit, ``(K,)``; those below ``always_kept`` are open.
+        always_kept: Number of groups that are open in every mask.
 
     Shape:  batch shape is the order's, event shape ``(K,)``.
     """
@@ -39,8 +38,8 @@ class UnitMask(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.independent(constraints.boolean, 1)
 
-    def __init__(self, order: OrderedMask, unit_group: Tensor, always_open: int) -> None:
-        self.order, self.unit_group, self.always_open = order, unit_group, always_open
+    def __init__(self, order: OrderedMask, unit_group: Tensor, always_kept: int) -> None:
+        self.order, self.unit_group, self.always_kept = order, unit_group, always_kept
         super().__init__(order.batch_shape, unit_group.shape, validate_args=False)
 
     @property
@@ -50,7 +49,7 @@ class UnitMask(TorchDistribution):
 
     @override
     def expand(self, batch_shape: Shape, _instance: object = None) -> UnitMask:
-        return UnitMask(self.order.expand(batch_shape), self.unit_group, self.always_open)
+        return UnitMask(self.order.expand(batch_shape), self.unit_group, self.always_kept)
 
     @property
     @override
@@ -72,12 +71,12 @@ class UnitMask(TorchDistribution):
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:
-        groups = self.always_open + self.order.event_shape[0]
-        first = _first_units(self.unit_group, groups)[self.always_open :]
+        groups = self.always_kept + self.order.event_shape[0]
+        first = _first_units(self.unit_group, groups)[self.always_kept :]
         return self.order.log_prob(value[..., first])
 
     def _of_units(self, order: Tensor) -> Tensor:
-        return _of_units(order, self.unit_group, self.always_open)
+        return _of_units(order, self.unit_group, self.always_kept)
 
 
 class _LastMask:
@@ -97,13 +96,13 @@ class _LastMask:
 class OrderedUnits(BayesianDropout):
     r"""Abstract layer whose masks open a prefix of its groups of units.
 
-    Unit ``k`` belongs to group ``unit_group[k]``; the first ``always_open`` groups are open in
+    Unit ``k`` belongs to group ``unit_group[k]``; the first ``always_kept`` groups are open in
     every mask. ``hold_width`` fixes the mask to one prefix. Where the next Linear layer, or the
     convolution before, has random weights (``SparseVariationalLinear``), the divergence of a
     unit's weights is counted with the probability that it is open.
 
     Layers draw their widths independently of each other, unless one shares another's
-    (``share_width_with``; ``convert`` with ``widths="shared"``): in every pass both then have as
+    (``share_width_with``; ``convert`` with ``share_widths=True``): in every pass both then have as
     many open groups. A network that runs at one width in all layers is trained as such.
 
     Args:
@@ -113,12 +112,12 @@ class OrderedUnits(BayesianDropout):
         kl_scale: Factor on this layer's KL divergence.
         num_groups: Number of groups :math:`G` of neighbouring units, equal but for rounding; None
             takes 32, or one unit a group where there are fewer.
-        always_open: Number of groups :math:`F < G` that no mask closes; None takes 1, or 0 if
+        always_kept: Number of groups :math:`F < G` that no mask closes; None takes 1, or 0 if
             there is one group only.
         ordering: ``"index"``: a prefix is the first units by index. ``"importance"``: by what
             ``rank_units`` says; ``convert`` calls it with the norms of each unit's weights.
-        widths: ``"independent"``, or ``"shared"``: the layers that one call of ``convert`` puts in
-            follow the first of them. They need the same number of groups.
+        share_widths: Whether the layers that one call of ``convert`` puts in share the width of
+            the first of them. They need the same number of groups.
     """
 
     unit_group: Tensor
@@ -131,26 +130,24 @@ class OrderedUnits(BayesianDropout):
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         num_groups: int | None = None,
-        always_open: int | None = None,
+        always_kept: int | None = None,
         ordering: Ordering = "index",
-        widths: Widths = "independent",
+        share_widths: bool = False,
     ) -> None:
         super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
         if ordering not in ("index", "importance"):
             raise unknown_name("ordering", ordering, ("index", "importance"))
-        if widths not in ("independent", "shared"):
-            raise unknown_name("widths", widths, ("independent", "shared"))
         groups = min(_GROUPS, num_units) if num_groups is None else num_groups
-        frozen = min(1, groups - 1) if always_open is None else always_open
+        frozen = min(1, groups - 1) if always_kept is None else always_kept
         if not 1 <= groups <= num_units or not 0 <= frozen < groups:
             raise ConfigError(
                 type(self).__name__,
-                expected=f"1 <= num_groups <= {num_units} and 0 <= always_open < num_groups",
-                got=f"num_groups={num_groups}, always_open={always_open}",
+                expected=f"1 <= num_groups <= {num_units} and 0 <= always_kept < num_groups",
+                got=f"num_groups={num_groups}, always_kept={always_kept}",
                 hint="By default there are at most 32 groups, of which one is always open.",
             )
-        self.num_groups, self.always_open, self.ordering = groups, frozen, ordering
-        self.widths = widths
+        self.num_groups, self.always_kept, self.ordering = groups, frozen, ordering
+        self.share_widths = share_widths
         self.held_groups: int | None = None
         # In a tuple, so that the layer that leads is no child of this module.
         self._followed: tuple[OrderedUnits, ...] = ()
@@ -160,7 +157,7 @@ class OrderedUnits(BayesianDropout):
     @property
     def num_ordered(self) -> int:
         """Number of groups that masks can close, :math:`D = G - F`."""
-        return self.num_groups - self.always_open
+        return self.num_groups - self.always_kept
 
     @abstractmethod
     def order_probs(self) -> Tensor:
@@ -172,7 +169,7 @@ class OrderedUnits(BayesianDropout):
         Args:
             order: Values of the groups that are not always open, ``(..., D)``.
         """
-        return _of_units(order, self.unit_group, self.always_open)
+        return _of_units(order, self.unit_group, self.always_kept)
 
     # -- widths --------------------------------------------------------------------------------
 
@@ -182,7 +179,7 @@ class OrderedUnits(BayesianDropout):
         Args:
             width: A float is a share of the groups, in (0, 1], rounded to whole groups. An int is
                 a number of units: as many groups as fit into it, those with the most important
-                units first. At least ``always_open`` groups are open, and at least one.
+                units first. At least ``always_kept`` groups are open, and at least one.
 
         Raises:
             ConfigError: If a share is not in (0, 1], or a number not in 1..K.
@@ -200,7 +197,7 @@ class OrderedUnits(BayesianDropout):
         else:
             sizes = torch.bincount(self.unit_group, minlength=self.num_groups).cumsum(0)
             groups = int((sizes <= width).sum())
-        return max(groups, self.always_open, 1)
+        return max(groups, self.always_kept, 1)
 
     def prefix_mask(self, groups: int) -> Tensor:
         """Return the mask with the first ``groups`` groups open, ``(K,)``.
@@ -241,8 +238,8 @@ class OrderedUnits(BayesianDropout):
         Raises:
             ConfigError: If it is not such a layer.
         """
-        groups = (self.num_groups, self.always_open)
-        others = (source.num_groups, source.always_open)
+        groups = (self.num_groups, self.always_kept)
+        others = (source.num_groups, source.always_kept)
         if (
             type(source) is not type(self)
             or source is self
@@ -268,7 +265,7 @@ class OrderedUnits(BayesianDropout):
     def share(cls, layers: Sequence[BayesianDropout]) -> None:
         first: OrderedUnits | None = None
         for layer in layers:
-            if not isinstance(layer, OrderedUnits) or layer.widths == "independent":
+            if not isinstance(layer, OrderedUnits) or not layer.share_widths:
                 continue
             if first is None:
                 first = layer
@@ -382,6 +379,6 @@ def _first_units(unit_group: Tensor, num_groups: int) -> Tensor:
     return unit[torch.searchsorted(group, torch.arange(num_groups, device=group.device))]
 
 
-def _of_units(order: Tensor, unit_group: Tensor, always_open: int) -> Tensor:
-    frozen = order.new_ones(order.shape[:-1] + (always_open,))
+def _of_units(order: Tensor, unit_group: Tensor, always_kept: int) -> Tensor:
+    frozen = order.new_ones(order.shape[:-1] + (always_kept,))
     return torch.cat([frozen, order], -1)[..., unit_group]

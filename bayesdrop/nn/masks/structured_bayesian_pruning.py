@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -12,10 +12,10 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.ops.stable import clamp_inward
-from bayesdrop.typing import Latents
+from bayesdrop.typing import Latents, SharedBy
 
 _MAX_LOC = 5.0
 _LOG_SCALES = (-20.0, 5.0)
@@ -54,13 +54,13 @@ class StructuredBayesianPruningDropout(BayesianDropout):
             weights cannot grow to make up for it.
         init_loc: Initial :math:`\mu`, at most 5.
         init_scale: Initial :math:`\sigma`, from e^-20 to e^5. The default is nearly no noise.
-        per_example: Whether to draw noise for each example instead. The objective is the same and
-            its gradient less noisy. The noise is then no global site, and its KL divergence the
-            layer's ``penalty``.
+        shared_by: ``"batch"``, or ``"example"`` to draw noise for each example. The objective is
+            the same and its gradient less noisy. The noise is then no global site, and its KL
+            divergence the layer's ``penalty``.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
-    Sites:  ``{module path}.noise``, event ``(K,)``, unless ``per_example``; ``{module path}.z``,
-        plate ``data``, event ``(K,)``, equal to the noise.
+    Sites:  ``{module path}.noise``, event ``(K,)``, unless it is drawn for each example;
+        ``{module path}.z``, plate ``data``, event ``(K,)``, equal to the noise.
 
     References:
         Neklyudov, Molchanov, Ashukha, Vetrov (2017), "Structured Bayesian Pruning via Log-Normal
@@ -93,9 +93,11 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         lower: float = -20.0,
         init_loc: float = 0.0,
         init_scale: float = math.exp(-5.0),
-        per_example: bool = False,
+        shared_by: SharedBy = "batch",
     ) -> None:
         super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        if shared_by not in get_args(SharedBy):
+            raise unknown_name("shared_by", shared_by, get_args(SharedBy))
         smallest, largest = (math.exp(value) for value in _LOG_SCALES)
         good = -math.inf < lower < 0.0 and lower <= init_loc <= _MAX_LOC
         if not good or not smallest <= init_scale <= largest:
@@ -106,7 +108,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
                 got=f"lower={lower}, init_loc={init_loc}, init_scale={init_scale}",
                 hint="lower and init_loc are logarithms of the noise: -20 and 0.",
             )
-        self.per_example = per_example
+        self.shared_by = shared_by
         self.loc = nn.Parameter(torch.full((num_units,), float(init_loc)))
         self.log_scale = nn.Parameter(torch.full((num_units,), math.log(init_scale)))
         self.register_buffer("lower", torch.full((), float(lower)))
@@ -126,21 +128,21 @@ class StructuredBayesianPruningDropout(BayesianDropout):
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
-        return {} if self.per_example else {"noise": self._prior()}
+        return {} if self.shared_by == "example" else {"noise": self._prior()}
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
-        return {} if self.per_example else {"noise": self._posterior().to_event(1)}
+        return {} if self.shared_by == "example" else {"noise": self._posterior().to_event(1)}
 
     @override
     def penalty(self) -> Tensor | None:
-        if not self.per_example:
+        if self.shared_by == "batch":
             return None
         return torch_kl_divergence(self._posterior().to_event(1), self._prior())
 
     @override
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
-        if self.per_example:
+        if self.shared_by == "example":
             return self._posterior().to_event(1)
         return Delta(latents["noise"], event_dim=1, validate_args=False)
 

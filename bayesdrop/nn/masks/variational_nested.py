@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -14,11 +14,10 @@ from typing_extensions import override
 from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.masks.nested import uniform_order_probs, with_full_prob
-from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask, Widths
+from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask
 from bayesdrop.ops.stable import clamp_inward
-from bayesdrop.typing import Latents
+from bayesdrop.typing import Latents, SharedBy
 
-MaskDraws: TypeAlias = Literal["shared", "per-example"]
 _MAX_LOGIT = 5.0
 
 
@@ -43,23 +42,24 @@ class VariationalNestedDropout(OrderedUnits):
         threshold: Units whose keep probability is below this are pruned from the mean mask.
         kl_scale: Factor on this layer's KL divergence.
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
-        always_open: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
+        always_kept: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
-        widths: ``"independent"`` or ``"shared"`` by the layers of a network; see ``OrderedUnits``.
-        prior_open_prob: :math:`\pi_k` in (0, 1), the same for every group; None is the prior that
-            makes every number of open groups as likely.
+        share_widths: Whether the layers of a network share their widths; see ``OrderedUnits``.
+        prior_continue_prob: :math:`\pi_k` in (0, 1), the same for every group; None is the prior
+            under which every number of kept groups is as likely.
         prior_full_prob: Prior probability that all groups are open; the other widths share the
-            rest as before. None leaves it to ``prior_open_prob``.
-        init_open_prob: Initial :math:`\beta_k`, from 0.0067 to 0.9933; None starts at the prior.
+            rest as before. None leaves it to ``prior_continue_prob``.
+        init_continue_prob: Initial :math:`\beta_k`, from 0.0067 to 0.9933; None starts at the
+            prior.
         learn_order: Whether :math:`r` is a parameter; else it stays as it starts.
         temperature: Temperature of the gradient, > 0.
-        draws: ``"shared"``: one mask a step, a site outside the data plate. ``"per-example"``: a
+        shared_by: ``"batch"``: one mask a step, a site outside the data plate. ``"example"``: a
             mask for each example and the divergence as a factor. Every example's likelihood has
             the same expectation, so that it is the same ELBO with less noise in its estimate.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
-    Sites:  ``{module path}.order``, event ``(D,)`` (``{module path}.penalty`` for per-example
-        draws); ``{module path}.z``, plate ``data``, event ``(K,)``: what the order says of units.
+    Sites:  ``{module path}.order``, event ``(D,)`` (``{module path}.penalty`` for a mask for each
+        example); ``{module path}.z``, plate ``data``, event ``(K,)``: the order of units.
 
     References:
         Cui, Liu, Li, Chan, Xue (2021), "Bayesian Nested Neural Networks for Uncertainty
@@ -94,15 +94,15 @@ class VariationalNestedDropout(OrderedUnits):
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         num_groups: int | None = None,
-        always_open: int | None = None,
+        always_kept: int | None = None,
         ordering: Ordering = "index",
-        widths: Widths = "independent",
-        prior_open_prob: float | None = 0.95,
+        share_widths: bool = False,
+        prior_continue_prob: float | None = 0.95,
         prior_full_prob: float | None = None,
-        init_open_prob: float | None = 0.952574,
+        init_continue_prob: float | None = 0.952574,
         learn_order: bool = True,
         temperature: float = 2.0,
-        draws: MaskDraws = "shared",
+        shared_by: SharedBy = "batch",
     ) -> None:
         super().__init__(
             num_units,
@@ -110,35 +110,35 @@ class VariationalNestedDropout(OrderedUnits):
             threshold=threshold,
             kl_scale=kl_scale,
             num_groups=num_groups,
-            always_open=always_open,
+            always_kept=always_kept,
             ordering=ordering,
-            widths=widths,
+            share_widths=share_widths,
         )
-        if draws not in ("shared", "per-example"):
-            raise unknown_name("draws", draws, ("shared", "per-example"))
+        if shared_by not in get_args(SharedBy):
+            raise unknown_name("shared_by", shared_by, get_args(SharedBy))
         bound = 1.0 / (1.0 + math.exp(-_MAX_LOGIT))
-        good_init = init_open_prob is None or 1 - bound <= init_open_prob <= bound
-        good_prior = prior_open_prob is None or 0.0 < prior_open_prob < 1.0
+        good_init = init_continue_prob is None or 1 - bound <= init_continue_prob <= bound
+        good_prior = prior_continue_prob is None or 0.0 < prior_continue_prob < 1.0
         if not (good_init and good_prior and 0.0 < temperature < math.inf):
             raise ConfigError(
                 type(self).__name__,
-                expected=f"0 < prior_open_prob < 1, {1 - bound:.4f} <= init_open_prob <= "
+                expected=f"0 < prior_continue_prob < 1, {1 - bound:.4f} <= init_continue_prob <= "
                 f"{bound:.4f} and a finite temperature > 0",
-                got=f"prior_open_prob={prior_open_prob}, init_open_prob={init_open_prob}, "
-                f"temperature={temperature}",
+                got=f"prior_continue_prob={prior_continue_prob}, "
+                f"init_continue_prob={init_continue_prob}, temperature={temperature}",
                 hint="The published values are 0.95, 0.952574 (r = 3) and 2.",
             )
-        self.draws, self.learn_order = draws, learn_order
+        self.shared_by, self.learn_order = shared_by, learn_order
         probs = (
             uniform_order_probs(self.num_ordered)
-            if prior_open_prob is None
-            else torch.full((self.num_ordered,), prior_open_prob)
+            if prior_continue_prob is None
+            else torch.full((self.num_ordered,), prior_continue_prob)
         )
         prior = with_full_prob(probs, prior_full_prob).logit()
         init = (
             prior.clamp(-_MAX_LOGIT, _MAX_LOGIT)
-            if init_open_prob is None
-            else torch.full((self.num_ordered,), init_open_prob).logit()
+            if init_continue_prob is None
+            else torch.full((self.num_ordered,), init_continue_prob).logit()
         )
         self.register_buffer("prior_logits", prior)
         self.register_buffer("temperature", torch.full((), temperature))
@@ -180,7 +180,7 @@ class VariationalNestedDropout(OrderedUnits):
 
     @property
     def _is_global(self) -> bool:
-        return self.draws == "shared" and self._has_latents
+        return self.shared_by == "batch" and self._has_latents
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
@@ -193,7 +193,7 @@ class VariationalNestedDropout(OrderedUnits):
     @override
     def penalty(self) -> Tensor | None:
         weights = super().penalty()
-        if self.draws == "shared" or not self._has_latents:
+        if self.shared_by == "batch" or not self._has_latents:
             return weights
         kl = torch_kl_divergence(self.order_posterior(), self.order_prior())
         return kl if weights is None else kl + weights
@@ -205,4 +205,4 @@ class VariationalNestedDropout(OrderedUnits):
         order = self.order_posterior()
         if not self.training:  # without the gradient one random number makes a mask
             order = OrderedMask(logits=order.logits, validate_args=False)
-        return UnitMask(order, self.unit_group, self.always_open)
+        return UnitMask(order, self.unit_group, self.always_kept)

@@ -20,7 +20,7 @@ def test_uniform_law_makes_every_number_of_open_groups_as_likely():
 
 def test_geometric_law_is_truncated():
     rho = 0.7
-    layer = bd.NestedDropout(4, law="geometric", open_prob=rho)
+    layer = bd.NestedDropout(4, law="geometric", continue_prob=rho)
     expected = [1 - rho, rho * (1 - rho), rho**2 * (1 - rho), rho**3]
     z = layer.draw_mask({}, torch.ones(20_000, 4))
     counts = nn.functional.one_hot(z.sum(-1).long() - 1, 4).double()
@@ -28,7 +28,7 @@ def test_geometric_law_is_truncated():
 
 
 def test_at_the_flow_paper_s_rate_46_percent_of_masks_keep_everything():
-    layer = bd.NestedDropout(784, num_groups=784, law="geometric", open_prob=0.999)
+    layer = bd.NestedDropout(784, num_groups=784, law="geometric", continue_prob=0.999)
     assert float(layer.keep_prob()[-1]) == pytest.approx(0.46, abs=0.005)
 
 
@@ -40,7 +40,7 @@ def test_divergence_is_exactly_zero():
 
 
 def test_groups_open_together():
-    layer = bd.NestedDropout(10, num_groups=3, always_open=0)
+    layer = bd.NestedDropout(10, num_groups=3, always_kept=0)
     assert layer.unit_group.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     z = layer.draw_mask({}, torch.ones(100, 10))
     assert set(z.sum(-1).int().tolist()) == {0, 4, 7, 10}
@@ -68,7 +68,7 @@ def test_importance_orders_units_only_on_request():
 
 
 def test_widths_are_shares_of_groups_or_numbers_of_units():
-    layer = bd.NestedDropout(10, num_groups=5, always_open=2)
+    layer = bd.NestedDropout(10, num_groups=5, always_kept=2)
     assert [layer.groups_at(w) for w in (0.05, 0.4, 0.5, 0.7, 1.0)] == [2, 2, 3, 4, 5]
     assert [layer.groups_at(w) for w in (1, 4, 7, 10)] == [2, 2, 3, 5]
     for bad in (0.0, 1.5, 0, 11, True, -0.5):
@@ -115,10 +115,10 @@ def test_linear_autoencoder_recovers_principal_components():
 def test_bad_arguments_are_refused():
     with pytest.raises(ConfigError, match="unknown law 'unifrom'.*'uniform'"):
         bd.NestedDropout(4, law="unifrom")
-    with pytest.raises(ConfigError, match="0 < open_prob < 1"):
-        bd.NestedDropout(4, open_prob=1.0)
-    with pytest.raises(ConfigError, match="always_open < num_groups"):
-        bd.NestedDropout(4, num_groups=2, always_open=2)
+    with pytest.raises(ConfigError, match="0 < continue_prob < 1"):
+        bd.NestedDropout(4, continue_prob=1.0)
+    with pytest.raises(ConfigError, match="always_kept < num_groups"):
+        bd.NestedDropout(4, num_groups=2, always_kept=2)
     with pytest.raises(ConfigError, match="unknown ordering"):
         bd.NestedDropout(4, ordering="size")
     with pytest.raises(ShapeError, match="one importance for each of the 4 units"):
@@ -136,7 +136,7 @@ def test_full_width_can_have_a_probability_of_its_own(law):
     ratio = tails[1][:-1] / tails[0][:-1]
     torch.testing.assert_close(ratio, ratio[:1].expand(5))
     learned = bd.VariationalNestedDropout(
-        6, prior_open_prob=None, init_open_prob=None, prior_full_prob=0.4
+        6, prior_continue_prob=None, init_continue_prob=None, prior_full_prob=0.4
     )
     if law == "uniform":
         torch.testing.assert_close(learned.order_prior().tail_probs, tails[1])

@@ -23,12 +23,12 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.testing import assert_mean_close
 
 KEYS = ["nested", "variational-nested"]
-DRAWS = ["shared", "per-example"]
+SHARED_BY = ["batch", "example"]
 
 
 def network(key="variational-nested", **options):
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
-    net = bd.convert(net, key, input_dropout=False, num_groups=4, widths="shared", **options)
+    net = bd.convert(net, key, input_dropout=False, num_groups=4, share_widths=True, **options)
     return bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
 
 
@@ -65,7 +65,7 @@ def test_all_layers_of_a_pass_have_the_same_width(key):
 
 
 def test_losses_agree_with_the_exact_one():
-    bnn, (x, y) = network(init_open_prob=0.6), data()
+    bnn, (x, y) = network(init_continue_prob=0.6), data()
     first, second = layers(bnn)
     elbo = TraceEnum_ELBO(max_plate_nesting=1)
     exact = elbo.loss(bnn.model, config_enumerate(bnn.guide, "parallel"), x, y)
@@ -80,15 +80,15 @@ def test_losses_agree_with_the_exact_one():
     for stock in (TraceMeanField_ELBO(), Trace_ELBO(num_particles=2, vectorize_particles=True)):
         losses = [stock.loss(bnn.model, bnn.guide, x, y) for _ in range(200)]
         assert_mean_close(torch.tensor(losses), exact)
-    own = network(init_open_prob=0.6, draws="per-example")
+    own = network(init_continue_prob=0.6, shared_by="example")
     own.load_state_dict(bnn.state_dict())
     losses = torch.stack([own.loss(x, y).loss.detach() for _ in range(400)])
     assert_mean_close(losses, exact)
 
 
-@pytest.mark.parametrize("draws", DRAWS)
-def test_plain_loop_and_svi_step_agree_under_the_same_noise(draws, same_noise):
-    bnn, (x, y) = network(draws=draws), data()
+@pytest.mark.parametrize("shared_by", SHARED_BY)
+def test_plain_loop_and_svi_step_agree_under_the_same_noise(shared_by, same_noise):
+    bnn, (x, y) = network(shared_by=shared_by), data()
     names, parameters = zip(*bnn.named_parameters(), strict=True)
     stock = TraceMeanField_ELBO().differentiable_loss(bnn.model, bnn.guide, x, y)
     plain = cross_entropy(bnn.network(x), y) * 20 + bd.kl_divergence(bnn.network)
@@ -110,9 +110,9 @@ def test_the_divergence_is_paid_once():
 
 
 @pytest.mark.parametrize("shared_by", ["batch", "example"])
-@pytest.mark.parametrize("draws", DRAWS)
-def test_prediction_is_that_of_one_width_for_all_layers(shared_by, draws):
-    bnn, (x, _) = network(draws=draws, init_open_prob=0.6).eval(), data()
+@pytest.mark.parametrize("own", SHARED_BY)
+def test_prediction_is_that_of_one_width_for_all_layers(shared_by, own):
+    bnn, (x, _) = network(shared_by=own, init_continue_prob=0.6).eval(), data()
     widths = [bd.hold_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
     by_width = torch.stack([held(x).softmax(1) for held in widths]).detach()
     law = layers(bnn)[0].order_posterior().tail_probs.detach()
@@ -173,16 +173,16 @@ def test_fit_learns_which_widths_are_good():
     torch.manual_seed(0)
     x = torch.randn(200, 3)
     y = (x.sum(1) > 0).long()
-    bnn = network(draws="per-example", prior_open_prob=None, init_open_prob=None)
+    bnn = network(shared_by="example", prior_continue_prob=None, init_continue_prob=None)
     bnn.num_data = 200
     bd.fit(bnn, (x, y), epochs=30, batch_size=50, seed=0, progress=False)
     law = layers(bnn)[0].order_posterior().tail_probs.detach()
     assert float(law[0]) < 0.25 < float(law[-1])
 
 
-@pytest.mark.parametrize("draws", DRAWS)
-def test_the_posterior_of_a_network_has_one_width_a_draw(draws):
-    bnn, (x, y) = network(draws=draws, init_open_prob=0.6), data()
+@pytest.mark.parametrize("shared_by", SHARED_BY)
+def test_the_posterior_of_a_network_has_one_width_a_draw(shared_by):
+    bnn, (x, y) = network(shared_by=shared_by, init_continue_prob=0.6), data()
     bnn(x)
     units = list(bd.measure_size(bnn, num_samples=40, seed=0).units.values())
     assert torch.equal(units[0], 2 * units[1])
@@ -196,7 +196,7 @@ def test_the_posterior_of_a_network_has_one_width_a_draw(draws):
 def test_what_cannot_be_followed_is_refused():
     lenet = bd.networks.lenet5_caffe()
     with pytest.raises(ConfigError, match="of 32 groups, 1 of them always open"):
-        bd.convert(lenet, "variational-nested", exclude="fc1", widths="shared")
+        bd.convert(lenet, "variational-nested", exclude="fc1", share_widths=True)
     layer = bd.NestedDropout(4)
     for leader in (layer, bd.NestedDropout(3), bd.VariationalNestedDropout(4)):
         with pytest.raises(ConfigError, match="to follow another NestedDropout of 4 groups"):
@@ -210,15 +210,13 @@ def test_what_cannot_be_followed_is_refused():
     leader(torch.ones(3, 4))
     with pytest.raises(ConfigError, match=r"got one of shape \(3, 4\)"):
         layer(torch.ones(2, 4))
-    with pytest.raises(ConfigError, match="unknown widths"):
-        bd.NestedDropout(4, widths="same")
 
 
 def test_the_loss_of_one_step_is_finite_with_maps_and_particles():
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
     )
-    net = bd.convert(net, "variational-nested", exclude="5", widths="shared", num_groups=4)
+    net = bd.convert(net, "variational-nested", exclude="5", share_widths=True, num_groups=4)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     x, y = torch.randn(5, 1, 4, 4), torch.randint(3, (5,))
     for options in ({}, {"num_particles": 3, "vectorize_particles": True}):

@@ -105,7 +105,7 @@ def test_a_parameter_outside_its_bounds_counts_as_the_bound_and_can_come_back():
 
 def test_noise_for_each_example_has_the_same_objective():
     x, y = torch.randn(NUM_DATA, 4), torch.randn(NUM_DATA, 1)
-    shared, local = regression(), regression(per_example=True)
+    shared, local = regression(), regression(shared_by="example")
     local.load_state_dict(shared.state_dict())
     terms = [[bnn.loss(x, y) for _ in range(400)] for bnn in (shared, local)]
     torch.testing.assert_close(terms[0][0].kl, terms[1][0].kl)
@@ -115,7 +115,7 @@ def test_noise_for_each_example_has_the_same_objective():
 
 
 def test_noise_for_each_example_has_no_global_site_and_a_penalty():
-    gates = layer(per_example=True)
+    gates = layer(shared_by="example")
     assert gates.prior() == gates.posterior() == {}
     penalty = gates.penalty()
     reference = layer()

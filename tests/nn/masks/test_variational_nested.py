@@ -30,14 +30,14 @@ def data():
 
 
 def test_starts_at_the_published_figures():
-    layer = bd.VariationalNestedDropout(32, always_open=2)
+    layer = bd.VariationalNestedDropout(32, always_kept=2)
     assert layer.keep_prob().sum().item() == pytest.approx(2 + 15.41, abs=0.01)
     assert layer.kl_divergence().item() == pytest.approx(0.00115, abs=1e-5)
 
 
 def test_all_three_elbos_agree():
     """The enumerated loss is exact: the others' means are compared with it."""
-    bnn, (x, y) = network(init_open_prob=0.6), data()
+    bnn, (x, y) = network(init_continue_prob=0.6), data()
     enumerated = TraceEnum_ELBO(max_plate_nesting=1)
     exact = enumerated.loss(bnn.model, config_enumerate(bnn.guide, "parallel"), x, y)
     by_hand = 0.0
@@ -77,7 +77,7 @@ def test_enumeration_has_the_gradient_of_the_exact_loss():
 
 
 def test_masks_of_a_step_are_shared_and_per_example_draws_have_the_same_expectation():
-    shared, own = network(), network(draws="per-example")
+    shared, own = network(), network(shared_by="example")
     own.load_state_dict(shared.state_dict())
     x, y = data()
     layer = shared.network[2]
@@ -94,7 +94,7 @@ def test_masks_of_a_step_are_shared_and_per_example_draws_have_the_same_expectat
 
 
 def test_uniform_prior_is_that_of_nested_dropout():
-    layer = bd.VariationalNestedDropout(6, prior_open_prob=None, init_open_prob=None)
+    layer = bd.VariationalNestedDropout(6, prior_continue_prob=None, init_continue_prob=None)
     torch.testing.assert_close(layer.keep_prob(), bd.NestedDropout(6).keep_prob())
     assert layer.kl_divergence().item() == pytest.approx(0.0, abs=1e-12)
 
@@ -137,11 +137,11 @@ def test_weights_of_a_unit_cost_as_much_as_it_is_open():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ConfigError, match="init_open_prob <= 0.9933"):
-        bd.VariationalNestedDropout(4, init_open_prob=0.999)
-    with pytest.raises(ConfigError, match="0 < prior_open_prob < 1"):
-        bd.VariationalNestedDropout(4, prior_open_prob=1.0)
+    with pytest.raises(ConfigError, match="init_continue_prob <= 0.9933"):
+        bd.VariationalNestedDropout(4, init_continue_prob=0.999)
+    with pytest.raises(ConfigError, match="0 < prior_continue_prob < 1"):
+        bd.VariationalNestedDropout(4, prior_continue_prob=1.0)
     with pytest.raises(ConfigError, match="finite temperature > 0"):
         bd.VariationalNestedDropout(4, temperature=0.0)
-    with pytest.raises(ConfigError, match="unknown draws"):
-        bd.VariationalNestedDropout(4, draws="both")
+    with pytest.raises(ConfigError, match="unknown shared_by"):
+        bd.VariationalNestedDropout(4, shared_by="both")
