@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import secrets
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bayesdrop.errors import CheckpointError
+from bayesdrop.record import plain
 
 
 def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> Path:
@@ -64,8 +64,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write JSON atomically; NaN and infinities, which JSON lacks, become null."""
-    return write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False) + "\n")
+    """Write JSON atomically, of what ``plain`` makes of ``value``: NaN becomes null."""
+    return write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -91,13 +91,3 @@ def read_json(path: str | Path) -> Any:
             got=f"one that cannot be read ({error})",
             hint="It is truncated or damaged, and was left as it is.",
         ) from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

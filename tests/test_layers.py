@@ -13,7 +13,7 @@ ROOT = Path(bd.__file__).parent
 # below inference, since data sets need nothing of it. Networks come after the programs since one
 # of them, the autoencoder, is both.
 LAYERS = [
-    {"errors", "files", "registry", "tables", "typing"},
+    {"errors", "files", "record", "registry", "tables", "typing"},
     {"metrics"},
     {"ops"},
     {"distributions"},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.metrics.binomial import binomial_interval
@@ -19,6 +20,7 @@ from bayesdrop.metrics.checks import (
     as_scores,
     require_fraction,
 )
+from bayesdrop.record import Record, plain
 
 METRICS = ("error", "nll", "brier", "ece", "aurc")
 """What is resampled of every classifier, besides ``"auroc {OOD set}"``."""
@@ -26,10 +28,11 @@ METRICS = ("error", "nll", "brier", "ece", "aurc")
 _NUM_BINS = 15
 _CHUNK = 2_000_000  # Numbers at a time.
 _FEWEST = 100
+_ABOUT = ("level", "num_resamples", "num_examples", "seed")
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A figure and its confidence interval.
 
     Args:
@@ -47,13 +50,9 @@ class Estimate:
         """Whether zero is outside: for a difference, whether it is more than noise."""
         return self.lower > 0.0 or self.upper < 0.0
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the fields as plain numbers."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, eq=False)
-class Bootstrap:
+class Bootstrap(Record):
     """What ``bootstrap_metrics`` returns.
 
     Args:
@@ -138,20 +137,15 @@ class Bootstrap:
         names = [name] if isinstance(name, str) else list(name)
         return float(torch.tensor([self.calibrated[item] for item in names]).quantile(0.5))
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return every metric of every classifier with its interval, ready for JSON."""
         intervals = {
-            name: {metric: self.interval(name, metric).to_dict() for metric in self.metrics}
+            name: {metric: self.interval(name, metric) for metric in self.metrics}
             for name in self.values
         }
-        return {
-            "level": self.level,
-            "num_resamples": self.num_resamples,
-            "num_examples": self.num_examples,
-            "seed": self.seed,
-            "intervals": intervals,
-            "calibrated_ece": self.calibrated,
-        }
+        known = {name: getattr(self, name) for name in _ABOUT}
+        return plain({**known, "intervals": intervals, "calibrated_ece": self.calibrated})
 
     def _median(self, name: str | Sequence[str], metric: str) -> tuple[float, Tensor]:
         names = [name] if isinstance(name, str) else list(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from bayesdrop.metrics.bins import ClassBins
 from bayesdrop.metrics.checks import (
@@ -12,10 +12,11 @@ from bayesdrop.metrics.checks import (
     require_bins,
     require_two_classes,
 )
+from bayesdrop.record import Record
 
 
 @dataclass(frozen=True)
-class BrierDecomposition:
+class BrierDecomposition(Record, also=("brier",)):
     r"""What ``brier_decomposition`` returns; every part is summed over classes.
 
     Args:
@@ -41,10 +42,6 @@ class BrierDecomposition:
     def generalised_resolution(self) -> float:
         """Resolution that counts the order inside bins; with it three parts are exact."""
         return self.resolution - self.within_bin_variance + self.within_bin_covariance
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the five parts and the score."""
-        return asdict(self) | {"brier": self.brier}
 
 
 def brier_decomposition(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from bayesdrop.metrics.checks import (
     require_fraction,
 )
 from bayesdrop.metrics.crps import crps_per_target
+from bayesdrop.record import Record
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _TINY = torch.finfo(torch.float64).tiny
@@ -88,7 +88,7 @@ def predictive_interval(
 
 
 @dataclass(frozen=True, eq=False)
-class RegressionCalibration:
+class RegressionCalibration(Record, also=("calibration_error",)):
     """What ``regression_calibration`` returns; L levels, float64.
 
     Args:
@@ -115,14 +115,6 @@ class RegressionCalibration:
     def calibration_error(self) -> float:
         """Average distance between nominal and observed coverage, over the levels."""
         return float((self.coverage - self.level).abs().mean())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and lists."""
-        names = ("level", "coverage", "lower", "upper", "width", "pit_count")
-        lists = {name: getattr(self, name).tolist() for name in names}
-        error = self.calibration_error
-        more = {"crps": self.crps, "num_targets": self.num_targets, "calibration_error": error}
-        return lists | more
 
 
 def regression_calibration(

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
 from bayesdrop.metrics.checks import Array, as_probabilities, as_scores
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.record import TableRecord
 
 Scorable: TypeAlias = "Prediction | Mapping[str, Array] | Array"
 """A prediction, scores by name, scores ``(N,)``, or probabilities ``(N, C)`` or ``(S, N, C)``."""
@@ -132,7 +134,7 @@ def uncertainty_scores(
 
 
 @dataclass(frozen=True)
-class OODTable:
+class OODTable(TableRecord):
     """Several OOD sets against one in-distribution set.
 
     Args:
@@ -142,28 +144,17 @@ class OODTable:
 
     metrics: dict[str, dict[str, OODMetrics]]
     groups: dict[str, tuple[str, ...]]
+    text_columns = 2
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything in plain numbers, strings and dicts, ready for JSON."""
-        plain = {
-            name: {score: dict(values) for score, values in scores.items()}
-            for name, scores in self.metrics.items()
-        }
-        return {"metrics": plain, "groups": {k: list(v) for k, v in self.groups.items()}}
-
-    def to_markdown(self) -> str:
-        """Return a Markdown table: one row for each set and score."""
-        keys = list(OODMetrics.__annotations__)
-        lines = [f"| OOD set | score | {' | '.join(keys)} |", "|---|---|" + "---:|" * len(keys)]
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        rows = []
         for name, scores in self.metrics.items():
             members = f" (mean of {len(self.groups[name])})" if name in self.groups else ""
             for score, values in scores.items():
-                cells = " | ".join(f"{value:.4f}" for value in values.values())
-                lines.append(f"| {name}{members} | {score} | {cells} |")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+                numbers = [f"{value:.4f}" for value in values.values()]
+                rows.append([name + members, score, *numbers])
+        return ["OOD set", "score", *OODMetrics.__annotations__], rows
 
 
 def ood_table(

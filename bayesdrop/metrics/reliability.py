@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +18,11 @@ from bayesdrop.metrics.checks import (
     require_bins,
     require_fraction,
 )
+from bayesdrop.record import Record
 
 
 @dataclass(frozen=True, eq=False)
-class ReliabilityDiagram:
+class ReliabilityDiagram(Record, also=("ece",)):
     """What ``reliability_diagram`` returns: one entry for each of M bins, float64.
 
     Args:
@@ -49,12 +50,6 @@ class ReliabilityDiagram:
         """Expected (or, with equal mass, adaptive) calibration error of these bins."""
         gaps = (self.accuracy - self.confidence).abs().nan_to_num(0.0)
         return float((self.count * gaps).sum() / self.count.sum())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and lists; None for what an empty bin has not."""
-        names = ("left", "right", "count", "confidence", "accuracy", "lower", "upper")
-        lists = {name: _plain(getattr(self, name)) for name in names}
-        return {**lists, "level": self.level, "ece": self.ece}
 
 
 def reliability_diagram(
@@ -124,7 +119,3 @@ def reliability_diagram(
         upper=upper,
         level=level,
     )
-
-
-def _plain(values: Tensor) -> list[float | int | None]:
-    return [None if value != value else value for value in values.tolist()]

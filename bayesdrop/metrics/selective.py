@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.binomial import upper_bound
@@ -19,13 +20,16 @@ from bayesdrop.metrics.checks import (
     as_scores,
     require_fraction,
 )
+from bayesdrop.record import Record, plain
 
 # Coverages among which a bounded choice is made: each one costs some of the failure probability.
 _CANDIDATES = 20
 
+_CURVE = ("threshold", "coverage", "risk")
+
 
 @dataclass(frozen=True, eq=False)
-class RiskCoverage:
+class RiskCoverage(Record):
     """What ``risk_coverage`` returns: K points, one for each distinct confidence, float64.
 
     Args:
@@ -67,6 +71,7 @@ class RiskCoverage:
         # The last coverage is exactly 1.
         return float(self.risk[(self.coverage >= coverage).nonzero()[0, 0]])
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return the areas, the risk of answering all, and the curve at up to 101 points."""
         at = torch.linspace(0, len(self.risk) - 1, min(101, len(self.risk))).round().long()
@@ -76,10 +81,7 @@ class RiskCoverage:
             "augrc": self.augrc,
             "risk": float(self.risk[-1]),
             "num_examples": self.num_examples,
-            "curve": {
-                name: getattr(self, name)[at].tolist()
-                for name in ("threshold", "coverage", "risk")
-            },
+            "curve": plain({name: getattr(self, name)[at] for name in _CURVE}),
         }
 
 
@@ -148,7 +150,7 @@ def risk_coverage_of_losses(losses: Array, confidence: Array) -> RiskCoverage:
 
 
 @dataclass(frozen=True)
-class SelectiveThreshold:
+class SelectiveThreshold(Record):
     """What ``select_threshold`` returns.
 
     Args:
@@ -184,11 +186,6 @@ class SelectiveThreshold:
         if torch.as_tensor(confidence).ndim in (2, 3):
             return as_mean_probabilities(who, confidence).amax(1) > self.threshold
         return as_scores(who, "confidence", confidence) > self.threshold
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return the fields; None for a threshold that answers all."""
-        values = asdict(self)
-        return values | {"threshold": None if math.isinf(self.threshold) else self.threshold}
 
 
 def select_threshold(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,10 +14,11 @@ from bayesdrop.metrics.calibration import adaptive_error, calibration_errors, cl
 from bayesdrop.metrics.checks import Array, as_labels, as_probabilities, require_bins
 from bayesdrop.metrics.selective import curve_of
 from bayesdrop.metrics.uncertainty import class_uncertainty
+from bayesdrop.record import Record
 
 
 @dataclass(frozen=True)
-class ClassificationFigures:
+class ClassificationFigures(Record, drop_none=True):
     """What ``ClassificationMetrics.compute`` returns.
 
     Args:
@@ -54,11 +54,6 @@ class ClassificationFigures:
     predictive_entropy: float
     expected_entropy: float | None
     mutual_information: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures that apply, as plain numbers."""
-        parts = {"brier_parts": self.brier_parts and self.brier_parts.to_dict()}
-        return {k: v for k, v in (asdict(self) | parts).items() if v is not None}
 
 
 class ClassificationMetrics:

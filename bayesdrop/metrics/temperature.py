@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,13 +15,14 @@ from bayesdrop.metrics.checks import (
     as_mean_probabilities,
     require_two_classes,
 )
+from bayesdrop.record import Record
 
 # A network that is certain and wrong in one of ten needs 708 / log 9 = 322.
 _COLDEST, _HOTTEST = 1e-3, 1e4
 
 
 @dataclass(frozen=True)
-class TemperatureScaling:
+class TemperatureScaling(Record):
     """What ``fit_temperature`` returns; call it with the probabilities of other data.
 
     Args:
@@ -48,10 +49,6 @@ class TemperatureScaling:
         """
         log_p = _log_probabilities("TemperatureScaling", predictions, logits)
         return (log_p / self.temperature).softmax(-1)
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the fields as plain numbers."""
-        return asdict(self)
 
 
 def fit_temperature(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from bayesdrop.metrics.checks import (
     as_samples,
     as_scores,
 )
+from bayesdrop.record import Record
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ def least_uncertain(scores: Array, k: int = 16) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ClassRow:
+class ClassRow(Record):
     """One class of ``class_table``; None where the test set has no such example.
 
     Args:
@@ -196,7 +197,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True)
-class ExampleRow:
+class ExampleRow(Record):
     """One example of ``example_table``.
 
     Args:
@@ -226,7 +227,7 @@ class UncertaintyTable:
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return each row as a dictionary."""
-        return [asdict(row) for row in self.rows]
+        return [row.to_dict() for row in self.rows]
 
     @property
     def header(self) -> list[str]:
@@ -235,7 +236,7 @@ class UncertaintyTable:
 
     def cells(self) -> list[list[str]]:
         """Return the text of each row, with dashes for what is missing."""
-        return [[_text(value) for value in asdict(row).values()] for row in self.rows]
+        return [[_text(value) for value in row.to_dict().values()] for row in self.rows]
 
 
 def class_table(predictions: Array, labels: Array, *, num_bins: int = 15) -> UncertaintyTable:
