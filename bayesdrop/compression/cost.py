@@ -6,17 +6,19 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
 
 from bayesdrop.compression.sparse import SparsityTable, measure_sparsity
 from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
 from bayesdrop.nn import named_dropout_layers, named_weight_layers
+from bayesdrop.record import TableRecord
 
 
 @contextmanager
@@ -110,7 +112,7 @@ class Footprint:
 
 
 @dataclass(frozen=True)
-class CompressionTable:
+class CompressionTable(TableRecord):
     """Cost of a network before and after compaction.
 
     Attributes:
@@ -143,6 +145,7 @@ class CompressionTable:
         """FLOPs of the full network over those of the compact one."""
         return self.before.flops / max(1, self.after.flops)
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return everything in plain numbers, strings and dicts, ready for JSON."""
         latency = {
@@ -171,26 +174,22 @@ class CompressionTable:
             ("bytes on disk, stored sparsely", s.file_bytes_dense, s.file_bytes, ",d"),
         ]
 
-    def to_markdown(self) -> str:
-        """Return a Markdown table: one row for each cost, with the ratio before / after."""
-        before, after = asdict(self.before), asdict(self.after)
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        before, after = self.before, self.after
         rows: list[tuple[str, float, float, str]] = [
-            ("parameters", before["params"], after["params"], ",d"),
-            ("bytes", before["bytes"], after["bytes"], ",d"),
-            ("FLOPs per example", before["flops"], after["flops"], ",d"),
+            ("parameters", before.params, after.params, ",d"),
+            ("bytes", before.bytes, after.bytes, ",d"),
+            ("FLOPs per example", before.flops, after.flops, ",d"),
             *self.sparse_rows(),
         ]
-        for size, old in self.before.latency_ms.items():
+        for size, old in before.latency_ms.items():
             label = f"latency in ms, batch {size} ({self.threads} threads, {self.device})"
-            rows.append((label, old, self.after.latency_ms[size], ".3f"))
-        lines = ["| | before | after | ratio |", "|---|---:|---:|---:|"]
-        for label, old, new, form in rows:
-            ratio = f"{old / new:.1f}x" if new else "-"
-            lines.append(f"| {label} | {old:{form}} | {new:{form}} | {ratio} |")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+            rows.append((label, old, after.latency_ms[size], ".3f"))
+        return ["", "before", "after", "ratio"], [
+            [label, f"{old:{form}}", f"{new:{form}}", f"{old / new:.1f}x" if new else "-"]
+            for label, old, new, form in rows
+        ]
 
 
 def measure_compression(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.compression.size import CostCounter
 from bayesdrop.diagnostics import evaluate
@@ -16,6 +16,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
+from bayesdrop.record import TableRecord
 
 _STEPS = 16
 
@@ -44,7 +45,7 @@ class FrontierRow:
 
 
 @dataclass(frozen=True)
-class Frontier:
+class Frontier(TableRecord):
     """What ``sweep_thresholds`` returns.
 
     Args:
@@ -59,27 +60,21 @@ class Frontier:
     params_total: int
     units_total: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything in plain numbers, ready for JSON."""
-        return asdict(self)
-
-    def to_markdown(self) -> str:
-        """Return a Markdown table: one row for each threshold."""
-        lines = [
-            "| threshold | units | parameters | FLOPs | error % | NLL | ECE |",
-            "|---:|---|---:|---:|---:|---:|---:|",
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        cells = [
+            [
+                f"{row.threshold:.3g}",
+                "-".join(map(str, row.units)),
+                f"{row.params:,d}",
+                f"{row.flops:,d} ({self.flops_total / max(1, row.flops):.1f}x)",
+                f"{row.error:.2f}",
+                f"{row.nll:.4f}",
+                f"{row.ece:.4f}",
+            ]
+            for row in self.rows
         ]
-        for row in self.rows:
-            units = "-".join(map(str, row.units))
-            speedup = f"{row.flops:,d} ({self.flops_total / max(1, row.flops):.1f}x)"
-            lines.append(
-                f"| {row.threshold:.3g} | {units} | {row.params:,d} | {speedup} | {row.error:.2f} "
-                f"| {row.nll:.4f} | {row.ece:.4f} |"
-            )
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+        return ["threshold", "units", "parameters", "FLOPs", "error %", "NLL", "ECE"], cells
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -21,10 +21,11 @@ from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import named_dropout_layers
+from bayesdrop.record import Record
 
 
 @dataclass(frozen=True)
-class PerInputCost:
+class PerInputCost(Record, also=("speedup", "speedup_needed")):
     """Active units and FLOPs per example, averaged over a data set.
 
     Attributes:
@@ -56,11 +57,6 @@ class PerInputCost:
     def speedup_needed(self) -> float:
         """``flops_total`` over ``flops_needed``."""
         return self.flops_total / max(1.0, self.flops_needed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything in plain numbers, strings and dicts, ready for JSON."""
-        ratios = {"speedup": self.speedup, "speedup_needed": self.speedup_needed}
-        return {**asdict(self), **ratios}
 
 
 @torch.no_grad()

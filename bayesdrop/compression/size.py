@@ -19,6 +19,8 @@ from bayesdrop.compression.rules import Mask
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianDropout, PosteriorSample, named_dropout_layers, with_plain_weights
 from bayesdrop.program.program import Program
+from bayesdrop.record import Record, plain
+from bayesdrop.tables import markdown_table
 from bayesdrop.typing import Latents
 
 
@@ -41,7 +43,7 @@ class SizeInterval(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class SizePosterior:
+class SizePosterior(Record):
     """What ``measure_size`` returns: samples ``(S,)`` of sizes, as int64.
 
     Args:
@@ -79,24 +81,20 @@ class SizePosterior:
             )
         return list(self._intervals(level))
 
+    @override
     def to_dict(self, level: float = 0.9) -> dict[str, Any]:
         """Return the summary and the samples of the totals as plain numbers, ready for JSON."""
-        return {
-            "level": level,
-            "summary": [interval._asdict() for interval in self.summary(level)],
-            "total": {q: self.total(q).tolist() for q in ("units", "params", "flops")},
-        }
+        totals = {quantity: self.total(quantity) for quantity in ("units", "params", "flops")}
+        return plain({"level": level, "summary": self.summary(level), "total": totals})
 
     def to_markdown(self, level: float = 0.9) -> str:
         """Return the summary as a Markdown table."""
-        lines = [
-            f"| | layer | mean | {100 * level:g} % credible interval | full |",
-            "|---|---|---:|---:|---:|",
+        cells = [
+            [quantity, layer, f"{mean:,.1f}", f"{lower:,.0f} - {upper:,.0f}", f"{full:,d}"]
+            for quantity, layer, mean, lower, upper, full in self.summary(level)
         ]
-        for quantity, layer, mean, lower, upper, full in self.summary(level):
-            interval = f"{lower:,.0f} - {upper:,.0f}"
-            lines.append(f"| {quantity} | {layer} | {mean:,.1f} | {interval} | {full:,d} |")
-        return "\n".join(lines)
+        interval = f"{100 * level:g} % credible interval"
+        return markdown_table(["", "layer", "mean", interval, "full"], cells, text_columns=2)
 
     def __str__(self) -> str:
         return self.to_markdown()

@@ -20,17 +20,19 @@ import copy
 import io
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
 from bayesdrop.program.program import Program
+from bayesdrop.record import TableRecord
 
 _KIND = "sparse"
 
@@ -67,7 +69,7 @@ class SparseTensor:
 
 
 @dataclass(frozen=True)
-class SparsityTable:
+class SparsityTable(TableRecord, also=("weights", "weights_total")):
     """How sparse a network is, and what it takes on disk.
 
     Args:
@@ -99,41 +101,29 @@ class SparsityTable:
         """Return the percentage of zeros of each weight."""
         return {t.name: 100.0 * (1 - t.nonzero / t.size) for t in self.tensors if t.is_weight}
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return everything in plain numbers, strings and lists, ready for JSON."""
-        return {
-            "weights": self.weights,
-            "weights_total": self.weights_total,
-            "weights_compression": self.compression if self.weights else None,
-            "zeros": self.zeros(),
-            "file_bytes": self.file_bytes,
-            "file_bytes_dense": self.file_bytes_dense,
-            "tensors": [{**asdict(t), "shape": list(t.shape)} for t in self.tensors],
-        }
+        compression = self.compression if self.weights else None
+        return super().to_dict() | {"weights_compression": compression, "zeros": self.zeros()}
 
-    def to_markdown(self) -> str:
-        """Return a Markdown table: one row for each weight, and one for the file."""
-        lines = [
-            "| | weights | not zero | zeros | bytes, dense | bytes | stored as |",
-            "|---|---:|---:|---:|---:|---:|---|",
-        ]
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
         zeros = self.zeros()
-        for t in self.tensors:
-            if t.is_weight:
-                lines.append(
-                    f"| {t.name} | {t.size:,} | {t.nonzero:,} | {zeros[t.name]:.1f} % "
-                    f"| {t.bytes_dense:,} | {t.bytes:,} | {t.storage} |"
-                )
+        rows: list[tuple[str, int, int, float, int, int, str]] = [
+            (t.name, t.size, t.nonzero, zeros[t.name], t.bytes_dense, t.bytes, t.storage)
+            for t in self.tensors
+            if t.is_weight
+        ]
+        file = f"file, compression {self.compression:.1f}x"
         share = 100.0 * (1 - self.weights / max(1, self.weights_total))
-        lines.append(
-            f"| file, compression {self.compression:.1f}x | {self.weights_total:,} "
-            f"| {self.weights:,} | {share:.1f} % | {self.file_bytes_dense:,} "
-            f"| {self.file_bytes:,} | |"
-        )
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+        files = self.file_bytes_dense, self.file_bytes
+        rows.append((file, self.weights_total, self.weights, share, *files, ""))
+        header = ["", "weights", "not zero", "zeros", "bytes, dense", "bytes", "stored as"]
+        return header, [
+            [name, f"{size:,}", f"{nonzero:,}", f"{zero:.1f} %", f"{dense:,}", f"{own:,}", storage]
+            for name, size, nonzero, zero, dense, own, storage in rows
+        ]
 
 
 def measure_sparsity(network: nn.Module) -> SparsityTable:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
+from typing_extensions import override
 
 from bayesdrop.compression.compaction import compact
 from bayesdrop.compression.cost import count_flops, count_params, measure_latency
@@ -20,6 +21,7 @@ from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
+from bayesdrop.record import Record, TableRecord
 
 Width: TypeAlias = float | Mapping[str, float]
 """A share of every nested layer's groups, or layer name to a share (float) or units (int)."""
@@ -103,7 +105,7 @@ def cut_to_width(
 
 
 @dataclass(frozen=True)
-class WidthRow:
+class WidthRow(Record, also=("accuracy",)):
     """One width.
 
     Args:
@@ -135,7 +137,7 @@ class WidthRow:
 
 
 @dataclass(frozen=True)
-class WidthSweep:
+class WidthSweep(TableRecord, also=("area",)):
     """What ``sweep_widths`` returns.
 
     Args:
@@ -163,27 +165,25 @@ class WidthSweep:
         total = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(shares))
         return total / (shares[-1][0] - shares[0][0])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything in plain numbers, ready for JSON; widths as layer name to width."""
-        rows = [{**asdict(row), "accuracy": row.accuracy} for row in self.rows]
-        return {**asdict(self), "rows": rows, "area": self.area}
-
-    def to_markdown(self) -> str:
-        """Return a Markdown table: one row for each width."""
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
         sets = list(self.rows[0].auroc) if self.rows else []
-        head = ["width", "units", "parameters", "FLOPs", "ms", "error %", "NLL", "ECE"]
-        head += [f"AUROC {name}" for name in sets]
-        lines = ["| " + " | ".join(head) + " |", "|" + "---:|" * len(head)]
-        for row in self.rows:
-            width = f"{row.width:.3g}" if not isinstance(row.width, dict) else "own"
-            cells = [width, "-".join(map(str, row.units)), f"{row.params:,d}", f"{row.flops:,d}"]
-            cells += [f"{row.latency_ms:.3f}", f"{row.error:.2f}", f"{row.nll:.4f}"]
-            cells += [f"{row.ece:.4f}", *(f"{row.auroc[name]:.4f}" for name in sets)]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+        header = ["width", "units", "parameters", "FLOPs", "ms", "error %", "NLL", "ECE"]
+        cells = [
+            [
+                "own" if isinstance(row.width, dict) else f"{row.width:.3g}",
+                "-".join(map(str, row.units)),
+                f"{row.params:,d}",
+                f"{row.flops:,d}",
+                f"{row.latency_ms:.3f}",
+                f"{row.error:.2f}",
+                f"{row.nll:.4f}",
+                f"{row.ece:.4f}",
+                *(f"{row.auroc[name]:.4f}" for name in sets),
+            ]
+            for row in self.rows
+        ]
+        return header + [f"AUROC {name}" for name in sets], cells
 
 
 def sweep_widths(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.diagnostics.kl import (
     ROUNDING,
@@ -25,13 +25,14 @@ from bayesdrop.diagnostics.kl import (
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn import LatentOwner
 from bayesdrop.program.program import Program
+from bayesdrop.record import TableRecord
 from bayesdrop.typing import LossTerms
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
 
 
 @dataclass(frozen=True)
-class ELBOCheck:
+class ELBOCheck(TableRecord, also=("passed",)):
     """What ``check_elbo`` returns.
 
     Args:
@@ -39,6 +40,7 @@ class ELBOCheck:
     """
 
     rows: tuple[CheckRow, ...]
+    text_columns = 2
 
     @property
     def passed(self) -> bool:
@@ -49,28 +51,21 @@ class ELBOCheck:
         """Return the rows that failed."""
         return [row for row in self.rows if not row.passed]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything in plain numbers and strings, ready for JSON."""
-        return {"passed": self.passed, "rows": [asdict(row) for row in self.rows]}
-
-    def to_markdown(self) -> str:
-        """Return a Markdown table: one row for each check."""
-        lines = [
-            "| check | where | value | expected | tolerance | | |",
-            "|---|---|---:|---:|---:|---|---|",
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        cells = [
+            [
+                row.check,
+                row.where,
+                f"{row.value:.6g}",
+                "" if math.isnan(row.expected) else f"{row.expected:.6g}",
+                "" if math.isnan(row.tolerance) else f"{row.tolerance:.2g}",
+                "pass" if row.passed else "**FAIL**",
+                row.detail,
+            ]
+            for row in self.rows
         ]
-        for row in self.rows:
-            expected = "" if math.isnan(row.expected) else f"{row.expected:.6g}"
-            tolerance = "" if math.isnan(row.tolerance) else f"{row.tolerance:.2g}"
-            verdict = "pass" if row.passed else "**FAIL**"
-            lines.append(
-                f"| {row.check} | {row.where} | {row.value:.6g} | {expected} | {tolerance} "
-                f"| {verdict} | {row.detail} |"
-            )
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+        return ["check", "where", "value", "expected", "tolerance", "", ""], cells
 
 
 def check_elbo(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +23,13 @@ from bayesdrop.inference.draws import (
 from bayesdrop.inference.predict import evaluation_mode, seeded
 from bayesdrop.nn import LatentOwner
 from bayesdrop.program.program import Program
+from bayesdrop.record import Record
 
 _FEWEST = 100
 
 
 @dataclass(frozen=True, eq=False)
-class GuideDiagnostic:
+class GuideDiagnostic(Record, also=("reliable", "verdict"), without=("log_ratios",)):
     """What ``guide_diagnostic`` returns.
 
     Args:
@@ -75,20 +75,6 @@ class GuideDiagnostic:
             f"correct it by importance weights. It says nothing against the predictions: with "
             f"{self.num_latents} latents a large k is common; check those on held-out data."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures and the verdict as plain Python values, for JSON."""
-        return {
-            "pareto_k": self.pareto_k,
-            "threshold": self.threshold,
-            "reliable": self.reliable,
-            "verdict": self.verdict,
-            "effective_sample_size": self.effective_sample_size,
-            "num_samples": self.num_samples,
-            "num_masks": self.num_masks,
-            "num_latents": self.num_latents,
-            "layer": self.layer,
-        }
 
 
 @torch.no_grad()

@@ -14,13 +14,18 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.code import Encoding, draw
+from bayesdrop.record import Record
 from bayesdrop.typing import Latents
 
 _MAX_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class LikelihoodBound:
+class LikelihoodBound(
+    Record,
+    also=("mean", "standard_error", "evidence", "published_metric"),
+    without=("per_example", "given_rates"),
+):
     r"""Lower bounds on log-likelihoods in nats per example; all tensors are on the CPU.
 
     Args:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
@@ -17,6 +18,7 @@ from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
 from bayesdrop.metrics.classification import error_percent, negative_log_likelihood
 from bayesdrop.metrics.corruptions import SEVERITIES, corrupt, corruptions
 from bayesdrop.program.program import Program
+from bayesdrop.record import TableRecord, plain
 
 Classifier: TypeAlias = "Program | Callable[[Tensor], Array]"
 """A Bayesian network, or a function from images to class probabilities ``(N, C)``."""
@@ -49,7 +51,7 @@ class ShiftRow:
 
 
 @dataclass(frozen=True)
-class ShiftCurves:
+class ShiftCurves(TableRecord):
     """What ``shift_curves`` returns.
 
     Args:
@@ -87,25 +89,23 @@ class ShiftCurves:
             values.append(sum(at) / len(at))
         return values
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return the rows and the means over kinds as plain numbers, ready for JSON."""
         return {
             "severities": [0, *self.severities],
             "mean": {metric: self.curve(metric) for metric in METRICS},
-            "rows": [asdict(row) for row in self.rows],
+            "rows": plain(self.rows),
         }
 
-    def to_markdown(self) -> str:
-        """Return the means over kinds as a Markdown table, one row for each severity."""
-        lines = ["| severity | accuracy % | NLL | ECE | entropy |", "|---:|---:|---:|---:|---:|"]
-        table = zip(*(self.curve(metric) for metric in METRICS), strict=True)
-        for severity, (accuracy, *rest) in zip((0, *self.severities), table, strict=True):
-            cells = " | ".join(f"{value:.4f}" for value in rest)
-            lines.append(f"| {severity} | {accuracy:.2f} | {cells} |")
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
+    @override
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        columns = zip(*(self.curve(metric) for metric in METRICS), strict=True)
+        cells = [
+            [f"{severity}", f"{accuracy:.2f}", *(f"{value:.4f}" for value in rest)]
+            for severity, (accuracy, *rest) in zip((0, *self.severities), columns, strict=True)
+        ]
+        return ["severity", "accuracy %", "NLL", "ECE", "entropy"], cells
 
 
 def shift_curves(
