@@ -10,18 +10,26 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import ELBO
 from torch import nn
 
 from bayesdrop.errors import (
     BayesdropWarning,
     ConfigError,
+    unknown_name,
 )
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.monitor import Monitor
+from bayesdrop.inference.objectives import Objective, as_objective
 from bayesdrop.inference.schedules import Schedule, as_schedule, steps
-from bayesdrop.inference.training import PyroObjective, Record, TrainingRun, sweep, validate
-from bayesdrop.nn import BayesianDropout, BayesianWeights
+from bayesdrop.inference.training import (
+    Record,
+    TrainingRun,
+    schedulable_buffers,
+    sweep,
+    validate,
+)
+from bayesdrop.nn import LatentOwner
 from bayesdrop.ops.stable import flushed_denormals
 from bayesdrop.program.program import Program
 
@@ -37,9 +45,9 @@ class FitResult:
 
     Attributes:
         history: One record per epoch: ``epoch``, ``loss``, ``nll`` and ``kl`` (nats per example),
-            ``units``, ``learning_rate``, ``temperature``, ``kl_weight``, ``seconds``, with random
-            weights ``weights`` (those kept), and with validation data ``val_nll`` and
-            ``val_error`` (percent) or ``val_rmse``.
+            ``units``, ``learning_rate``, ``kl_weight``, ``seconds``, what layers declare as
+            schedulable (``temperature``), with random weights ``weights`` (those kept), and with
+            validation data ``val_nll`` and ``val_error`` (percent) or ``val_rmse``.
         best_epoch: Epoch with the lowest monitored value, or the last one without validation.
         stopped_early: Whether patience or a callback ended the run.
         seconds: Training time over all sessions of the run.
@@ -62,12 +70,12 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     variational_learning_rate: float = 1e-2,
     weight_decay: float = 1e-4,
     schedule: Schedule | Sequence[float] = (0.5, 0.8),
-    temperature: float | Schedule | None = None,
+    buffers: Mapping[str, float | Schedule] | None = None,
     kl_weight: float | Schedule | None = None,
     clip_norm: float | None = None,
     patience: int | None = None,
     monitor: str = "val_nll",
-    elbo: Trace_ELBO | None = None,
+    objective: ELBO | Objective | None = None,
     optimizer: OptimizerFactory | None = None,
     callbacks: Iterable[Callback] = (),
     seed: int | None = None,
@@ -96,13 +104,20 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         weight_decay: L2 penalty on network weights only, a Gaussian prior on them; random weights
             have their own.
         schedule: Factor on both learning rates; a sequence means ``schedules.steps``.
-        temperature: Temperature of relaxed masks; None leaves it.
+        buffers: Name to value or schedule of buffers that layers declare as ``schedulable``, such
+            as ``{"temperature": schedules.linear(1.0, 0.1)}``: all layers that have one of that
+            name get it, the others are left.
         kl_weight: Factor on the KL divergences, > 0; None leaves it. ``schedules.warm_up`` is one.
         clip_norm: Largest gradient norm.
         patience: Stop after this many epochs without a better ``monitor``, and return to the best
             weights.
         monitor: ``"val_nll"``, ``"val_error"`` or ``"val_rmse"``.
-        elbo: A Pyro ELBO to use instead of the closed-form objective, such as ``Trace_ELBO(4)``.
+        objective: What to minimise instead of the closed form ``bnn.loss``: a Pyro ELBO such as
+            ``Trace_ELBO(4)`` or ``RenyiELBO(alpha=0, num_particles=8)`` (importance weights, with
+            all masks inside the logarithm), or a function ``(bnn, x, y) -> LossTerms(nll, kl)`` in
+            nats for the whole data set. An estimator of the gradient of one's own returns
+            ``nll.detach() + surrogate - surrogate.detach()``: the value of the loss, with the
+            gradient of the surrogate.
         optimizer: Called with parameter groups, each with ``lr`` and ``weight_decay``; the
             default is fused Adam.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
@@ -125,6 +140,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     the same machine, with the same number of threads). Denormal floats are flushed to zero during
     training, since weight decay drives the weights of unused inputs into their range; at its end
     parameters below 1e-30 become zero.
+
+    On shared cores run with ``OMP_NUM_THREADS=1`` (or ``torch.set_num_threads(1)``): torch's
+    threads wait busily for one another, and small networks then take many times as long.
     """
     _check_settings(epochs, batch_size, patience, validation, monitor, checkpoint_every)
     data, validation = _split(bnn, data, validation, seed)
@@ -141,9 +159,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             bnn, optimizer, learning_rate, variational_learning_rate, weight_decay
         ),
         schedule=schedule if callable(schedule) else steps(*schedule),
-        temperature=None if temperature is None else as_schedule(temperature),
+        buffers=_buffer_schedules(bnn, buffers or {}),
         kl_weight=None if kl_weight is None else as_schedule(kl_weight),
-        objective=bnn.loss if elbo is None else PyroObjective(bnn, elbo),
+        objective=as_objective(objective),
         clip_norm=clip_norm,
         epochs=epochs,
         settings={
@@ -198,6 +216,15 @@ def _zero_tiny(bnn: Program) -> None:
 def _check_posteriors(bnn: Program) -> None:
     for _, layer in bnn.named_dropout_layers():
         layer.check_posterior()
+
+
+def _buffer_schedules(
+    bnn: Program, buffers: Mapping[str, float | Schedule]
+) -> dict[str, Schedule]:
+    for name in buffers:
+        if name not in (available := schedulable_buffers(bnn)):
+            raise unknown_name("schedulable buffer", name, available or ("none",))
+    return {name: as_schedule(value) for name, value in buffers.items()}
 
 
 def _check_settings(
@@ -264,7 +291,7 @@ def _make_optimizer(
     variational_learning_rate: float,
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    owners = [m for m in bnn.modules() if isinstance(m, BayesianDropout | BayesianWeights)]
+    owners = [m for m in bnn.modules() if isinstance(m, LatentOwner)]
     variational = {id(p) for owner in owners for p in owner.variational_parameters()}
     means = {id(p) for owner in owners for p in owner.mean_parameters()}
     likelihood = {id(parameter) for parameter in bnn.likelihood.parameters()}

@@ -6,13 +6,11 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pyro
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from bayesdrop.errors import (
@@ -24,8 +22,9 @@ from bayesdrop.errors import (
 from bayesdrop.inference import checkpoint
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.monitor import Monitor
+from bayesdrop.inference.objectives import Objective
 from bayesdrop.inference.schedules import Schedule
-from bayesdrop.nn import kl_divergence
+from bayesdrop.nn import LatentOwner
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
@@ -41,9 +40,9 @@ class TrainingRun:
     bnn: Program
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    temperature: Schedule | None
+    buffers: Mapping[str, Schedule]
     kl_weight: Schedule | None
-    objective: Callable[[Tensor, Tensor], LossTerms]
+    objective: Objective
     clip_norm: float | None
     epochs: int
     settings: dict[str, Any]
@@ -54,6 +53,9 @@ class TrainingRun:
     best_value: float = math.inf
     best_state: dict[str, Tensor] | None = None
     stopped_early: bool = False
+
+    def __post_init__(self) -> None:
+        self._owners = [m for m in self.bnn.modules() if isinstance(m, LatentOwner)]
 
     def train_epoch(self, data: Data, batch_size: int, display: Monitor) -> Record:
         """Train one epoch under its schedules and return its record."""
@@ -92,21 +94,26 @@ class TrainingRun:
             group["lr"] = group["initial_lr"] * factor
         if self.kl_weight is not None:
             self.bnn.kl_weight = self.kl_weight(self.epoch, self.epochs)
-        temperatures = _temperatures(self.bnn)
-        if self.temperature is not None:
-            for temperature in temperatures:
-                temperature.fill_(self.temperature(self.epoch, self.epochs))
-        record: dict[str, Any] = {
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "kl_weight": self.bnn.kl_weight,
-        }
-        if temperatures:
-            record["temperature"] = float(temperatures[0])
+        record: dict[str, Any] = {}
+        for name, buffers in schedulable_buffers(self.bnn).items():
+            if name in self.buffers:
+                for buffer in buffers:
+                    buffer.fill_(self.buffers[name](self.epoch, self.epochs))
+            record[name] = float(buffers[0].reshape(-1)[0])
+        record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        record["kl_weight"] = self.bnn.kl_weight
         return record
 
     def _train_step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective(x, y)
+        terms = self.objective(self.bnn, x, y)
+        if not isinstance(terms, LossTerms):
+            raise ConfigError(
+                "fit",
+                expected="an objective that returns bayesdrop.typing.LossTerms(nll, kl)",
+                got=type(terms).__name__,
+                hint="Both are in nats for the whole data set.",
+            )
         loss = terms.loss / self.bnn.num_data
         if not math.isfinite(loss.item()):
             raise diagnose(self.bnn, x, terms, self.step + 1)
@@ -114,6 +121,9 @@ class TrainingRun:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.bnn.parameters(), self.clip_norm)
         self.optimizer.step()
+        with torch.no_grad():
+            for owner in self._owners:
+                owner.after_step(self.optimizer)
         self.step += 1
         return terms.nll.item() / self.bnn.num_data, terms.kl.item() / self.bnn.num_data
 
@@ -234,22 +244,6 @@ def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, floa
     return {"val_nll": nll / count, "val_rmse": math.sqrt(square / values)}
 
 
-class PyroObjective:
-    """A Pyro ELBO as an objective; its parameters stay out of the global store."""
-
-    def __init__(self, bnn: Program, elbo: Trace_ELBO) -> None:
-        self.bnn, self.elbo = bnn, elbo
-
-    def __call__(self, x: Tensor, y: Tensor) -> LossTerms:
-        """Return the ELBO's estimate of the loss, with its KL part in closed form."""
-        with pyro.settings.context(module_local_params=True):
-            loss = self.elbo.differentiable_loss(self.bnn.model, self.bnn.guide, x, y)
-        # The split is for the record only; the gradient is the estimator's.
-        with torch.no_grad():
-            kl = self.bnn.kl_weight * kl_divergence(self.bnn.network)
-        return LossTerms(loss - kl, kl)
-
-
 def diagnose(bnn: Program, x: Tensor, terms: LossTerms, step: int) -> Exception:
     """Return the error for a non-finite loss, naming the first cause found upstream.
 
@@ -281,9 +275,14 @@ def diagnose(bnn: Program, x: Tensor, terms: LossTerms, step: int) -> Exception:
     )
 
 
-def _temperatures(bnn: Program) -> list[Tensor]:
-    found = [getattr(layer, "temperature", None) for _, layer in bnn.named_dropout_layers()]
-    return [temperature for temperature in found if isinstance(temperature, Tensor)]
+def schedulable_buffers(bnn: Program) -> dict[str, list[Tensor]]:
+    """Return, by name, the buffers that some layer of ``bnn`` declares as schedulable."""
+    found: dict[str, list[Tensor]] = {}
+    for module in bnn.modules():
+        if isinstance(module, LatentOwner):
+            for name in module.schedulable:
+                found.setdefault(name, []).append(module.get_buffer(name))
+    return found
 
 
 def sweep(path: Path) -> None:
