@@ -5,7 +5,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import pytest
+import scipy.stats
+from torch import nn
+
+from bayesdrop.nn import (
+    make_dropout,
+    make_weight_layer,
+    registered_dropouts,
+    registered_weight_layers,
+)
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -23,6 +33,91 @@ def script(monkeypatch):
     for name in set(sys.modules) - known:
         if not name.startswith(("bayesdrop", "torch", "matplotlib")):
             monkeypatch.delitem(sys.modules, name)
+
+
+def tables_of(text):
+    """Return the tables of a page's text as lists of rows, each a list of cells."""
+    found = re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE)
+    return [[line.strip("|").split("|") for line in block.splitlines()] for block in found]
+
+
+def test_the_pages_show_what_the_committed_results_say(script):
+    tables = script("tables")
+    shown = []
+    for page in tables.PAGES:
+        text = page.read_text()
+        assert tables.rewrite(text) == text, page
+        shown += tables.names(text)
+    assert sorted(shown) == sorted(tables.TABLES)
+
+
+def test_no_page_has_a_table_of_figures_that_no_script_wrote(script):
+    tables = script("tables")
+    for page in tables.PAGES:
+        by_hand = re.sub(
+            r"<!-- ([\w-]+) -->.*?<!-- /\1 -->", "", page.read_text(), flags=re.DOTALL
+        )
+        for rows in tables_of(by_hand):
+            assert not re.search(r"\d\.\d|\d %", str(rows)), (page, rows[0])
+
+
+def test_each_row_of_a_trained_network_says_what_counted_its_kl(script):
+    tables = script("tables")
+    for name, write in tables.TABLES.items():
+        (rows,) = tables_of(write())
+        if name in tables.TIMINGS:
+            continue
+        (column,) = [i for i, cell in enumerate(rows[0]) if cell.strip().startswith("KL")]
+        assert all(row[column].strip() for row in rows[1:]), name
+        assert {len(row) for row in rows} == {len(rows[0])}, name
+
+
+def test_layers_without_a_kl_are_those_that_learn_nothing(script):
+    rows = script("rows")
+    layers = {key: make_dropout(key, 3) for key in registered_dropouts()}
+    layers |= {key: make_weight_layer(key, nn.Linear(3, 2)) for key in registered_weight_layers()}
+    for key, layer in layers.items():
+        learned = list(layer.variational_parameters())
+        assert (key in rows.WITHOUT_PRIOR) == (not learned), key
+
+
+def test_a_factor_is_read_from_the_settings(script):
+    rows = script("rows")
+    stage = {"epochs": 3, "dependent": False}
+    settings = {"data": "mnist", "dropout": "beta-bernoulli", "stages": [stage]}
+    settings |= {"dropout_options": {}, "dependent_options": {"kl_scale": 0.5}}
+    assert rows.kl_factor(settings) == "1"
+    layers = {"a": {"kl_scale": 2.0}, "b": {"kl_scale": 4.5}}
+    settings["dropout_options"] = {"overrides": layers}
+    assert rows.kl_factor(settings) == "2-4.5"
+    assert rows.kl_factor({**settings, "stages": [{**stage, "dependent": True}]}).endswith("0.5")
+    settings["dropout_options"] = {"kl_scale": 1800.0}
+    assert rows.kl_factor(settings) == "0.03 N"
+    assert rows.kl_factor({**settings, "dropout": "mc-dropout"}) == rows.NO_KL
+    assert rows.kl_factor({**settings, "dropout": None}) == rows.NO_KL
+
+
+def test_a_verdict_is_that_of_a_paired_t_test(script):
+    paired = script("paired")
+    generator = numpy.random.default_rng(0)
+    first, second = generator.normal(size=(2, 6))
+    first = first + 1.0
+    found = paired.difference(dict(enumerate(first)), dict(enumerate(second)))
+    test = scipy.stats.ttest_rel(first, second)
+    assert found.mean / found.error == pytest.approx(test.statistic)
+    assert (found.verdict() == "worse") == (test.pvalue < paired.LEVEL)
+    assert found.verdict(higher_is_better=True) != "worse"
+
+
+def test_differences_that_are_noise_are_level(script):
+    paired = script("paired")
+    assert paired.Difference(-0.2, 0.01, 3).verdict() == "better"
+    assert paired.Difference(-0.2, 0.01, 3).verdict(higher_is_better=True) == "worse"
+    assert paired.Difference(-0.2, 0.05, 3).verdict() == "level"  # 4.0 standard errors of three
+    assert paired.Difference(-0.2, 0.01, 3).verdict(at_least=0.3) == "level"
+    assert paired.Difference(-0.2, float("nan"), 1).verdict() == "one seed"
+    assert paired.difference({0: 1.0, 1: 2.0}, {1: 1.5, 2: 9.0}).mean == 0.5
+    assert paired.noise_of_error(50.0, 100) == pytest.approx(5.0)
 
 
 def test_a_recipe_keeps_the_runs_of_its_other_seeds(script):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import bayesdrop as bd
+from bayesdrop.nn import registered_dropouts
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -120,3 +121,9 @@ def test_every_page_is_reached_from_the_readme():
 def test_the_readme_lists_every_tutorial():
     named = set(re.findall(r"\(tutorials/([\w.]+)\)", README.read_text()))
     assert named == {path.name for path in (ROOT / "tutorials").glob("[0-9]*.py")}
+
+
+def test_the_readme_has_a_row_for_every_prior():
+    table = README.read_text().split("## Which prior")[1].split("## ")[0]
+    named = set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE))
+    assert named == {layer.__name__ for layer in registered_dropouts().values()}

@@ -1,0 +1,202 @@
+"""Tables of the README's example, of Indian buffet auto-encoders, and of timings."""
+
+from __future__ import annotations
+
+import statistics
+
+from paired import SIGNS, difference, noise_of_error
+from rows import NETWORKS, NO_KL, read, table
+
+IBP_VAE = {
+    "plain": "plain VAE",
+    "s-ibp": "structured IBP",
+    "mf-ibp": "mean-field IBP",
+}
+"""Methods of ``ibp_vae.py`` to their rows."""
+
+EXAMPLE = {
+    ("plain", "mean"): "plain network",
+    ("nn.Dropout", "mean"): "nn.Dropout(0.5), off at test",
+    ("beta-bernoulli", "mean"): "BB, mean mask",
+    ("beta-bernoulli", "sampled"): "BB, sampled",
+}
+"""Kinds and ways of ``first_example.py`` to their rows."""
+
+
+def _example(share: float, split: str = "test") -> dict[tuple[str, str, str], list[dict]]:
+    """Return kind, settings ("shared" or "own") and way to the runs of all seeds."""
+    file = "first-example.json" if split == "test" else "first-example-choice.json"
+    runs = [run for run in read(file)["runs"] if run["share"] == share]
+    shared = next(run["settings"] for run in runs if run["kind"] == "beta-bernoulli")
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for run in runs:
+        whose = "shared" if run["settings"] == shared else "own"
+        for way in ("mean", "sampled"):
+            if way in run:
+                found.setdefault((run["kind"], whose, way), []).append(run)
+    return found
+
+
+def _units(runs: list[dict]) -> str:
+    if not runs[0]["units"]:
+        return "64-500-300"
+    layers = zip(*(run["units"] for run in runs), strict=True)
+    return "-".join(f"{statistics.median(units):.0f}" for units in layers)
+
+
+def example_front() -> str:
+    """Return the README's table: means over the seeds."""
+    runs = _example(0.2)
+    rows = []
+    for (kind, way), title in EXAMPLE.items():
+        if way == "sampled":
+            continue
+        own = runs[kind, "shared", way]
+        error = statistics.fmean(run[way]["error"] for run in own)
+        nll = statistics.fmean(run[way]["nll"] for run in own)
+        flops = statistics.fmean(run["flops"] for run in own) / 1000
+        factor = "1" if kind == "beta-bernoulli" else NO_KL
+        cells = [str(len(own)), factor, f"{error:.1f}", f"{nll:.2f}", _units(own), f"{flops:.0f}"]
+        rows.append([title, *cells])
+    header = ["600 test digits", "seeds", "KL", "error %", "NLL", "units", "kFLOPs"]
+    return table(header, rows)
+
+
+def example(share: float) -> str:
+    """Return all rows for one share of labels drawn anew: means and standard errors."""
+    runs = _example(share)
+    plain = runs["plain", "shared", "mean"]
+    rows = []
+    for (kind, whose, way), own in sorted(runs.items(), key=_order):
+        settings = own[0]["settings"]
+        title = EXAMPLE[kind, way] + (", own settings" if whose == "own" else "")
+        factor = "1" if kind == "beta-bernoulli" else NO_KL
+        about = [str(len(own)), f"{settings['epochs']}", factor]
+        cells = [_mean([run[way]["error"] for run in own], 2)]
+        cells += [_mean([run[way][key] for run in own], 3) for key in ("nll", "ece")]
+        if share:
+            redrawn = f"{way}, labels redrawn"
+            cells += [_mean([run[redrawn][key] for run in own], 3) for key in ("nll", "ece")]
+        beside = "" if own is plain else _beside(own, plain, way, share)
+        seconds = statistics.median(run["cpu_seconds"] for run in own)
+        rows.append([title, *about, *cells, _units(own), f"{seconds:.1f}", beside])
+    header = [f"digits, {100 * share:.0f} % of labels drawn anew", "seeds", "epochs", "KL"]
+    header += ["error %", "NLL", "ECE"]
+    if share:
+        header += ["NLL, labels redrawn", "ECE, labels redrawn"]
+    return table([*header, "units", "CPU s", "beside plain"], rows)
+
+
+def _order(item: tuple[tuple[str, str, str], list[dict]]) -> tuple[int, bool]:
+    kind, whose, way = item[0]
+    return list(EXAMPLE).index((kind, way)), whose == "own"
+
+
+def _mean(values: list[float], digits: int) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.fmean(values):.{digits}f} ± {error:.{digits}f}"
+
+
+def _beside(own: list[dict], plain: list[dict], way: str, share: float) -> str:
+    keys = [(way, "mean", "error"), (way, "mean", "nll"), (way, "mean", "ece")]
+    if share:
+        redrawn = (f"{way}, labels redrawn", "mean, labels redrawn")
+        keys += [(*redrawn, "nll"), (*redrawn, "ece")]
+    found = []
+    for mine, theirs, key in keys:
+        values = {run["seed"]: run[mine][key] for run in own}
+        others = {run["seed"]: run[theirs][key] for run in plain}
+        noise = noise_of_error(statistics.fmean(others.values()), 600) if key == "error" else 0.0
+        found.append(SIGNS[difference(values, others).verdict(at_least=noise)])
+    return " ".join(found)
+
+
+def example_choice() -> str:
+    """Return the candidates of the README's example, means over the seeds of validation."""
+    groups: dict[tuple, dict[str, list[dict]]] = {}
+    for run in read("first-example-choice.json")["runs"]:
+        groups.setdefault(tuple(run["settings"].items()), {}).setdefault(run["kind"], []).append(
+            run
+        )
+    rows = []
+    for settings, kinds in groups.items():
+        values = dict(settings)
+        errors = [
+            f"{statistics.fmean(run['mean']['error'] for run in kinds[kind]):.2f}"
+            for kind in ("plain", "nn.Dropout", "beta-bernoulli")
+        ]
+        masked = kinds["beta-bernoulli"]
+        title = f"rates {values['learning_rate']:g} and {values['variational_learning_rate']:g}"
+        about = [str(len(masked)), str(values["epochs"]), "1 (BB)"]
+        rows.append([title, *about, *errors, _units(masked)])
+    header = ["300 validation digits, error %", "seeds", "epochs", "KL", "plain", "nn.Dropout"]
+    return table([*header, "BB, mean mask", "units of BB"], rows)
+
+
+def ibp_vae() -> str:
+    """Return the table of ``ibp_vae.py``: medians over seeds, the published figures beside."""
+    result = read("ibp-vae.json")
+    rows = []
+    for method, title in IBP_VAE.items():
+        runs = [run for run in result["runs"] if run["method"] == method]
+        figures = {
+            "test": [run["test"]["exact"]["iwae"] for run in runs],
+            "elbo": [run["test"]["elbo"] for run in runs],
+            "train": [run["train_10000"]["exact"]["iwae"] for run in runs],
+            "relaxed": [
+                run["test"]["relaxed"]["published_metric"]
+                for run in runs
+                if "relaxed" in run["test"]
+            ],
+            "published": [result["published"].get(method, {}).get("test")],
+            "used": [run["features_per_example"] for run in runs],
+            "kept": [run["features_in_use"] for run in runs],
+        }
+        cells = [
+            "" if v in ([], [None]) else f"{statistics.median(v):.1f}" for v in figures.values()
+        ]
+        epochs = "/".join(sorted({str(run["epochs"]) for run in runs}))
+        rows.append([title, str(len(runs)), epochs, "1", *cells])
+    header = ["binarised MNIST, nats", "seeds", "epochs", "KL", "test", "test, minus ELBO"]
+    header += ["training images", "test, relaxed masks", "published", "features an image"]
+    return table([*header, "features in use"], rows)
+
+
+def concrete() -> str:
+    """Return the table of ``concrete_regression.py``, the published numbers in brackets."""
+    result = read("concrete-regression.json")
+    published = result["published"]
+    rows = []
+    for size, row in result["mean"].items():
+        figures = [
+            f"{row[key]:.2f} ({published[key][size]:.2f})"
+            for key in ("rmse", "aleatoric", "epistemic", "hidden_drop_prob")
+        ]
+        seeds = sum(run["num_data"] == int(size) for run in result["runs"])
+        rows.append([size, str(seeds), str(result["epochs"][size]), "1", *figures])
+    header = ["training points", "seeds", "epochs", "KL", "RMSE", "aleatoric", "epistemic"]
+    return table([*header, "hidden drop rate"], rows)
+
+
+def steps() -> str:
+    """Return the table of training-step times."""
+    result = read("step_time.json")
+    rows = [
+        [name, *(f"{result[network][name]['ratio']:.2f}" for network in NETWORKS)]
+        for name in result["lenet-500-300"]
+    ]
+    return table([f"training step, {result['threads']} thread(s)", *NETWORKS.values()], rows)
+
+
+def predictions() -> str:
+    """Return the table of prediction times."""
+    result = read("predict_time.json")
+    titles = {
+        "plain_passes": "64 plain passes",
+        "predict_shared": "bd.predict, one mask per posterior sample",
+        "predict_per_example": 'bd.predict, shared_by="example"',
+        "stock_predictive": "stock Predictive",
+    }
+    ratios = result["ratio_to_plain_passes"]["seconds"]
+    rows = [[title, f"{ratios[key]:.2f}"] for key, title in titles.items()]
+    return table([f"prediction, {result['threads']} thread(s)", "time"], rows)
