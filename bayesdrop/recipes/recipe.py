@@ -11,6 +11,7 @@ from typing import Any
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.schedules import Schedule, decay, steps
 from bayesdrop.recipes.earlier import with_todays_names
+from bayesdrop.record import plain
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON's types."""
-        values: dict[str, Any] = _plain(dataclasses.asdict(self))
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
         for stage in values["stages"]:
             if stage["decay_since"] is None:  # as runs have it that are older than the field
                 del stage["decay_since"]
@@ -237,11 +238,3 @@ def get_recipe(name: str) -> Recipe:
     if name not in _REGISTRY:
         raise unknown_name("recipe", name, _REGISTRY)
     return _REGISTRY[name]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from bayesdrop.compression import (
     Frontier,
@@ -43,6 +44,7 @@ from bayesdrop.metrics import (
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.uncertainty import ClassRow
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.record import Record, plain
 from bayesdrop.reporting.shift_analysis import ShiftAnalysis, analyse_shift
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ _ELBO_EXAMPLES = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Analysis:
+class Analysis(Record):
     """What ``analyse`` found out, beyond the report.
 
     Args:
@@ -115,6 +117,7 @@ class Analysis:
     labels: Tensor = field(repr=False)
     class_names: tuple[str, ...] = ()
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, ready for JSON."""
         selective = {
@@ -122,23 +125,25 @@ class Analysis:
             | {"coverage_at_risk": {f"{r:g}": curve.coverage_at_risk(r) for r in TARGET_RISKS}}
             for method, curve in self.risk_coverage.items()
         }
-        return {
-            "main": self.main,
-            "bootstrap": self.bootstrap.to_dict(),
-            "calibration": self.calibration,
-            "reliability": {m: diagram.to_dict() for m, diagram in self.reliability.items()},
-            "temperature_scaling": self.temperature,
-            "classes": self.classes.to_dict(),
-            "selective": selective,
-            "selective_threshold": self.threshold,
-            "shift": self.shift.to_dict(),
-            "size": None if self.size is None else self.size.to_dict(CREDIBLE_LEVEL),
-            "frontier": None if self.frontier is None else self.frontier.to_dict(),
-            "frontier_threshold": self.chosen,
-            "guide_diagnostic": None if self.diagnostic is None else self.diagnostic.to_dict(),
-            "check_elbo": None if self.elbo is None else self.elbo.to_dict(),
-            "notes": self.notes,
-        }
+        return plain(
+            {
+                "main": self.main,
+                "bootstrap": self.bootstrap,
+                "calibration": self.calibration,
+                "reliability": self.reliability,
+                "temperature_scaling": self.temperature,
+                "classes": self.classes.to_dict(),
+                "selective": selective,
+                "selective_threshold": self.threshold,
+                "shift": self.shift.to_dict(),
+                "size": None if self.size is None else self.size.to_dict(CREDIBLE_LEVEL),
+                "frontier": self.frontier,
+                "frontier_threshold": self.chosen,
+                "guide_diagnostic": self.diagnostic,
+                "check_elbo": self.elbo,
+                "notes": self.notes,
+            }
+        )
 
 
 def analyse(

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from bayesdrop.errors import ConfigError
 from bayesdrop.metrics import Bootstrap, Estimate, bootstrap_metrics
 from bayesdrop.metrics.checks import Array
+from bayesdrop.record import Record, plain
 from bayesdrop.reporting.compare_plots import comparison_figure
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
 from bayesdrop.reporting.estimates import estimate_text, figure_text, metric_title
@@ -47,7 +50,7 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Record):
     """What ``compare_predictions`` returns.
 
     Args:
@@ -62,6 +65,7 @@ class Comparison:
     title: str = "Comparison"
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @override
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, ready for JSON."""
         return {
@@ -75,9 +79,9 @@ class Comparison:
                 {
                     "name": row.name,
                     "members": {name: self.bootstrap.values[name] for name in row.members},
-                    "metrics": {m: e.to_dict() for m, e in row.estimates.items()},
-                    "ranges": {m: list(ends) for m, ends in row.ranges.items()},
-                    "differences": {m: e.to_dict() for m, e in row.differences.items()},
+                    "metrics": plain(row.estimates),
+                    "ranges": plain(row.ranges),
+                    "differences": plain(row.differences),
                     "details": row.details,
                 }
                 for row in self.rows
