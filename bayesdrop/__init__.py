@@ -4,7 +4,7 @@ A dropout layer is a prior and a posterior over a mask. The same posterior gives
 predictions, an account of their uncertainty, and a smaller network.
 """
 
-from bayesdrop import distributions, networks
+from bayesdrop import distributions, networks, nn
 from bayesdrop.compression import (
     CompressionTable,
     Frontier,
@@ -87,12 +87,6 @@ from bayesdrop.nn import (
     VariationalNestedDropout,
     impose_masks,
     kl_divergence,
-    make_dropout,
-    make_weight_layer,
-    register_dropout,
-    register_weight_layer,
-    registered_dropouts,
-    registered_weight_layers,
     to_dependent,
 )
 from bayesdrop.program.autoencoder import VariationalAutoencoder
@@ -174,17 +168,12 @@ __all__ = [
     "load_regression",
     "load_sparse",
     "log_likelihood_bound",
-    "make_dropout",
-    "make_weight_layer",
     "networks",
+    "nn",
     "ood_table",
     "measure_per_input",
     "predict",
     "sweep_thresholds",
-    "register_dropout",
-    "register_weight_layer",
-    "registered_dropouts",
-    "registered_weight_layers",
     "reliability_diagram",
     "risk_coverage",
     "save",

@@ -335,14 +335,10 @@ def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:
 
 def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
     if what is Registry.dropouts:
-        from bayesdrop.nn import registered_dropouts, registered_weight_layers
+        from bayesdrop.nn import layers
 
         return ["key", "class", "reference"], [
-            [key, cls.__name__, cls.reference] for key, cls in registered_dropouts().items()
-        ] + [
-            [key, ", ".join(cls.__name__ for cls in family.values()), first.reference]
-            for key, family in registered_weight_layers().items()
-            for first in [next(iter(family.values()))]
+            [key, cls.__name__, cls.reference] for key, cls in layers.items()
         ]
     if what is Registry.recipes:
         from bayesdrop.recipes import registered_recipes

@@ -12,7 +12,7 @@ import bayesdrop as bd
 from bayesdrop import __version__
 from bayesdrop.cli import app
 from bayesdrop.data import load_data, registered_data
-from bayesdrop.nn import registered_dropouts
+from bayesdrop.nn import layers
 from bayesdrop.recipes import load_run, registered_recipes
 from bayesdrop.recipes import recipe as recipe_module
 from tests.reporting.page import check_page
@@ -56,7 +56,7 @@ def test_version():
 @pytest.mark.parametrize(
     "what, registry",
     [
-        ("dropouts", registered_dropouts()),
+        ("dropouts", layers),
         ("recipes", registered_recipes()),
         ("datasets", registered_data()),
     ],

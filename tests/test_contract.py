@@ -17,14 +17,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
-from bayesdrop.nn import make_dropout, named_dropout_layers
+from bayesdrop.nn import make, named_dropout_layers
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA, BATCH = 40, 10
 ELBOS = [Trace_ELBO, TraceMeanField_ELBO]
 POINT_ESTIMATES = {"slope"}  # parameters of layers that no KL divergence depends on
 
-pytestmark = pytest.mark.parametrize("key", list(bd.registered_dropouts()))
+pytestmark = pytest.mark.parametrize("key", list(bd.nn.registered(bd.BayesianDropout)))
 
 
 class Counted(nn.Sequential):
@@ -37,10 +37,10 @@ class Counted(nn.Sequential):
 
 def dense(key, **options):
     return Counted(
-        make_dropout(key, 6, **options),
+        make(key, 6, **options),
         nn.Linear(6, 5),
         nn.Tanh(),
-        make_dropout(key, 5, **options),
+        make(key, 5, **options),
         nn.Linear(5, 3),
     )
 
@@ -186,9 +186,9 @@ def test_maps_work_in_model_and_predictive(key):
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3),
         nn.Tanh(),
-        make_dropout(key, 4, unit_dim=-3),
+        make(key, 4, unit_dim=-3),
         nn.Flatten(),
-        make_dropout(key, 16),
+        make(key, 16),
         nn.Linear(16, 3),
     )
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=NUM_DATA)
@@ -248,7 +248,7 @@ def test_observations_are_scaled_to_the_whole_data_set(key):
 
 
 def test_kl_is_registered_plain_and_under_to_event(key):
-    layer = make_dropout(key, 4)
+    layer = make(key, 4)
     prior, posterior = layer.prior(), layer.posterior()
     assert prior.keys() == posterior.keys()
     for name, q in posterior.items():
@@ -260,7 +260,7 @@ def test_kl_is_registered_plain_and_under_to_event(key):
 
 
 def test_kl_equals_monte_carlo(key):
-    layer = make_dropout(key, 4)
+    layer = make(key, 4)
     given = None if layer.parent is None else layer.parent.draw_latents()
     prior = layer.prior_given(given)
     log_ratio = 0.0
@@ -275,7 +275,7 @@ def test_kl_equals_monte_carlo(key):
 
 
 def test_kl_of_a_network_counts_each_layer_once(key, same_noise):
-    layer = make_dropout(key, 4)
+    layer = make(key, 4)
     if layer.parent is not None:
         pytest.skip("what the layers share has a divergence of its own")
     net = nn.Sequential(layer, nn.Linear(4, 3))
@@ -303,12 +303,12 @@ def in_range(layer, mask):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_masks_lie_in_the_unit_interval(key, training):
-    layer = make_dropout(key, 50).train(training)
+    layer = make(key, 50).train(training)
     assert in_range(layer, layer(torch.ones(20, 50)))
 
 
 def test_keep_prob_is_the_probability_of_an_exact_mask(key):
-    layer = make_dropout(key, 4).eval()
+    layer = make(key, 4).eval()
     x = torch.randn(1, 4)
     masks = torch.stack([layer.draw_mask(layer.draw_latents(), x)[0] for _ in range(2000)])
     keep = layer.keep_prob().detach()
@@ -418,7 +418,7 @@ def test_two_models_do_not_meet_in_the_store(key):
 def test_compact_network_equals_the_masked_network(key):
     if not hasattr(bd, "compact"):
         pytest.skip("this build has no compact")
-    if bd.registered_dropouts()[key].input_dependent:
+    if bd.nn.registered(bd.BayesianDropout)[key].input_dependent:
         pytest.skip("an input-dependent mask cannot be folded into weights")
     net = dense(key)
     for _, layer in named_dropout_layers(net):

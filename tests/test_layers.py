@@ -79,9 +79,9 @@ def test_the_check_sees_every_kind_of_import():
 ABBREVIATED = {"mc-dropout": "monte-carlo"}  # what everybody calls it
 
 
-@pytest.mark.parametrize("key", list(bd.registered_dropouts()))
+@pytest.mark.parametrize("key", list(bd.nn.registered(bd.BayesianDropout)))
 def test_dropouts_have_one_stem(key):
-    cls = bd.registered_dropouts()[key]
+    cls = bd.nn.registered(bd.BayesianDropout)[key]
     assert cls.key == key
     key = ABBREVIATED.get(key, key)
     stem = key.replace("-", "_")

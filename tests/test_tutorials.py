@@ -48,7 +48,7 @@ def test_tutorial_follows_the_house_rules(name):
 def test_the_prior_of_tutorial_10_keeps_the_contract(tmp_path):
     text = (ROOT / "tutorials" / "10_write_your_own_prior.py").read_text()
     plugin, rest = text.split("# %% [markdown]\n# ## Train it", 1)
-    assert "register_dropout(SmoothFieldDropout)" in plugin and "bd.fit" in rest
+    assert "bd.nn.register(SmoothFieldDropout)" in plugin and "bd.fit" in rest
     (tmp_path / "smooth_field.py").write_text(plugin)
     arguments = ["-p", "smooth_field", "tests/test_contract.py", "-k", "smooth-field"]
     done = subprocess.run(

@@ -17,18 +17,18 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
-from bayesdrop.nn import Noise, make_weight_layer, registered_weight_layers
+from bayesdrop.nn import BayesianWeights, Noise, layers, make, registered
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 from tests.test_contract import global_sites, gradients, sites
 
 NUM_DATA, BATCH = 40, 10
 
-pytestmark = pytest.mark.parametrize("key", list(registered_weight_layers()))
+pytestmark = pytest.mark.parametrize("key", list(registered(BayesianWeights)))
 
 
 def randomised(key, layer, **options):
     """A layer whose means and noise, where it is learned, are of the same order."""
-    new = make_weight_layer(key, layer, **options)
+    new = make(key, layer, **options)
     for parameter in new.variational_parameters():
         parameter.data.normal_(-3.0)
     return new
@@ -38,7 +38,7 @@ def network(key, **options):
     """A convolution, random if the family has one, and a random Linear."""
     net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
     for index in (0, 3):
-        if type(net[index]) in registered_weight_layers()[key]:
+        if layers[key].takes(net[index]):
             net[index] = randomised(key, net[index], **options)
     return net
 

@@ -103,7 +103,7 @@ class SmoothFieldDropout(bd.BayesianDropout):
 #     python -m pytest -p smooth_field tests/test_contract.py -k smooth-field
 
 # %%
-bd.register_dropout(SmoothFieldDropout)
+bd.nn.register(SmoothFieldDropout)
 register_recipe(
     Recipe(
         "digits-smooth-field",

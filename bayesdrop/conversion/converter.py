@@ -23,8 +23,9 @@ from bayesdrop.errors import ConversionError, unknown_name
 from bayesdrop.networks.tracing import leaf_modules, trace
 from bayesdrop.nn import (
     BayesianDropout,
-    registered_dropouts,
-    registered_weight_layers,
+    BayesianWeights,
+    layers,
+    registered,
     with_plain_weights,
 )
 from bayesdrop.program.program import Program
@@ -64,7 +65,7 @@ def convert(
       none is then removed. With ``linear=False, conv=False`` only these are put in: a trained
       network with ``nn.Dropout`` becomes the same network with Monte Carlo dropout.
 
-    A name from ``registered_weight_layers()``, such as ``"sparse-variational"``, replaces Linear
+    A key of random weights, such as ``"sparse-variational"``, replaces Linear
     and convolution layers by layers with random weights, whose means are the network's; an
     ``nn.Dropout`` directly before one is removed. Both kinds can be put in, weights first: by two
     calls, or by ``weights``, which leaves each ``nn.Dropout`` to the masks. Spike-and-slab dropout
@@ -72,7 +73,7 @@ def convert(
 
     Args:
         network: Any module that ``torch.fx`` can trace.
-        dropout: A name from ``registered_dropouts()`` or ``registered_weight_layers()``.
+        dropout: A key of ``bd.nn.layers``, of a mask or of random weights.
         linear: Whether Linear layers get one.
         conv: Whether convolutions get one.
         replace_dropout: Whether ``nn.Dropout`` modules (and ``F.dropout(..., self.training)``)
@@ -83,8 +84,8 @@ def convert(
         exclude: Not these layers.
         overrides: Layer name or pattern to options that only these layers get, such as
             ``{"conv1": {"kl_scale": 40}}``.
-        weights: Random weights to put in before the masks: a name from
-            ``registered_weight_layers()``, or that name as ``"dropout"`` in a mapping with other
+        weights: Random weights to put in before the masks: their key
+            in ``bd.nn.layers``, or that key as ``"dropout"`` in a mapping with other
             arguments of this function, such as
             ``{"dropout": "sparse-variational", "conv": False, "kl_scale": 0.1}``.
         **options: Passed to the class of dropout or of random weights.
@@ -105,7 +106,7 @@ def convert(
         >>> [name for name, _ in net.named_children() if name.endswith("dropout")]
         ['fc1_dropout', 'fc2_dropout', 'fc3_dropout']
     """
-    _check_name(dropout)
+    random_weights = issubclass(layers[dropout], BayesianWeights)
     if weights is not None:
         network = _with_random_weights(network, weights)
     work = copy.deepcopy(network)
@@ -123,7 +124,6 @@ def convert(
         overrides=overrides or {},
     )
     plan.check_patterns()
-    random_weights = dropout in registered_weight_layers()
     kinds = (*(CONVOLUTIONS if conv else ()), *(LINEARS if linear else ()))
     for node in list(graph.nodes):
         module = plan.module(node)
@@ -180,17 +180,11 @@ def without_dropout(network: nn.Module) -> nn.Module:
     return result
 
 
-def _check_name(dropout: str) -> None:
-    names = [*registered_dropouts(), *registered_weight_layers()]
-    if dropout not in names:
-        raise unknown_name("dropout", dropout, names)
-
-
 def _with_random_weights(network: nn.Module, weights: str | Mapping[str, Any]) -> nn.Module:
     arguments = {"dropout": weights} if isinstance(weights, str) else dict(weights)
     name = arguments.get("dropout")
-    if name not in registered_weight_layers():
-        raise unknown_name("random weights", str(name), registered_weight_layers())
+    if name not in registered(BayesianWeights):
+        raise unknown_name("random weights", str(name), registered(BayesianWeights))
     return convert(network, **{"replace_dropout": False, **arguments})
 
 

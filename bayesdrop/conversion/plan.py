@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
 from bayesdrop.nn import (
     BayesianDropout,
+    BayesianWeights,
     ConvWeights,
     LinearWeights,
-    make_dropout,
-    make_weight_layer,
-    registered_dropouts,
-    registered_weight_layers,
+    layers,
+    make,
+    registered,
 )
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -113,13 +113,12 @@ class Plan:
         self, node: fx.Node, layer: LinearLayer | Convolution, replace_dropout: bool
     ) -> None:
         """Give a Linear or convolution random weights, if the family has such a layer."""
-        if type(layer) not in registered_weight_layers()[self.dropout]:
-            return
-        if not self.selected(node, layer):
+        cls = registered(BayesianWeights)[self.dropout]
+        if not cls.takes(layer) or not self.selected(node, layer):
             return
         name = str(node.target)
         self._check_untied(name, layer)
-        new = make_weight_layer(self.dropout, layer, **self._layer_options(name, self.options))
+        new = make(self.dropout, layer, **self._layer_options(name, self.options))
         source = input_of(node)
         while replace_dropout and isinstance(self.module(source), DROPOUTS):
             node.replace_input_with(source, input_of(source))
@@ -236,15 +235,15 @@ class Plan:
 
     def join(self) -> None:
         """Let the new dropout layers share what they share."""
-        cls = registered_dropouts().get(self.dropout)
-        if cls is None:
+        cls = layers[self.dropout]
+        if not issubclass(cls, BayesianDropout):
             return
         by_name = {name: self.modules[name] for name in self.inserted}
         order = [str(n.target) for n in self.graph.nodes if str(n.target) in by_name]
         cls.share([m for name in order if isinstance(m := by_name[name], cls)])
 
     def _options_from(self, module: nn.Module | None) -> dict[str, Any]:
-        cls = registered_dropouts().get(self.dropout)
+        cls = registered(BayesianDropout).get(self.dropout)
         return {} if cls is None or module is None else cls.options_from_dropout(module)
 
     def _insert(
@@ -259,7 +258,7 @@ class Plan:
     ) -> fx.Node:
         options: dict[str, Any] = {"unit_dim": units.unit_dim, **self._options_from(like)}
         options = self._layer_options(layer, options | dict(self.options))
-        new = make_dropout(self.dropout, units.number, **options)
+        new = make(self.dropout, units.number, **options)
         tensors = itertools.chain(units.module.parameters(), units.module.buffers())
         weight = next(tensors, torch.empty(0))
         new.to(device=weight.device, dtype=weight.dtype)

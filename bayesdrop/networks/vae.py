@@ -15,7 +15,7 @@ from bayesdrop.nn import (
     IndianBuffetDropout,
     NestedDropout,
     VariationalNestedDropout,
-    make_dropout,
+    make,
 )
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.code import MaskPosterior
@@ -48,8 +48,8 @@ def vae(
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         latent_dropout: What switches features on and off: ``"indian-buffet"`` for the structured
             IBP-VAE, ``"variational-nested"`` for a code whose features are ordered, ``"nested"``
-            for the same with a fixed law of how many are used, another name of
-            ``registered_dropouts()``, or a layer. None is a plain variational auto-encoder.
+            for the same with a fixed law of how many are used, another key
+            of a mask in ``bd.nn.layers``, or a layer. None is a plain variational auto-encoder.
         latent_options: Options of the layer that ``latent_dropout`` names, such as
             ``{"concentration": 10.0}``. The temperature is 0.3 unless given, and the posterior of
             Indian buffet sticks starts at their prior.
@@ -85,7 +85,7 @@ def vae(
         if latent_dropout == IndianBuffetDropout.key:
             # The encoder opens what an example needs; features that start open close slowly.
             options.setdefault("init_concentration1", options.get("concentration", 10.0))
-        latent_dropout = make_dropout(latent_dropout, latent_size, **options)
+        latent_dropout = make(latent_dropout, latent_size, **options)
     elif latent_options is not None:
         raise ConfigError(
             "vae",

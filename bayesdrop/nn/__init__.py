@@ -4,6 +4,7 @@
 have in common, an owner of global latents, is in ``latents``.
 """
 
+from bayesdrop.nn.catalogue import BayesianLayer, layers, make, register, registered
 from bayesdrop.nn.context import MaskContext, active_context
 from bayesdrop.nn.contexts import ImposedMasks, PosteriorSample, impose_masks
 from bayesdrop.nn.latents import LatentOwner, kl_divergence, named_owners, named_shared
@@ -22,30 +23,46 @@ from bayesdrop.nn.masks import (
     OrderedUnits,
     StructuredBayesianPruningDropout,
     VariationalNestedDropout,
-    make_dropout,
-    register_dropout,
-    registered_dropouts,
     to_dependent,
 )
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import (
+    BernoulliDropconnect,
     ConvWeights,
     Dropconnect,
     DropconnectConv2d,
     DropconnectLinear,
+    GaussianDropconnect,
     GaussianDropconnectConv2d,
     GaussianDropconnectLinear,
     LinearWeights,
     SparseVariational,
     SparseVariationalConv2d,
     SparseVariationalLinear,
-    make_weight_layer,
-    register_weight_layer,
-    registered_weight_layers,
 )
+
+_REGISTERED: tuple[type[BayesianDropout] | type[BayesianWeights], ...] = (
+    BetaBernoulliDropout,
+    DependentBetaBernoulliDropout,
+    IndianBuffetDropout,
+    HierarchicalIndianBuffetDropout,
+    NestedDropout,
+    VariationalNestedDropout,
+    MonteCarloDropout,
+    GaussianDropout,
+    ConcreteDropout,
+    StructuredBayesianPruningDropout,
+    HardConcreteDropout,
+    SparseVariational,
+    BernoulliDropconnect,
+    GaussianDropconnect,
+)
+for _cls in _REGISTERED:
+    register(_cls)
 
 __all__ = [
     "BayesianDropout",
+    "BayesianLayer",
     "BayesianWeights",
     "BetaBernoulliDropout",
     "ConcreteDropout",
@@ -78,16 +95,14 @@ __all__ = [
     "active_context",
     "impose_masks",
     "kl_divergence",
-    "make_dropout",
-    "make_weight_layer",
+    "layers",
+    "make",
     "named_dropout_layers",
     "named_owners",
     "named_shared",
     "named_weight_layers",
-    "register_dropout",
-    "register_weight_layer",
-    "registered_dropouts",
-    "registered_weight_layers",
+    "register",
+    "registered",
     "to_dependent",
     "with_plain_weights",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -52,6 +53,9 @@ class BayesianWeights(LatentOwner):
     """Name in the registry, such as ``"sparse-variational"``."""
     reference: ClassVar[str]
     """The publication, for ``bayesdrop list dropouts``."""
+
+    replaces: ClassVar[type[nn.Module]]
+    """The ``torch.nn`` class whose place it takes."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -143,7 +147,7 @@ class BayesianWeights(LatentOwner):
         Raises:
             ConfigError: If the layer is of another class, or an option is unknown.
         """
-        new = cls.like(layer, **options)
+        new = cls._final_for(layer).like(layer, **options)
         weight = next(layer.parameters())
         new.to(device=weight.device, dtype=weight.dtype).train(layer.training)
         with torch.no_grad():
@@ -151,6 +155,29 @@ class BayesianWeights(LatentOwner):
                 new.get_parameter(name).copy_(value)
                 new.get_parameter(name).requires_grad_(value.requires_grad)
         return new
+
+    @classmethod
+    def takes(cls, layer: nn.Module) -> bool:
+        """Return whether ``from_plain`` can take the place of a layer of this class."""
+        return any(type(layer) is final.replaces for final in cls._finals())
+
+    @classmethod
+    def _finals(cls) -> list[type[Self]]:
+        if not inspect.isabstract(cls):
+            return [cls]
+        return [final for below in cls.__subclasses__() for final in below._finals()]
+
+    @classmethod
+    def _final_for(cls, layer: nn.Module) -> type[Self]:
+        finals = {final.replaces: final for final in cls._finals()}
+        if inspect.isabstract(cls) and type(layer) not in finals:
+            raise ConfigError(
+                cls.__name__,
+                expected=f"one of {sorted(replaced.__name__ for replaced in finals)}",
+                got=repr(layer),
+                hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
+            )
+        return finals.get(type(layer), cls)
 
     @torch.no_grad()
     def to_plain(self, *, prune: bool = True) -> nn.Module:

@@ -22,7 +22,7 @@ from bayesdrop.nn import BetaBernoulliDropout
 def bayesian(dropout="beta-bernoulli", likelihood=None):
     """Keep probabilities spread over (0, 1)."""
     net = nn.Sequential(
-        bd.make_dropout(dropout, 8), nn.Linear(8, 6), nn.ReLU(), bd.make_dropout(dropout, 6),
+        bd.nn.make(dropout, 8), nn.Linear(8, 6), nn.ReLU(), bd.nn.make(dropout, 6),
         nn.Linear(6, 3),
     )  # fmt: skip
     for layer in (net[0], net[3]):
@@ -35,7 +35,7 @@ def data(rows=60):
     return torch.rand(rows, 8), torch.arange(rows) % 3
 
 
-@pytest.mark.parametrize("dropout", bd.registered_dropouts())
+@pytest.mark.parametrize("dropout", bd.nn.registered(bd.BayesianDropout))
 def test_each_row_is_the_compact_network_at_that_threshold(dropout):
     bnn, (x, y) = bayesian(dropout), data()
     frontier = sweep_thresholds(bnn, (x, y), [0.0, 0.05, 0.5])

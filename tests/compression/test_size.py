@@ -146,9 +146,9 @@ def test_the_seed_alone_decides_and_the_network_stays():
         assert torch.equal(value, before[name])
 
 
-@pytest.mark.parametrize("dropout", bd.registered_dropouts())
+@pytest.mark.parametrize("dropout", bd.nn.registered(bd.BayesianDropout))
 def test_every_dropout_has_a_posterior_over_size(dropout):
-    net = nn.Sequential(bd.make_dropout(dropout, 6), nn.Linear(6, 3))
+    net = nn.Sequential(bd.nn.make(dropout, 6), nn.Linear(6, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
     x = torch.rand(5, 6)
     size = measure_size(bnn, num_samples=30, example_input=x, seed=0)

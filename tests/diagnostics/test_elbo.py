@@ -20,8 +20,8 @@ SAMPLES = {"num_samples": 1000, "num_repeats": 10}
 
 def network(first=None, dropout="beta-bernoulli"):
     return nn.Sequential(
-        bd.make_dropout(dropout, 4) if first is None else first, nn.Linear(4, 5),
-        nn.BatchNorm1d(5), nn.ReLU(), bd.make_dropout(dropout, 5), nn.Linear(5, 3),
+        bd.nn.make(dropout, 4) if first is None else first, nn.Linear(4, 5),
+        nn.BatchNorm1d(5), nn.ReLU(), bd.nn.make(dropout, 5), nn.Linear(5, 3),
     )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def failed(result):
 # -- correct networks pass ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dropout", bd.registered_dropouts())
+@pytest.mark.parametrize("dropout", bd.nn.registered(bd.BayesianDropout))
 def test_every_dropout_passes(dropout):
     bnn = bayesian(dropout=dropout)
     result = check_elbo(bnn, *data(), **SAMPLES)

@@ -116,9 +116,9 @@ def test_one_layer_can_be_asked_about_alone():
     assert both.pareto_k > only.pareto_k
 
 
-@pytest.mark.parametrize("key", list(bd.registered_dropouts()))
+@pytest.mark.parametrize("key", list(bd.nn.registered(bd.BayesianDropout)))
 def test_every_registered_dropout_has_a_diagnostic(key):
-    net = nn.Sequential(bd.make_dropout(key, 4), nn.Linear(4, 3), bd.make_dropout(key, 3))
+    net = nn.Sequential(bd.nn.make(key, 4), nn.Linear(4, 3), bd.nn.make(key, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
     data = TensorDataset(torch.randn(10, 4), torch.arange(10) % 3)
     if not any(owner.posterior() for _, owner in bnn.named_owners()):

@@ -23,16 +23,16 @@ pytest.importorskip("matplotlib").use("Agg")
 import_arviz()
 import arviz as az  # noqa: E402
 
-KEYS = list(bd.registered_dropouts())
+KEYS = list(bd.nn.registered(bd.BayesianDropout))
 ROWS = 40
 
 
 def network(key="beta-bernoulli", outputs=3, **options):
     net = nn.Sequential()
-    net.add_module("input_dropout", bd.make_dropout(key, 4, **options))
+    net.add_module("input_dropout", bd.nn.make(key, 4, **options))
     net.add_module("fc1", nn.Linear(4, 5))
     net.add_module("act", nn.Tanh())
-    net.add_module("fc1_dropout", bd.make_dropout(key, 5, **options))
+    net.add_module("fc1_dropout", bd.nn.make(key, 5, **options))
     net.add_module("fc2", nn.Linear(5, outputs))
     return net
 

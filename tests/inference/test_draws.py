@@ -20,12 +20,12 @@ from bayesdrop.inference.draws import (
 )
 from bayesdrop.testing import assert_means_equal
 
-KEYS = list(bd.registered_dropouts())
+KEYS = list(bd.nn.registered(bd.BayesianDropout))
 
 
 def bayesian(key="beta-bernoulli", likelihood=None, **options):
     net = nn.Sequential(
-        bd.make_dropout(key, 4, **options), nn.Linear(4, 3), bd.make_dropout(key, 3, **options)
+        bd.nn.make(key, 4, **options), nn.Linear(4, 3), bd.nn.make(key, 3, **options)
     )
     return bd.BayesianNetwork(net, likelihood or bd.Categorical(), num_data=7).eval()
 

@@ -23,10 +23,10 @@ LIKELIHOODS = {
 
 def network(num_outputs=3, dropout="beta-bernoulli"):
     return nn.Sequential(
-        bd.make_dropout(dropout, NUM_FEATURES),
+        bd.nn.make(dropout, NUM_FEATURES),
         nn.Linear(NUM_FEATURES, 5),
         nn.Tanh(),
-        bd.make_dropout(dropout, 5),
+        bd.nn.make(dropout, 5),
         nn.Linear(5, num_outputs),
     )
 
@@ -72,7 +72,7 @@ def stock_predictive(bnn, x, num_samples, sites=("_RETURN",)):
 
 
 @pytest.mark.parametrize("shared_by", ["batch", "example"])
-@pytest.mark.parametrize("dropout", bd.registered_dropouts())
+@pytest.mark.parametrize("dropout", bd.nn.registered(bd.BayesianDropout))
 def test_samples_have_the_distribution_of_stock_predictive(shared_by, dropout):
     bnn, x = bayesian(dropout=dropout), inputs(4)
     with torch.no_grad():

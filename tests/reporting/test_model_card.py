@@ -16,9 +16,9 @@ def test_priors_are_named_with_their_numbers():
         assert prior["units"] in (4, 3) and "arxiv.org" in prior["reference"]
 
 
-@pytest.mark.parametrize("key", list(bd.registered_dropouts()))
+@pytest.mark.parametrize("key", list(bd.nn.registered(bd.BayesianDropout)))
 def test_every_prior_can_be_described(key):
-    layer = bd.make_dropout(key, 4)
+    layer = bd.nn.make(key, 4)
     net = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 2))
     found = describe_network(bd.BayesianNetwork(net, bd.Categorical(), 10))["priors"]
     assert "1" in found and all(prior["prior"] for prior in found.values())

@@ -15,6 +15,7 @@ from bayesdrop.nn.weights.linear import unlike
 class ConvWeights(BayesianWeights):
     """Abstract layer that takes the place of ``nn.Conv2d``; its posterior is a subclass's."""
 
+    replaces = nn.Conv2d
     in_channels: int
     out_channels: int
     kernel_size: tuple[int, int]

@@ -15,6 +15,7 @@ from bayesdrop.nn.weight import BayesianWeights
 class LinearWeights(BayesianWeights):
     """Abstract layer that takes the place of ``nn.Linear``; its posterior is a subclass's."""
 
+    replaces = nn.Linear
     in_features: int
     out_features: int
 

@@ -8,7 +8,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.nn import PosteriorSample, make_dropout, register_dropout
+from bayesdrop.nn import PosteriorSample, layers, make, register
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 
@@ -256,18 +256,18 @@ def test_the_message_names_the_layer():
 
 
 def test_registry_knows_names_and_options():
-    assert isinstance(make_dropout("beta-bernoulli", 3, temperature=0.2), BetaBernoulliDropout)
-    with pytest.raises(ConfigError, match="unknown dropout 'beta-bernouli'. Did you mean 'beta"):
-        make_dropout("beta-bernouli", 3)
-    with pytest.raises(ConfigError, match="dropout 'beta-bernoulli'.*unexpected.*'temprature'"):
-        make_dropout("beta-bernoulli", 3, temprature=0.2)
+    assert isinstance(make("beta-bernoulli", 3, temperature=0.2), BetaBernoulliDropout)
+    with pytest.raises(ConfigError, match="unknown layer 'beta-bernouli'. Did you mean 'beta"):
+        make("beta-bernouli", 3)
+    with pytest.raises(ConfigError, match="Did you mean 'temperature'\\? Available: init"):
+        make("beta-bernoulli", 3, temprature=0.2)
 
     class Other(BetaBernoulliDropout):
         pass
 
-    with pytest.raises(ConfigError, match="expected a new key, got 'beta-bernoulli'"):
-        register_dropout(Other)
-    assert bd.registered_dropouts()["beta-bernoulli"] is BetaBernoulliDropout
+    with pytest.raises(ConfigError, match="expected a new name, got 'beta-bernoulli'"):
+        register(Other)
+    assert layers["beta-bernoulli"] is BetaBernoulliDropout
 
 
 # -- learning -------------------------------------------------------------------------------------
