@@ -1,4 +1,4 @@
-"""Draw the README's figures of trained masks.
+"""Draw the pages' figures of trained masks.
 
     python benchmarks/figures.py --dbb runs/mnist/test/lenet-500-300-dbb-0 \
         --ibp runs/mnist/test/lenet-500-300-ibp-20-0

@@ -1,4 +1,4 @@
-"""Draw the README's two figures of the methods' table, from the committed results alone.
+"""Draw the two figures of the methods' table, from the committed results alone.
 
     python benchmarks/method_figures.py
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tables import SIDE_BY_SIDE
+from tables_methods import TITLES
 
 from bayesdrop.reporting.plots import save_figure
 from bayesdrop.reporting.style import COLOURS, styled
@@ -40,7 +40,7 @@ PALETTE = (
 )
 """Colours of the methods, whichever way they predict; an ensemble has one of its own."""
 
-_METHODS = {key: "ensemble" if key[1] == "ensemble" else key[0] for key in SIDE_BY_SIDE}
+_METHODS = {key: "ensemble" if key[1] == "ensemble" else key[0] for key in TITLES}
 _BY_METHOD = dict(zip(dict.fromkeys(_METHODS.values()), itertools.cycle(PALETTE), strict=False))
 COLOUR_OF = {key: _BY_METHOD[method] for key, method in _METHODS.items()}
 """A colour for each row of the tables, the same for both ways of a method."""
@@ -68,7 +68,7 @@ def rows(result: dict) -> dict[tuple[str, str], list[dict]]:
     """Return the entries of each row of the table, in its order."""
     return {
         key: result["methods"][key[0]]["rows"][key[1]]
-        for key in SIDE_BY_SIDE
+        for key in TITLES
         if key[1] in result["methods"].get(key[0], {"rows": {}})["rows"]
     }
 
@@ -85,7 +85,7 @@ def dots(results: dict[str, dict]) -> Figure:
             for height, (key, entries) in enumerate(found.items()):
                 values = [factor * entry[metric] for entry in entries]
                 ax.plot(values, [height] * len(values), "o", alpha=0.7, color=COLOUR_OF[key])
-            ax.set_yticks(range(len(found)), [SIDE_BY_SIDE[key] for key in found])
+            ax.set_yticks(range(len(found)), [TITLES[key] for key in found])
             ax.invert_yaxis()
             ax.locator_params(axis="x", nbins=3)
             ax.tick_params(labelleft=ax is line[0])
@@ -121,7 +121,7 @@ def _curves(ax: Axes, result: dict, metric: str) -> None:
             mean,
             marker=".",
             color=COLOUR_OF[key],
-            label=SIDE_BY_SIDE[key],
+            label=TITLES[key],
         )
 
 

@@ -1,4 +1,4 @@
-"""Draw the README's figures of nested dropout, from the committed results alone.
+"""Draw the figures of nested dropout, from the committed results alone.
 
     python benchmarks/nested_figures.py
 
@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from tables import DATA, NESTED, NESTED_VAE, NETWORKS, nested_results
+from rows import DATA, NETWORKS
+from tables_nested import TITLES, VAE_TITLES, results
 
 from bayesdrop.reporting.plots import save_figure
 from bayesdrop.reporting.style import COLOURS, styled
@@ -28,11 +29,11 @@ SHOWN = ("separate", "nested-uniform", "nested-geometric", "vnd", "vnd-shared", 
 @styled
 def nested_figure() -> Figure:
     """Error, NLL, ECE and AUROC against the FLOPs of each width; a row for each setting."""
-    settings = nested_results()
+    settings = results()
     figure = Figure(figsize=(3.4 * len(FIGURES), 2.7 * len(settings)), layout="constrained")
     axes = figure.subplots(len(settings), len(FIGURES), squeeze=False)
     for row, ((network, data), result) in zip(axes, settings.items(), strict=True):
-        for index, (method, title) in enumerate((name, NESTED[name]) for name in SHOWN):
+        for index, (method, title) in enumerate((name, TITLES[name]) for name in SHOWN):
             entry = result["methods"].get(method)
             if entry is None:
                 continue
@@ -67,7 +68,7 @@ def vae_figure() -> Figure:
     result = json.loads((ROOT / "results" / "nested-vae.json").read_text())
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for index, (method, title) in enumerate(NESTED_VAE.items()):
+    for index, (method, title) in enumerate(VAE_TITLES.items()):
         rows = result["mean"][method]
         for axis, key, sign in ((axes[0], "elbo", -1), (axes[1], "squared_error", 1)):
             axis.errorbar(

@@ -35,6 +35,11 @@ def script(monkeypatch):
             monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_a_script_imports_what_is_there(script, name):
+    script(name)
+
+
 def tables_of(text):
     """Return the tables of a page's text as lists of rows, each a list of cells."""
     found = re.findall(r"(?:^\|.*\|$\n?)+", text, flags=re.MULTILINE)
