@@ -296,13 +296,16 @@ def test_masks_add_nothing_to_the_loss(key):
         assert in_range(layer, node["value"])
 
 
+RANGES = {"gate": (0.0, 1.0), "scaled": (0.0, math.inf), "noise": (-math.inf, math.inf)}
+
+
 def in_range(layer, mask):
-    low, high = (0.0, 1.0) if layer.unit_interval else (-math.inf, math.inf)
+    low, high = RANGES[layer.mask_kind]
     return bool((mask.isfinite() & (mask >= low) & (mask <= high)).all())
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_masks_lie_in_the_unit_interval(key, training):
+def test_masks_lie_in_their_range(key, training):
     layer = make(key, 50).train(training)
     assert in_range(layer, layer(torch.ones(20, 50)))
 
@@ -314,7 +317,7 @@ def test_keep_prob_is_the_probability_of_an_exact_mask(key):
     keep = layer.keep_prob().detach()
     if layer.input_dependent:
         pytest.skip("the keep probability of an input-dependent mask is an average over inputs")
-    if layer.keep_prob_from_snr:
+    if layer.mask_kind == "noise":
         first, second = masks.chunk(2)
         squares = (first.square() + second.square()) / 2
         assert_mean_close(first * second - keep * squares, 0.0)  # E[z]^2 / E[z^2]

@@ -242,7 +242,7 @@ class _Contents:
             if not owner.posterior():
                 mean = owner.keep_prob()
             # The mean of a mask that is rescaled, or noise, is no probability.
-            elif owner.unit_interval and not owner.keep_prob_from_snr:
+            elif owner.mask_kind == "gate":
                 mask = owner.mask_distribution(stacked[owner])
                 mean = mask.mean if provides(mask, "mean") else None
             if mean is not None:

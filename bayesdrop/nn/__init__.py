@@ -10,6 +10,7 @@ from bayesdrop.nn.contexts import ImposedMasks, PosteriorSample, impose_masks
 from bayesdrop.nn.latents import LatentOwner, kl_divergence, named_owners, named_shared
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.masks import (
+    BernoulliDropout,
     BetaBernoulliDropout,
     ConcreteDropout,
     DependentBetaBernoulliDropout,
@@ -64,6 +65,7 @@ __all__ = [
     "BayesianDropout",
     "BayesianLayer",
     "BayesianWeights",
+    "BernoulliDropout",
     "BetaBernoulliDropout",
     "ConcreteDropout",
     "ConvWeights",

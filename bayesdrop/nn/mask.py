@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -15,6 +15,9 @@ from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.typing import Latents
+
+MaskKind: TypeAlias = Literal["gate", "scaled", "noise"]
+"""What values a mask may have, see ``BayesianDropout.mask_kind``."""
 
 
 class BayesianDropout(LatentOwner):
@@ -50,11 +53,10 @@ class BayesianDropout(LatentOwner):
     """The publication, for ``bayesdrop list dropouts``."""
     input_dependent: ClassVar[bool] = False
     """Whether ``mask_distribution`` looks at the layer's input."""
-    unit_interval: ClassVar[bool] = True
-    """Whether every mask lies in [0, 1]; noise that is rescaled or Gaussian does not."""
-    keep_prob_from_snr: ClassVar[bool] = False
-    """Whether ``keep_prob`` is not P(z != 0), but that of Bernoulli noise with the mask's
-    signal-to-noise ratio, E[z]^2 / E[z^2]; for noise that is never zero."""
+    mask_kind: ClassVar[MaskKind] = "gate"
+    """``"gate"``: a mask lies in [0, 1], and ``keep_prob`` is P(z != 0). ``"scaled"``: it is 0 or
+    more than 1, as in ``nn.Dropout``. ``"noise"``: it is never 0, and ``keep_prob`` is that of
+    Bernoulli noise with its signal-to-noise ratio, E[z]^2 / E[z^2]."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from bayesdrop.distributions import (
 )
 from bayesdrop.distributions.nested_normal import open_features
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
-from bayesdrop.nn import BayesianDropout, OrderedUnits, VariationalNestedDropout
+from bayesdrop.nn import BayesianDropout, BernoulliDropout, OrderedUnits
 from bayesdrop.typing import Latents
 
 MaskPosterior: TypeAlias = Literal["structured", "mean-field"]
@@ -84,12 +84,10 @@ class LatentCode(nn.Module):
                 got=f"prior_temperature={prior_temperature}",
                 hint="The paper's is 0.25, beside 0.3 for the posterior.",
             )
-        if mask is not None:
-            _check_mask(mask, num_features)
         self.num_features = num_features
         self.prior_temperature = prior_temperature
         self.mask_posterior = mask_posterior
-        self.mask = mask
+        self.mask = None if mask is None else _checked(mask, num_features)
         self.register_buffer("zero", torch.zeros(num_features), persistent=False)
 
     def encoding(self, output: Tensor) -> Encoding:
@@ -136,7 +134,7 @@ class LatentCode(nn.Module):
         # A mask this close to 0 or 1 is one, and denormal numbers would slow the decoder.
         bound = -math.log(torch.finfo(logits.dtype).eps)
         z = torch.sigmoid(logits.clamp(-bound, bound))
-        if getattr(self.mask, "relaxation", None) == "straight-through":
+        if self.mask is not None and self.mask.relaxation == "straight-through":
             z = z + (z.round() - z).detach()
         return z
 
@@ -182,14 +180,14 @@ class LatentCode(nn.Module):
         return torch.sigmoid(torch.logit(rates.clamp(info.tiny, 1 - info.eps)) + encoding.offset)
 
     def _prior_logits(self, rates: Latents) -> Tensor:
-        return cast(BayesianDropout, self.mask).mask_distribution(rates).base_dist.logits
+        return cast(BernoulliDropout, self.mask).keep_logits(rates)
 
-    def _mask_site(self, logits: Tensor, temperature: float | None) -> Sites:
+    def _mask_site(self, logits: Tensor, temperature: float | Tensor | None) -> Sites:
         if not self.training:
             return {self.exact_site: Bernoulli(logits=logits, validate_args=False).to_event(1)}
         if temperature is None:
-            temperature = cast(BayesianDropout, self.mask).temperature  # type: ignore[assignment]
-        fn = LogitBinaryConcrete(cast(float, temperature), logits, validate_args=False)
+            temperature = cast(BernoulliDropout, self.mask).temperature
+        fn = LogitBinaryConcrete(temperature, logits, validate_args=False)
         return {self.relaxed_site: fn.to_event(1)}
 
     def extra_repr(self) -> str:
@@ -245,15 +243,10 @@ class NestedCode(nn.Module):
                 hint="Pass num_groups=num_units to the layer.",
             )
         self.num_features, self.always_kept = order.num_units, order.always_kept
-        self.learned = isinstance(order, VariationalNestedDropout)
-        self.temperature = 1.0
-        prior = order.order_probs().detach().logit()
-        if isinstance(order, VariationalNestedDropout):
-            prior, self.temperature = order.prior_logits, float(order.temperature)
-        logits = order.order_logits if isinstance(order, VariationalNestedDropout) else prior
+        self.learned, self.temperature = order.is_inferred, order.order_temperature()
         self.register_buffer("zero", torch.zeros(self.num_features), persistent=False)
-        self.register_buffer("prior_logits", prior.detach().clone())
-        self.register_buffer("order_logits", logits.detach().clone())
+        self.register_buffer("prior_logits", order.order_prior().logits.detach().clone())
+        self.register_buffer("order_logits", order.order_posterior().logits.detach().clone())
 
     @property
     def parts(self) -> int:
@@ -355,7 +348,7 @@ def draw(sites: Mapping[str, TorchDistribution]) -> dict[str, Tensor]:
     return {name: fn.rsample() if fn.has_rsample else fn.sample() for name, fn in sites.items()}
 
 
-def _check_mask(mask: BayesianDropout, num_features: int) -> None:
+def _checked(mask: BayesianDropout, num_features: int) -> BernoulliDropout:
     if mask.num_units != num_features:
         raise ConfigError(
             "LatentCode",
@@ -363,10 +356,11 @@ def _check_mask(mask: BayesianDropout, num_features: int) -> None:
             got=repr(mask),
             hint="latent_size may be left out: it is the mask's.",
         )
-    if mask.input_dependent or mask.parent is not None or not hasattr(mask, "temperature"):
+    if mask.input_dependent or mask.parent is not None or not isinstance(mask, BernoulliDropout):
         raise ConfigError(
             "LatentCode",
             expected="a mask of its own, with units independent given its latents",
             got=repr(mask),
             hint="Use IndianBuffetDropout or BetaBernoulliDropout.",
         )
+    return mask

@@ -109,7 +109,7 @@ def test_every_dropout_gives_every_group(key):
     for path, layer in bnn.named_dropout_layers():
         assert idata.constant_data[f"{path}.keep_prob"].dims == (f"{path}.unit",)
         # Given the latents, the mean of noise or of a rescaled mask is no probability.
-        is_rate = layer.unit_interval and not layer.keep_prob_from_snr or not layer.posterior()
+        is_rate = layer.mask_kind == "gate" or not layer.posterior()
         expected = is_rate and not layer.input_dependent
         assert (f"{path}.keep_prob" in idata.posterior) == expected
     assert idata.log_likelihood["obs"].shape == (1, 6, ROWS)

@@ -1,5 +1,6 @@
 """Dropout layers as priors and posteriors over masks, one prior a file."""
 
+from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout
 from bayesdrop.nn.masks.concrete import ConcreteDropout
 from bayesdrop.nn.masks.dependent_beta_bernoulli import (
@@ -18,6 +19,7 @@ from bayesdrop.nn.masks.structured_bayesian_pruning import StructuredBayesianPru
 from bayesdrop.nn.masks.variational_nested import VariationalNestedDropout
 
 __all__ = [
+    "BernoulliDropout",
     "BetaBernoulliDropout",
     "ConcreteDropout",
     "DependentBetaBernoulliDropout",

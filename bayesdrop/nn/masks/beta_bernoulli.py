@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.mask import BayesianDropout
-from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.nn.masks.bernoulli import BernoulliDropout
+from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 
@@ -23,17 +23,14 @@ _MIN_CONCENTRATION = math.log1p(math.exp(_MIN_RAW))
 _MAX_CONCENTRATION0 = 50.0  # softplus(50) is 50
 
 
-class BetaBernoulliPosterior(BayesianDropout):
+class BetaBernoulliPosterior(BernoulliDropout):
     """Abstract layer whose keep probabilities have a Beta prior and a Kumaraswamy posterior.
 
     The arguments are those of ``BetaBernoulliDropout``.
     """
 
-    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
-
     prior_concentration1: Tensor
     prior_concentration0: Tensor
-    temperature: Tensor
 
     def __init__(
         self,
@@ -49,13 +46,19 @@ class BetaBernoulliPosterior(BayesianDropout):
         temperature: float = 0.1,
         relaxation: Relaxation = "concrete",
     ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+            temperature=temperature,
+            relaxation=relaxation,
+        )
         positive = {
             "prior_concentration1": prior_concentration1,
             "prior_concentration0": prior_concentration0,
             "init_concentration1": init_concentration1,
             "init_concentration0": init_concentration0,
-            "temperature": temperature,
         }
         for name, value in positive.items():
             if not 0.0 < value < float("inf"):
@@ -75,8 +78,6 @@ class BetaBernoulliPosterior(BayesianDropout):
                 f"init_concentration0={init_concentration0}",
                 hint="The parameters are held inside these bounds, as in the paper's code.",
             )
-        check_relaxation(relaxation)
-        self.relaxation = relaxation
         self.raw_concentration1 = nn.Parameter(
             torch.full((num_units,), inverse_softplus(init_concentration1))
         )
@@ -85,16 +86,11 @@ class BetaBernoulliPosterior(BayesianDropout):
         )
         self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
         self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
-        self.register_buffer("temperature", torch.full((), temperature))
 
     def _prior_of_pi(self) -> TorchDistribution:
         c, d = self.prior_concentration1, self.prior_concentration0
         # The constructor has checked c and d, and this runs at every step.
         return Beta(c, d, validate_args=False).expand([self.num_units]).to_event(1)
-
-    def _mask_with_logits(self, logits: Tensor) -> TorchDistribution:
-        """Return the relaxed mask in training mode, the exact one in evaluation mode."""
-        return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
 
     def _kumaraswamy(self) -> Kumaraswamy:
         # The clamps are the reference code's. They keep both arguments valid, and fit reports a
@@ -163,9 +159,8 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
         return {"pi": self._kumaraswamy().to_event(1)}
 
     @override
-    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
-        logits = torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
-        return self._mask_with_logits(logits)
+    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
+        return torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
 
     @override
     def keep_prob(self) -> Tensor:

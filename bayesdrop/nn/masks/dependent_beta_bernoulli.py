@@ -214,7 +214,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         return {"pi": self._kumaraswamy().to_event(1), "shift": shift.to_event(1)}
 
     @override
-    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
         features = self._features(x)
         if self.training:
             self._track(features)
@@ -222,7 +222,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         if pi.ndim > 2:  # Particles come to the left of the examples.
             features = features.reshape(*pi.shape[:-2], -1, self.num_units)
         prob = pi * self._gate(features, shift) * self.open
-        return self._mask_with_logits(torch.logit(prob, eps=torch.finfo(prob.dtype).tiny))
+        return torch.logit(prob, eps=torch.finfo(prob.dtype).tiny)
 
     @override
     def keep_prob(self) -> Tensor:

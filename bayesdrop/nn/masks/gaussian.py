@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions.normal import Normal
+from bayesdrop.nn.mask import MaskKind
 from bayesdrop.nn.masks.unit_noise import FixedNoiseDropout
 from bayesdrop.typing import Latents
 
@@ -54,7 +55,7 @@ class GaussianDropout(FixedNoiseDropout):
         "Srivastava et al. (2014), https://jmlr.org/papers/v15/srivastava14a.html"
     )
 
-    keep_prob_from_snr = True
+    mask_kind: ClassVar[MaskKind] = "noise"
 
     @override
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:

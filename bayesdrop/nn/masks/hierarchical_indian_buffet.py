@@ -198,7 +198,7 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
         return {"pi": self._kumaraswamy().to_event(1)}
 
     @override
-    def keep_logits(self, latents: Latents) -> Tensor:
+    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
         return torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
 
     @override

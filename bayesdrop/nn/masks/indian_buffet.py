@@ -114,7 +114,7 @@ class IndianBuffetDropout(StickBreakingDropout):
         return self.sticks.posterior()
 
     @override
-    def keep_logits(self, latents: Latents) -> Tensor:
+    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
         log_pi = log_stick_products(latents["v"]).index_select(-1, self.rank)
         return log_pi - log1mexp(log_pi)
 

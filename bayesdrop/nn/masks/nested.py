@@ -109,6 +109,8 @@ class NestedDropout(OrderedUnits):
     key: ClassVar[str] = "nested"
     reference: ClassVar[str] = "Rippel et al. (2014), https://arxiv.org/abs/1402.0915"
 
+    is_inferred: ClassVar[bool] = False
+
     probs: Tensor
 
     def __init__(
@@ -161,6 +163,14 @@ class NestedDropout(OrderedUnits):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         return {}
+
+    @override
+    def order_prior(self) -> OrderedMask:
+        return OrderedMask(logits=self.order_probs().logit(), validate_args=False)
+
+    @override
+    def order_posterior(self) -> OrderedMask:
+        return self.order_prior()
 
     @override
     def order_probs(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -17,6 +17,7 @@ from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.importance import importance_ranks
+from bayesdrop.nn.weight import BayesianWeights
 from bayesdrop.ops import noise
 from bayesdrop.typing import Latents, Shape
 
@@ -159,9 +160,24 @@ class OrderedUnits(BayesianDropout):
         """Number of groups that masks can close, :math:`D = G - F`."""
         return self.num_groups - self.always_kept
 
+    is_inferred: ClassVar[bool]
+    """Whether the law of the number of kept groups has a posterior of its own."""
+
+    @abstractmethod
+    def order_prior(self) -> OrderedMask:
+        """Return the prior of the mask of the ordered groups, event shape ``(D,)``."""
+
+    @abstractmethod
+    def order_posterior(self) -> OrderedMask:
+        """Return the posterior of the mask of the ordered groups; the prior where it is fixed."""
+
+    def order_temperature(self) -> float:
+        """Return the temperature of the posterior's gradient; 1 where nothing has one."""
+        return 1.0
+
     @abstractmethod
     def order_probs(self) -> Tensor:
-        r"""Return :math:`\beta_k`, that a group opens if the one before it is open, ``(D,)``."""
+        r"""Return :math:`\beta_k`, that a group is kept if the one before it is, ``(D,)``."""
 
     def expand_order(self, order: Tensor) -> Tensor:
         """Return the mask of the units of a mask of the ordered groups, ``(..., K)``.
@@ -305,20 +321,19 @@ class OrderedUnits(BayesianDropout):
 
     @override
     def bind_weights(self, layer: nn.Module, dim: int) -> None:
-        """Remember a layer of random weights, of which those of closed units cost nothing."""
-        if hasattr(layer, "kl_by_unit"):
+        """Remember a layer of random weights, of which those of pruned units cost nothing."""
+        if isinstance(layer, BayesianWeights):
             self._bound = (layer, dim)
 
     @override
     def penalty(self) -> Tensor | None:
-        r"""Return what closed units save of the attached weights' KL divergence, or None.
+        r"""Return what pruned units save of the bound weights' KL divergence, or None.
 
         .. math:: \sum_u (P(z_u = 1) - 1)\,\mathrm{KL}_u
         """
-        if self._bound is None:
+        layer, dim = (None, 0) if self._bound is None else self._bound
+        if not isinstance(layer, BayesianWeights):
             return None
-        layer: Any
-        layer, dim = self._bound
         saved = ((self.keep_prob() - 1) * layer.kl_by_unit(dim)).sum()
         # The whole of it is counted with the weights' own factor, this with the mask's.
         return saved * (layer.kl_scale / self.kl_scale)

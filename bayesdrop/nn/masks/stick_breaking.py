@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,10 +15,9 @@ from typing_extensions import override
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.nn.latents import LatentOwner
-from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
-from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
-from bayesdrop.typing import Latents
+from bayesdrop.nn.masks.relaxation import Relaxation
 
 DEFAULT_CONCENTRATION = 10.0
 """Of the sticks, where none is given."""
@@ -124,7 +122,7 @@ class IndianBuffetSticks(LatentOwner):
         return Kumaraswamy(a, b, validate_args=False)
 
 
-class StickBreakingDropout(BayesianDropout):
+class StickBreakingDropout(BernoulliDropout):
     """Abstract layer whose units are ordered: the k-th stick's unit needs all sticks before.
 
     Args:
@@ -136,9 +134,6 @@ class StickBreakingDropout(BayesianDropout):
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
     """
 
-    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
-
-    temperature: Tensor
     rank: Tensor
 
     def __init__(
@@ -151,21 +146,15 @@ class StickBreakingDropout(BayesianDropout):
         temperature: float,
         relaxation: Relaxation,
     ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
-        check_positive(type(self).__name__, temperature=temperature)
-        check_relaxation(relaxation)
-        self.relaxation = relaxation
-        self.register_buffer("temperature", torch.full((), temperature))
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+            temperature=temperature,
+            relaxation=relaxation,
+        )
         self.register_buffer("rank", torch.arange(num_units))
-
-    @abstractmethod
-    def keep_logits(self, latents: Latents) -> Tensor:
-        """Return the log-odds that a unit is kept given the global latents, ``(..., K)``."""
-
-    @override
-    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
-        logits = self.keep_logits(latents)
-        return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:

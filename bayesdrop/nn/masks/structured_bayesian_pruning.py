@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.mask import BayesianDropout, MaskKind
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents, SharedBy
 
@@ -79,7 +79,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
 
     key: ClassVar[str] = "structured-bayesian-pruning"
     reference: ClassVar[str] = "Neklyudov et al. (2017), https://arxiv.org/abs/1705.07283"
-    keep_prob_from_snr: ClassVar[bool] = True
+    mask_kind: ClassVar[MaskKind] = "noise"
 
     lower: Tensor
 

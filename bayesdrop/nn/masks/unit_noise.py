@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.latents import LatentOwner
-from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.mask import BayesianDropout, MaskKind
 
 
 class UnitNoiseDropout(BayesianDropout):
@@ -39,7 +39,7 @@ class UnitNoiseDropout(BayesianDropout):
             weight decay.
     """
 
-    unit_interval = False
+    mask_kind: ClassVar[MaskKind] = "scaled"
 
     def __init__(
         self,

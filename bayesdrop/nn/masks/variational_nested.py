@@ -82,6 +82,8 @@ class VariationalNestedDropout(OrderedUnits):
 
     schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
 
+    is_inferred: ClassVar[bool] = True
+
     order_logits: Tensor
     prior_logits: Tensor
     temperature: Tensor
@@ -155,12 +157,16 @@ class VariationalNestedDropout(OrderedUnits):
     def order_probs(self) -> Tensor:
         return torch.sigmoid(self.clamped_logits())
 
+    @override
     def order_prior(self) -> OrderedMask:
-        """Return the prior of the mask of the ordered groups."""
         return OrderedMask(logits=self._law.prior_logits, validate_args=False)
 
+    @override
+    def order_temperature(self) -> float:
+        return float(self.temperature)
+
+    @override
     def order_posterior(self) -> OrderedMask:
-        """Return the posterior of the mask of the ordered groups."""
         return OrderedMaskStraightThrough(
             self.temperature, logits=self.clamped_logits(), validate_args=False
         )

@@ -194,7 +194,7 @@ def test_convert_attaches_the_layer_behind_the_mask_and_a_copy_its_own():
 
 
 def test_a_prior_without_its_layer_is_refused():
-    with pytest.raises(ConfigError, match="know the layer.*length_scale=0.1 and no layer.*attach"):
+    with pytest.raises(ConfigError, match="know the layer.*length_scale=0.1 and no layer.*bind_w"):
         bd.MonteCarloDropout(4, length_scale=0.1).penalty()
     with pytest.raises(ConfigError, match="a layer with 4 inputs.*dim=1"):
         bd.MonteCarloDropout(4).bind_weights(nn.Linear(5, 2), 1)

@@ -1,0 +1,75 @@
+"""The contract of layers whose mask is Bernoulli, given the global latents."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from typing_extensions import override
+
+from bayesdrop.errors import ConfigError
+from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.typing import Latents
+
+
+class BernoulliDropout(BayesianDropout):
+    r"""Abstract layer whose mask is a Bernoulli, relaxed in training mode and exact otherwise.
+
+    .. math:: z_{nk} \sim \mathrm{Bernoulli}(\sigma(\ell_k)), \qquad \ell = \text{keep\_logits}
+
+    A subclass says what the log-odds are (``keep_logits``). A latent code
+    (``VariationalAutoencoder``) can take any such layer whose log-odds do not depend on the input.
+
+    Args:
+        num_units: Number of units :math:`K`.
+        unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        threshold: Units with a keep probability below this are pruned.
+        kl_scale: Factor on this layer's KL divergence.
+        temperature: Temperature of the relaxed mask, > 0.
+        relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+    """
+
+    schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        *,
+        unit_dim: int,
+        threshold: float,
+        kl_scale: float,
+        temperature: float,
+        relaxation: Relaxation,
+    ) -> None:
+        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        if not 0.0 < temperature < math.inf:
+            raise ConfigError(
+                type(self).__name__,
+                expected="temperature > 0 and finite",
+                got=f"temperature={temperature}",
+                hint="The default is 0.1.",
+            )
+        check_relaxation(relaxation)
+        self.relaxation = relaxation
+        self.register_buffer("temperature", torch.full((), temperature))
+
+    @abstractmethod
+    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
+        """Return the log-odds that a unit is kept given the global latents, ``(..., K)``.
+
+        Args:
+            latents: Values of the global latents.
+            x: The layer's input; only input-dependent masks look at it.
+        """
+
+    @override
+    def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
+        logits = self.keep_logits(latents, x)
+        return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
