@@ -121,7 +121,7 @@ figures = comparison.bootstrap
 for name in METHODS:
     ece, noise = figures.values[name]["ece"], figures.calibrated_ece(name)
     print(f"{name:15} ECE {ece:.3f}, of a calibrated one at most {noise:.3f}")
-diagram = bd.reliability_diagram(test["beta-Bernoulli"], y_test, num_bins=5)
+diagram = bd.reliability(test["beta-Bernoulli"], y_test, num_bins=5)
 torch.stack([diagram.confidence, diagram.accuracy, diagram.lower, diagram.upper], dim=1)
 
 # %% [markdown]
@@ -142,7 +142,7 @@ for name, scaling in scalings.items():
 
 # %%
 for name in METHODS:
-    table = bd.ood_table(test[name], {"8 and 9": outside[name]}).metrics["8 and 9"]
+    table = bd.compare_ood(test[name], {"8 and 9": outside[name]}).metrics["8 and 9"]
     print(name, {score: round(found["auroc"], 3) for score, found in table.items()})
 
 # %% [markdown]
@@ -167,7 +167,7 @@ for name in METHODS:
 # %%
 kinds = ["gaussian-noise", "gaussian-blur", "contrast", "rotation", "translation"]
 curves = {
-    name: bd.shift_curves(
+    name: bd.measure_shift(
         lambda images, m=method: m(images).mean(0), (x_test, y_test), kinds=kinds
     )
     for name, method in METHODS.items()

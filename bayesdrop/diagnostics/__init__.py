@@ -5,7 +5,7 @@ from bayesdrop.diagnostics.evaluator import Evaluation, evaluate
 from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.diagnostics.likelihood_bound import LikelihoodBound, log_likelihood_bound
-from bayesdrop.diagnostics.shift import ShiftCurves, ShiftRow, shift_curves
+from bayesdrop.diagnostics.shift import ShiftCurves, ShiftRow, measure_shift
 
 __all__ = [
     "CheckRow",
@@ -19,6 +19,6 @@ __all__ = [
     "evaluate",
     "guide_diagnostic",
     "log_likelihood_bound",
-    "shift_curves",
+    "measure_shift",
     "to_inference_data",
 ]

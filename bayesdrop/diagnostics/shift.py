@@ -16,7 +16,7 @@ from bayesdrop.inference.predict import predict
 from bayesdrop.metrics.calibration import expected_calibration_error
 from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
 from bayesdrop.metrics.classification import error_percent, negative_log_likelihood
-from bayesdrop.metrics.corruptions import SEVERITIES, corrupt, corruptions
+from bayesdrop.metrics.corruption import SEVERITIES, corrupt, corruptions
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord, plain
 
@@ -52,7 +52,7 @@ class ShiftRow:
 
 @dataclass(frozen=True)
 class ShiftCurves(TableRecord):
-    """What ``shift_curves`` returns.
+    """What ``measure_shift`` returns.
 
     Args:
         rows: One for the clean images, then one for each kind and severity.
@@ -108,7 +108,7 @@ class ShiftCurves(TableRecord):
         return ["severity", "accuracy %", "NLL", "ECE", "entropy"], cells
 
 
-def shift_curves(
+def measure_shift(
     model: Classifier,
     data: Data,
     *,
@@ -124,7 +124,7 @@ def shift_curves(
         model: A Bayesian network, or a function from images ``(N, C, H, W)`` to averaged class
             probabilities, such as an ensemble's; it gets at most 1000 images at a time.
         data: Images ``(N, C, H, W)`` in [0, 1] and labels: ``(x, y)``, a Dataset, a DataLoader.
-        kinds: Names from ``corruptions()``; None takes all.
+        kinds: Names from ``corruptions``; None takes all.
         severities: Which of 1 to 5.
         num_samples: Posterior samples of a Bayesian network.
         seed: Of the corruptions, so that all models see the same images, and of the posterior
@@ -141,22 +141,22 @@ def shift_curves(
     Example:
         >>> def uniform(x): return torch.full((len(x), 10), 0.1)
         >>> data = torch.rand(8, 1, 8, 8), torch.arange(8)
-        >>> curves = shift_curves(uniform, data, kinds=["rotation"], severities=[1, 5])
+        >>> curves = measure_shift(uniform, data, kinds=["rotation"], severities=[1, 5])
         >>> len(curves.rows), len(curves.curve("entropy"))
         (3, 3)
     """
-    kinds = tuple(corruptions() if kinds is None else kinds)
+    kinds = tuple(corruptions if kinds is None else kinds)
     severities = tuple(severities)
     if not kinds or not severities:
         raise ConfigError(
-            "shift_curves",
+            "measure_shift",
             expected="at least one kind and one severity",
             got=f"kinds={kinds} and severities={severities}",
             hint="Leave them out to take all.",
         )
     if isinstance(model, Program) and not model.likelihood.is_classifier:
         raise ConfigError(
-            "shift_curves",
+            "measure_shift",
             expected="a classifier",
             got=f"likelihood {type(model.likelihood).__name__}",
             hint="For regression corrupt the inputs and call evaluate on each.",
@@ -179,7 +179,7 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
     for x, y in batches(data, _ROWS):
         if y is None:
             raise DataError(
-                "shift_curves",
+                "measure_shift",
                 expected="images with labels",
                 got="images alone",
                 hint="Pass (x, y).",
@@ -198,8 +198,8 @@ def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> 
 
 
 def _figures(probabilities: Array, labels: Tensor) -> dict[str, float]:
-    values = as_probabilities("shift_curves", probabilities)
-    target = as_labels("shift_curves", labels, values)
+    values = as_probabilities("measure_shift", probabilities)
+    target = as_labels("measure_shift", labels, values)
     return {
         "accuracy": 100.0 - error_percent(values, target),
         "nll": negative_log_likelihood(values, target),

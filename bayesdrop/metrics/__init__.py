@@ -13,7 +13,7 @@ from bayesdrop.metrics.classification import (
     error_percent,
     negative_log_likelihood,
 )
-from bayesdrop.metrics.corruptions import corrupt, corruptions
+from bayesdrop.metrics.corruption import corrupt, corruptions
 from bayesdrop.metrics.coverage import (
     RegressionCalibration,
     pit_values,
@@ -24,13 +24,13 @@ from bayesdrop.metrics.crps import continuous_ranked_probability_score
 from bayesdrop.metrics.ood import (
     OODMetrics,
     OODTable,
+    compare_ood,
     ood_metrics,
-    ood_table,
     uncertainty_scores,
 )
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.regression import root_mean_squared_error
-from bayesdrop.metrics.reliability import ReliabilityDiagram, reliability_diagram
+from bayesdrop.metrics.reliability_diagram import ReliabilityDiagram, reliability
 from bayesdrop.metrics.selective import (
     RiskCoverage,
     SelectiveThreshold,
@@ -38,25 +38,25 @@ from bayesdrop.metrics.selective import (
     risk_coverage_of_losses,
     select_threshold,
 )
-from bayesdrop.metrics.streaming import ClassificationFigures, ClassificationMetrics
+from bayesdrop.metrics.streaming import ClassificationMetrics, ClassifierFigures
 from bayesdrop.metrics.temperature import TemperatureScaling, fit_temperature
 from bayesdrop.metrics.uncertainty import (
-    ClassUncertainty,
+    EntropyParts,
     RegressionUncertainty,
     UncertaintyTable,
-    class_table,
-    class_uncertainty,
+    entropy_parts,
     example_table,
     least_uncertain,
     most_uncertain,
     regression_uncertainty,
+    table_by_class,
 )
 
 __all__ = [
     "Bootstrap",
     "BrierDecomposition",
-    "ClassUncertainty",
-    "ClassificationFigures",
+    "EntropyParts",
+    "ClassifierFigures",
     "ClassificationMetrics",
     "Estimate",
     "OODMetrics",
@@ -73,8 +73,8 @@ __all__ = [
     "bootstrap_metrics",
     "brier_decomposition",
     "brier_score",
-    "class_table",
-    "class_uncertainty",
+    "table_by_class",
+    "entropy_parts",
     "classwise_calibration_error",
     "continuous_ranked_probability_score",
     "corrupt",
@@ -88,12 +88,12 @@ __all__ = [
     "most_uncertain",
     "negative_log_likelihood",
     "ood_metrics",
-    "ood_table",
+    "compare_ood",
     "pit_values",
     "predictive_interval",
     "regression_calibration",
     "regression_uncertainty",
-    "reliability_diagram",
+    "reliability",
     "risk_coverage",
     "risk_coverage_of_losses",
     "root_mean_squared_error",

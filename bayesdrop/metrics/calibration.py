@@ -87,7 +87,7 @@ def maximum_calibration_error(probabilities: Array, labels: Array, *, num_bins: 
     .. math:: \max_{b : |B_b| > 0} \left| \mathrm{acc}(B_b) - \mathrm{conf}(B_b) \right|
 
     The bins are those of ``expected_calibration_error``. A bin with a handful of examples decides
-    it easily: see ``reliability_diagram`` for how many there are.
+    it easily: see ``reliability`` for how many there are.
 
     Args:
         probabilities: ``(N, C)``, or P(y = 1) of shape ``(N,)``.

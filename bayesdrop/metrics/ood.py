@@ -157,7 +157,7 @@ class OODTable(TableRecord):
         return ["OOD set", "score", *OODMetrics.__annotations__], rows
 
 
-def ood_table(
+def compare_ood(
     inside: Scorable,
     outside: Mapping[str, Scorable],
     *,
@@ -179,7 +179,7 @@ def ood_table(
         DataError: If two sets do not have the same scores.
 
     Example:
-        >>> table = ood_table(torch.zeros(3), {"near": torch.ones(2), "far": torch.ones(4)})
+        >>> table = compare_ood(torch.zeros(3), {"near": torch.ones(2), "far": torch.ones(4)})
         >>> table.metrics["far"]["score"]["auroc"]
         1.0
     """
@@ -191,7 +191,7 @@ def ood_table(
         scores = _scores(value)
         if set(scores) != set(own):
             raise DataError(
-                "ood_table",
+                "compare_ood",
                 expected=f"the scores {sorted(own)} of the in-distribution set",
                 got=f"{sorted(scores)} for {name!r}",
                 hint="Predict all sets in the same way and with as many posterior samples.",
@@ -220,7 +220,7 @@ def _check_groups(sets: Mapping[str, object], groups: Mapping[str, Sequence[str]
     clash = [name for name, members in groups.items() if name in sets or not members]
     if not sets or clash:
         raise ConfigError(
-            "ood_table",
+            "compare_ood",
             expected="at least one OOD set, and groups of sets under names of their own",
             got=f"sets {sorted(sets)} and groups {dict(groups)}",
             hint='For example groups={"near": ["a", "b"], "far": ["c"]}.',

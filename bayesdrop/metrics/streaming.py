@@ -13,12 +13,12 @@ from bayesdrop.metrics.brier import BrierDecomposition, brier_parts
 from bayesdrop.metrics.calibration import adaptive_error, calibration_errors, class_errors
 from bayesdrop.metrics.checks import Array, as_labels, as_probabilities, require_bins
 from bayesdrop.metrics.selective import curve_of
-from bayesdrop.metrics.uncertainty import class_uncertainty
+from bayesdrop.metrics.uncertainty import entropy_parts
 from bayesdrop.record import Record
 
 
 @dataclass(frozen=True)
-class ClassificationFigures(Record, drop_none=True):
+class ClassifierFigures(Record, drop_none=True):
     """What ``ClassificationMetrics.compute`` returns.
 
     Args:
@@ -142,7 +142,7 @@ class ClassificationMetrics:
             self._vectors[name] = [torch.cat(parts)]
         return {name: parts[0] for name, parts in self._vectors.items()}
 
-    def compute(self) -> ClassificationFigures:
+    def compute(self) -> ClassifierFigures:
         """Return the figures of all batches so far; more may follow.
 
         Raises:
@@ -156,7 +156,7 @@ class ClassificationMetrics:
         information = vectors.get("mutual_information")
         mutual = None if information is None else float(information.mean())
         bins = self._bins if int((self._labels > 0).sum()) > 1 else None
-        return ClassificationFigures(
+        return ClassifierFigures(
             num_examples=count,
             error=float((~correct).double().mean()) * 100.0,
             nll=self._nll / count + 0.0,
@@ -196,7 +196,7 @@ class ClassificationMetrics:
 def _read(who: str, predictions: Array) -> tuple[Tensor, dict[str, Tensor], int]:
     raw = torch.as_tensor(predictions)
     values = raw if raw.ndim == 3 else as_probabilities(who, raw)[None]
-    parts = class_uncertainty(values)
+    parts = entropy_parts(values)
     entropies = {"predictive_entropy": parts.predictive_entropy}
     if parts.num_samples > 1:
         entropies["mutual_information"] = parts.mutual_information

@@ -24,8 +24,8 @@ from bayesdrop.record import Record
 
 
 @dataclass(frozen=True, eq=False)
-class ClassUncertainty:
-    """What ``class_uncertainty`` returns, in nats, float64.
+class EntropyParts:
+    """What ``entropy_parts`` returns, in nats, float64.
 
     Args:
         mean: Probabilities averaged over posterior samples, ``(N, C)``.
@@ -42,7 +42,7 @@ class ClassUncertainty:
     num_samples: int
 
 
-def class_uncertainty(samples: Array) -> ClassUncertainty:
+def entropy_parts(samples: Array) -> EntropyParts:
     r"""Split the entropy of a classifier's prediction.
 
     .. math::
@@ -65,19 +65,19 @@ def class_uncertainty(samples: Array) -> ClassUncertainty:
 
     Example:
         >>> opposed = torch.eye(2)[:, None]  # two networks, each certain of another class
-        >>> parts = class_uncertainty(opposed)
+        >>> parts = entropy_parts(opposed)
         >>> bool(torch.equal(parts.mutual_information, parts.predictive_entropy))
         True
     """
     total, entropy, count = torch.zeros(()), torch.zeros(()), 0
-    for sample in as_samples("class_uncertainty", samples):
+    for sample in as_samples("entropy_parts", samples):
         total, entropy = total + sample, entropy + _entropy(sample)
         count += 1
     mean, expected = total / count, entropy / count
     predictive = _entropy(mean)
     # >= 0 by Jensen's inequality, but for rounding.
     information = (predictive - expected).clamp(min=0.0)
-    return ClassUncertainty(mean, predictive, expected, information, count)
+    return EntropyParts(mean, predictive, expected, information, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def least_uncertain(scores: Array, k: int = 16) -> Tensor:
 
 @dataclass(frozen=True)
 class ClassRow(Record):
-    """One class of ``class_table``; None where the test set has no such example.
+    """One class of ``table_by_class``; None where the test set has no such example.
 
     Args:
         label: The class.
@@ -239,7 +239,7 @@ class UncertaintyTable:
         return [[_text(value) for value in row.to_dict().values()] for row in self.rows]
 
 
-def class_table(predictions: Array, labels: Array, *, num_bins: int = 15) -> UncertaintyTable:
+def table_by_class(predictions: Array, labels: Array, *, num_bins: int = 15) -> UncertaintyTable:
     """Return error, likelihood, uncertainty and calibration of each class.
 
     Args:
@@ -251,12 +251,12 @@ def class_table(predictions: Array, labels: Array, *, num_bins: int = 15) -> Unc
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
-        >>> table = class_table(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
+        >>> table = table_by_class(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
         >>> [(row.label, row.count, row.error) for row in table.rows]
         [(0, 1, 0.0), (1, 1, 100.0)]
     """
-    values, entropy, information = _moments("class_table", predictions)
-    target = as_labels("class_table", labels, values)
+    values, entropy, information = _moments("table_by_class", predictions)
+    target = as_labels("table_by_class", labels, values)
     num_classes = values.shape[1]
     bins = ClassBins(num_classes, num_bins)
     bins.add(values, target)
@@ -334,7 +334,7 @@ def example_table(
 
 def _moments(who: str, predictions: Array) -> tuple[Tensor, Tensor, Tensor | None]:
     if torch.as_tensor(predictions).ndim == 3:
-        parts = class_uncertainty(predictions)
+        parts = entropy_parts(predictions)
         information = parts.mutual_information if parts.num_samples > 1 else None
         return parts.mean, parts.predictive_entropy, information
     values = as_probabilities(who, predictions)

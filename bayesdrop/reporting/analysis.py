@@ -30,15 +30,15 @@ from bayesdrop.metrics import (
     adaptive_calibration_error,
     bootstrap_metrics,
     brier_decomposition,
-    class_table,
     classwise_calibration_error,
     expected_calibration_error,
     fit_temperature,
     maximum_calibration_error,
     negative_log_likelihood,
-    reliability_diagram,
+    reliability,
     risk_coverage,
     select_threshold,
+    table_by_class,
     uncertainty_scores,
 )
 from bayesdrop.metrics.prediction import Prediction
@@ -198,7 +198,7 @@ def analyse(
     analysis = Analysis(
         main=main,
         bootstrap=_bootstrap(report, inside, labels),
-        reliability={m: reliability_diagram(p.mean, labels) for m, p in inside.items()},
+        reliability={m: reliability(p.mean, labels) for m, p in inside.items()},
         calibration={m: _calibration(p.mean, labels) for m, p in inside.items()},
         temperature=_temperature(held_out, inside[main], labels, notes),
         classes=_classes(inside[main], labels),
@@ -302,7 +302,7 @@ def _threshold(
 
 
 def _classes(prediction: Prediction, labels: Tensor) -> UncertaintyTable:
-    table = class_table(prediction.mean, labels)
+    table = table_by_class(prediction.mean, labels)
     information = prediction.mutual_information
     if prediction.num_samples == 1 or information is None:
         return table

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import BayesdropError
-from bayesdrop.metrics.reliability import reliability_diagram as reliability
+from bayesdrop.metrics.reliability_diagram import reliability
 from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:

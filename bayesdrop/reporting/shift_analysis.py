@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bayesdrop.diagnostics import ShiftCurves, shift_curves
+from bayesdrop.diagnostics import ShiftCurves, measure_shift
 from bayesdrop.metrics import corruptions
 from bayesdrop.program.network import BayesianNetwork
 
@@ -76,7 +76,7 @@ def analyse_shift(
         return ShiftAnalysis(note=note)
     samples = min(_SAMPLES, report.values["num_samples"])
     passes = {"plain": 1, "mean_mask": 1, "monte_carlo": samples}
-    conditions = 5 * len(corruptions()) + 1
+    conditions = 5 * len(corruptions) + 1
     price = report.values["flops_total"] * conditions * sum(passes[m] for m in report.methods)
     limit = min(_IMAGES, len(test[1]))
     count = limit if wanted else min(limit, int(_FLOPS // max(1, price)))
@@ -90,7 +90,7 @@ def analyse_shift(
     some = test[0][rows], test[1][rows]
     networks = {"plain": bnn if plain is None else plain, "mean_mask": bnn, "monte_carlo": bnn}
     curves = {
-        method: shift_curves(
+        method: measure_shift(
             networks[method],
             some,
             num_samples=samples,

@@ -25,7 +25,7 @@ def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
     """Draw accuracy, NLL, ECE and entropy against severity: means and quartiles over kinds.
 
     Args:
-        curves: Model to what ``shift_curves`` returned, all with the same kinds and severities.
+        curves: Model to what ``measure_shift`` returned, all with the same kinds and severities.
 
     Raises:
         ConfigError: If there are no curves, or they differ in kinds or severities.
@@ -39,7 +39,7 @@ def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
             "shift_figure",
             expected="curves of at least one model, all of the same kinds and severities",
             got=f"{len(curves)} models with {len(axis_values)} choices",
-            hint="Call shift_curves with the same kinds=... and severities=...",
+            hint="Call measure_shift with the same kinds=... and severities=...",
         )
     figure = Figure(figsize=(9.0, 6.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True).flatten()

@@ -11,7 +11,7 @@ from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.metrics.checks import Array
 from bayesdrop.metrics.uncertainty import (
     ExampleRow,
-    class_uncertainty,
+    entropy_parts,
     example_table,
     least_uncertain,
     most_uncertain,
@@ -52,7 +52,7 @@ def uncertain_images(
 
     pictures = _pictures(images, rows, columns)
     raw = torch.as_tensor(predictions)
-    entropy = class_uncertainty(raw if raw.ndim == 3 else raw[None]).predictive_entropy
+    entropy = entropy_parts(raw if raw.ndim == 3 else raw[None]).predictive_entropy
     if len(entropy) != len(pictures):
         raise ShapeError(
             "uncertain_images",

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import bayesdrop as bd
-from bayesdrop.diagnostics import shift_curves
+from bayesdrop.diagnostics import measure_shift
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import error_percent, expected_calibration_error, negative_log_likelihood
-from bayesdrop.metrics.corruptions import corrupt, corruptions
+from bayesdrop.metrics.corruption import corrupt, corruptions
 
-KINDS = list(corruptions())
+KINDS = list(corruptions)
 SIZES = [(1, 28, 28), (3, 32, 32), (3, 9, 12)]
 RANDOM = {
     "gaussian-noise", "shot-noise", "impulse-noise", "speckle-noise", "motion-blur", "elastic",
@@ -213,7 +213,7 @@ def bayesian(likelihood=None):
 
 def test_each_row_has_the_figures_of_its_corrupted_images():
     bnn, (x, y) = bayesian(), test_set()
-    curves = shift_curves(bnn, (x, y), kinds=["contrast", "rotation"], severities=[2, 4])
+    curves = measure_shift(bnn, (x, y), kinds=["contrast", "rotation"], severities=[2, 4])
     assert [(row.kind, row.severity) for row in curves.rows] == [
         ("clean", 0), ("contrast", 2), ("contrast", 4), ("rotation", 2), ("rotation", 4)
     ]  # fmt: skip
@@ -228,7 +228,7 @@ def test_each_row_has_the_figures_of_its_corrupted_images():
 
 
 def test_curves_start_clean_and_average_over_kinds():
-    curves = shift_curves(
+    curves = measure_shift(
         bayesian(), test_set(), kinds=["contrast", "jpeg"], severities=[1, 5], num_samples=4
     )
     for metric in ("accuracy", "nll", "ece", "entropy"):
@@ -250,8 +250,8 @@ def test_any_function_to_probabilities_will_do():
     def predict(x):
         return bnn.eval()(x).softmax(1).numpy()
 
-    ours = shift_curves(bnn, data, predict_options={"sample": False}, **options)
-    theirs = shift_curves(predict, data, **options)
+    ours = measure_shift(bnn, data, predict_options={"sample": False}, **options)
+    theirs = measure_shift(predict, data, **options)
     for a, b in zip(ours.rows, theirs.rows, strict=True):
         assert a.nll == pytest.approx(b.nll)
         assert a.entropy == pytest.approx(b.entropy)
@@ -267,7 +267,7 @@ def test_a_model_that_sees_the_average_only_is_hurt_by_brightness_but_not_by_pix
         return torch.stack([1 - bright, bright], 1)
 
     options = {"kinds": ["pixelate", "brightness"], "severities": [5]}
-    curves = shift_curves(predict, (x, y), **options)
+    curves = measure_shift(predict, (x, y), **options)
     assert curves.curve("accuracy")[0] == 100.0
     assert curves.curve("accuracy", "pixelate")[1] == 100.0
     assert curves.curve("accuracy", "brightness")[1] < 60.0
@@ -278,8 +278,8 @@ def test_a_model_that_sees_the_average_only_is_hurt_by_brightness_but_not_by_pix
     [
         ({"kinds": ["blur"]}, ConfigError, "unknown corruption 'blur'"),
         ({"severities": [6]}, ConfigError, "expected a severity of 1"),
-        ({"kinds": []}, ConfigError, "shift_curves: expected at least one kind"),
-        ({"data": test_set()[0]}, DataError, "shift_curves: expected images with labels"),
+        ({"kinds": []}, ConfigError, "measure_shift: expected at least one kind"),
+        ({"data": test_set()[0]}, DataError, "measure_shift: expected images with labels"),
         ({"model": bayesian(bd.Gaussian())}, ConfigError, "expected a classifier, .*Gaussian"),
         ({"model": lambda x: torch.ones(len(x), 3)}, DataError, "sum to one"),
     ],
@@ -287,11 +287,11 @@ def test_a_model_that_sees_the_average_only_is_hurt_by_brightness_but_not_by_pix
 def test_bad_requests_are_refused(change, error, message):
     request = {"model": bayesian(), "data": test_set(), "num_samples": 2, **change}
     with pytest.raises(error, match=message):
-        shift_curves(**request)
+        measure_shift(**request)
 
 
 def test_unknown_curves_are_refused():
-    curves = shift_curves(bayesian(), test_set(), kinds=["jpeg"], severities=[1], num_samples=1)
+    curves = measure_shift(bayesian(), test_set(), kinds=["jpeg"], severities=[1], num_samples=1)
     with pytest.raises(ConfigError, match="unknown shift metric 'acuracy'. Did you mean"):
         curves.curve("acuracy")
     with pytest.raises(ConfigError, match="unknown corruption of these curves 'contrast'"):

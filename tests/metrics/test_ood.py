@@ -8,7 +8,7 @@ import torch
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.inference.predict import Prediction
-from bayesdrop.metrics import ood_metrics, ood_table, uncertainty_scores
+from bayesdrop.metrics import compare_ood, ood_metrics, uncertainty_scores
 from bayesdrop.nn import PosteriorSample
 
 
@@ -201,7 +201,7 @@ def test_bad_arrays_are_refused(probabilities, logits, error, message):
 def test_a_table_has_the_metrics_of_each_set_and_averages_of_groups():
     inside, near = scores()
     far = near + 2
-    table = ood_table(
+    table = compare_ood(
         {"a": inside, "b": 2 * inside},
         {"near": {"a": near, "b": -near}, "far": {"a": far, "b": far}},
         groups={"all": ["near", "far"]},
@@ -220,26 +220,26 @@ def test_tables_take_predictions_probabilities_and_single_scores():
     bnn, x = bayesian(), torch.randn(30, 4)
     inside = bd.predict(bnn, x, num_samples=5, seed=0)
     outside = bd.predict(bnn, 3 * x, num_samples=5, seed=0)
-    table = ood_table(inside, {"scaled": outside}).metrics["scaled"]
+    table = compare_ood(inside, {"scaled": outside}).metrics["scaled"]
     assert len(table) == 5
-    arrays = ood_table(inside.samples, {"scaled": outside.samples.numpy()}).metrics["scaled"]
+    arrays = compare_ood(inside.samples, {"scaled": outside.samples.numpy()}).metrics["scaled"]
     assert arrays["entropy"]["auroc"] == pytest.approx(table["entropy"]["auroc"])
-    score = ood_table(inside.predictive_entropy, {"scaled": outside.predictive_entropy})
+    score = compare_ood(inside.predictive_entropy, {"scaled": outside.predictive_entropy})
     assert score.metrics["scaled"]["score"] == table["entropy"]
 
 
 def test_bad_tables_are_refused():
     inside, outside = scores()
-    with pytest.raises(ConfigError, match="ood_table: expected at least one OOD set"):
-        ood_table(inside, {})
+    with pytest.raises(ConfigError, match="compare_ood: expected at least one OOD set"):
+        compare_ood(inside, {})
     with pytest.raises(ConfigError, match="unknown OOD set 'farr'. Did you mean 'far'"):
-        ood_table(inside, {"far": outside}, groups={"all": ["farr"]})
+        compare_ood(inside, {"far": outside}, groups={"all": ["farr"]})
     with pytest.raises(ConfigError, match="names of their own"):
-        ood_table(inside, {"far": outside}, groups={"far": ["far"]})
+        compare_ood(inside, {"far": outside}, groups={"far": ["far"]})
     with pytest.raises(DataError, match="expected the scores .*'score'.* got .*'a'.* for 'far'"):
-        ood_table(inside, {"far": {"a": outside}})
+        compare_ood(inside, {"far": {"a": outside}})
     with pytest.raises(DataError, match="OOD scores of at least one example"):
-        ood_table(inside, {"far": outside[:0]})
+        compare_ood(inside, {"far": outside[:0]})
 
 
 def test_regression_has_no_uncertainty_scores():

@@ -26,7 +26,7 @@ def streamed(samples, labels, size):
 def test_batches_give_the_figures_of_the_whole_set(size):
     samples, labels = example()
     metrics = streamed(samples, labels, size)
-    figures, mean, parts = metrics.compute(), samples.mean(0), bd.class_uncertainty(samples)
+    figures, mean, parts = metrics.compute(), samples.mean(0), bd.entropy_parts(samples)
     curve = bd.risk_coverage(samples, labels)
     expected = {
         "error": ev.error_percent(mean, labels),

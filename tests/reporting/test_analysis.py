@@ -150,7 +150,7 @@ def test_corrupting_images_has_a_bounded_cost(networks, data):
     dear = {**base.values, "flops_total": 10**10}
     found = analyse(dataclasses.replace(base, values=dear), *networks, data.test)
     note = found.values["analysis"]["notes"]["shift"]
-    conditions = 5 * len(corruptions()) + 1
+    conditions = 5 * len(corruptions) + 1
     assert f"{len(data.test[1])} images in {conditions} conditions" in note and "--shift" in note
     kept = (slice(None, 20),)
     few = data.test[0][kept], data.test[1][kept]

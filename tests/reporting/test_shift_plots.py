@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayesdrop.diagnostics import shift_curves
+from bayesdrop.diagnostics import measure_shift
 from bayesdrop.errors import ConfigError
 
 pytest.importorskip("matplotlib")
@@ -16,7 +16,7 @@ def curves(sharpness, severities=(1, 5)):
 
     data = torch.rand(20, 1, 8, 8), torch.arange(20) % 3
     kinds = ["gaussian-noise", "contrast", "rotation"]
-    return shift_curves(predict, data, kinds=kinds, severities=severities)
+    return measure_shift(predict, data, kinds=kinds, severities=severities)
 
 
 def test_each_metric_has_a_panel_with_a_curve_for_each_model(tmp_path):

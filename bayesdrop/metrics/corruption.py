@@ -31,7 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
+from bayesdrop.errors import ConfigError, DataError, ShapeError
+from bayesdrop.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
 """All severities."""
@@ -60,14 +61,8 @@ class Corruption:
     length: bool = False
 
 
-def corruptions() -> dict[str, Corruption]:
-    """Return all corruptions by name.
-
-    Example:
-        >>> corruptions()["gaussian-noise"].constants
-        (0.08, 0.12, 0.18, 0.26, 0.38)
-    """
-    return dict(_KINDS)
+corruptions = Registry[Corruption]("corruption")
+"""All corruptions by name, such as ``corruptions["contrast"]``; another one is registered."""
 
 
 def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
@@ -78,7 +73,7 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
 
     Args:
         x: Images ``(N, C, H, W)`` in [0, 1], with one or three channels.
-        kind: A name from ``corruptions()``.
+        kind: A name from ``corruptions``.
         severity: 1 to 5.
         seed: Of the random draws.
 
@@ -91,8 +86,7 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
         >>> corrupt(torch.rand(2, 3, 8, 8), "contrast", 3).shape
         torch.Size([2, 3, 8, 8])
     """
-    if kind not in _KINDS:
-        raise unknown_name("corruption", kind, _KINDS)
+    chosen = corruptions[kind]
     if severity not in SEVERITIES:
         raise ConfigError(
             "corrupt",
@@ -101,7 +95,6 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
             hint="0 would be the image itself.",
         )
     _check_images(x)
-    chosen = _KINDS[kind]
     constant = chosen.constants[severity - 1]
     if chosen.length:
         constant *= min(x.shape[-2:]) / _SIZE
@@ -303,3 +296,6 @@ _KINDS = {
     "translation": Corruption((0.05, 0.1, 0.15, 0.2, 0.25), "share of the side", _translation),
     "rotation": Corruption((15, 30, 45, 60, 75), "degrees, counter-clockwise", _rotation),
 }
+
+for _name, _corruption in _KINDS.items():
+    corruptions.register(_name, _corruption)

@@ -23,7 +23,7 @@ from bayesdrop.record import Record
 
 @dataclass(frozen=True, eq=False)
 class ReliabilityDiagram(Record, also=("ece",)):
-    """What ``reliability_diagram`` returns: one entry for each of M bins, float64.
+    """What ``reliability`` returns: one entry for each of M bins, float64.
 
     Args:
         left: Where bins begin; with equal mass, their smallest confidence.
@@ -52,7 +52,7 @@ class ReliabilityDiagram(Record, also=("ece",)):
         return float((self.count * gaps).sum() / self.count.sum())
 
 
-def reliability_diagram(
+def reliability(
     predictions: Array,
     labels: Array,
     *,
@@ -86,11 +86,11 @@ def reliability_diagram(
         https://doi.org/10.1175/WAF993.1.
 
     Example:
-        >>> diagram = reliability_diagram(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
+        >>> diagram = reliability(torch.tensor([[0.75, 0.25]]), torch.tensor([0]))
         >>> diagram.ece, int(diagram.count.sum())
         (0.25, 1)
     """
-    who = "reliability_diagram"
+    who = "reliability"
     require_bins(who, num_bins)
     require_fraction(who, "level", level)
     if strategy not in ("width", "mass"):
