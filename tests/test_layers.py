@@ -1,6 +1,8 @@
 """The package's layers: imports point down, one concept has one stem."""
 
 import ast
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,16 @@ def test_imports_point_down(path):
 def test_the_check_sees_every_kind_of_import():
     source = "import bayesdrop.cli\nfrom bayesdrop import recipes\nfrom bayesdrop.ops import noise"
     assert {"cli", "recipes", "ops"} <= set(imported_layers(ast.parse(source)))
+
+
+@pytest.mark.parametrize("package", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
+def test_no_name_hides_a_module(package):
+    name = ".".join(("bayesdrop", *package.relative_to(ROOT).parts))
+    found = importlib.import_module(name)
+    for info in pkgutil.iter_modules(found.__path__):
+        own = getattr(found, info.name, None)
+        module = importlib.import_module(f"{name}.{info.name}")
+        assert own is None or own is module, f"{name} has a module and something else {info.name}"
 
 
 ABBREVIATED = {"mc-dropout": "monte-carlo"}  # what everybody calls it

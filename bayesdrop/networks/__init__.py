@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from bayesdrop.errors import unknown_name
+from bayesdrop.networks.autoencoder import vae
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
-from bayesdrop.networks.vae import vae
-from bayesdrop.networks.vgg import vgg, vgg11
+from bayesdrop.networks.vgg_networks import vgg, vgg11
 
 networks: dict[str, Callable[..., nn.Module]] = {
     "lenet-500-300": lenet_500_300,
