@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
-from bayesdrop.nn import make, named_dropout_layers
+from bayesdrop.nn import make, named_dropout_layers, named_shared
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA, BATCH = 40, 10
@@ -261,8 +261,7 @@ def test_kl_is_registered_plain_and_under_to_event(key):
 
 def test_kl_equals_monte_carlo(key):
     layer = make(key, 4)
-    given = None if layer.parent is None else layer.parent.draw_latents()
-    prior = layer.prior_given(given)
+    prior = layer.prior()
     log_ratio = 0.0
     for name, q in layer.posterior().items():
         value = q.rsample((20_000,))
@@ -270,13 +269,13 @@ def test_kl_equals_monte_carlo(key):
     if not layer.posterior():
         pytest.skip("no global latents")
     penalty = layer.penalty()
-    kl = layer.kl_divergence(parent=given)
+    kl = layer.kl_divergence(prior=prior)
     assert_mean_close(log_ratio, kl if penalty is None else kl - penalty)
 
 
 def test_kl_of_a_network_counts_each_layer_once(key, same_noise):
     layer = make(key, 4)
-    if layer.parent is not None:
+    if list(named_shared(nn.Sequential(layer))):
         pytest.skip("what the layers share has a divergence of its own")
     net = nn.Sequential(layer, nn.Linear(4, 3))
     torch.testing.assert_close(bd.kl_divergence(net), layer.kl_divergence())

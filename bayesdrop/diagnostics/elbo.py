@@ -23,10 +23,10 @@ from bayesdrop.diagnostics.kl import (
     critical_value,
 )
 from bayesdrop.errors import ConfigError, DataError
-from bayesdrop.nn import LatentOwner
+from bayesdrop.nn import LatentOwner, prior_among
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
-from bayesdrop.typing import LossTerms
+from bayesdrop.typing import Latents, LossTerms
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
 
@@ -132,13 +132,13 @@ def check_elbo(
     rows: list[CheckRow] = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        given: dict[LatentOwner, dict[str, Tensor]] = {}
+        given: dict[LatentOwner, Latents] = {}
         for _, owner in owners:
             given[owner] = {name: value.detach() for name, value in owner.draw_latents().items()}
         for path, owner in owners:
-            parent = None if owner.parent is None else given[owner.parent]
-            rows += check_support(path, owner, parent, num_samples)
-            rows.append(check_kl(path, owner, parent, num_samples, comparisons))
+            prior = prior_among(owner, given)
+            rows += check_support(path, owner, prior, num_samples)
+            rows.append(check_kl(path, owner, prior, num_samples, comparisons))
         # Else there is no loss: its KL divergence is infinite or cannot be computed.
         if not any(
             row.detail == UNREGISTERED or (row.check == SUPPORT and not row.passed) for row in rows

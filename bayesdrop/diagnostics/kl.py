@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from bayesdrop.distributions.elements import elements
 from bayesdrop.nn import LatentOwner
-from bayesdrop.typing import Latents
 
 FAILURE_RATE = 1e-4
 """Probability that a correct network fails any of the statistical checks of one table."""
@@ -52,10 +52,9 @@ class CheckRow:
 
 @torch.no_grad()
 def check_support(
-    path: str, owner: LatentOwner, parent: Latents | None, num_samples: int
+    path: str, owner: LatentOwner, prior: Mapping[str, TorchDistribution], num_samples: int
 ) -> Iterator[CheckRow]:
     """Yield for each site how much of the posterior is outside the prior's support."""
-    prior = owner.prior_given(parent)
     for key, posterior in owner.posterior().items():
         support, outside, total = elements(prior[key]).support, 0, 0
         for count in _chunks(num_samples, posterior.event_shape.numel()):
@@ -75,18 +74,21 @@ def check_support(
 
 @torch.no_grad()
 def check_kl(
-    path: str, owner: LatentOwner, parent: Latents | None, num_samples: int, comparisons: int
+    path: str,
+    owner: LatentOwner,
+    prior: Mapping[str, TorchDistribution],
+    num_samples: int,
+    comparisons: int,
 ) -> CheckRow:
     """Return the closed KL divergence of an owner's sites beside a Monte Carlo estimate."""
     try:
-        kl = owner.kl_divergence() if parent is None else owner.kl_divergence(parent=parent)
+        kl = owner.kl_divergence(prior=prior)
         closed = float(kl) / owner.kl_scale - float(owner.penalty() or 0.0)
     except NotImplementedError:
         nan = float("nan")
         return CheckRow("KL divergence", path, nan, nan, nan, False, UNREGISTERED)
     samples = torch.zeros(num_samples, dtype=torch.float64)
     rest, skipped, units = 0.0, 0, 0
-    prior = owner.prior_given(parent)
     for key, posterior in owner.posterior().items():
         q, p = elements(posterior), elements(prior[key])
         # Decided on samples of their own, so that leaving units out does not bias the mean.

@@ -18,7 +18,7 @@ from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
-from bayesdrop.nn import LatentOwner, PosteriorSample
+from bayesdrop.nn import ConditionalOwner, LatentOwner, PosteriorSample, prior_among
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
 
@@ -169,9 +169,9 @@ def draw_prior(bnn: Program, num_samples: int) -> Draw:
     """Draw all global latents from the prior, stacked; an improper one's owner is left out."""
     drawn: Draw = {}
     for _, owner in bnn.named_owners():
-        if owner.parent is not None and owner.parent not in drawn:
+        if isinstance(owner, ConditionalOwner) and owner.parent not in drawn:
             continue
-        fns = owner.prior_given(None if owner.parent is None else drawn[owner.parent])
+        fns = prior_among(owner, drawn)
         if all(provides(fn, "sample") for fn in fns.values()):
             drawn[owner] = {
                 name: fn.sample(() if fn.batch_shape else (num_samples,))
@@ -202,9 +202,12 @@ def log_densities(stacked: Draw) -> tuple[Tensor, Tensor] | None:
     wide = {owner: _double(latents) for owner, latents in stacked.items()}
     totals: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
     for owner, latents in wide.items():
-        given = None if owner.parent is None else wide[owner.parent]
         copied = copy.deepcopy(owner).double()
-        for index, fns in enumerate((copied.prior_given(given), copied.posterior())):
+        if isinstance(copied, ConditionalOwner) and isinstance(owner, ConditionalOwner):
+            prior = copied.prior_given(wide[owner.parent])
+        else:
+            prior = copied.prior()
+        for index, fns in enumerate((prior, copied.posterior())):
             if not all(provides(fn, "log_prob") for fn in fns.values()):
                 return None
             for name, value in latents.items():

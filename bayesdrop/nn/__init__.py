@@ -7,7 +7,14 @@ have in common, an owner of global latents, is in ``latents``.
 from bayesdrop.nn.catalogue import BayesianLayer, layers, make, register, registered
 from bayesdrop.nn.context import MaskContext, active_context
 from bayesdrop.nn.contexts import ImposedMasks, PosteriorSample, impose_masks
-from bayesdrop.nn.latents import LatentOwner, kl_divergence, named_owners, named_shared
+from bayesdrop.nn.latents import (
+    ConditionalOwner,
+    LatentOwner,
+    kl_divergence,
+    named_owners,
+    named_shared,
+    prior_among,
+)
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.masks import (
     BernoulliDropout,
@@ -68,6 +75,7 @@ __all__ = [
     "BernoulliDropout",
     "BetaBernoulliDropout",
     "ConcreteDropout",
+    "ConditionalOwner",
     "ConvWeights",
     "DependentBetaBernoulliDropout",
     "Dropconnect",
@@ -103,6 +111,7 @@ __all__ = [
     "named_owners",
     "named_shared",
     "named_weight_layers",
+    "prior_among",
     "register",
     "registered",
     "to_dependent",

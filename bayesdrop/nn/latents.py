@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import kl_divergence as torch_kl_divergence
+from typing_extensions import override
 
 from bayesdrop.typing import Latents
 
@@ -17,9 +18,8 @@ from bayesdrop.typing import Latents
 class LatentOwner(nn.Module, ABC):
     """Abstract owner of global latents: their prior and their posterior, by site suffix.
 
-    A dropout layer is one, and a layer of random weights. So is what several layers share, their
-    ``parent``: its sites come once, under the first name that ``network.named_modules()`` has for
-    it, and the layers' priors are given its values (``prior_given``).
+    A dropout layer is one, and a layer of random weights. So is what a ``ConditionalOwner``
+    depends on.
     """
 
     unit_word: ClassVar[str]
@@ -34,11 +34,6 @@ class LatentOwner(nn.Module, ABC):
     def name(self) -> str:
         """The class, and where known the path in the network, for messages."""
         return f"{type(self).__name__} {self.path!r}" if self.path else type(self).__name__
-
-    @property
-    def parent(self) -> LatentOwner | None:
-        """What the prior depends on: a module inside this one, which others may hold too."""
-        return None
 
     @abstractmethod
     def prior(self) -> dict[str, TorchDistribution]:
@@ -66,14 +61,6 @@ class LatentOwner(nn.Module, ABC):
             optimizer: The optimiser that has made the step.
         """
 
-    def prior_given(self, parent: Latents | None) -> dict[str, TorchDistribution]:
-        """Return the prior given the parent's latents.
-
-        Args:
-            parent: The parent's latents; None draws them from its posterior, if there is one.
-        """
-        return self.prior()
-
     def penalty(self) -> Tensor | None:
         """Return a term of the loss, in nats, that is not the KL of a site; None if none is.
 
@@ -98,15 +85,15 @@ class LatentOwner(nn.Module, ABC):
         self,
         posterior: Mapping[str, TorchDistribution] | None = None,
         *,
-        parent: Latents | None = None,
+        prior: Mapping[str, TorchDistribution] | None = None,
     ) -> Tensor:
         """Return ``kl_scale`` times KL(posterior || prior) plus the penalty, in nats.
 
         Args:
             posterior: What ``posterior()`` returned, where the caller has it already.
-            parent: The parent's latents, see ``prior_given``.
+            prior: The same of ``prior()``.
         """
-        prior = self.prior_given(parent)
+        prior = self.prior() if prior is None else prior
         posterior = self.posterior() if posterior is None else posterior
         terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
         penalty = self.penalty()
@@ -121,10 +108,45 @@ class LatentOwner(nn.Module, ABC):
         return next(iter(self.parameters()), torch.empty(0)).device
 
 
+class ConditionalOwner(LatentOwner):
+    """Abstract owner whose prior depends on another owner's latents, which layers may share.
+
+    The sites of what is shared come once, under the first name that ``network.named_modules()``
+    has for it.
+    """
+
+    @property
+    @abstractmethod
+    def parent(self) -> LatentOwner:
+        """What the prior depends on: a module inside this one, which others may hold too."""
+
+    @abstractmethod
+    def prior_given(self, latents: Latents) -> dict[str, TorchDistribution]:
+        """Return the prior given the parent's latents."""
+
+    @override
+    def prior(self) -> dict[str, TorchDistribution]:
+        """Return the prior given one draw of the parent's latents from their posterior."""
+        return self.prior_given(self.parent.draw_latents())
+
+
+def prior_among(
+    owner: LatentOwner, drawn: Mapping[LatentOwner, Latents]
+) -> dict[str, TorchDistribution]:
+    """Return an owner's prior, given what the owner that it depends on has drawn, if any.
+
+    Args:
+        owner: Any owner.
+        drawn: Latents of the owners that come before it in ``named_owners``.
+    """
+    if isinstance(owner, ConditionalOwner):
+        return owner.prior_given(drawn[owner.parent])
+    return owner.prior()
+
+
 def named_shared(network: nn.Module) -> Iterator[tuple[str, LatentOwner]]:
-    """Yield the name and module of what the dropout layers share, each once."""
-    owners = (m for m in network.modules() if isinstance(m, LatentOwner))
-    parents = {owner.parent for owner in owners} - {None}
+    """Yield the name and module of what owners of the network depend on, each once."""
+    parents = {owner.parent for owner in network.modules() if isinstance(owner, ConditionalOwner)}
     for name, module in network.named_modules() if parents else ():
         if module in parents and isinstance(module, LatentOwner):
             yield name, module
@@ -170,15 +192,14 @@ def kl_divergence(
         0.0
     """
     terms = []
-    latents: dict[LatentOwner, dict[str, Tensor]] = {}
+    latents: dict[LatentOwner, Latents] = {}
     parents = {parent for _, parent in named_shared(network)}
     for _, owner in named_owners(network):
         posterior = None if posteriors is None else posteriors.get(owner)
         if owner in parents:
             posterior = owner.posterior()
             latents[owner] = {name: q.rsample() for name, q in posterior.items()}
-        given = None if owner.parent is None else latents[owner.parent]
-        terms.append(owner.kl_divergence(posterior, parent=given))
+        terms.append(owner.kl_divergence(posterior, prior=prior_among(owner, latents)))
     if not terms:
         return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)
     return sum(terms[1:], start=terms[0])

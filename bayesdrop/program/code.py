@@ -20,7 +20,7 @@ from bayesdrop.distributions import (
 )
 from bayesdrop.distributions.nested_normal import open_features
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
-from bayesdrop.nn import BayesianDropout, BernoulliDropout, OrderedUnits
+from bayesdrop.nn import BayesianDropout, BernoulliDropout, ConditionalOwner, OrderedUnits
 from bayesdrop.typing import Latents
 
 MaskPosterior: TypeAlias = Literal["structured", "mean-field"]
@@ -356,7 +356,11 @@ def _checked(mask: BayesianDropout, num_features: int) -> BernoulliDropout:
             got=repr(mask),
             hint="latent_size may be left out: it is the mask's.",
         )
-    if mask.input_dependent or mask.parent is not None or not isinstance(mask, BernoulliDropout):
+    if (
+        mask.input_dependent
+        or isinstance(mask, ConditionalOwner)
+        or not isinstance(mask, BernoulliDropout)
+    ):
         raise ConfigError(
             "LatentCode",
             expected="a mask of its own, with units independent given its latents",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import BayesianDropout, BayesianWeights, LatentOwner, MaskContext
+from bayesdrop.nn import BayesianDropout, BayesianWeights, LatentOwner, MaskContext, prior_among
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
 
@@ -91,16 +91,17 @@ class Model(PyroFunction):
 
     @override
     def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
-        latents: dict[LatentOwner, dict[str, Tensor]] = {}
+        latents: dict[LatentOwner, Latents] = {}
         batch_shapes: list[torch.Size] = []
         for path, owner in self.bnn.named_owners():
-            given = None if owner.parent is None else latents[owner.parent]
-            latents[owner] = {}
+            prior = prior_among(owner, latents)
+            values: dict[str, Tensor] = {}
             with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
-                for name, fn in owner.prior_given(given).items():
+                for name, fn in prior.items():
                     value = pyro.sample(f"{path}.{name}", fn)
-                    latents[owner][name] = value
+                    values[name] = value
                     batch_shapes.append(value.shape[: value.ndim - fn.event_dim])
+                latents[owner] = values
                 penalty = None if y is None else owner.penalty()
                 if penalty is not None:
                     pyro.factor(f"{path}.penalty", -penalty)

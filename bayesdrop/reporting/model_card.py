@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from bayesdrop.distributions.elements import elements
-from bayesdrop.nn import BayesianDropout, BayesianWeights
+from bayesdrop.nn import BayesianDropout, BayesianWeights, ConditionalOwner
 from bayesdrop.program.network import BayesianNetwork
 
 
@@ -27,10 +27,10 @@ def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
     """
     priors = {}
     for path, owner in bnn.named_owners():
-        if owner.parent is None:
-            prior = "; ".join(f"{site} ~ {_describe(fn)}" for site, fn in owner.prior().items())
-        else:
+        if isinstance(owner, ConditionalOwner):
             prior = f"given what layers share ({type(owner.parent).__name__})"
+        else:
+            prior = "; ".join(f"{site} ~ {_describe(fn)}" for site, fn in owner.prior().items())
         if not prior:
             prior = f"no global latents: {owner.extra_repr()}"
         priors[path] = {

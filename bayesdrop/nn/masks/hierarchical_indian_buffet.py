@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.latents import ConditionalOwner
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
@@ -25,7 +26,7 @@ from bayesdrop.nn.masks.stick_breaking import (
 from bayesdrop.typing import Latents
 
 
-class HierarchicalIndianBuffetDropout(StickBreakingDropout):
+class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
     r"""Indian buffet dropout around sticks that several layers share.
 
     .. math::
@@ -179,15 +180,9 @@ class HierarchicalIndianBuffetDropout(StickBreakingDropout):
         return self.sticks
 
     @override
-    def prior(self) -> dict[str, TorchDistribution]:
-        return self.prior_given(self.sticks.draw_latents())
-
-    @override
-    def prior_given(self, parent: Latents | None) -> dict[str, TorchDistribution]:
-        if parent is None:
-            return self.prior()
+    def prior_given(self, latents: Latents) -> dict[str, TorchDistribution]:
         c = self.layer_concentration
-        log_pi = log_stick_products(parent["v"]).index_select(-1, self.rank)
+        log_pi = log_stick_products(latents["v"]).index_select(-1, self.rank)
         # A unit's pi is as good as zero there, and gradients in it would overflow.
         log_pi = log_pi.clamp(min=0.5 * math.log(torch.finfo(log_pi.dtype).tiny))
         prior = Beta(c * log_pi.exp(), -c * torch.expm1(log_pi), validate_args=False)

@@ -79,7 +79,9 @@ def test_the_kl_of_the_sticks_counts_once(same_noise):
     sticks = bnn.network[0].sticks
     given = sticks.draw_latents()
     layers = [layer for _, layer in bnn.named_dropout_layers()]
-    expected = sticks.kl_divergence() + sum(layer.kl_divergence(parent=given) for layer in layers)
+    expected = sticks.kl_divergence() + sum(
+        layer.kl_divergence(prior=layer.prior_given(given)) for layer in layers
+    )
     torch.testing.assert_close(bd.kl_divergence(bnn), expected)
     torch.testing.assert_close(bnn.loss(*batch()).kl, expected)
 
@@ -237,7 +239,8 @@ def test_fixed_sticks_make_it_beta_bernoulli_dropout():
     theirs = BetaBernoulliDropout(1, prior_concentration1=2.0, prior_concentration0=2.0, **options)
     torch.testing.assert_close(ours.keep_prob(), theirs.keep_prob())
     torch.testing.assert_close(
-        ours.kl_divergence(parent={"v": torch.tensor([0.5])}), theirs.kl_divergence()
+        ours.kl_divergence(prior=ours.prior_given({"v": torch.tensor([0.5])})),
+        theirs.kl_divergence(),
     )
     for mode in (True, False):
         ours.train(mode), theirs.train(mode)
