@@ -10,12 +10,7 @@ import pytest
 import scipy.stats
 from torch import nn
 
-from bayesdrop.nn import (
-    make_dropout,
-    make_weight_layer,
-    registered_dropouts,
-    registered_weight_layers,
-)
+import bayesdrop as bd
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -79,10 +74,9 @@ def test_each_row_of_a_trained_network_says_what_counted_its_kl(script):
 
 def test_layers_without_a_kl_are_those_that_learn_nothing(script):
     rows = script("rows")
-    layers = {key: make_dropout(key, 3) for key in registered_dropouts()}
-    layers |= {key: make_weight_layer(key, nn.Linear(3, 2)) for key in registered_weight_layers()}
-    for key, layer in layers.items():
-        learned = list(layer.variational_parameters())
+    for key, cls in bd.nn.layers.items():
+        on = 3 if issubclass(cls, bd.BayesianDropout) else nn.Linear(3, 2)
+        learned = list(bd.nn.make(key, on).variational_parameters())
         assert (key in rows.WITHOUT_PRIOR) == (not learned), key
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import bayesdrop as bd
-from bayesdrop.nn import registered_dropouts
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -126,4 +125,4 @@ def test_the_readme_lists_every_tutorial():
 def test_the_readme_has_a_row_for_every_prior():
     table = README.read_text().split("## Which prior")[1].split("## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE))
-    assert named == {layer.__name__ for layer in registered_dropouts().values()}
+    assert named == {layer.__name__ for layer in bd.nn.registered(bd.BayesianDropout).values()}
