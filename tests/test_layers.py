@@ -11,9 +11,8 @@ import bayesdrop as bd
 
 ROOT = Path(bd.__file__).parent
 
-# Lowest first; modules of one row may import each other. The same as the README's list, with data
-# below inference, since data sets need nothing of it. Networks come after the programs since one
-# of them, the autoencoder, is both.
+# Lowest first; modules of one row may import each other. docs/architecture.md has the same list.
+# Networks come after the programs since one of them, the autoencoder, is both.
 LAYERS = [
     {"errors", "files", "record", "registry", "tables", "typing"},
     {"metrics"},

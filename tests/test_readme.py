@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import bayesdrop as bd
+from tests.test_layers import LAYERS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -103,6 +104,12 @@ def test_every_name_that_a_page_mentions_exists(page):
 def test_every_file_that_a_page_mentions_exists(page):
     names = re.findall(r"`((?:bayesdrop|benchmarks|tests|tutorials)/[\w./-]*)`", page.read_text())
     assert not [name for name in names if not (ROOT / name).exists()]
+
+
+def test_the_architecture_page_has_the_layers_of_the_package():
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Names")[0]
+    rooms = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`.*?) \|", table, re.M)]
+    assert rooms == LAYERS[::-1]
 
 
 def test_every_page_is_reached_from_the_readme():
