@@ -144,9 +144,9 @@ def sweep_thresholds(
                 units=tuple(work.units()),
                 params=sum(cost.params.values()),
                 flops=sum(cost.flops.values()),
-                error=float(result.error or 0.0),
+                error=result.error,
                 nll=result.nll,
-                ece=float(result.ece or 0.0),
+                ece=result.ece,
             )
         )
     full = counter.full

@@ -263,9 +263,9 @@ def sweep_widths(
                 params=count_params(net),
                 flops=count_flops(net, x),
                 latency_ms=0.0,
-                error=float(result.error or 0.0),
+                error=result.error,
                 nll=result.nll,
-                ece=float(result.ece or 0.0),
+                ece=result.ece,
                 auroc={name: float(s["entropy"]["auroc"]) for name, s in result.ood.items()},
             )
         )

@@ -13,10 +13,9 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import predict
-from bayesdrop.metrics.calibration import expected_calibration_error
-from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
-from bayesdrop.metrics.classification import error_percent, negative_log_likelihood
+from bayesdrop.metrics.checks import Array
 from bayesdrop.metrics.corruption import SEVERITIES, corrupt, corruptions
+from bayesdrop.metrics.figures import ClassifierFigures
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord, plain
 
@@ -165,7 +164,15 @@ def measure_shift(
     options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
 
     def measure(kind: str, severity: int, images: Tensor) -> ShiftRow:
-        return ShiftRow(kind, severity, **_figures(_probabilities(model, images, options), y))
+        figures = ClassifierFigures.from_predictions(_probabilities(model, images, options), y)
+        return ShiftRow(
+            kind,
+            severity,
+            accuracy=100.0 - figures.error,
+            nll=figures.nll,
+            ece=figures.ece,
+            entropy=figures.predictive_entropy,
+        )
 
     rows = [measure("clean", 0, x)]
     for kind in kinds:
@@ -195,14 +202,3 @@ def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> 
     with torch.no_grad():
         parts = [torch.as_tensor(model(part)).cpu() for part in x.split(_ROWS)]
     return torch.cat(parts)
-
-
-def _figures(probabilities: Array, labels: Tensor) -> dict[str, float]:
-    values = as_probabilities("measure_shift", probabilities)
-    target = as_labels("measure_shift", labels, values)
-    return {
-        "accuracy": 100.0 - error_percent(values, target),
-        "nll": negative_log_likelihood(values, target),
-        "ece": expected_calibration_error(values, target),
-        "entropy": float(torch.special.entr(values).sum(1).mean()),
-    }

@@ -21,6 +21,7 @@ from bayesdrop.metrics.coverage import (
     regression_calibration,
 )
 from bayesdrop.metrics.crps import continuous_ranked_probability_score
+from bayesdrop.metrics.figures import ClassifierFigures, RegressionFigures
 from bayesdrop.metrics.ood import (
     OODMetrics,
     OODTable,
@@ -38,7 +39,7 @@ from bayesdrop.metrics.selective import (
     risk_coverage_of_losses,
     select_threshold,
 )
-from bayesdrop.metrics.streaming import ClassificationMetrics, ClassifierFigures
+from bayesdrop.metrics.streaming import ClassificationMetrics
 from bayesdrop.metrics.temperature import TemperatureScaling, fit_temperature
 from bayesdrop.metrics.uncertainty import (
     EntropyParts,
@@ -62,6 +63,7 @@ __all__ = [
     "OODMetrics",
     "OODTable",
     "RegressionCalibration",
+    "RegressionFigures",
     "RegressionUncertainty",
     "Prediction",
     "ReliabilityDiagram",

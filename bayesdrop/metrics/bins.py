@@ -58,6 +58,11 @@ class ClassBins:
         for row, term in enumerate(terms):
             self.sums[row].index_add_(0, index, term.reshape(-1))
 
+    @property
+    def num_present(self) -> int:
+        """The number of classes that labels were of."""
+        return int((self.result()[2].sum(1) > 0).sum())
+
     def result(self) -> tuple[Tensor, ...]:
         """Return count, p, hit, p squared and p times hit, each ``(C, M)``, summed in each bin."""
         return tuple(self.sums.reshape(5, -1, self.num_bins))

@@ -13,13 +13,8 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.bins import width_bins
-from bayesdrop.metrics.checks import (
-    Array,
-    as_labels,
-    as_mean_probabilities,
-    as_scores,
-    require_fraction,
-)
+from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores, require_fraction
+from bayesdrop.metrics.examples import as_examples, entropy_of
 from bayesdrop.record import Record, plain
 
 METRICS = ("error", "nll", "brier", "ece", "aurc")
@@ -265,24 +260,17 @@ class _Columns:
     """What a classifier's metrics are sums of, per example; called with how often each counts."""
 
     def __init__(self, predictions: Array, labels: Array) -> None:
-        who = "bootstrap_metrics"
-        values = as_mean_probabilities(who, predictions)
-        target = as_labels(who, labels, values)
-        confidence, predicted = values.max(1)
-        correct = (predicted == target).double()
-        chosen = values.gather(1, target[:, None]).squeeze(1)
-        brier = values.square().sum(1) - 2.0 * chosen + 1.0
-        gaps = torch.zeros(len(target), _NUM_BINS, dtype=torch.float64)
-        gaps[torch.arange(len(target)), width_bins(confidence, _NUM_BINS)] = correct - confidence
-        nll = -chosen.clamp(min=torch.finfo(torch.float64).tiny).log() + 0.0
-        self.per_example = torch.cat(
-            [torch.stack([100.0 * (1.0 - correct), nll, brier], dim=1), gaps], dim=1
-        )
+        examples = as_examples("bootstrap_metrics", predictions, labels, average=True)
+        confidence, correct, count = examples.confidence, examples.correct.double(), len(labels)
+        gaps = torch.zeros(count, _NUM_BINS, dtype=torch.float64)
+        gaps[torch.arange(count), width_bins(confidence, _NUM_BINS)] = correct - confidence
+        figures = [100.0 * (1.0 - correct), examples.nll, examples.brier]
+        self.per_example = torch.cat([torch.stack(figures, dim=1), gaps], dim=1)
         self.wrong, self.confidence = 1.0 - correct, confidence
         ordered, self.order = confidence.sort(descending=True, stable=True)
         ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
         self.last = ends.nonzero().squeeze(1)
-        ranks = torch.arange(1, len(target) + 1, dtype=torch.float64)
+        ranks = torch.arange(1, count + 1, dtype=torch.float64)
         self.harmonic = torch.cat([torch.zeros(1, dtype=torch.float64), (1.0 / ranks).cumsum(0)])
 
     def __call__(self, counts: Tensor) -> dict[str, Tensor]:
@@ -366,7 +354,7 @@ def _scores(name: str, values: Array) -> Tensor:
     who = "bootstrap_metrics"
     if torch.as_tensor(values).ndim == 1:
         return as_scores(who, name, values)
-    return torch.special.entr(as_mean_probabilities(who, values)).sum(1)
+    return entropy_of(as_mean_probabilities(who, values))
 
 
 def _one_length(lengths: Mapping[str, int]) -> int:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bayesdrop.metrics.bins import ClassBins
-from bayesdrop.metrics.checks import (
-    Array,
-    as_labels,
-    as_probabilities,
-    require_bins,
-    require_two_classes,
-)
+from bayesdrop.metrics.checks import Array, require_bins, require_two_classes
+from bayesdrop.metrics.examples import as_examples
 from bayesdrop.record import Record
 
 
@@ -85,12 +80,9 @@ def brier_decomposition(
     """
     who = "brier_decomposition"
     require_bins(who, num_bins)
-    values = as_probabilities(who, probabilities)
-    target = as_labels(who, labels, values)
-    require_two_classes(who, target)
-    bins = ClassBins(values.shape[1], num_bins)
-    bins.add(values, target)
-    return brier_parts(bins, len(values))
+    examples = as_examples(who, probabilities, labels)
+    require_two_classes(who, examples.labels)
+    return brier_parts(examples.bins(num_bins), len(examples.labels))
 
 
 def brier_parts(bins: ClassBins, num_examples: int) -> BrierDecomposition:

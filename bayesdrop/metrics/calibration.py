@@ -6,13 +6,8 @@ import torch
 from torch import Tensor
 
 from bayesdrop.metrics.bins import ClassBins, gap_sums, mass_bins, width_bins
-from bayesdrop.metrics.checks import (
-    Array,
-    as_labels,
-    as_probabilities,
-    require_bins,
-    require_two_classes,
-)
+from bayesdrop.metrics.checks import Array, require_bins, require_two_classes
+from bayesdrop.metrics.examples import as_examples
 
 
 def expected_calibration_error(
@@ -46,8 +41,9 @@ def expected_calibration_error(
         0.25
     """
     who = "expected_calibration_error"
-    confidence, correct = _top_label(who, probabilities, labels, num_bins)
-    return calibration_errors(confidence, correct, num_bins)[0]
+    require_bins(who, num_bins)
+    examples = as_examples(who, probabilities, labels)
+    return calibration_errors(examples.confidence, examples.correct, num_bins)[0]
 
 
 def adaptive_calibration_error(
@@ -77,8 +73,9 @@ def adaptive_calibration_error(
         0.25
     """
     who = "adaptive_calibration_error"
-    confidence, correct = _top_label(who, probabilities, labels, num_bins)
-    return adaptive_error(confidence, correct, num_bins)
+    require_bins(who, num_bins)
+    examples = as_examples(who, probabilities, labels)
+    return adaptive_error(examples.confidence, examples.correct, num_bins)
 
 
 def maximum_calibration_error(probabilities: Array, labels: Array, *, num_bins: int = 15) -> float:
@@ -106,8 +103,9 @@ def maximum_calibration_error(probabilities: Array, labels: Array, *, num_bins: 
         0.25
     """
     who = "maximum_calibration_error"
-    confidence, correct = _top_label(who, probabilities, labels, num_bins)
-    return calibration_errors(confidence, correct, num_bins)[1]
+    require_bins(who, num_bins)
+    examples = as_examples(who, probabilities, labels)
+    return calibration_errors(examples.confidence, examples.correct, num_bins)[1]
 
 
 def classwise_calibration_error(
@@ -141,12 +139,9 @@ def classwise_calibration_error(
     """
     who = "classwise_calibration_error"
     require_bins(who, num_bins)
-    values = as_probabilities(who, probabilities)
-    target = as_labels(who, labels, values)
-    require_two_classes(who, target)
-    bins = ClassBins(values.shape[1], num_bins)
-    bins.add(values, target)
-    return float(class_errors(bins, len(values)).mean())
+    examples = as_examples(who, probabilities, labels)
+    require_two_classes(who, examples.labels)
+    return float(class_errors(examples.bins(num_bins), len(examples.labels)).mean())
 
 
 def calibration_errors(confidence: Tensor, correct: Tensor, num_bins: int) -> tuple[float, float]:
@@ -168,13 +163,3 @@ def class_errors(bins: ClassBins, num_examples: int) -> Tensor:
     """Return the calibration error of each class, ``(C,)``, from the sums in its bins."""
     _, probability, hit, *_ = bins.result()
     return (hit - probability).abs().sum(1) / num_examples
-
-
-def _top_label(
-    who: str, probabilities: Array, labels: Array, num_bins: int
-) -> tuple[Tensor, Tensor]:
-    require_bins(who, num_bins)
-    values = as_probabilities(who, probabilities)
-    target = as_labels(who, labels, values)
-    confidence, predicted = values.max(1)
-    return confidence, predicted == target

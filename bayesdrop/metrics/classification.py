@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
-from bayesdrop.metrics.checks import Array, as_labels, as_probabilities
+from bayesdrop.metrics.checks import Array
+from bayesdrop.metrics.examples import as_examples
 
 
 def error_percent(probabilities: Array, labels: Array) -> float:
@@ -18,12 +17,12 @@ def error_percent(probabilities: Array, labels: Array) -> float:
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
+        >>> import torch
         >>> error_percent(torch.tensor([[0.9, 0.1], [0.6, 0.4]]), torch.tensor([0, 1]))
         50.0
     """
-    values = as_probabilities("error_percent", probabilities)
-    target = as_labels("error_percent", labels, values)
-    return float((values.argmax(1) != target).double().mean()) * 100.0
+    examples = as_examples("error_percent", probabilities, labels)
+    return float((~examples.correct).double().mean()) * 100.0
 
 
 def negative_log_likelihood(probabilities: Array, labels: Array) -> float:
@@ -41,13 +40,12 @@ def negative_log_likelihood(probabilities: Array, labels: Array) -> float:
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
+        >>> import torch
         >>> negative_log_likelihood(torch.tensor([[1.0, 0.0]]), torch.tensor([0])) == 0.0
         True
     """
-    values = as_probabilities("negative_log_likelihood", probabilities)
-    target = as_labels("negative_log_likelihood", labels, values)
-    chosen = values.gather(1, target[:, None]).clamp(min=torch.finfo(torch.float64).tiny)
-    return float((-chosen.log()).mean() + 0.0)
+    examples = as_examples("negative_log_likelihood", probabilities, labels)
+    return float(examples.nll.mean())
 
 
 def brier_score(probabilities: Array, labels: Array) -> float:
@@ -63,10 +61,8 @@ def brier_score(probabilities: Array, labels: Array) -> float:
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
+        >>> import torch
         >>> brier_score(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
         2.0
     """
-    values = as_probabilities("brier_score", probabilities)
-    target = as_labels("brier_score", labels, values)
-    one_hot = torch.nn.functional.one_hot(target, values.shape[1])
-    return float((values - one_hot).square().sum(1).mean())
+    return float(as_examples("brier_score", probabilities, labels).brier.mean())

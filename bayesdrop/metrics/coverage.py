@@ -88,7 +88,7 @@ def predictive_interval(
 
 
 @dataclass(frozen=True, eq=False)
-class RegressionCalibration(Record, also=("calibration_error",)):
+class RegressionCalibration(Record, also=("calibration_error",), drop_none=True):
     """What ``regression_calibration`` returns; L levels, float64.
 
     Args:
@@ -96,9 +96,9 @@ class RegressionCalibration(Record, also=("calibration_error",)):
         coverage: Share of targets inside, ``(L,)``.
         lower: Lower end of the 95 % confidence interval of the coverage, for independent targets.
         upper: Its upper end.
-        width: Average width of the intervals, in the units of ``y``, ``(L,)``.
+        width: Average width of the intervals, in the units of ``y``, ``(L,)``; None if unknown.
         pit_count: Targets in equal-width bins of ``pit_values``.
-        crps: Average CRPS, in the units of ``y``.
+        crps: Average CRPS, in the units of ``y``; None if unknown.
         num_targets: Targets, N times D.
     """
 
@@ -106,9 +106,9 @@ class RegressionCalibration(Record, also=("calibration_error",)):
     coverage: Tensor
     lower: Tensor
     upper: Tensor
-    width: Tensor
+    width: Tensor | None
     pit_count: Tensor
-    crps: float
+    crps: float | None
     num_targets: int
 
     @property
@@ -159,25 +159,58 @@ def regression_calibration(
         lower, upper = (_quantile(mixture.means, mixture.variances, q) for q in (tail, 1.0 - tail))
         coverage.append(((lower <= mixture.y) & (mixture.y <= upper)).double().mean())
         width.append((upper - lower).mean())
-    pit = _pit(mixture).reshape(-1)
+    return _calibration(
+        levels,
+        torch.stack(coverage),
+        _pit(mixture),
+        num_bins,
+        width=torch.stack(width),
+        crps=float(crps_per_target(mixture).mean()),
+    )
+
+
+def calibration_of_pit(
+    pit: Tensor, *, levels: Sequence[float] = LEVELS, num_bins: int = 10
+) -> RegressionCalibration:
+    """Return the same from PIT values of any shape, without widths and CRPS.
+
+    A target is inside the central interval of probability :math:`l` where its PIT value is within
+    :math:`l / 2` of one half.
+    """
+    distance = (pit.reshape(-1, 1).double() - 0.5).abs()
+    inside = distance <= torch.tensor(tuple(levels), dtype=torch.float64) / 2.0
+    return _calibration(levels, inside.double().mean(0), pit, num_bins)
+
+
+def mean_width(means: Array, level: float, variances: Array | float | None = None) -> float:
+    """Return the average width of ``predictive_interval``, in the units of ``y``."""
+    lower, upper = predictive_interval(means, level, variances)
+    return float((upper - lower).mean())
+
+
+def _calibration(
+    levels: Sequence[float],
+    share: Tensor,
+    pit: Tensor,
+    num_bins: int,
+    *,
+    width: Tensor | None = None,
+    crps: float | None = None,
+) -> RegressionCalibration:
+    pit = pit.double().reshape(-1)
     bins = (pit * num_bins).long().clamp(max=num_bins - 1)
-    share, total = torch.stack(coverage), torch.tensor(float(len(pit)))
+    total = torch.tensor(float(len(pit)))
     low, high = binomial_interval((share * total).round(), total.expand_as(share))
     return RegressionCalibration(
         level=torch.tensor(tuple(levels), dtype=torch.float64),
         coverage=share,
         lower=low,
         upper=high,
-        width=torch.stack(width),
+        width=width,
         pit_count=torch.bincount(bins, minlength=num_bins),
-        crps=float(crps_per_target(mixture).mean()),
+        crps=crps,
         num_targets=len(pit),
     )
-
-
-def interval_coverage(pit: Tensor, level: float) -> float:
-    """Return the share of PIT values inside the central interval of probability ``level``."""
-    return float(((pit - 0.5).abs() <= level / 2.0).double().mean())
 
 
 def _pit(mixture: Mixture) -> Tensor:

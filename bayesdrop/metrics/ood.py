@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
 from bayesdrop.metrics.checks import Array, as_probabilities, as_scores
+from bayesdrop.metrics.examples import entropy_of
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.record import TableRecord
 
@@ -243,8 +244,8 @@ def _prediction(probabilities: Array, logits: Array | None) -> Prediction:
     flat = as_probabilities("uncertainty_scores", samples.flatten(0, 1))
     samples = flat.reshape(samples.shape)
     mean = samples.mean(0)
-    predictive = torch.special.entr(mean).sum(-1)
-    expected = torch.special.entr(samples).sum(-1).mean(0)
+    predictive = entropy_of(mean)
+    expected = entropy_of(samples).mean(0)
     energy = norm = None
     if logits is not None:
         values = torch.as_tensor(logits).detach().to("cpu", torch.float64)

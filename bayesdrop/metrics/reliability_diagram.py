@@ -11,13 +11,8 @@ from torch import Tensor
 from bayesdrop.errors import unknown_name
 from bayesdrop.metrics.binomial import Interval, binomial_interval
 from bayesdrop.metrics.bins import mass_bins, width_bins
-from bayesdrop.metrics.checks import (
-    Array,
-    as_labels,
-    as_mean_probabilities,
-    require_bins,
-    require_fraction,
-)
+from bayesdrop.metrics.checks import Array, require_bins, require_fraction
+from bayesdrop.metrics.examples import as_examples
 from bayesdrop.record import Record
 
 
@@ -95,10 +90,8 @@ def reliability(
     require_fraction(who, "level", level)
     if strategy not in ("width", "mass"):
         raise unknown_name("binning strategy", strategy, ("width", "mass"))
-    values = as_mean_probabilities(who, predictions)
-    target = as_labels(who, labels, values)
-    confidence, predicted = values.max(1)
-    correct = (predicted == target).double()
+    examples = as_examples(who, predictions, labels, average=True)
+    confidence, correct = examples.confidence, examples.correct.double()
     bins = (width_bins if strategy == "width" else mass_bins)(confidence, num_bins)
     count = torch.bincount(bins, minlength=num_bins)
     hits = torch.bincount(bins, correct, minlength=num_bins)

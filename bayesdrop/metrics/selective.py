@@ -15,11 +15,11 @@ from bayesdrop.metrics.binomial import upper_bound
 from bayesdrop.metrics.bins import share_ties
 from bayesdrop.metrics.checks import (
     Array,
-    as_labels,
     as_mean_probabilities,
     as_scores,
     require_fraction,
 )
+from bayesdrop.metrics.examples import as_examples
 from bayesdrop.record import Record, plain
 
 # Coverages among which a bounded choice is made: each one costs some of the failure probability.
@@ -296,11 +296,10 @@ def curve_of(losses: Tensor, confidence: Tensor) -> RiskCoverage:
 def _losses(
     who: str, predictions: Array, labels: Array, confidence: Array | None
 ) -> tuple[Tensor, Tensor]:
-    values = as_mean_probabilities(who, predictions)
-    target = as_labels(who, labels, values)
-    highest, predicted = values.max(1)
-    scores = highest if confidence is None else as_scores(who, "confidence", confidence)
-    losses = (predicted != target).double()
+    examples = as_examples(who, predictions, labels, average=True)
+    losses, scores = (~examples.correct).double(), examples.confidence
+    if confidence is not None:
+        scores = as_scores(who, "confidence", confidence)
     _require_same_length(who, losses, scores)
     return losses, scores
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.metrics.bins import ClassBins
 from bayesdrop.metrics.calibration import class_errors
 from bayesdrop.metrics.checks import (
     Array,
@@ -20,6 +19,7 @@ from bayesdrop.metrics.checks import (
     as_samples,
     as_scores,
 )
+from bayesdrop.metrics.examples import entropy_of, examples_of
 from bayesdrop.record import Record
 
 
@@ -71,10 +71,10 @@ def entropy_parts(samples: Array) -> EntropyParts:
     """
     total, entropy, count = torch.zeros(()), torch.zeros(()), 0
     for sample in as_samples("entropy_parts", samples):
-        total, entropy = total + sample, entropy + _entropy(sample)
+        total, entropy = total + sample, entropy + entropy_of(sample)
         count += 1
     mean, expected = total / count, entropy / count
-    predictive = _entropy(mean)
+    predictive = entropy_of(mean)
     # >= 0 by Jensen's inequality, but for rounding.
     information = (predictive - expected).clamp(min=0.0)
     return EntropyParts(mean, predictive, expected, information, count)
@@ -239,12 +239,19 @@ class UncertaintyTable:
         return [[_text(value) for value in row.to_dict().values()] for row in self.rows]
 
 
-def table_by_class(predictions: Array, labels: Array, *, num_bins: int = 15) -> UncertaintyTable:
+def table_by_class(
+    predictions: Array,
+    labels: Array,
+    *,
+    mutual_information: Array | None = None,
+    num_bins: int = 15,
+) -> UncertaintyTable:
     """Return error, likelihood, uncertainty and calibration of each class.
 
     Args:
         predictions: Posterior samples ``(S, N, C)``, or probabilities ``(N, C)`` or ``(N,)``.
         labels: Integers ``(N,)``.
+        mutual_information: Goes with averaged probabilities: what their samples had, ``(N,)``.
         num_bins: Equal-width bins of the calibration error.
 
     Raises:
@@ -257,13 +264,11 @@ def table_by_class(predictions: Array, labels: Array, *, num_bins: int = 15) -> 
     """
     values, entropy, information = _moments("table_by_class", predictions)
     target = as_labels("table_by_class", labels, values)
-    num_classes = values.shape[1]
-    bins = ClassBins(num_classes, num_bins)
-    bins.add(values, target)
-    calibration = class_errors(bins, len(values)).tolist()
+    if mutual_information is not None:
+        information = as_scores("table_by_class", "mutual information", mutual_information)
+    examples, num_classes = examples_of(values, target), values.shape[1]
+    calibration = class_errors(examples.bins(num_bins), len(values)).tolist()
     count = torch.bincount(target, minlength=num_classes)
-    confidence, predicted = values.max(1)
-    chosen = values.gather(1, target[:, None]).squeeze(1)
 
     def by_class(value: Tensor | None) -> list[float | None]:
         if value is None:
@@ -274,9 +279,9 @@ def table_by_class(predictions: Array, labels: Array, *, num_bins: int = 15) -> 
     columns = zip(
         range(num_classes),
         count.tolist(),
-        by_class(100.0 * (predicted != target).double()),
-        by_class(-chosen.clamp(min=torch.finfo(torch.float64).tiny).log() + 0.0),
-        by_class(confidence),
+        by_class(100.0 * (~examples.correct).double()),
+        by_class(examples.nll),
+        by_class(examples.confidence),
         by_class(entropy),
         by_class(information),
         calibration,
@@ -338,7 +343,7 @@ def _moments(who: str, predictions: Array) -> tuple[Tensor, Tensor, Tensor | Non
         information = parts.mutual_information if parts.num_samples > 1 else None
         return parts.mean, parts.predictive_entropy, information
     values = as_probabilities(who, predictions)
-    return values, _entropy(values), None
+    return values, entropy_of(values), None
 
 
 def _ranked(who: str, scores: Array, k: int, *, descending: bool) -> Tensor:
@@ -348,10 +353,6 @@ def _ranked(who: str, scores: Array, k: int, *, descending: bool) -> Tensor:
         )
     values = as_scores(who, "uncertainty", scores)
     return values.argsort(descending=descending, stable=True)[:k]
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    return torch.special.entr(probabilities).sum(-1)
 
 
 def _text(value: float | int | None) -> str:

@@ -24,17 +24,12 @@ from bayesdrop.errors import CompactionError, DataError
 from bayesdrop.inference.predict import predict
 from bayesdrop.metrics import (
     Bootstrap,
+    ClassifierFigures,
     ReliabilityDiagram,
     RiskCoverage,
     UncertaintyTable,
-    adaptive_calibration_error,
     bootstrap_metrics,
-    brier_decomposition,
-    classwise_calibration_error,
-    expected_calibration_error,
     fit_temperature,
-    maximum_calibration_error,
-    negative_log_likelihood,
     reliability,
     risk_coverage,
     select_threshold,
@@ -42,7 +37,6 @@ from bayesdrop.metrics import (
     uncertainty_scores,
 )
 from bayesdrop.metrics.prediction import Prediction
-from bayesdrop.metrics.uncertainty import ClassRow
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.record import Record, plain
 from bayesdrop.reporting.shift_analysis import ShiftAnalysis, analyse_shift
@@ -240,17 +234,9 @@ def _bootstrap(report: Report, inside: Mapping[str, Prediction], labels: Tensor)
 
 
 def _calibration(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "ece": expected_calibration_error(probabilities, labels),
-        "adaptive_ece": adaptive_calibration_error(probabilities, labels),
-        "mce": maximum_calibration_error(probabilities, labels),
-        "classwise_ece": None,
-        "brier_parts": None,
-    }
-    if len(labels.unique()) > 1:
-        found["classwise_ece"] = classwise_calibration_error(probabilities, labels)
-        found["brier_parts"] = brier_decomposition(probabilities, labels).to_dict()
-    return found
+    figures = ClassifierFigures.from_predictions(probabilities, labels)
+    names = ("ece", "adaptive_ece", "mce", "classwise_ece", "brier_parts")
+    return {name: plain(getattr(figures, name)) for name in names}
 
 
 def _temperature(
@@ -263,13 +249,16 @@ def _temperature(
     except DataError as error:
         notes["temperature"] = f"No temperature could be fitted. {error}"
         return None
-    scaled = scaling(prediction.mean)
+    before, after = (
+        ClassifierFigures.from_predictions(probabilities, labels)
+        for probabilities in (prediction.mean, scaling(prediction.mean))
+    )
     return {
         "temperature": scaling.temperature,
-        "nll_before": negative_log_likelihood(prediction.mean, labels),
-        "nll_after": negative_log_likelihood(scaled, labels),
-        "ece_before": expected_calibration_error(prediction.mean, labels),
-        "ece_after": expected_calibration_error(scaled, labels),
+        "nll_before": before.nll,
+        "nll_after": after.nll,
+        "ece_before": before.ece,
+        "ece_after": after.ece,
     }
 
 
@@ -302,18 +291,8 @@ def _threshold(
 
 
 def _classes(prediction: Prediction, labels: Tensor) -> UncertaintyTable:
-    table = table_by_class(prediction.mean, labels)
-    information = prediction.mutual_information
-    if prediction.num_samples == 1 or information is None:
-        return table
-    rows = [row for row in table.rows if isinstance(row, ClassRow)]
-    means = [information[labels == row.label].mean() if row.count else None for row in rows]
-    return UncertaintyTable(
-        tuple(
-            dataclasses.replace(row, mutual_information=None if mean is None else float(mean))
-            for row, mean in zip(rows, means, strict=True)
-        )
-    )
+    information = prediction.mutual_information if prediction.num_samples > 1 else None
+    return table_by_class(prediction.mean, labels, mutual_information=information)
 
 
 def _size(

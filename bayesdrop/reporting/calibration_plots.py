@@ -32,7 +32,7 @@ def coverage_figure(results: Mapping[str, RegressionCalibration]) -> Figure:
         level = result.level.numpy()
         low, high = result.lower.numpy(), result.upper.numpy()
         top.fill_between(level, low, high, color=colour, alpha=0.15, linewidth=0)
-        title = f"{name}: CRPS {result.crps:.3g}"
+        title = name if result.crps is None else f"{name}: CRPS {result.crps:.3g}"
         top.plot(level, result.coverage.numpy(), "o-", markersize=4, color=colour, label=title)
         share = 100.0 * result.pit_count / result.num_targets
         edges = torch.linspace(0.0, 1.0, len(share) + 1)

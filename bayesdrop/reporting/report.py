@@ -6,22 +6,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from bayesdrop.inference.predict import predict
 from bayesdrop.metrics import (
-    brier_score,
-    error_percent,
-    expected_calibration_error,
-    negative_log_likelihood,
-    ood_metrics,
-    uncertainty_scores,
+    ClassifierFigures,
+    compare_ood,
 )
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.record import plain
 from bayesdrop.reporting.costs import (
     LATENCY_BATCH,
     compact_figures,
@@ -236,25 +233,12 @@ def add_baseline(
 
 
 def _metrics(prediction: Prediction, labels: Tensor) -> dict[str, float]:
-    return {
-        "error": error_percent(prediction.mean, labels),
-        "nll": negative_log_likelihood(prediction.mean, labels),
-        "brier": brier_score(prediction.mean, labels),
-        "ece": expected_calibration_error(prediction.mean, labels),
-    }
+    figures = ClassifierFigures.from_predictions(prediction.mean, labels)
+    return {name: getattr(figures, name) for name in ("error", "nll", "brier", "ece")}
 
 
-def _detection(
-    inside: Prediction, outside: Mapping[str, Prediction]
-) -> dict[str, dict[str, dict[str, float]]]:
-    own = uncertainty_scores(inside)
-    return {
-        name: {
-            score: cast(dict[str, float], ood_metrics(own[score], values))
-            for score, values in uncertainty_scores(prediction).items()
-        }
-        for name, prediction in outside.items()
-    }
+def _detection(inside: Prediction, outside: Mapping[str, Prediction]) -> dict[str, Any]:
+    return plain(compare_ood(inside, outside).metrics) if outside else {}
 
 
 def _rows(values: Mapping[str, Any]) -> list[Row]:

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 import torch
@@ -58,7 +59,8 @@ def test_result_as_a_dictionary_is_plain_json():
     figures = json.loads(json.dumps(result.to_dict()))
     numbers = {"error", "nll", "brier", "ece", "adaptive_ece", "mce", "classwise_ece"}
     numbers |= {"aurc", "excess_aurc"}
-    assert set(figures) == numbers | {"brier_parts", "num_samples", "ood"}
+    assert numbers | {"brier_parts", "num_samples", "ood", "num_examples"} <= set(figures)
+    assert "rmse" not in figures
     assert all(isinstance(figures[name], float) for name in numbers)
     assert figures["brier_parts"]["brier"] == pytest.approx(figures["brier"])
     assert {"entropy", "max_probability", "mutual_information"} <= set(figures["ood"]["noise"])
@@ -115,7 +117,8 @@ def test_regression_figures(scale):
     expected = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
     assert result.nll == pytest.approx(float(expected))
     assert result.rmse == pytest.approx(float((mean - y).square().mean().sqrt()))
-    assert sorted(result.to_dict()) == ["coverage", "nll", "num_samples", "ood", "rmse"]
+    known = ["calibration", "coverage", "nll", "num_samples", "ood", "rmse"]
+    assert sorted(result.to_dict()) == known and result.error is None
 
 
 @pytest.mark.parametrize("scale", [0.5, "heteroscedastic"])
@@ -128,6 +131,7 @@ def test_regression_calibration_is_that_of_the_mixture(scale):
     expected = regression_calibration(*parts, levels=(0.5, 0.9, 0.95))
     assert list(result.coverage.values()) == pytest.approx(expected.coverage.tolist())
     assert result.crps == pytest.approx(expected.crps)
+    assert list(result.width.values()) == pytest.approx(expected.width.tolist())
     torch.testing.assert_close(prediction.pit, pit_values(*parts))
     torch.testing.assert_close(prediction.sample_variances.mean(0), prediction.aleatoric_variance)
     figures = json.loads(json.dumps(result.to_dict()))
@@ -135,7 +139,10 @@ def test_regression_calibration_is_that_of_the_mixture(scale):
     # Pairs of samples are compared only where they are kept; coverage needs no more than PIT.
     small = bd.evaluate(bnn, (x, y), num_samples=6, seed=1)
     assert small.crps is None and small.prediction.sample_variances is None
-    assert small.coverage == result.coverage
+    assert small.coverage == result.coverage and small.width is None
+    torch.testing.assert_close(
+        small.figures.calibration.pit_count, regression_calibration(*parts).pit_count
+    )
 
 
 def test_one_class_alone_leaves_out_what_needs_two():
@@ -167,3 +174,11 @@ def test_bad_targets_and_empty_ood_sets_are_refused():
         bd.evaluate(bnn, (x, y), ood={"empty": x[:0]}, num_samples=2)
     with pytest.raises(ShapeError, match="Bernoulli: expected targets of shape"):
         bd.evaluate(bayesian(bd.Bernoulli(), 3), (x, y), num_samples=2)
+
+
+def test_figures_are_read_off_the_evaluation_and_nothing_else_is():
+    bnn, data = bayesian(bd.Categorical(), 3), test_set()
+    result = pickle.loads(pickle.dumps(bd.evaluate(bnn, data, num_samples=3)))
+    assert result.ece == result.figures.ece and "ece" in dir(result)
+    with pytest.raises(AttributeError, match="'Evaluation' object has no attribute 'accuracy'"):
+        _ = result.accuracy
