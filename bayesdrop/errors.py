@@ -64,6 +64,10 @@ class ConversionWarning(BayesdropWarning):
     """A part of a network that a conversion had to leave as it was."""
 
 
+class CostWarning(BayesdropWarning):
+    """A part of a network that its cost leaves out."""
+
+
 class TruncationWarning(BayesdropWarning):
     """A stick-breaking layer whose last stick is still open, so that it may be too narrow."""
 

@@ -5,12 +5,13 @@ from bayesdrop.compression.cost import (
     CompressionTable,
     Footprint,
     count_bytes,
-    count_flops,
     count_params,
     measure_compression,
     measure_latency,
+    time_in_turns,
 )
 from bayesdrop.compression.export import export_onnx, load_compact, save_compact
+from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.frontier import (
     Frontier,
     FrontierRow,
@@ -59,6 +60,7 @@ __all__ = [
     "load_compact",
     "load_sparse",
     "measure_latency",
+    "time_in_turns",
     "measure_per_input",
     "sweep_thresholds",
     "save_compact",

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
+from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.flow import Flow, Opaque, Rule
 from bayesdrop.compression.folding import fold
 from bayesdrop.compression.gate import Gate
@@ -33,7 +34,7 @@ from bayesdrop.compression.rules import (
     ShapeQuery,
     Weighted,
 )
-from bayesdrop.errors import CompactionError, ConfigError
+from bayesdrop.errors import CompactionError
 from bayesdrop.nn import (
     BayesianDropout,
     DependentBetaBernoulliDropout,
@@ -67,7 +68,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, tor
 
 def compact(
     network: nn.Module,
-    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    example_input: Example | None = None,
     *,
     per_input: bool = False,
     check: bool = True,
@@ -114,6 +115,7 @@ def compact(
         CompactionError: If the network cannot be traced, if a mask of an unknown kind depends on
             the input, or if the check fails.
         ConfigError: If there is no example input and the network has not seen any.
+        DataError: If the example input has no example.
 
     Example:
         >>> import bayesdrop as bd
@@ -122,9 +124,7 @@ def compact(
         >>> compact(net, torch.ones(1, 4)).get_submodule("1")
         Linear(in_features=2, out_features=3, bias=True)
     """
-    if example_input is None:
-        example_input = _example(network)
-    example = example_input if isinstance(example_input, tuple) else (example_input,)
+    example = example_of("compact", network, example_input)
     with torch.no_grad():
         work = detached(network)
         expected = work(*example) if check else None
@@ -190,20 +190,6 @@ def emitted(flow: Flow, *, per_input: bool = False) -> fx.GraphModule:
         flow.made[node], flow.kept[node] = flow.rules[node].emit()
     result = fx.GraphModule(flow.parts, flow.graph, type(flow.source).__name__)
     return result.eval()
-
-
-def _example(network: nn.Module) -> Tensor:
-    shape = network.input_shape if isinstance(network, Program) else None
-    parameter = next(network.parameters(), None)
-    if shape is None or parameter is None:
-        raise ConfigError(
-            "compact",
-            expected="an example input, or a BayesianNetwork that has seen one",
-            got=f"a {type(network).__name__} and no input",
-            hint="Pass compact(network, x[:1]).",
-        )
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(2, *shape, generator=generator, dtype=parameter.dtype).to(parameter.device)
 
 
 class _Chooser:

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 from typing_extensions import override
 
+from bayesdrop.compression.example import Example, example_of
+from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.sparse import SparsityTable, measure_sparsity
 from bayesdrop.conversion import without_dropout
-from bayesdrop.errors import DataError
 from bayesdrop.nn import named_dropout_layers, named_weight_layers
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.record import TableRecord
-
-
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[nn.Module]:
-    """Put every module of ``net`` into evaluation mode, and back into its own afterwards."""
-    modes = [(module, module.training) for module in net.modules()]
-    for module, _ in modes:
-        # Not eval(): exported modules refuse it.
-        module.training = False
-    try:
-        yield net
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def count_params(net: nn.Module) -> int:
@@ -46,32 +33,8 @@ def count_bytes(net: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def count_flops(net: nn.Module, example_input: Tensor) -> int:
-    """Return the FLOPs of one example in evaluation mode, multiply and add both counted.
-
-    Counted by ``torch.utils.flop_counter``: matrix products and convolutions; not biases,
-    activations, normalisation, pooling or masks.
-
-    Args:
-        net: Any network.
-        example_input: A batch of inputs.
-
-    Raises:
-        DataError: If the batch is empty.
-
-    Example:
-        >>> import bayesdrop as bd
-        >>> count_flops(bd.networks.lenet_500_300(), torch.zeros(2, 784))  # 2 (784 500 + ...)
-        1090000
-    """
-    _require_examples(example_input)
-    with evaluating(net), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net(example_input)
-    return counter.get_total_flops() // example_input.shape[0]
-
-
 def measure_latency(
-    *nets: nn.Module, example_input: Tensor, batch_size: int = 1, repeats: int = 30
+    *nets: nn.Module, example_input: Example, batch_size: int = 1, repeats: int = 30
 ) -> list[float]:
     """Return the median time of one forward pass of each network, in milliseconds.
 
@@ -79,26 +42,45 @@ def measure_latency(
 
     Args:
         *nets: Networks, run in evaluation mode with ``torch.get_num_threads()`` threads.
-        example_input: A batch of inputs, repeated or cut to ``batch_size``.
+        example_input: A batch of inputs, or a tuple of them, repeated or cut to ``batch_size``.
         batch_size: Number of examples per pass.
         repeats: Number of timed passes of each network, after two that are not timed.
 
     Raises:
         DataError: If the batch is empty.
     """
-    _require_examples(example_input)
-    copies = -(-batch_size // example_input.shape[0])
-    x = example_input.repeat(copies, *[1] * (example_input.ndim - 1))[:batch_size]
-    times: list[list[float]] = [[] for _ in nets]
+    batch = [
+        x.repeat(-(-batch_size // len(x)), *[1] * (x.ndim - 1))[:batch_size]
+        for x in example_of("measure_latency", nets[0], example_input)
+    ]
+    calls = [partial(net, *batch) for net in nets]
+    with evaluation_mode(*nets), torch.no_grad():
+        return time_in_turns(calls, device=batch[0].device, repeats=repeats)
+
+
+def time_in_turns(
+    calls: Sequence[Callable[[], object]], *, device: torch.device, repeats: int = 30
+) -> list[float]:
+    """Return the median time of each call in milliseconds, the calls made in turns.
+
+    Args:
+        calls: What is timed.
+        device: Where they compute; a GPU is waited for.
+        repeats: Number of timed rounds, after two that are not timed.
+
+    Example:
+        >>> len(time_in_turns([dict, list], device=torch.device("cpu"), repeats=3))
+        2
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
     for turn in range(repeats + 2):
-        for net, own in zip(nets, times, strict=True):
-            with evaluating(net), torch.no_grad():
-                started = _now(x)
-                net(x)
-                elapsed = _now(x) - started
+        for call, own in zip(calls, seconds, strict=True):
+            started = _now(device)
+            call()
+            elapsed = _now(device) - started
             if turn >= 2:
                 own.append(elapsed)
-    return [1e3 * statistics.median(own) for own in times]
+    return [1e3 * statistics.median(own) for own in seconds]
 
 
 @dataclass(frozen=True)
@@ -195,7 +177,7 @@ class CompressionTable(TableRecord):
 def measure_compression(
     before: nn.Module,
     after: nn.Module,
-    example_input: Tensor,
+    example_input: Example,
     *,
     batch_sizes: Sequence[int] = (1, 100),
     repeats: int = 30,
@@ -206,7 +188,7 @@ def measure_compression(
         before: The full network. Its Bayesian dropout layers and their parameters are left out:
             what is compared with is the plain network. A ``BayesianNetwork`` is taken too.
         after: The compact network.
-        example_input: A batch of inputs.
+        example_input: A batch of inputs, or a tuple of them.
         batch_sizes: Batch sizes to measure the latency with.
         repeats: Number of timed passes.
 
@@ -239,22 +221,12 @@ def measure_compression(
         full,
         small,
         torch.get_num_threads(),
-        str(example_input.device),
+        str(example_of("measure_compression", plain, example_input)[0].device),
         sparsity=measure_sparsity(before) if random_weights and not masked else None,
     )
 
 
-def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _require_examples(example_input: Tensor) -> None:
-    if example_input.ndim == 0 or example_input.shape[0] == 0:
-        raise DataError(
-            "compression",
-            expected="an example input with at least one example",
-            got=f"a tensor of shape {tuple(example_input.shape)}",
-            hint="Pass a batch, such as x[:1].",
-        )

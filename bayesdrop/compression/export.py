@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.compression.cost import evaluating
 from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.files import first_line, write_file
 from bayesdrop.nn import named_owners
+from bayesdrop.nn.mode import evaluation_mode
 
 
 def save_compact(net: nn.Module, path: str | os.PathLike[str], example_input: Tensor) -> None:
@@ -31,7 +31,7 @@ def save_compact(net: nn.Module, path: str | os.PathLike[str], example_input: Te
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
     """
     _require_plain("save_compact", net)
-    with evaluating(net):
+    with evaluation_mode(net):
         program = torch.export.export(
             net, (_batch(example_input),), dynamic_shapes=_dynamic_batch(), strict=False
         )
@@ -72,7 +72,7 @@ def export_onnx(net: nn.Module, path: str | os.PathLike[str], example_input: Ten
     """
     _require_plain("export_onnx", net)
     _require_onnx()
-    with evaluating(net):
+    with evaluation_mode(net):
         program = torch.onnx.export(
             net,
             (_batch(example_input),),

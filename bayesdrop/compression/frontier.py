@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bayesdrop.compression.size import CostCounter
+from bayesdrop.compression.counter import CostCounter
 from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches

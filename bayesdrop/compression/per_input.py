@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from bayesdrop.compression.compaction import analysed, detached, emitted
-from bayesdrop.compression.cost import count_flops
+from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.flow import Flow
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import shape_of

@@ -9,16 +9,18 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from typing_extensions import override
 
 from bayesdrop.compression.compaction import compact
-from bayesdrop.compression.cost import count_flops, count_params, measure_latency
+from bayesdrop.compression.cost import count_params, measure_latency
+from bayesdrop.compression.example import Example
+from bayesdrop.compression.flops import count_flops
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, TableRecord
@@ -72,7 +74,7 @@ def hold_width(
 def cut_to_width(
     network: nn.Module,
     width: Width,
-    example_input: Tensor | tuple[Tensor, ...] | None = None,
+    example_input: Example | None = None,
     *,
     recalibrate: Data | None = None,
     check: bool = True,

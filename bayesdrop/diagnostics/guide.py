@@ -20,8 +20,9 @@ from bayesdrop.inference.draws import (
     log_densities,
     stack_draws,
 )
-from bayesdrop.inference.predict import evaluation_mode, seeded
+from bayesdrop.inference.predict import seeded
 from bayesdrop.nn import LatentOwner
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record
 

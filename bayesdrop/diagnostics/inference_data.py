@@ -28,8 +28,9 @@ from bayesdrop.inference.draws import (
     provides,
     stack_draws,
 )
-from bayesdrop.inference.predict import evaluation_mode, seeded
+from bayesdrop.inference.predict import seeded
 from bayesdrop.nn import BayesianDropout, LatentOwner
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Program
 
 _EXAMPLE = "example"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import evaluation_mode
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.code import Encoding, draw
 from bayesdrop.record import Record

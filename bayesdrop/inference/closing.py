@@ -8,8 +8,8 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.network import BayesianNetwork
 
 _ROWS = 1000

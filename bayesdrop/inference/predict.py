@@ -19,6 +19,7 @@ from bayesdrop.errors import (
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Pass, Program
 
 # More rows at a time gain nothing on a CPU: the activations then leave its caches.
@@ -150,18 +151,6 @@ def _predict_chunk(
     if y is not None:
         result["y"] = y
     return result
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and back into its own mode afterwards."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

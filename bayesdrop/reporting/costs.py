@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +14,15 @@ from bayesdrop.compression import (
     count_bytes,
     count_flops,
     count_params,
+    measure_latency,
     measure_per_input,
     measure_sparsity,
+    time_in_turns,
 )
 from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CompactionError
 from bayesdrop.inference.predict import predict
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 
@@ -78,7 +80,8 @@ def per_input_figures(bnn: BayesianNetwork, images: Tensor) -> dict[str, Any] | 
         return None
 
 
-def measure_latencies(
+@torch.no_grad()
+def latency_figures(
     plain: BayesianNetwork,
     bnn: BayesianNetwork,
     small: nn.Module | None,
@@ -87,38 +90,23 @@ def measure_latencies(
 ) -> dict[str, float]:
     """Return milliseconds a batch takes by each method."""
     batch = images[:LATENCY_BATCH]
-    return _time(
-        {
-            "plain": _evaluation(plain, images),
-            "mean_mask": _evaluation(bnn if small is None else small, images),
-            "monte_carlo": lambda: predict(
-                bnn, batch, num_samples=num_samples, keep_samples=False
-            ),
-        }
+    nets = {"plain": _bare(plain), "mean_mask": _bare(bnn) if small is None else small}
+    calls: dict[str, Callable[[], object]] = {n: partial(net, batch) for n, net in nets.items()}
+    calls["monte_carlo"] = partial(
+        predict, bnn, batch, num_samples=num_samples, keep_samples=False
     )
+    with torch.random.fork_rng(), evaluation_mode(*nets.values()):
+        times = time_in_turns(list(calls.values()), device=batch.device, repeats=_REPEATS)
+    return dict(zip(calls, times, strict=True))
 
 
-def measure_latency(network: nn.Module, images: Tensor) -> float:
+def pass_latency(network: nn.Module, images: Tensor) -> float:
     """Return milliseconds a batch takes in one pass."""
-    return _time({"": _evaluation(network, images)})[""]
+    batch = images[:LATENCY_BATCH]
+    net = _bare(network)
+    return measure_latency(net, example_input=batch, batch_size=len(batch), repeats=_REPEATS)[0]
 
 
-def _evaluation(network: nn.Module, images: Tensor) -> Callable[[], object]:
-    # A BayesianNetwork without Bayesian dropout is timed as the plain module it holds.
-    network = network.network if isinstance(network, Program) else network
-    network = network.eval()
-    return lambda: network(images[:LATENCY_BATCH])
-
-
-@torch.no_grad()
-def _time(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Return median milliseconds per call, the calls made in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    with torch.random.fork_rng():
-        for repeat in range(_REPEATS + 2):
-            for name, call in calls.items():
-                started = time.perf_counter()
-                call()
-                if repeat >= 2:
-                    seconds[name].append(time.perf_counter() - started)
-    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+def _bare(network: nn.Module) -> nn.Module:
+    # A BayesianNetwork is timed as the module it holds.
+    return network.network if isinstance(network, Program) else network

@@ -12,9 +12,9 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import evaluation_mode
 from bayesdrop.nn import BayesianDropout, IndianBuffetSticks, MaskContext, named_dropout_layers
 from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Program
 from bayesdrop.reporting.style import COLOURS, styled
 

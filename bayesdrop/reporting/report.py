@@ -22,8 +22,8 @@ from bayesdrop.record import plain
 from bayesdrop.reporting.costs import (
     LATENCY_BATCH,
     compact_figures,
-    measure_latencies,
-    measure_latency,
+    latency_figures,
+    pass_latency,
     per_input_figures,
 )
 from bayesdrop.reporting.document import Document
@@ -144,7 +144,7 @@ def build_report(
     metrics = {method: _metrics(prediction, test[1]) for method, prediction in inside.items()}
     detection = {method: _detection(inside[method], outside[method]) for method in passes}
     size, small = compact_figures(bnn, test[0])
-    latency = measure_latencies(plain, bnn, small, test[0], num_samples)
+    latency = latency_figures(plain, bnn, small, test[0], num_samples)
     kept, total = bnn.kept(), bnn.total()
     values: dict[str, Any] = {
         **describe_network(bnn),
@@ -217,7 +217,7 @@ def add_baseline(
     }
     detection = _detection(inside, outside)
     figures: dict[str, Any] = {**_metrics(inside, test[1]), "ood": detection}
-    latency = measure_latency(network, test[0])
+    latency = pass_latency(network, test[0])
     row = dataclasses.replace(
         report.rows[0],
         method=title,

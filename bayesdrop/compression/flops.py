@@ -1,0 +1,145 @@
+"""FLOPs of a network, multiply and add both counted: in total, and by layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from bayesdrop.compression.example import Example, example_of
+from bayesdrop.errors import CostWarning
+from bayesdrop.nn import BayesianDropout
+from bayesdrop.nn.mode import evaluation_mode
+
+_FREE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, BayesianDropout)
+"""Layers whose weights are looked up, or multiplied one by one."""
+
+
+@torch.no_grad()
+def count_flops(network: nn.Module, example_input: Example) -> int:
+    """Return the FLOPs of one example in evaluation mode, multiply and add both counted.
+
+    Counted are matrix products and convolutions, also those inside recurrent layers and
+    attention; not biases, activations, normalisation, pooling, softmax or masks.
+
+    Args:
+        network: Any network.
+        example_input: A batch of inputs, or a tuple of them. The cost of one example of a
+            recurrent layer or of attention depends on the length of the sequence.
+
+    Raises:
+        DataError: If the batch is empty.
+
+    Warns:
+        CostWarning: If a layer has weights and none of its operations is counted.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> count_flops(bd.networks.lenet_500_300(), torch.zeros(2, 784))  # 2 (784 500 + ...)
+        1090000
+    """
+    inputs = example_of("count_flops", network, example_input)
+    with counted(network) as counter, evaluation_mode(network):
+        network(*inputs)
+    return counter.get_total_flops() // inputs[0].shape[0]
+
+
+class LayerFlops(fx.Interpreter):
+    """Runs a traced network and counts the FLOPs of each node under its layer's name."""
+
+    def count(self, *inputs: Tensor) -> dict[str, int]:
+        """Return layer, or node, to FLOPs per example, where there are any."""
+        self.found: dict[str, int] = {}
+        with torch.no_grad(), evaluation_mode(self.module), counted(self.module) as self.counter:
+            self.run(*inputs)
+        examples = inputs[0].shape[0]
+        return {name: flops // examples for name, flops in self.found.items() if flops}
+
+    @override
+    def run_node(self, n: fx.Node) -> Any:
+        before = self.counter.get_total_flops()
+        result = super().run_node(n)
+        name = str(n.target) if n.op == "call_module" else n.name
+        self.found[name] = self.found.get(name, 0) + self.counter.get_total_flops() - before
+        return result
+
+
+@contextmanager
+def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
+    """Count the FLOPs of what runs inside, and warn of layers of ``network`` that are not.
+
+    Fused kernels of recurrent layers and of attention hide their matrix products from the
+    counter, so these layers run by their plain operations meanwhile.
+
+    Args:
+        network: The network that is run inside.
+    """
+    with _plain_operations(), FlopCounterMode(display=False) as counter:
+        watch = _Watch(network, counter)
+        try:
+            yield counter
+        finally:
+            watch.end()
+    if watch.uncounted:
+        layers = ", ".join(f"{name!r} ({kind})" for name, kind in watch.uncounted.items())
+        warnings.warn(
+            f"count_flops: the operations of {layers} are not counted, so that ratios of FLOPs "
+            "are too good. Write them with matrix products or convolutions, or add them by hand.",
+            CostWarning,
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _plain_operations() -> Iterator[None]:
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # mkldnn.flags() warns of GPUs that are not there
+    try:
+        with torch.backends.cudnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(onednn)
+
+
+class _Watch:
+    """Notes the layers that have weights to multiply by, are called, and add nothing."""
+
+    def __init__(self, network: nn.Module, counter: FlopCounterMode) -> None:
+        self.counter = counter
+        self.uncounted: dict[str, str] = {}
+        self.before: dict[str, int] = {}
+        self.hooks: list[RemovableHandle] = []
+        for name, module in network.named_modules():
+            if not isinstance(module, _FREE) and _has_matrix(module):
+                start, stop = partial(self._start, name), partial(self._stop, name)
+                self.hooks.append(module.register_forward_pre_hook(start))
+                self.hooks.append(module.register_forward_hook(stop))
+
+    def end(self) -> None:
+        """Leave the network as it was."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _start(self, name: str, module: nn.Module, inputs: object) -> None:
+        self.before[name] = self.counter.get_total_flops()
+
+    def _stop(self, name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if self.counter.get_total_flops() == self.before[name]:
+            self.uncounted[name] = type(module).__name__
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    # A leading 1 marks what is added to every example, such as codes of positions.
+    own = module.parameters(recurse=False)
+    return any(value.ndim > 1 and value.shape[0] > 1 for value in own)

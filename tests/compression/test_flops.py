@@ -1,0 +1,145 @@
+"""FLOPs beside hand counts: 2 for each weight that a product meets, multiply and add."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import bayesdrop as bd
+from bayesdrop.compression import count_flops, measure_compression
+from bayesdrop.errors import CostWarning
+
+T, K, H = 5, 8, 6
+
+
+class First(nn.Module):
+    """The first output of a layer that returns several."""
+
+    def __init__(self, layer, copies=1):
+        super().__init__()
+        self.layer, self.copies = layer, copies
+
+    def forward(self, x):
+        result = self.layer(*[x] * self.copies)
+        return result[0] if isinstance(result, tuple) else result
+
+
+class SelfAttention(nn.Module):
+    def forward(self, x):
+        heads = x.unflatten(-1, (2, K // 2)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+
+
+# q k' and weights v of all heads: T x T x K each.
+ATTENTION = 2 * 2 * T * T * K
+ENCODER = 2 * T * (4 * K * K + 2 * K * H) + ATTENTION
+
+
+@pytest.mark.parametrize(
+    "layer, flops",
+    [
+        (nn.RNN(K, H, batch_first=True), 2 * T * H * (K + H)),
+        (nn.GRU(K, H, batch_first=True), 2 * T * 3 * H * (K + H)),
+        (nn.LSTM(K, H, batch_first=True), 2 * T * 4 * H * (K + H)),
+        (
+            nn.LSTM(K, H, num_layers=2, batch_first=True, bidirectional=True),
+            2 * T * 2 * (4 * H * (K + H) + 4 * H * (2 * H + H)),
+        ),
+        (nn.TransformerEncoderLayer(K, 2, H, batch_first=True), ENCODER),
+        (
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(K, 2, H, batch_first=True), 3),
+            3 * ENCODER,
+        ),
+        (SelfAttention(), ATTENTION),
+    ],
+    ids=["rnn", "gru", "lstm", "deep lstm", "encoder layer", "encoder", "attention function"],
+)
+def test_fused_layers_count_like_their_products(layer, flops):
+    assert count_flops(First(layer.double()), torch.randn(3, T, K)) == flops
+
+
+def test_multihead_attention_counts_projections_and_products():
+    layer = First(nn.MultiheadAttention(K, 2, batch_first=True), copies=3)
+    assert count_flops(layer, torch.randn(3, T, K)) == 2 * T * 4 * K * K + ATTENTION
+
+
+def test_flops_of_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(2, 3)
+
+        def forward(self, x, z):
+            return self.a(x) + self.b(z)
+
+    inputs = torch.zeros(5, 4), torch.zeros(5, 2)
+    assert count_flops(Two(), inputs) == 2 * 3 * (4 + 2)
+
+
+class Recurrent(nn.Module):
+    """An LSTM whose last state a masked Linear reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(K, H, batch_first=True)
+        self.mask = bd.BetaBernoulliDropout(H)
+        self.last = nn.Linear(H, 3)
+
+    def forward(self, x):
+        return self.last(self.mask(self.lstm(x)[0][:, -1]))
+
+
+def test_every_table_counts_what_stays_whole():
+    net, x = Recurrent().eval(), torch.randn(2, T, K)
+    net.mask.raw_concentration1.data[2:] = -9.0
+    lstm = 2 * T * 4 * H * (K + H)
+    table = measure_compression(net, bd.compact(net, x), x, repeats=1, batch_sizes=(1,))
+    assert (table.before.flops, table.after.flops) == (lstm + 2 * 3 * H, lstm + 2 * 3 * 2)
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=2)
+    y = torch.tensor([0, 1])
+    (row,) = bd.compression.sweep_thresholds(bnn, (x, y), [1e-3]).rows
+    assert row.flops == lstm + 2 * 3 * 2
+    size = bd.compression.measure_size(net, num_samples=5, example_input=x, seed=0)
+    assert set(size.flops["lstm"].tolist()) == {lstm}
+
+
+class Unknown(nn.Module):
+    """A product of three that torch's counter does not know, before one that it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.pair, self.last = nn.Bilinear(K, K, H), nn.Linear(H, 2)
+
+    def forward(self, x):
+        return self.last(self.pair(x, x))
+
+
+def test_what_is_not_counted_is_named():
+    with pytest.warns(CostWarning, match=r"'pair' \(Bilinear\)"):
+        assert count_flops(Unknown(), torch.randn(2, K)) == 2 * 2 * H
+
+
+def test_sweeps_name_what_they_do_not_count():
+    net = nn.Sequential(Unknown(), bd.BetaBernoulliDropout(2), nn.Linear(2, 2)).eval()
+    x = torch.randn(4, K)
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=4)
+    with pytest.warns(CostWarning, match="Bilinear"):
+        bd.compression.sweep_thresholds(bnn, (x, torch.zeros(4).long()), [1e-3])
+    with pytest.warns(CostWarning, match="Bilinear"):
+        bd.compression.measure_size(net, num_samples=2, example_input=x)
+
+
+def test_layers_without_products_are_not_named():
+    net = nn.Sequential(
+        nn.Embedding(7, K), nn.LayerNorm((T, K)), bd.BetaBernoulliDropout(K), nn.Linear(K, 2)
+    )
+    assert count_flops(net, torch.zeros(3, T, dtype=torch.long)) == 2 * T * K * 2
+
+
+def test_counting_leaves_network_and_backends_as_they_were():
+    net = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
+    fast, onednn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    count_flops(net, torch.zeros(1, 3))
+    assert net.training and not any(len(m._forward_hooks) for m in net.modules())
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert torch._C._get_mkldnn_enabled() == onednn
