@@ -31,7 +31,7 @@ from bayesdrop.compression import (
     sweep_widths,
 )
 from bayesdrop.conversion import convert, without_dropout
-from bayesdrop.data import load_data, load_regression
+from bayesdrop.data import load_data
 from bayesdrop.diagnostics import (
     ELBOCheck,
     Evaluation,
@@ -165,7 +165,6 @@ __all__ = [
     "load",
     "load_compact",
     "load_data",
-    "load_regression",
     "load_sparse",
     "log_likelihood_bound",
     "networks",

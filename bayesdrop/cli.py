@@ -352,7 +352,7 @@ def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
             ]
             for recipe in registered_recipes().values()
         ]
-    from bayesdrop.data import registered_data
+    from bayesdrop.data import registry
 
     return ["name", "image", "classes", "from"], [
         [
@@ -361,7 +361,7 @@ def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
             str(len(source.class_names)),
             source.origin,
         ]
-        for source in registered_data().values()
+        for source in registry.values()
     ]
 
 

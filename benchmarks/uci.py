@@ -9,7 +9,7 @@ every method has four candidates (``METHODS``), trained on four fifths of the tr
 other fifth chooses the candidate, and the scale of the observation noise, by log-likelihood. The
 candidate is then trained on all training rows, and the test rows are looked at once. Everything
 is standardised by the rows it is trained on; results are in the targets' own units. Needs the
-files of ``bd.load_regression`` in ``--data-dir`` or ``BAYESDROP_DATA``.
+files of ``bd.load_data`` in ``--data-dir`` or ``BAYESDROP_DATA``.
 
 Results of finished (set, split, method) triples are kept in ``--work``: the same command continues
 where it was stopped. Each run takes one thread; ``--jobs`` run side by side. The file is written
@@ -149,13 +149,13 @@ def run_one(name: str, index: int, method: str, args: argparse.Namespace) -> dic
     started = time.perf_counter()
     hidden = 100 if name == "protein" else 50
     chosen_from = []
-    part = bd.load_regression(name, index, validation=0.2, data_dir=args.data_dir)
+    part = bd.load_data(f"uci/{name}", split=index, validation=0.2, data_dir=args.data_dir)
     for options in METHODS[method][1]:
         bnn = train(method, options, part.train, hidden, epochs, index)
         chosen_from.append((*best_noise(bnn, part.validation), options))
     noise_scale, _, options = max(chosen_from, key=lambda candidate: candidate[1])
     # In units of the training rows' standard deviation, which differs a little from the part's.
-    split = bd.load_regression(name, index, data_dir=args.data_dir)
+    split = bd.load_data(f"uci/{name}", split=index, data_dir=args.data_dir)
     noise_scale *= part.y_scale / split.y_scale
     bnn = train(method, options, split.train, hidden, epochs, index)
     record = {
@@ -233,7 +233,7 @@ def _standard_error(values: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    known = regression_sets()
+    known = {n.removeprefix("uci/"): s.num_splits for n, s in regression_sets.items()}
     parser.add_argument("--sets", nargs="+", default=list(known), choices=list(known))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--splits", type=int, help="only so many of each set's splits")

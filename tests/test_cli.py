@@ -9,9 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 import bayesdrop as bd
-from bayesdrop import __version__
+from bayesdrop import __version__, data
 from bayesdrop.cli import app
-from bayesdrop.data import load_data, registered_data
+from bayesdrop.data import load_data
 from bayesdrop.nn import layers
 from bayesdrop.recipes import load_run, registered_recipes
 from bayesdrop.recipes import recipe as recipe_module
@@ -58,7 +58,7 @@ def test_version():
     [
         ("dropouts", layers),
         ("recipes", registered_recipes()),
-        ("datasets", registered_data()),
+        ("datasets", data.registry),
     ],
 )
 def test_list_shows_the_whole_registry(what, registry):

@@ -12,8 +12,8 @@ from bayesdrop.data import (
     load_data,
     load_ood,
     parse_name,
-    register_data,
-    registered_data,
+    register,
+    registry,
 )
 from bayesdrop.errors import ConfigError, DataError
 
@@ -99,11 +99,11 @@ def test_ood_with_shared_classes_raises():
 
 
 def test_a_name_is_registered_once():
-    digits = registered_data()["digits"]
-    assert register_data(digits) is digits
+    digits = registry["digits"]
+    assert register(digits) is digits
     other = DataSource("digits", "x", (1, 1, 1), ("a", "b"), 0, digits.read, "")
     with pytest.raises(ConfigError, match="expected a new name, got 'digits'"):
-        register_data(other)
+        register(other)
 
 
 def test_data_root_prefers_argument_then_environment(monkeypatch):

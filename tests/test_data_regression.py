@@ -29,7 +29,7 @@ def write(yacht, **changes):
 
 def test_rows_are_split_as_the_file_says_and_standardised_by_the_training_rows(yacht):
     root, arrays = write(yacht)
-    split = bd.load_regression("yacht", 4, data_dir=root)
+    split = bd.load_data("uci/yacht", split=4, data_dir=root)
     assert split.train[0].shape == (277, 6) and split.test[1].shape == (31,)
     assert split.validation is None and split.train[0].dtype == torch.get_default_dtype()
     y = torch.from_numpy(arrays["y"])
@@ -44,8 +44,10 @@ def test_rows_are_split_as_the_file_says_and_standardised_by_the_training_rows(y
 def test_validation_rows_come_from_the_training_rows_and_do_not_touch_the_scaling(yacht):
     root, _ = write(yacht)
     torch.manual_seed(7)
-    whole = bd.load_regression("yacht", 2, data_dir=root)
-    first, again = (bd.load_regression("yacht", 2, validation=0.2, data_dir=root) for _ in "ab")
+    whole = bd.load_data("uci/yacht", split=2, data_dir=root)
+    first, again = (
+        bd.load_data("uci/yacht", split=2, validation=0.2, data_dir=root) for _ in "ab"
+    )
     assert len(first.train[1]) == 222 and len(first.validation[1]) == 55
     torch.testing.assert_close(first.train[0].mean(0), torch.zeros(6))
     assert torch.equal(first.validation[0], again.validation[0])
@@ -64,7 +66,7 @@ def test_validation_rows_come_from_the_training_rows_and_do_not_touch_the_scalin
 def test_a_missing_file_says_what_is_expected_where(tmp_path):
     with pytest.raises(DataError, match=r"uci.yacht.npz with arrays x, y and test_index_0 to "
                        r"test_index_19, got no such file.*BAYESDROP_DATA"):  # fmt: skip
-        bd.load_regression("yacht", data_dir=tmp_path)
+        bd.load_data("uci/yacht", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,26 +81,26 @@ def test_a_missing_file_says_what_is_expected_where(tmp_path):
 def test_another_file_is_refused(yacht, changes, message):
     root, _ = write(yacht, **changes)
     with pytest.raises(DataError, match=message):
-        bd.load_regression("yacht", 1, data_dir=root)
+        bd.load_data("uci/yacht", split=1, data_dir=root)
 
 
 def test_a_damaged_file_is_refused(yacht):
     root, _ = write(yacht)
     (root / "uci" / "yacht.npz").write_bytes(b"PK\x03\x04 not a zip file")
-    with pytest.raises(DataError, match="regression set 'yacht': expected.*got BadZipFile"):
-        bd.load_regression("yacht", data_dir=root)
+    with pytest.raises(DataError, match="regression set 'uci/yacht': expected.*got BadZipFile"):
+        bd.load_data("uci/yacht", data_dir=root)
 
 
 def test_unknown_names_and_splits_are_refused():
-    with pytest.raises(ConfigError, match="unknown regression set 'yatch'. Did you mean 'yacht'"):
-        bd.load_regression("yatch")
+    with pytest.raises(ConfigError, match="'uci/yatch'. Did you mean 'uci/yacht'"):
+        bd.load_data("uci/yatch")
     with pytest.raises(ConfigError, match="a split from 0 to 4"):
-        bd.load_regression("protein", 5)
+        bd.load_data("uci/protein", split=5)
 
 
 def test_the_real_files_fit(data_dir):
     if not (data_dir / "uci").is_dir():
         pytest.skip("needs the uci folder")
-    for name, splits in regression_sets().items():
-        last = bd.load_regression(name, splits - 1, data_dir=data_dir)
+    for name, source in regression_sets.items():
+        last = bd.load_data(name, split=source.num_splits - 1, data_dir=data_dir)
         assert bool(last.train[0].isfinite().all()) and last.y_scale > 0

@@ -13,18 +13,18 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", bd.networks.networks)
+@pytest.mark.parametrize("name", bd.networks.registry)
 def test_network_gives_one_logit_per_class(name):
-    net = bd.networks.make_network(name, num_classes=7)
+    net = bd.networks.build(name, num_classes=7)
     assert net(torch.zeros(2, *SHAPES[name])).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", bd.networks.networks)
+@pytest.mark.parametrize("name", bd.networks.registry)
 def test_dropout_is_in_the_network_only_when_asked_for(name):
     def rates(net):
         return [module.p for module in net.modules() if isinstance(module, nn.Dropout)]
 
-    plain, dropped = (bd.networks.make_network(name, dropout=p) for p in (0.0, 0.25))
+    plain, dropped = (bd.networks.build(name, dropout=p) for p in (0.0, 0.25))
     assert rates(plain) == [] and rates(dropped) == [0.25, 0.25]
     assert list(plain.state_dict()) == list(dropped.state_dict())
 
@@ -57,4 +57,4 @@ def test_units_are_those_of_the_paper():
 
 def test_unknown_network_is_named():
     with pytest.raises(bd.errors.ConfigError, match="Did you mean 'lenet5-caffe'"):
-        bd.networks.make_network("lenet5-cafe")
+        bd.networks.build("lenet5-cafe")

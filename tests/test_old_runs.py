@@ -15,7 +15,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
-from bayesdrop.networks import networks
+from bayesdrop.networks import registry
 from bayesdrop.recipes import load_run, run_recipe
 from bayesdrop.recipes.folder import claim
 from bayesdrop.recipes.recipe import Recipe
@@ -41,7 +41,7 @@ def tiny(num_classes=10, in_features=64, *, dropout=0.0):
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
     torch.set_default_dtype(torch.float32)
-    monkeypatch.setitem(networks, "tiny", tiny)
+    monkeypatch.setitem(registry._entries, "tiny", tiny)
 
 
 def expected(name):

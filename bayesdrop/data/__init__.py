@@ -1,20 +1,22 @@
 """Data sets by name, as tensors in memory with fixed splits."""
 
-from bayesdrop.data.classification import DataSplits, load_data, load_ood, parse_name
-from bayesdrop.data.regression import RegressionSplit, load_regression, regression_sets
-from bayesdrop.data.sources import DataSource, Pair, data_root, register_data, registered_data
+from bayesdrop.data.classification import DataSplits, load_images, load_ood, parse_name
+from bayesdrop.data.loading import load_data
+from bayesdrop.data.regression import RegressionSource, RegressionSplit, regression_sets
+from bayesdrop.data.sources import DataSource, Pair, data_root, register, registry
 
 __all__ = [
     "DataSource",
     "DataSplits",
     "Pair",
+    "RegressionSource",
     "RegressionSplit",
     "data_root",
     "load_data",
+    "load_images",
     "load_ood",
-    "load_regression",
     "parse_name",
-    "register_data",
-    "registered_data",
+    "register",
+    "registry",
     "regression_sets",
 ]

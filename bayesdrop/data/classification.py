@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bayesdrop.data.sources import DataSource, Pair, data_root, registered_data, split_off
-from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.data.sources import DataSource, Pair, data_root, registry, split_off
+from bayesdrop.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
         (0, 1, 2, 3, 8)
     """
     base, colon, suffix = name.partition(":")
-    sources = registered_data()
-    if base not in sources:
-        raise unknown_name("data set", base, sources)
-    source = sources[base]
+    source = registry[base]
     total = len(source.class_names)
     if not colon:
         return source, tuple(range(total))
@@ -83,20 +80,20 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
     return source, tuple(sorted(chosen))
 
 
-def load_data(
+def load_images(
     name: str,
     *,
     data_dir: str | Path | None = None,
     validation: int | None = None,
     download: bool = True,
 ) -> DataSplits:
-    """Load a data set into memory.
+    """Load an image data set into memory.
 
     The splits are fixed, stratified by class, and independent of any seed you set. A class subset
     such as ``"digits:0-7"`` is taken after splitting, and its labels are renumbered from 0.
 
     Args:
-        name: A name of ``registered_data()``, optionally with classes: ``"mnist:0-7"``.
+        name: A name of ``bayesdrop.data.registry``, optionally with classes: ``"mnist:0-7"``.
         data_dir: Folder of the data files; the default is ``$BAYESDROP_DATA``, or ``data``.
         validation: Number of examples held out of the (whole) training set; 0 for none. The
             default depends on the data set.
@@ -108,7 +105,7 @@ def load_data(
         ImportError: If torchvision is needed and absent.
 
     Example:
-        >>> data = load_data("digits:0-7")
+        >>> data = load_images("digits:0-7")
         >>> data.image_shape, data.num_classes
         ((1, 8, 8), 8)
     """
@@ -158,7 +155,7 @@ def load_ood(
     source, classes = parse_name(name)
     trained, trained_classes = parse_name(trained_on)
     if source.image_shape != trained.image_shape:
-        same = [s.name for s in registered_data().values() if s.image_shape == trained.image_shape]
+        same = [s.name for s in registry.values() if s.image_shape == trained.image_shape]
         raise DataError(
             f"out-of-distribution data {name!r}",
             expected=f"images of shape {trained.image_shape}, as in {trained_on!r}",
@@ -174,7 +171,7 @@ def load_ood(
             got=f"the shared classes {shared}",
             hint=f"Train on {trained.name}:0-7 and test on {trained.name}:8-9, say.",
         )
-    return load_data(name, data_dir=data_dir, validation=0, download=download).test[0]
+    return load_images(name, data_dir=data_dir, validation=0, download=download).test[0]
 
 
 # -- splitting -----------------------------------------------------------------------------------

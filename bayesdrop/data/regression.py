@@ -11,32 +11,33 @@ import torch
 from torch import Tensor
 
 from bayesdrop.data.sources import data_root
-from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.registry import Registry
 
 
-class _Source(NamedTuple):
+class RegressionSource(NamedTuple):
+    """A regression set: its file, its size, and how many splits the literature shares."""
+
     file: str
     num_rows: int
     num_features: int
     num_splits: int
 
 
-_SOURCES = {
-    "boston": _Source("bostonHousing", 506, 13, 20),
-    "concrete": _Source("concrete", 1030, 8, 20),
-    "energy": _Source("energy", 768, 8, 20),
-    "kin8nm": _Source("kin8nm", 8192, 8, 20),
-    "naval": _Source("naval-propulsion-plant", 11934, 16, 20),
-    "power": _Source("power-plant", 9568, 4, 20),
-    "protein": _Source("protein-tertiary-structure", 45730, 9, 5),
-    "wine": _Source("wine-quality-red", 1599, 11, 20),
-    "yacht": _Source("yacht", 308, 6, 20),
-}
-
-
-def regression_sets() -> dict[str, int]:
-    """Return the names that ``load_regression`` knows, and the number of splits of each."""
-    return {name: source.num_splits for name, source in _SOURCES.items()}
+regression_sets: Registry[RegressionSource] = Registry("regression set")
+"""Name, such as ``"uci/yacht"``, to set."""
+for _name, _source in {
+    "boston": RegressionSource("bostonHousing", 506, 13, 20),
+    "concrete": RegressionSource("concrete", 1030, 8, 20),
+    "energy": RegressionSource("energy", 768, 8, 20),
+    "kin8nm": RegressionSource("kin8nm", 8192, 8, 20),
+    "naval": RegressionSource("naval-propulsion-plant", 11934, 16, 20),
+    "power": RegressionSource("power-plant", 9568, 4, 20),
+    "protein": RegressionSource("protein-tertiary-structure", 45730, 9, 5),
+    "wine": RegressionSource("wine-quality-red", 1599, 11, 20),
+    "yacht": RegressionSource("yacht", 308, 6, 20),
+}.items():
+    regression_sets.register(f"uci/{_name}", _source)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def load_regression(
     https://arxiv.org/abs/1506.02142.
 
     Args:
-        name: A name of ``regression_sets()``.
+        name: A name of ``regression_sets``.
         split: Number of the split, from 0.
         validation: Fraction of the training rows, in [0, 1), to hold out: the same rows at every
             call. Standardisation is by the rows that remain.
@@ -95,15 +96,13 @@ def load_regression(
         DataError: If the file is absent, damaged, or of something else.
 
     Example:
-        >>> load_regression("yacht", 3, validation=0.2).train[0].shape  # doctest: +SKIP
+        >>> load_regression("uci/yacht", 3, validation=0.2).train[0].shape  # doctest: +SKIP
         torch.Size([222, 6])
     """
-    if name not in _SOURCES:
-        raise unknown_name("regression set", name, _SOURCES)
-    source = _SOURCES[name]
+    source = regression_sets[name]
     if not 0 <= split < source.num_splits or not 0.0 <= validation < 1.0:
         raise ConfigError(
-            f"load_regression({name!r})",
+            f"load_data({name!r})",
             expected=f"a split from 0 to {source.num_splits - 1} and 0 <= validation < 1",
             got=f"split={split}, validation={validation}",
             hint="The test rows of every split are given by the file.",
@@ -136,7 +135,9 @@ def load_regression(
     )
 
 
-def _read(path: Path, name: str, source: _Source, split: int) -> tuple[Tensor, Tensor, Tensor]:
+def _read(
+    path: Path, name: str, source: RegressionSource, split: int
+) -> tuple[Tensor, Tensor, Tensor]:
     import numpy as np
 
     if not path.exists():
@@ -145,7 +146,7 @@ def _read(path: Path, name: str, source: _Source, split: int) -> tuple[Tensor, T
             expected=f"the file {path} with arrays x, y and test_index_0 to "
             f"test_index_{source.num_splits - 1}",
             got="no such file",
-            hint="Nothing is downloaded: see load_regression for the format, and pass "
+            hint="Nothing is downloaded: see load_data for the format, and pass "
             "data_dir= or set BAYESDROP_DATA to the folder that has uci/.",
         )
     try:
@@ -173,12 +174,12 @@ def _read(path: Path, name: str, source: _Source, split: int) -> tuple[Tensor, T
 
 
 def _damaged(path: Path, name: str, got: str) -> DataError:
-    source = _SOURCES[name]
+    source = regression_sets[name]
     return DataError(
         f"regression set {name!r}",
         expected=f"in {path}, x of shape ({source.num_rows}, {source.num_features}), y of shape "
         f"({source.num_rows},), both finite, and distinct rows test_index_0 to "
         f"test_index_{source.num_splits - 1}",
         got=got,
-        hint="Was the file made from another version of the data? See load_regression.",
+        hint="Was the file made from another version of the data? See load_data.",
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.registry import Registry
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -47,29 +48,17 @@ class DataSource:
     origin: str
 
 
-_REGISTRY: dict[str, DataSource] = {}
+registry: Registry[DataSource] = Registry("data set")
+"""Name to image data set."""
 
 
-def register_data(source: DataSource) -> DataSource:
-    """Add a data set to the registry.
+def register(source: DataSource) -> DataSource:
+    """Add an image data set to the registry, under its name.
 
     Raises:
         ConfigError: If another data set has the name already.
     """
-    if _REGISTRY.get(source.name, source) != source:
-        raise ConfigError(
-            "register_data",
-            expected="a new name",
-            got=f"{source.name!r}, which is taken",
-            hint="Choose another name.",
-        )
-    _REGISTRY[source.name] = source
-    return source
-
-
-def registered_data() -> dict[str, DataSource]:
-    """Return a copy of the registry: name to source, in order of registration."""
-    return dict(_REGISTRY)
+    return registry.register(source.name, source)
 
 
 def data_root(data_dir: str | Path | None = None) -> Path:
@@ -239,4 +228,4 @@ for _source in (
         _read_jpeg_archive, "a local archive; not comparable with CIFAR-10",
     ),
 ):  # fmt: skip
-    register_data(_source)
+    register(_source)

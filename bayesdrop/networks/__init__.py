@@ -11,46 +11,46 @@ from typing import Any
 
 from torch import nn
 
-from bayesdrop.errors import unknown_name
 from bayesdrop.networks.autoencoder import vae
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
 from bayesdrop.networks.vgg_networks import vgg, vgg11
+from bayesdrop.registry import Registry
 
-networks: dict[str, Callable[..., nn.Module]] = {
+registry: Registry[Callable[..., nn.Module]] = Registry("network")
+"""Name to constructor; every constructor takes ``num_classes`` and ``dropout``."""
+for _name, _constructor in {
     "lenet-500-300": lenet_500_300,
     "lenet-300-100": lenet_300_100,
     "lenet5-caffe": lenet5_caffe,
     "vgg": vgg,
     "vgg11": vgg11,
-}
-"""Name to constructor; every constructor takes ``num_classes`` and ``dropout``."""
+}.items():
+    registry.register(_name, _constructor)
 
 
-def make_network(name: str, **options: Any) -> nn.Module:
+def build(name: str, **options: Any) -> nn.Module:
     """Build the network registered under ``name``.
 
     Args:
-        name: A key of ``networks``.
+        name: A key of ``registry``.
         **options: Keyword arguments of that constructor.
 
     Raises:
         ConfigError: If the name is unknown.
 
     Example:
-        >>> len(list(make_network("lenet-500-300").children()))
+        >>> len(list(build("lenet-500-300").children()))
         6
     """
-    if name not in networks:
-        raise unknown_name("network", name, networks)
-    return networks[name](**options)
+    return registry[name](**options)
 
 
 __all__ = [
+    "build",
     "lenet5_caffe",
     "lenet_300_100",
     "lenet_500_300",
-    "make_network",
-    "networks",
+    "registry",
     "vae",
     "vgg",
     "vgg11",

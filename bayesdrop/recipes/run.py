@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayesdrop import networks
 from bayesdrop.conversion import convert
-from bayesdrop.data import DataSplits, load_data, parse_name
+from bayesdrop.data import DataSplits, load_images, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line, read_json, write_json
 from bayesdrop.inference import checkpoint
@@ -22,7 +23,6 @@ from bayesdrop.inference.closing import prune_unused_units
 from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
-from bayesdrop.networks import make_network, networks
 from bayesdrop.nn import to_dependent
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
@@ -62,7 +62,7 @@ class Run:
 
     def load_data(self, data_dir: str | Path | None = None) -> DataSplits:
         """Load the data set it was trained on, split as it was."""
-        return load_data(self.data, data_dir=data_dir, validation=self.validation)
+        return load_images(self.data, data_dir=data_dir, validation=self.validation)
 
 
 def run_recipe(
@@ -113,7 +113,7 @@ def run_recipe(
     parse_name(data)
     _check_device(device)
     out = Path(out)
-    splits = load_data(data, data_dir=data_dir, validation=validation)
+    splits = load_images(data, data_dir=data_dir, validation=validation)
     run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
     shape = {"num_classes": splits.num_classes, "image_shape": list(splits.image_shape)}
     claim(out, run, shape)
@@ -227,12 +227,11 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
         DataError: If the network cannot take such images.
     """
     options = {"num_classes": num_classes, **recipe.network_options}
-    constructor = networks.get(recipe.network)
-    accepted = inspect.signature(constructor).parameters if constructor is not None else {}
+    accepted = inspect.signature(networks.registry[recipe.network]).parameters
     sizes = {"in_features": math.prod(image_shape), "in_channels": image_shape[0]}
     options |= {name: size for name, size in sizes.items() if name in accepted}
     try:
-        network = make_network(recipe.network, **options)
+        network = networks.build(recipe.network, **options)
     except TypeError as error:
         raise ConfigError(
             f"recipe {recipe.name!r}",

@@ -91,7 +91,7 @@ def test_the_penalty_is_the_expected_number_of_open_gates():
 
 @pytest.mark.parametrize("name", ["lenet-500-300", "lenet5-caffe"])
 def test_convert_says_how_many_parameters_each_gate_governs(name):
-    net = bd.convert(bd.networks.make_network(name), "hard-concrete")
+    net = bd.convert(bd.networks.build(name), "hard-concrete")
     expected = {
         "lenet-500-300": {"fc1_dropout": 500, "fc2_dropout": 300, "fc3_dropout": 10},
         # Maps with their bias; fc1 has 800 inputs and 500 outputs.

@@ -1,0 +1,68 @@
+"""One call for every data set that has a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bayesdrop.data.classification import load_images
+from bayesdrop.data.regression import load_regression, regression_sets
+from bayesdrop.errors import ConfigError
+
+
+def load_data(
+    name: str,
+    *,
+    split: int = 0,
+    validation: float | None = None,
+    data_dir: str | Path | None = None,
+    download: bool = True,
+) -> Any:
+    """Load a data set into memory: ``train``, ``validation`` and ``test``, each ``(x, y)``.
+
+    **Images**, such as ``"digits"`` or ``"mnist:0-7"`` (a subset of the classes, whose labels are
+    renumbered from 0): the result is a ``DataSplits``. The splits are fixed, stratified by class,
+    and independent of any seed you set.
+
+    **Regression**, such as ``"uci/yacht"``: the result is a ``RegressionSplit``, standardised by
+    its training rows, with one of the published train/test splits. The file is
+    ``{data_dir}/uci/{file}.npz``, for example ``uci/yacht.npz``, made from the files of the splits
+    by you: arrays ``x`` (rows, features), ``y`` (rows,) and for each split ``test_index_0``,
+    ``test_index_1``, ... with the numbers of its test rows. Nothing is downloaded.
+
+    Args:
+        name: A name of ``bayesdrop.data.registry``, optionally with classes, or of
+            ``bayesdrop.data.regression_sets``.
+        split: Number of the published split of a regression set, from 0.
+        validation: What is held out of the training set. Images: the number of examples, 0 for
+            none; the default depends on the data set. Regression: the fraction of the training
+            rows, in [0, 1); none by default.
+        data_dir: Folder of the data files; the default is ``$BAYESDROP_DATA``, or ``data``.
+        download: Whether to fetch image files that are absent.
+
+    Raises:
+        ConfigError: If the name or the split is unknown, or ``validation`` is out of range.
+        DataError: If the files are absent and cannot be fetched, or are damaged.
+        ImportError: If torchvision is needed and absent.
+
+    References:
+        The splits of regression sets: Hernandez-Lobato, Adams (2015),
+        https://arxiv.org/abs/1502.05336; Gal, Ghahramani (2016), https://arxiv.org/abs/1506.02142.
+
+    Example:
+        >>> data = load_data("digits:0-7")
+        >>> data.image_shape, data.num_classes
+        ((1, 8, 8), 8)
+    """
+    if name in regression_sets or name.startswith("uci/"):
+        held_out = 0.0 if validation is None else validation
+        return load_regression(name, split, validation=held_out, data_dir=data_dir)
+    if split != 0 or (validation is not None and int(validation) != validation):
+        raise ConfigError(
+            f"load_data({name!r})",
+            expected="split=0 and a whole number of validation examples for images",
+            got=f"split={split}, validation={validation}",
+            hint="Fractions and published splits are those of regression sets, as 'uci/yacht'.",
+        )
+    count = None if validation is None else int(validation)
+    return load_images(name, data_dir=data_dir, validation=count, download=download)
