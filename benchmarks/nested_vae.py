@@ -81,7 +81,7 @@ def train(
 @torch.no_grad()
 def order_of(vae: bd.VariationalAutoencoder, x: Tensor) -> Tensor:
     """Return the features, the one with the largest average divergence first."""
-    if hasattr(vae.code, "prefix"):  # an ordered code
+    if vae.code.is_ordered:
         return torch.arange(vae.latent_size)
     return divergences(vae, x).mean(0).argsort(descending=True)
 
@@ -132,7 +132,7 @@ def run_one(method: str, size: int, seed: int, args: argparse.Namespace) -> dict
         "elbo": log_likelihood_bound(vae, data["test"], num_samples=1, seed=0).mean,
         "widths": {w: cut_to_width(vae, data["test"], order, w, seed) for w in widths},
     }
-    if hasattr(vae.code, "prefix"):
+    if vae.code.is_ordered:
         with torch.no_grad():
             probs = torch.cat([vae.feature_probs(batch) for batch in data["test"].split(1000)])
         record["features_per_image"] = float(probs.sum(1).mean())

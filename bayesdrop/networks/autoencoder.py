@@ -8,23 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.likelihoods import Bernoulli, Likelihood
-from bayesdrop.nn import (
-    BayesianDropout,
-    IndianBuffetDropout,
-    NestedDropout,
-    VariationalNestedDropout,
-    make,
-)
-from bayesdrop.program.autoencoder import VariationalAutoencoder
-from bayesdrop.program.code import MaskPosterior
-
-# What a code's mask starts with, other than the temperature 0.3.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    NestedDropout.key: {},
-    VariationalNestedDropout.key: {"temperature": 1.0},
-}
+from bayesdrop.nn import BayesianDropout, make, registered
+from bayesdrop.program.autoencoder import VariationalAutoencoder, make_code
+from bayesdrop.program.latent_code import MaskPosterior
 
 
 def vae(
@@ -79,12 +67,9 @@ def vae(
             hint="The defaults are those for MNIST.",
         )
     if isinstance(latent_dropout, str):
-        options = {**_DEFAULTS.get(latent_dropout, {"temperature": 0.3}), **(latent_options or {})}
-        if latent_dropout in _DEFAULTS:
-            options.setdefault("num_groups", latent_size)  # each feature has its place
-        if latent_dropout == IndianBuffetDropout.key:
-            # The encoder opens what an example needs; features that start open close slowly.
-            options.setdefault("init_concentration1", options.get("concentration", 10.0))
+        if latent_dropout not in (masks := registered(BayesianDropout)):
+            raise unknown_name("latent_dropout", latent_dropout, masks)
+        options = masks[latent_dropout].options_for_code(latent_size, latent_options or {})
         latent_dropout = make(latent_dropout, latent_size, **options)
     elif latent_options is not None:
         raise ConfigError(
@@ -93,8 +78,8 @@ def vae(
             got=f"latent_dropout={latent_dropout!r}",
             hint="Give the options to the layer itself.",
         )
-    parts = 2 if latent_dropout is None or isinstance(latent_dropout, NestedDropout) else 3
     size = latent_size if latent_dropout is None else latent_dropout.num_units
+    parts = make_code(size, latent_dropout).parts
     features = math.prod(shape)
     encoder = nn.Sequential(nn.Flatten(), *_dense((features, *hidden, parts * size)))
     decoder = nn.Sequential(*_dense((size, *reversed(hidden), features)), nn.Unflatten(1, shape))

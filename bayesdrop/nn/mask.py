@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -18,6 +18,22 @@ from bayesdrop.typing import Latents
 
 MaskKind: TypeAlias = Literal["gate", "scaled", "noise"]
 """What values a mask may have, see ``BayesianDropout.mask_kind``."""
+
+
+class OrderedLaw(NamedTuple):
+    r"""The law of ordered masks: unit :math:`k` is kept with the odds given, if the one before is.
+
+    Args:
+        prior_logits: Log-odds of the prior, ``(D,)``.
+        init_logits: Log-odds where an example's posterior starts, ``(D,)``.
+        always_kept: Number of units before those, which every mask keeps.
+        temperature: Temperature of the gradient; None where the law is fixed, for every example.
+    """
+
+    prior_logits: Tensor
+    init_logits: Tensor
+    always_kept: int
+    temperature: float | None
 
 
 class BayesianDropout(LatentOwner):
@@ -190,6 +206,23 @@ class BayesianDropout(LatentOwner):
         Args:
             importance: A number for each unit, such as the norm of its weights, shape ``(K,)``.
         """
+
+    def ordered_law(self) -> OrderedLaw | None:
+        """Return the law of masks that keep a prefix of the units; None for all other masks.
+
+        With it the layer makes an ordered code of an auto-encoder's features.
+        """
+        return None
+
+    @classmethod
+    def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of a layer that switches the features of an auto-encoder's code.
+
+        Args:
+            num_features: Number of features, the units of the layer.
+            options: What the user wants; it is in the result as it is.
+        """
+        return dict(options)
 
     def check_posterior(self) -> None:  # noqa: B027 - most priors have nothing to warn about
         """Warn of a posterior that the user should act on; ``fit`` calls it when it is done."""

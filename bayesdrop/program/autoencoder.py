@@ -10,15 +10,10 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.likelihoods import Likelihood
-from bayesdrop.nn import BayesianDropout, OrderedUnits, named_owners
-from bayesdrop.program.code import (
-    Encoding,
-    LatentCode,
-    MaskPosterior,
-    NestedCode,
-    Sites,
-    draw,
-)
+from bayesdrop.nn import BayesianDropout, named_owners
+from bayesdrop.program.code import Code, Encoding, Sites, draw
+from bayesdrop.program.latent_code import LatentCode, MaskPosterior
+from bayesdrop.program.nested_code import NestedCode
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import PyroFunction
 from bayesdrop.typing import Latents, LossTerms
@@ -117,16 +112,12 @@ class VariationalAutoencoder(Program):
                 got=f"latent_size={latent_size}",
                 hint="Pass the number of features.",
             )
-        code: LatentCode | NestedCode
-        if isinstance(latent_dropout, OrderedUnits):
-            code = NestedCode(latent_dropout)
-        else:
-            code = LatentCode(
-                latent_size,
-                latent_dropout,
-                prior_temperature=prior_temperature,
-                mask_posterior=mask_posterior,
-            )
+        code = make_code(
+            latent_size,
+            latent_dropout,
+            prior_temperature=prior_temperature,
+            mask_posterior=mask_posterior,
+        )
         network = _Autoencoder(encoder, code, decoder)
         super().__init__(network, likelihood, num_data, kl_weight=kl_weight, name=name)
 
@@ -155,7 +146,7 @@ class VariationalAutoencoder(Program):
         )
 
     @property
-    def code(self) -> LatentCode | NestedCode:
+    def code(self) -> Code:
         """The prior and posterior of an example's latents."""
         return self.network.code
 
@@ -231,10 +222,11 @@ class VariationalAutoencoder(Program):
         """
         encoding, means = self.network.encode(x), []
         for _ in range(num_samples):
+            latents: Latents
             if num_features is None:
                 latents = draw(self.code.posterior(encoding, self.draw_rates()))
             else:
-                latents = self._prefix(encoding, encoding.mean.shape[:1], num_features)
+                latents = self.code.prefix(encoding, len(encoding.mean), num_features)
             means.append(self.likelihood.moments(self.network.decode(latents))[0] / num_samples)
         return sum(means[1:], start=means[0])
 
@@ -251,33 +243,39 @@ class VariationalAutoencoder(Program):
         """
         shape = torch.Size((num_samples,))
         if num_features is not None:
-            latents = self._prefix(None, shape, num_features)
+            latents = self.code.prefix(None, num_samples, num_features)
             return self.likelihood.moments(self.network.decode(latents))[0]
         sites: Sites = {} if self.code.mask is None else self.code.mask.posterior()
         rates = {name: q.sample(shape) for name, q in sites.items()}
         prior = {name: fn.expand(shape) for name, fn in self.code.prior(rates).items()}
         return self.likelihood.moments(self.network.decode(draw(prior)))[0]
 
-    def _prefix(
-        self, encoding: Encoding | None, shape: torch.Size, num_features: int
-    ) -> dict[str, Tensor]:
-        code = self.code
-        if not isinstance(code, NestedCode) or not 0 <= num_features <= code.num_features:
-            raise ConfigError(
-                "VariationalAutoencoder",
-                expected=f"an ordered code and 0 <= num_features <= {self.latent_size}",
-                got=f"{type(code).__name__} and num_features={num_features}",
-                hint="Pass latent_dropout=bd.VariationalNestedDropout(...).",
-            )
-        return code.prefix({"h": code.slabs(encoding).expand(shape).sample()}, num_features)
+
+def make_code(
+    latent_size: int,
+    latent_dropout: BayesianDropout | None,
+    *,
+    prior_temperature: float | None = None,
+    mask_posterior: MaskPosterior = "structured",
+) -> Code:
+    """Return the code that a layer makes: ordered if its masks are, else features on and off.
+
+    The arguments are those of ``VariationalAutoencoder``.
+    """
+    if latent_dropout is not None and latent_dropout.ordered_law() is not None:
+        return NestedCode(latent_dropout)
+    return LatentCode(
+        latent_size,
+        latent_dropout,
+        prior_temperature=prior_temperature,
+        mask_posterior=mask_posterior,
+    )
 
 
 class _Autoencoder(nn.Module):
     """Encoder, latent code and decoder in plain torch."""
 
-    def __init__(
-        self, encoder: nn.Module, code: LatentCode | NestedCode, decoder: nn.Module
-    ) -> None:
+    def __init__(self, encoder: nn.Module, code: Code, decoder: nn.Module) -> None:
         super().__init__()
         for part in (encoder, decoder):
             for path, layer in named_owners(part):
@@ -304,8 +302,7 @@ class _Autoencoder(nn.Module):
         if self.training:
             rates = {} if mask is None else mask.draw_latents()
             return self.decode(draw(self.code.posterior(encoding, rates)))
-        means = {"h": encoding.mean, self.code.exact_site: self.code.feature_probs(encoding)}
-        return self.decode(means)
+        return self.decode(self.code.mean_latents(encoding))
 
 
 class _LocalFunction(PyroFunction):
@@ -340,8 +337,8 @@ class _Model(_LocalFunction):
         rates = self._sample_rates({} if code.mask is None else code.mask.prior())
         with self._data_plate(x, y):
             latents = self._sample_local(code.prior(rates))
-            if code.relaxed_site in latents:
-                pyro.deterministic("code.mask.z", code.mask_value(latents), event_dim=1)
+            for name, value in code.deterministic(latents).items():
+                pyro.deterministic(f"code.{name}", value, event_dim=1)
             output = vae.network.decode(latents)
             batch_ndim = latents["h"].ndim - 1
             rows = output.flatten(0, batch_ndim - 1)[: x.shape[0]]

@@ -1,131 +1,141 @@
-"""A code whose features are ordered: the nested auto-encoder."""
+"""Laws of every code: what an auto-encoder asks of one, and which one a layer makes."""
 
 import pytest
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError
-from bayesdrop.testing import assert_mean_close, assert_means_equal
+from bayesdrop.errors import ConfigError, ShapeError
+from bayesdrop.nn.mask import OrderedLaw
+from bayesdrop.program.autoencoder import make_code
+from bayesdrop.program.code import Code, draw
+from bayesdrop.program.latent_code import LatentCode
+from bayesdrop.program.nested_code import NestedCode
 
-KEYS = ["nested", "variational-nested"]
+SIZE, ROWS = 3, 5
+LAYERS = {
+    "plain": lambda: None,
+    "indian-buffet": lambda: bd.IndianBuffetDropout(SIZE),
+    "beta-bernoulli": lambda: bd.BetaBernoulliDropout(SIZE),
+    "nested": lambda: bd.NestedDropout(SIZE, num_groups=SIZE),
+    "variational-nested": lambda: bd.VariationalNestedDropout(SIZE, num_groups=SIZE),
+}
 
 
-def autoencoder(key, latent_size=4, **options):
-    return bd.networks.vae(
-        60,
-        input_shape=10,
-        latent_size=latent_size,
-        hidden=(8,),
-        latent_dropout=key,
-        latent_options=options or None,
+@pytest.fixture(params=LAYERS)
+def code(request):
+    return make_code(SIZE, LAYERS[request.param]())
+
+
+def encoding(code):
+    return code.encoding(torch.randn(ROWS, code.parts * SIZE))
+
+
+def rates(code):
+    return {} if code.mask is None else code.mask.draw_latents()
+
+
+def test_codes_are_abstract_or_final():
+    assert issubclass(LatentCode, Code) and issubclass(NestedCode, Code)
+    assert not issubclass(NestedCode, LatentCode)
+    with pytest.raises(TypeError, match="abstract"):
+        Code(2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_prior_and_posterior_have_the_same_sites(code, training):
+    code.train(training)
+    prior, posterior = code.prior(rates(code)), code.posterior(encoding(code), rates(code))
+    assert prior.keys() == posterior.keys() and "h" in prior
+    assert all(fn.event_shape == (SIZE,) for fn in (*prior.values(), *posterior.values()))
+    assert all(fn.batch_shape == (ROWS,) for fn in posterior.values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_code_is_zero_where_its_mask_is(code, training):
+    code.train(training)
+    latents = draw(code.posterior(encoding(code), rates(code)))
+    mask = code.mask_value(latents)
+    assert mask.shape == (ROWS, SIZE)
+    assert bool(((mask >= 0) & (mask <= 1)).all())
+    torch.testing.assert_close(code(latents) == 0, mask == 0)
+    if not training:
+        assert bool(((mask == 0) | (mask == 1)).all())
+
+
+def test_divergence_vanishes_where_posterior_is_prior(code):
+    values = rates(code)
+    prior = code.prior(values)
+    posterior = {name: fn.expand((ROWS,)) for name, fn in prior.items()}
+    kl = code.kl_divergence(posterior, prior, draw(posterior))
+    torch.testing.assert_close(kl, torch.zeros(()), atol=1e-12, rtol=0)
+
+
+def test_mean_latents_keep_a_feature_by_its_probability(code):
+    given = encoding(code)
+    expected = given.mean * code.feature_probs(given)
+    torch.testing.assert_close(code(code.mean_latents(given)), expected)
+
+
+def test_the_encoder_gives_as_many_values_as_the_code_reads(code):
+    with pytest.raises(ShapeError, match=rf"shape \(N, {code.parts} \* 3\)"):
+        code.encoding(torch.zeros(ROWS, code.parts * SIZE + 1))
+
+
+def test_a_layer_says_itself_which_code_it_makes():
+    ordered = {name: make_code(SIZE, make()).is_ordered for name, make in LAYERS.items()}
+    assert [name for name, value in ordered.items() if value] == ["nested", "variational-nested"]
+
+
+class Fair(bd.MonteCarloDropout):
+    """A layer of somebody else: ordered, fair coins, and not one of the package's nested ones."""
+
+    def ordered_law(self):
+        odds = torch.zeros(self.num_units - 1)
+        return OrderedLaw(odds, odds + 1.0, always_kept=1, temperature=0.5)
+
+
+def test_a_third_party_s_order_makes_an_ordered_code():
+    code = make_code(SIZE, Fair(SIZE))
+    torch.testing.assert_close(code.keep_prob(), torch.tensor([1.0, 0.5, 0.25]))
+    given = code.encoding(torch.zeros(ROWS, 3 * SIZE))
+    p = float(torch.sigmoid(torch.tensor(1.0)))
+    torch.testing.assert_close(
+        code.feature_probs(given), torch.tensor([1.0, p, p * p]).expand(ROWS, SIZE)
     )
+    normal = torch.distributions.Normal(given.mean, given.scale)
+    slabs = kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+    kl = code.kl_divergence(code.posterior(given, {}), code.prior({}), {})
+    assert float(slabs.abs().max()) < 1e-12 and float(kl) > 0
 
 
-def batch(rows=6):
-    return (torch.rand(rows, 10) > 0.5).double()
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: bd.MonteCarloDropout(SIZE), "units that are Bernoulli given its latents"),
+        (lambda: bd.DependentBetaBernoulliDropout(SIZE), "a mask of its own"),
+        (lambda: bd.HierarchicalIndianBuffetDropout(SIZE), "a mask of its own"),
+        (lambda: bd.BetaBernoulliDropout(SIZE + 1), "a mask of 3 units, one for each feature"),
+        (lambda: bd.NestedDropout(SIZE, num_groups=2), "num_groups=3, a group for each feature"),
+    ],
+)
+def test_a_layer_that_makes_no_code_is_refused(layer, message):
+    with pytest.raises(ConfigError, match=message):
+        make_code(SIZE, layer())
 
 
-def test_divergence_is_that_of_the_mask_plus_each_open_feature_s():
-    vae, x = autoencoder("variational-nested"), batch()
-    encoding = vae.network.encode(x)
-    open_prob = vae.feature_probs(x)
-    beta = torch.sigmoid((vae.code.order_logits + encoding.offset[:, 1:]).clamp(-5, 5))
-    expected = torch.cat([torch.ones(6, 1), beta.cumprod(-1)], -1)
-    torch.testing.assert_close(open_prob, expected)
-    pi = torch.full((3,), 0.95)
-    reach = expected[:, :-1]
-    mask_kl = reach * (beta * (beta / pi).log() + (1 - beta) * ((1 - beta) / (1 - pi)).log())
-    mean, scale = encoding.mean, encoding.scale
-    normal_kl = 0.5 * (mean.square() + scale.square() - 1) - scale.log()
-    total = mask_kl.sum() + (expected * normal_kl).sum()
-    torch.testing.assert_close(vae.loss(x).kl, total * 60 / 6)
+def test_a_code_without_order_has_no_prefix():
+    with pytest.raises(ConfigError, match="an ordered code for num_features"):
+        LatentCode(2, None).prefix(None, 4, 1)
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_stock_elbos_have_the_same_expectation(key):
-    vae, x = autoencoder(key), batch()
-    ours = torch.stack([vae.loss(x).loss.detach() for _ in range(100)])
-    for elbo in (TraceMeanField_ELBO(), Trace_ELBO()):
-        stock = [elbo.loss(vae.model, vae.guide, x) for _ in range(100)]
-        assert_means_equal(torch.tensor(stock), ours)
+def test_names_of_layers_that_are_no_masks_are_unknown_to_the_auto_encoder():
+    with pytest.raises(ConfigError, match="unknown latent_dropout 'sparse-variational'"):
+        bd.networks.vae(10, input_shape=4, latent_dropout="sparse-variational")
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_same_noise_gives_the_loss_and_gradient_of_stock_pyro(key):
-    vae, x = autoencoder(key), batch()
-    results = []
-    for compute in (
-        lambda: vae.loss(x).loss,
-        lambda: TraceMeanField_ELBO().differentiable_loss(vae.model, vae.guide, x),
-    ):
-        torch.manual_seed(4)
-        loss = compute()
-        gradients = torch.autograd.grad(loss, list(vae.parameters()))
-        results.append((loss.detach(), gradients))
-        assert all(bool(g.isfinite().all()) for g in gradients)
-    torch.testing.assert_close(results[0], results[1])
-
-
-def test_fixed_law_pays_nothing_for_the_mask():
-    vae, x = autoencoder("nested"), batch()
-    assert vae.network.encode(x).offset is None
-    torch.testing.assert_close(vae.feature_probs(x), torch.tensor([[1.0, 0.75, 0.5, 0.25]] * 6))
-    assert not any("order" in name for name, _ in vae.named_parameters())
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_only_the_first_features_are_used(key):
-    vae, x = autoencoder(key).eval(), batch(3)
-    for used in range(5):
-        codes = []
-        handle = vae.network.decoder.register_forward_pre_hook(
-            lambda module, args, codes=codes: codes.append(args[0])
-        )
-        assert vae.reconstruct(x, num_features=used).shape == (3, 10)
-        assert vae.sample(3, num_features=used).shape == (3, 10)
-        handle.remove()
-        for code in codes:
-            assert bool((code[:, used:] == 0).all() and (code[:, :used] != 0).all())
-    with pytest.raises(ConfigError, match="num_features=5"):
-        vae.reconstruct(x, num_features=5)
-    plain = bd.networks.vae(60, input_shape=10, latent_size=4)
-    with pytest.raises(ConfigError, match="an ordered code"):
-        plain.sample(2, num_features=1)
-
-
-def test_importance_bound_is_above_the_elbo_and_near_the_truth():
-    """With one always-open and one optional feature, log p(x) by brute force."""
-    vae = autoencoder("variational-nested", latent_size=2).eval()
-    x = batch(3)
-    with torch.no_grad():
-        codes = vae.code.prior({})["h"].expand([3]).rsample((40_000,))
-        output = vae.network.decoder(codes.reshape(-1, 2)).reshape(40_000, 3, 10)
-        log_p = vae.likelihood.distribution(output, batch_ndim=2).log_prob(x)
-        bound = bd.log_likelihood_bound(vae, x, num_samples=2000, seed=0)
-    weights = (log_p - bound.per_example).exp()
-    # A ratio of means of 2000 importance weights; its own error is far below this one.
-    assert_mean_close(weights[:2000], torch.ones(3))
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_fit_save_and_load(key, tmp_path):
-    vae, x = autoencoder(key), batch(60)
-    before = vae.eval().loss(x).loss.item()
-    bd.fit(vae, (x, x), epochs=30, batch_size=20, learning_rate=1e-2, seed=0, progress=False)
-    assert vae.loss(x).loss.item() < before
-    bd.save(vae, tmp_path / "vae.pt")
-    other = bd.load(autoencoder(key), tmp_path / "vae.pt").eval()
-    torch.testing.assert_close(other.feature_probs(x), vae.feature_probs(x))
-
-
-def test_groups_of_several_features_are_refused():
-    with pytest.raises(ConfigError, match="a group for each feature"):
-        bd.VariationalAutoencoder(
-            nn.Linear(4, 12),
-            nn.Linear(4, 4),
-            bd.Bernoulli(),
-            10,
-            latent_dropout=bd.NestedDropout(4, num_groups=2),
-        )
+def test_the_network_is_told_which_part_must_not_be_bayesian():
+    encoder = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 4))
+    with pytest.raises(ConfigError, match="an encoder and a decoder without Bayesian layers"):
+        bd.VariationalAutoencoder(encoder, nn.Linear(2, 4), bd.Bernoulli(), 10, latent_size=2)

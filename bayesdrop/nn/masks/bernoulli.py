@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -59,6 +60,11 @@ class BernoulliDropout(BayesianDropout):
         check_relaxation(relaxation)
         self.relaxation = relaxation
         self.register_buffer("temperature", torch.full((), temperature))
+
+    @classmethod
+    @override
+    def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"temperature": 0.3, **options}
 
     @abstractmethod
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -112,6 +113,13 @@ class IndianBuffetDropout(StickBreakingDropout):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         return self.sticks.posterior()
+
+    @classmethod
+    @override
+    def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        # The encoder keeps what an example needs; features that all start kept go slowly.
+        start = options.get("concentration", 10.0)
+        return super().options_for_code(num_features, {"init_concentration1": start, **options})
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

@@ -109,8 +109,6 @@ class NestedDropout(OrderedUnits):
     key: ClassVar[str] = "nested"
     reference: ClassVar[str] = "Rippel et al. (2014), https://arxiv.org/abs/1402.0915"
 
-    is_inferred: ClassVar[bool] = False
-
     probs: Tensor
 
     def __init__(

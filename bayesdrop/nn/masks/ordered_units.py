@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.mask import BayesianDropout, OrderedLaw
 from bayesdrop.nn.masks.importance import importance_ranks
 from bayesdrop.nn.weight import BayesianWeights
 from bayesdrop.ops import noise
@@ -160,9 +160,6 @@ class OrderedUnits(BayesianDropout):
         """Number of groups that masks can close, :math:`D = G - F`."""
         return self.num_groups - self.always_kept
 
-    is_inferred: ClassVar[bool]
-    """Whether the law of the number of kept groups has a posterior of its own."""
-
     @abstractmethod
     def order_prior(self) -> OrderedMask:
         """Return the prior of the mask of the ordered groups, event shape ``(D,)``."""
@@ -171,13 +168,27 @@ class OrderedUnits(BayesianDropout):
     def order_posterior(self) -> OrderedMask:
         """Return the posterior of the mask of the ordered groups; the prior where it is fixed."""
 
-    def order_temperature(self) -> float:
-        """Return the temperature of the posterior's gradient; 1 where nothing has one."""
-        return 1.0
+    def order_temperature(self) -> float | None:
+        """Return the temperature of the posterior's gradient; None where the law is fixed."""
+        return None
 
     @abstractmethod
     def order_probs(self) -> Tensor:
         r"""Return :math:`\beta_k`, that a group is kept if the one before it is, ``(D,)``."""
+
+    @override
+    def ordered_law(self) -> OrderedLaw:
+        return OrderedLaw(
+            self.order_prior().logits,
+            self.order_posterior().logits,
+            self.always_kept,
+            self.order_temperature(),
+        )
+
+    @classmethod
+    @override
+    def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"num_groups": num_features, **options}  # each feature has its place
 
     def expand_order(self, order: Tensor) -> Tensor:
         """Return the mask of the units of a mask of the ordered groups, ``(..., K)``.

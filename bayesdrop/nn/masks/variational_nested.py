@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast, get_args
 
 import torch
@@ -82,8 +83,6 @@ class VariationalNestedDropout(OrderedUnits):
 
     schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
 
-    is_inferred: ClassVar[bool] = True
-
     order_logits: Tensor
     prior_logits: Tensor
     temperature: Tensor
@@ -162,7 +161,7 @@ class VariationalNestedDropout(OrderedUnits):
         return OrderedMask(logits=self._law.prior_logits, validate_args=False)
 
     @override
-    def order_temperature(self) -> float:
+    def order_temperature(self) -> float | None:
         return float(self.temperature)
 
     @override
@@ -174,6 +173,11 @@ class VariationalNestedDropout(OrderedUnits):
     @property
     def _law(self) -> VariationalNestedDropout:
         return cast(VariationalNestedDropout, self._source)
+
+    @classmethod
+    @override
+    def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        return super().options_for_code(num_features, {"temperature": 1.0, **options})
 
     @override
     def _drop_law(self) -> None:

@@ -1,0 +1,131 @@
+"""A code whose features are ordered: the nested auto-encoder."""
+
+import pytest
+import torch
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError
+from bayesdrop.testing import assert_mean_close, assert_means_equal
+
+KEYS = ["nested", "variational-nested"]
+
+
+def autoencoder(key, latent_size=4, **options):
+    return bd.networks.vae(
+        60,
+        input_shape=10,
+        latent_size=latent_size,
+        hidden=(8,),
+        latent_dropout=key,
+        latent_options=options or None,
+    )
+
+
+def batch(rows=6):
+    return (torch.rand(rows, 10) > 0.5).double()
+
+
+def test_divergence_is_that_of_the_mask_plus_each_open_feature_s():
+    vae, x = autoencoder("variational-nested"), batch()
+    encoding = vae.network.encode(x)
+    open_prob = vae.feature_probs(x)
+    beta = torch.sigmoid((vae.code.order_logits + encoding.offset[:, 1:]).clamp(-5, 5))
+    expected = torch.cat([torch.ones(6, 1), beta.cumprod(-1)], -1)
+    torch.testing.assert_close(open_prob, expected)
+    pi = torch.full((3,), 0.95)
+    reach = expected[:, :-1]
+    mask_kl = reach * (beta * (beta / pi).log() + (1 - beta) * ((1 - beta) / (1 - pi)).log())
+    mean, scale = encoding.mean, encoding.scale
+    normal_kl = 0.5 * (mean.square() + scale.square() - 1) - scale.log()
+    total = mask_kl.sum() + (expected * normal_kl).sum()
+    torch.testing.assert_close(vae.loss(x).kl, total * 60 / 6)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_stock_elbos_have_the_same_expectation(key):
+    vae, x = autoencoder(key), batch()
+    ours = torch.stack([vae.loss(x).loss.detach() for _ in range(100)])
+    for elbo in (TraceMeanField_ELBO(), Trace_ELBO()):
+        stock = [elbo.loss(vae.model, vae.guide, x) for _ in range(100)]
+        assert_means_equal(torch.tensor(stock), ours)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_same_noise_gives_the_loss_and_gradient_of_stock_pyro(key):
+    vae, x = autoencoder(key), batch()
+    results = []
+    for compute in (
+        lambda: vae.loss(x).loss,
+        lambda: TraceMeanField_ELBO().differentiable_loss(vae.model, vae.guide, x),
+    ):
+        torch.manual_seed(4)
+        loss = compute()
+        gradients = torch.autograd.grad(loss, list(vae.parameters()))
+        results.append((loss.detach(), gradients))
+        assert all(bool(g.isfinite().all()) for g in gradients)
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_fixed_law_pays_nothing_for_the_mask():
+    vae, x = autoencoder("nested"), batch()
+    assert vae.network.encode(x).offset is None
+    torch.testing.assert_close(vae.feature_probs(x), torch.tensor([[1.0, 0.75, 0.5, 0.25]] * 6))
+    assert not any("order" in name for name, _ in vae.named_parameters())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_only_the_first_features_are_used(key):
+    vae, x = autoencoder(key).eval(), batch(3)
+    for used in range(5):
+        codes = []
+        handle = vae.network.decoder.register_forward_pre_hook(
+            lambda module, args, codes=codes: codes.append(args[0])
+        )
+        assert vae.reconstruct(x, num_features=used).shape == (3, 10)
+        assert vae.sample(3, num_features=used).shape == (3, 10)
+        handle.remove()
+        for code in codes:
+            assert bool((code[:, used:] == 0).all() and (code[:, :used] != 0).all())
+    with pytest.raises(ConfigError, match="num_features=5"):
+        vae.reconstruct(x, num_features=5)
+    plain = bd.networks.vae(60, input_shape=10, latent_size=4)
+    with pytest.raises(ConfigError, match="an ordered code"):
+        plain.sample(2, num_features=1)
+
+
+def test_importance_bound_is_above_the_elbo_and_near_the_truth():
+    """With one always-open and one optional feature, log p(x) by brute force."""
+    vae = autoencoder("variational-nested", latent_size=2).eval()
+    x = batch(3)
+    with torch.no_grad():
+        codes = vae.code.prior({})["h"].expand([3]).rsample((40_000,))
+        output = vae.network.decoder(codes.reshape(-1, 2)).reshape(40_000, 3, 10)
+        log_p = vae.likelihood.distribution(output, batch_ndim=2).log_prob(x)
+        bound = bd.log_likelihood_bound(vae, x, num_samples=2000, seed=0)
+    weights = (log_p - bound.per_example).exp()
+    # A ratio of means of 2000 importance weights; its own error is far below this one.
+    assert_mean_close(weights[:2000], torch.ones(3))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_fit_save_and_load(key, tmp_path):
+    vae, x = autoencoder(key), batch(60)
+    before = vae.eval().loss(x).loss.item()
+    bd.fit(vae, (x, x), epochs=30, batch_size=20, learning_rate=1e-2, seed=0, progress=False)
+    assert vae.loss(x).loss.item() < before
+    bd.save(vae, tmp_path / "vae.pt")
+    other = bd.load(autoencoder(key), tmp_path / "vae.pt").eval()
+    torch.testing.assert_close(other.feature_probs(x), vae.feature_probs(x))
+
+
+def test_groups_of_several_features_are_refused():
+    with pytest.raises(ConfigError, match="a group for each feature"):
+        bd.VariationalAutoencoder(
+            nn.Linear(4, 12),
+            nn.Linear(4, 4),
+            bd.Bernoulli(),
+            10,
+            latent_dropout=bd.NestedDropout(4, num_groups=2),
+        )
