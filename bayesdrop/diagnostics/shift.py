@@ -164,7 +164,10 @@ def measure_shift(
     options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
 
     def measure(kind: str, severity: int, images: Tensor) -> ShiftRow:
-        figures = ClassifierFigures.from_predictions(_probabilities(model, images, options), y)
+        probabilities, labels = _probabilities(model, images, options), y
+        if isinstance(model, Program):
+            probabilities, labels = model.likelihood.flatten_labels(probabilities, y)
+        figures = ClassifierFigures.from_predictions(probabilities, labels, num_examples=len(x))
         return ShiftRow(
             kind,
             severity,
@@ -196,7 +199,7 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> Array:
+def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> Tensor:
     if isinstance(model, Program):
         return predict(model, x, keep_samples=False, **cast(Any, options)).mean
     with torch.no_grad():

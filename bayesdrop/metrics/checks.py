@@ -164,7 +164,7 @@ class Mixture(NamedTuple):
 def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None) -> Mixture:
     """Return the samples' means ``(S, N, D)``, their variances and the targets ``(N, D)``.
 
-    Without outputs, ``(S, N)`` and ``(N,)``, D = 1.
+    Without outputs, ``(S, N)`` and ``(N,)``, D = 1; of several dimensions, their product.
 
     Raises:
         ShapeError: If the shapes do not go together.
@@ -172,16 +172,16 @@ def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None
     """
     mean, noise = as_components(who, means, variances)
     target = torch.as_tensor(y).detach().to("cpu", torch.float64)
-    target = target.unsqueeze(-1) if target.ndim == 1 and mean.shape[2:] == (1,) else target
-    if target.shape != mean.shape[1:]:
+    shape = torch.as_tensor(means).shape[1:]
+    if target.shape != shape and (target.ndim != 1 or shape[1:] != (1,)):
         raise ShapeError(
             who,
-            expected=f"targets of shape {tuple(torch.as_tensor(means).shape[1:])}",
+            expected=f"targets of shape {tuple(shape)}",
             got=str(tuple(torch.as_tensor(y).shape)),
             hint="Samples come first: means are (S, N) or (S, N, D), y is (N,) or (N, D).",
         )
     _require_finite(who, "targets", target)
-    return Mixture(mean, noise, target)
+    return Mixture(mean, noise, target.reshape(mean.shape[1:]))
 
 
 def as_components(
@@ -194,7 +194,7 @@ def as_components(
         DataError: If there are no examples, or values are not finite or variances negative.
     """
     mean = torch.as_tensor(means).detach().to("cpu", torch.float64)
-    if mean.ndim not in (2, 3) or len(mean) == 0:
+    if mean.ndim < 2 or len(mean) == 0:
         raise ShapeError(
             who,
             expected="samples of shape (S, N) or (S, N, outputs)",
@@ -223,9 +223,8 @@ def as_components(
                 got=f"{float(noise.min()):g}",
                 hint="Are these log-variances?",
             )
-    if mean.ndim == 2:
-        return mean.unsqueeze(-1), None if noise is None else noise.unsqueeze(-1)
-    return mean, noise
+    shape = (*mean.shape[:2], -1)
+    return mean.reshape(shape), None if noise is None else noise.reshape(shape)
 
 
 def require_bins(who: str, num_bins: int) -> None:

@@ -92,7 +92,8 @@ def uncertainty_scores(
     :math:`f_{nsc}`, where there are any: ``energy``,
     :math:`-\frac1S \sum_s \log \sum_c e^{f_{nsc}}`, and ``logit_norm``, minus the norm of the
     expected logits, :math:`-\lVert \frac1S \sum_s f_{ns} \rVert_2`. These two change if a constant
-    is added to an example's logits, which the probabilities do not notice.
+    is added to an example's logits, which the probabilities do not notice. Where an example has
+    many labels, such as one a pixel, its score is the average over all of them, labelled or not.
 
     Args:
         prediction: What ``predict`` returned, or probabilities: ``(N, C)``, or ``(S, N, C)`` for
@@ -131,7 +132,10 @@ def uncertainty_scores(
         scores["energy"] = prediction.energy
     if prediction.logit_norm is not None:
         scores["logit_norm"] = -prediction.logit_norm
-    return scores
+    return {
+        name: values.flatten(1).mean(1) if values.ndim > 1 else values
+        for name, values in scores.items()
+    }
 
 
 @dataclass(frozen=True)

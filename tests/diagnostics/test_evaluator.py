@@ -1,6 +1,7 @@
 import json
 import pickle
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -182,3 +183,98 @@ def test_figures_are_read_off_the_evaluation_and_nothing_else_is():
     assert result.ece == result.figures.ece and "ece" in dir(result)
     with pytest.raises(AttributeError, match="'Evaluation' object has no attribute 'accuracy'"):
         _ = result.accuracy
+
+
+def dense(likelihood, num_outputs, convolution=nn.Conv2d):
+    unit_dim = {nn.Conv1d: -2, nn.Conv2d: -3}[convolution]
+    dropout = bd.BetaBernoulliDropout(4, unit_dim=unit_dim)
+    network = nn.Sequential(convolution(2, 4, 1), dropout, convolution(4, num_outputs, 1))
+    return bd.BayesianNetwork(network, likelihood, num_data=60)
+
+
+@pytest.mark.parametrize(("shape", "convolution"), [((4, 5), nn.Conv2d), ((7,), nn.Conv1d)])
+def test_every_labelled_position_of_a_dense_output_counts_once(shape, convolution):
+    bnn = dense(bd.Categorical(ignore_index=255), 3, convolution)
+    x, y = torch.randn(6, 2, *shape), torch.randint(0, 3, (6, *shape))
+    y[torch.rand(y.shape) < 0.3] = 255
+    result = bd.evaluate(bnn, (x, y), num_samples=5, seed=0)
+    mean, seen = result.prediction.mean, y != 255
+    wrong = (mean.argmax(1) != y)[seen]
+    assert result.error == pytest.approx(100 * float(wrong.double().mean()))
+    nll = nn.functional.nll_loss(mean.log(), y, ignore_index=255, reduction="sum") / 6
+    assert result.nll == pytest.approx(float(nll))
+    one_hot = nn.functional.one_hot(y.masked_fill(~seen, 0), 3).movedim(-1, 1)
+    squares = (mean - one_hot).square().sum(1)
+    assert result.brier == pytest.approx(float(squares[seen].sum() / 6))
+    rows = mean.movedim(1, -1)[seen]
+    assert result.ece == pytest.approx(expected_calibration_error(rows, y[seen]))
+    assert result.num_examples == 6
+
+
+def test_an_ood_score_of_an_image_is_the_average_over_its_pixels():
+    bnn, x, far = dense(bd.Categorical(), 3), torch.randn(6, 2, 4, 5), 9 * torch.randn(8, 2, 4, 5)
+    y = torch.randint(0, 3, (6, 4, 5))
+    result = bd.evaluate(bnn, (x, y), ood={"far": far}, num_samples=5, seed=0)
+    outside = bd.predict(bnn, far, num_samples=5, seed=0)
+    for score in ("predictive_entropy", "energy"):
+        inner, outer = (getattr(p, score).mean((1, 2)) for p in (result.prediction, outside))
+        expected = ood_metrics(inner, outer)
+        assert result.ood["far"][score.removeprefix("predictive_")] == expected
+    assert set(result.ood["far"]) == {
+        "energy",
+        "entropy",
+        "logit_norm",
+        "max_probability",
+        "mutual_information",
+    }
+
+
+def test_dense_regression_has_all_figures():
+    bnn, x = dense(bd.Gaussian(0.5), 2), torch.randn(6, 2, 4, 5)
+    y = torch.randn(6, 2, 4, 5)
+    result = bd.evaluate(bnn, (x, y), num_samples=5, keep_samples=True)
+    prediction = result.prediction
+    assert result.rmse == pytest.approx(float((prediction.mean - y).square().mean().sqrt()))
+    means, noise = (v.reshape(5, -1) for v in (prediction.samples, prediction.sample_variances))
+    assert result.crps == pytest.approx(regression_calibration(means, y.flatten(), noise).crps)
+    assert result.figures.calibration.num_targets == y.numel()
+
+
+class Laplace(bd.Likelihood):
+    """A likelihood from outside, with or without a distribution function."""
+
+    is_classifier = False
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = known
+
+    def distribution(self, output, batch_ndim=1):
+        return dist.Laplace(output, 1.0).to_event(output.ndim - batch_ndim)
+
+    def target(self, output, y):
+        return y.reshape(output.shape)
+
+    def moments(self, output):
+        return output, torch.full_like(output, 2.0)
+
+    def cdf(self, output, target):
+        return dist.Laplace(output, 1.0).cdf(target) if self.known else None
+
+
+def test_coverage_of_a_likelihood_from_outside_is_that_of_its_own_distribution_function():
+    bnn, x, y = bayesian(Laplace(known=True), 1), torch.randn(80, 4), torch.randn(80)
+    result = bd.evaluate(bnn, (x, y), num_samples=6, keep_samples=True, seed=0)
+    samples = result.prediction.samples
+    pit = dist.Laplace(samples, 1.0).cdf(y[:, None]).mean(0)
+    for level, share in result.coverage.items():
+        assert share == pytest.approx(float(((pit - 0.5).abs() <= level / 2).double().mean()))
+    # Its samples are no mixture of normals.
+    assert result.crps is None and result.width is None
+
+
+def test_without_a_distribution_function_there_is_no_coverage():
+    bnn, x, y = bayesian(Laplace(known=False), 1), torch.randn(20, 4), torch.randn(20)
+    result = bd.evaluate(bnn, (x, y), num_samples=6, keep_samples=True)
+    assert result.prediction.pit is None and result.coverage is None
+    assert sorted(result.to_dict()) == ["nll", "num_samples", "ood", "rmse"]

@@ -296,3 +296,14 @@ def test_unknown_curves_are_refused():
         curves.curve("acuracy")
     with pytest.raises(ConfigError, match="unknown corruption of these curves 'contrast'"):
         curves.curve("nll", "contrast")
+
+
+def test_dense_labels_are_measured_like_those_of_evaluate():
+    network = torch.nn.Sequential(bd.MonteCarloDropout(1, unit_dim=-3), torch.nn.Conv2d(1, 3, 1))
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=10)
+    x, y = torch.rand(4, 1, 8, 8), torch.randint(0, 3, (4, 8, 8))
+    y[0] = -100
+    row = measure_shift(bnn, (x, y), kinds=["contrast"], severities=[1], num_samples=3).rows[0]
+    result = bd.evaluate(bnn, (x, y), num_samples=3, seed=0)
+    assert (row.nll, row.ece) == (result.nll, result.ece)
+    assert row.accuracy == 100 - result.error
