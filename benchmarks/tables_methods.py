@@ -103,7 +103,7 @@ def methods(suite: str, data: str) -> str:
         cells.append([TITLES[key], *_about(key, settings, entries), *shown, *costs])
     header = [f"{NETWORKS[suite]} on {DATA[data]}", "seeds", "epochs", "KL", "error %", "NLL"]
     header += ["ECE", "AURC x 1000", f"AUROC {DATA[result['ood']]}", "kept", "FLOPs", "kB"]
-    return table([*header, "minutes"], cells)
+    return table([*header, "wall minutes"], cells)
 
 
 def beside(suite: str, data: str) -> str:
