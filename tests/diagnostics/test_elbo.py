@@ -287,3 +287,9 @@ def test_bad_requests_are_refused(change, error, message):
     request = {"bnn": bayesian(), "x": x, "y": y, **change}
     with pytest.raises(error, match=f"check_elbo: expected .*{message}|check_elbo: {message}"):
         check_elbo(**request)
+
+
+def test_an_auto_encoder_is_refused_and_told_why():
+    vae = bd.networks.vae(20, input_shape=4, latent_size=2)
+    with pytest.raises(ConfigError, match="got a VariationalAutoencoder.*example's own latents"):
+        bd.check_elbo(vae, torch.zeros(8, 4), torch.zeros(8, 4))
