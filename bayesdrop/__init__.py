@@ -37,6 +37,7 @@ from bayesdrop.diagnostics import (
     Evaluation,
     ShiftCurves,
     check_elbo,
+    class_averaged_masks,
     evaluate,
     log_likelihood_bound,
     measure_shift,
@@ -92,7 +93,6 @@ from bayesdrop.nn import (
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.compare import Comparison, compare_predictions
-from bayesdrop.reporting.mask_plots import class_averaged_masks
 
 __version__ = "0.1.0"
 

@@ -12,14 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bayesdrop.diagnostics import class_averaged_masks
 from bayesdrop.recipes import load_run
 from bayesdrop.reporting import plots
-from bayesdrop.reporting.mask_plots import (
-    class_averaged_masks,
-    class_correlation_maps,
-    class_mask_images,
-    stick_curves,
-)
 
 
 def main() -> None:
@@ -37,14 +32,14 @@ def main() -> None:
         keep = {path: layer.keep_prob() for path, layer in layers}
         threshold = layers[0][1].threshold
         drawn = {
-            "class_masks.png": class_mask_images(first, run.image_shape),
-            "class_correlations.png": class_correlation_maps(masks),
-            "keep_probabilities.png": plots.keep_probability_curves(keep, threshold=threshold),
+            "class_masks.png": plots.plot_class_masks(first, run.image_shape),
+            "class_correlations.png": plots.plot_class_correlations(masks),
+            "keep_probabilities.png": plots.plot_keep_probabilities(keep, threshold=threshold),
         }
         for name, figure in drawn.items():
             plots.save_figure(figure, args.out / name)
     if args.ibp is not None:
-        plots.save_figure(stick_curves(load_run(args.ibp).bnn), args.out / "sticks.png")
+        plots.save_figure(plots.plot_sticks(load_run(args.ibp).bnn), args.out / "sticks.png")
 
 
 if __name__ == "__main__":

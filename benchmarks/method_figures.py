@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from tables_methods import TITLES
 
 from bayesdrop.reporting.plots import save_figure
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 ROOT = Path(__file__).parent
 FILES = {

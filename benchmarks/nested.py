@@ -65,8 +65,7 @@ from bayesdrop.recipes import get_recipe
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import build_network
-from bayesdrop.reporting.plots import save_figure
-from bayesdrop.reporting.width_plots import width_figure
+from bayesdrop.reporting.plots import plot_widths, save_figure
 
 SINGLE = {
     "nested-uniform": "-nested-uniform",
@@ -339,7 +338,7 @@ def main() -> None:
     for method, sweep in sweeps.items():
         sys.stdout.write(f"\n{method}: area {result['methods'][method]['area'][0]:.3f}\n{sweep}\n")
     if args.figure is not None:
-        save_figure(width_figure(sweeps), args.figure)
+        save_figure(plot_widths(sweeps), args.figure)
 
 
 def settings_of(

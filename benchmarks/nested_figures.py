@@ -17,7 +17,7 @@ from rows import DATA, NETWORKS
 from tables_nested import TITLES, VAE_TITLES, results
 
 from bayesdrop.reporting.plots import save_figure
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 ROOT = Path(__file__).parent
 FIGURES = {"error": "error %", "nll": "NLL", "ece": "ECE", "auroc": "OOD AUROC"}

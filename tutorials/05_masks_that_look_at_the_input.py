@@ -94,9 +94,9 @@ before.speedup, after.speedup, after.speedup_needed
 # The average mask of each class: `(10, K)` for every layer. The input layer's are pictures. With
 # matplotlib installed, these are the figures:
 #
-#     from bayesdrop.reporting import mask_plots
-#     mask_plots.class_mask_images(masks[first], (1, 8, 8))
-#     mask_plots.class_correlation_maps(masks)
+#     from bayesdrop.reporting import plots
+#     plots.plot_class_masks(masks[first], (1, 8, 8))
+#     plots.plot_class_correlations(masks)
 
 # %%
 masks = bd.class_averaged_masks(bnn, (x_test, y_test))

@@ -1,5 +1,6 @@
 """What is asked of a network: its objective, its guide, its figures on data, its posterior."""
 
+from bayesdrop.diagnostics.class_masks import class_averaged_masks, class_correlations
 from bayesdrop.diagnostics.elbo import CheckRow, ELBOCheck, check_elbo
 from bayesdrop.diagnostics.evaluator import Evaluation, evaluate
 from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
@@ -16,6 +17,8 @@ __all__ = [
     "ShiftCurves",
     "ShiftRow",
     "check_elbo",
+    "class_averaged_masks",
+    "class_correlations",
     "evaluate",
     "guide_diagnostic",
     "log_likelihood_bound",

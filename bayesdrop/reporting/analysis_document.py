@@ -13,12 +13,16 @@ from bayesdrop.reporting.analysis import (
 )
 from bayesdrop.reporting.document import Block, Picture, Table
 from bayesdrop.reporting.estimates import estimate_text, metric_title
-from bayesdrop.reporting.ood_plots import roc_curves, score_histograms
-from bayesdrop.reporting.selective_plots import risk_coverage_figure
+from bayesdrop.reporting.plots import (
+    plot_frontier,
+    plot_risk_coverage,
+    plot_roc,
+    plot_scores,
+    plot_shift,
+    plot_size,
+    plot_uncertain_images,
+)
 from bayesdrop.reporting.shift_analysis import SHIFT_SEED
-from bayesdrop.reporting.shift_plots import shift_figure
-from bayesdrop.reporting.size_plots import frontier_figure, size_figure
-from bayesdrop.reporting.uncertainty_plots import uncertain_images
 
 Blocks = Iterator[tuple[str, Block]]
 
@@ -173,7 +177,9 @@ def _uncertainty(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
             Picture(
                 "uncertain_images.png",
                 "The test images with the highest and with the lowest predictive entropy",
-                lambda: uncertain_images(analysis.images, analysis.predictions, analysis.labels),
+                lambda: plot_uncertain_images(
+                    analysis.images, analysis.predictions, analysis.labels
+                ),
             ),
         )
     table = analysis.classes
@@ -202,7 +208,7 @@ def _ood(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
         Picture(
             "ood_histograms.png",
             f"Scores of known and unknown images by {spoken(methods[analysis.main])}",
-            lambda: score_histograms(inside, dict(others), name=name),
+            lambda: plot_scores(inside, dict(others), name=name),
         ),
     )
     yield (
@@ -210,7 +216,7 @@ def _ood(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
         Picture(
             "ood_roc.png",
             "ROC curves: share of unknown images found against share of known ones flagged",
-            lambda: roc_curves(inside, dict(others), name=name),
+            lambda: plot_roc(inside, dict(others), name=name),
         ),
     )
 
@@ -242,7 +248,7 @@ def _shift(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
         Picture(
             "shift.png",
             "Accuracy, NLL, ECE and predictive entropy as images are corrupted more and more",
-            lambda: shift_figure({methods[m]: curves for m, curves in found.curves.items()}),
+            lambda: plot_shift({methods[m]: curves for m, curves in found.curves.items()}),
         ),
     )
     yield "shift", Table(header, cells, "Means over the corruptions")
@@ -269,7 +275,7 @@ def _selective(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
         Picture(
             "risk_coverage.png",
             "Errors among the images that are answered, against how many are",
-            lambda: risk_coverage_figure(
+            lambda: plot_risk_coverage(
                 {methods[m]: curve for m, curve in analysis.risk_coverage.items()}
             ),
         ),
@@ -320,7 +326,7 @@ def _size(analysis: Analysis) -> Blocks:
             Picture(
                 "size_posterior.png",
                 "Posterior over the active units, parameters and FLOPs of drawn networks",
-                lambda: size_figure(size, level=CREDIBLE_LEVEL),
+                lambda: plot_size(size, level=CREDIBLE_LEVEL),
             ),
         )
         yield (
@@ -342,7 +348,7 @@ def _size(analysis: Analysis) -> Blocks:
             Picture(
                 "frontier.png",
                 "Error, NLL and ECE on validation data against the FLOPs of the compact network",
-                lambda: frontier_figure(frontier, chosen=analysis.chosen),
+                lambda: plot_frontier(frontier, chosen=analysis.chosen),
             ),
         )
         cells = [

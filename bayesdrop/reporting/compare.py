@@ -14,9 +14,9 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.metrics import Bootstrap, Estimate, bootstrap_metrics
 from bayesdrop.metrics.checks import Array
 from bayesdrop.record import Record, plain
-from bayesdrop.reporting.compare_plots import comparison_figure
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
 from bayesdrop.reporting.estimates import estimate_text, figure_text, metric_title
+from bayesdrop.reporting.plots import plot_comparison
 from bayesdrop.reporting.publish import publish
 
 _DETAILS = {
@@ -127,7 +127,7 @@ class Comparison(Record):
             Picture(
                 "compare.png",
                 f"Each figure with its {level} interval, and single seeds as dots",
-                lambda: comparison_figure(self),
+                lambda: plot_comparison(self),
             )
         )
         sections = [Section("Figures and their uncertainty", parts)]

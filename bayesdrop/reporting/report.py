@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bayesdrop.diagnostics.class_masks import class_averaged_masks
 from bayesdrop.inference.predict import predict
 from bayesdrop.metrics import (
     ClassifierFigures,
@@ -27,7 +28,6 @@ from bayesdrop.reporting.costs import (
     per_input_figures,
 )
 from bayesdrop.reporting.document import Document
-from bayesdrop.reporting.mask_plots import class_averaged_masks
 from bayesdrop.reporting.model_card import describe_network, versions
 from bayesdrop.reporting.publish import publish
 from bayesdrop.reporting.report_document import METHODS, report_document

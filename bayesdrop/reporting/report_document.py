@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
-from bayesdrop.reporting import mask_plots, plots
+from bayesdrop.reporting import plots
 from bayesdrop.reporting.analysis_document import analysis_blocks
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
 from bayesdrop.reporting.tables import table_cells
@@ -89,7 +89,7 @@ def _blocks(report: Report) -> Iterator[tuple[str, Block]]:
         Picture(
             "reliability.png",
             "Reliability: accuracy against confidence, and how many images have which confidence",
-            lambda: plots.reliability_diagram(curves, report.labels),
+            lambda: plots.plot_reliability(curves, report.labels),
         ),
     )
     if values["ood"]:
@@ -105,7 +105,7 @@ def _blocks(report: Report) -> Iterator[tuple[str, Block]]:
         Picture(
             "history.png",
             "Training: loss, validation error and units kept over the epochs",
-            lambda: plots.training_history(report.history),
+            lambda: plots.plot_history(report.history),
         ),
     )
 
@@ -151,12 +151,15 @@ def _ood(report: Report) -> Iterator[tuple[str, Block]]:
     header = ["data", "method", "score", *_OOD_METRICS.values()]
     yield "ood", Table(header, lines, "How well each score tells unknown images from known ones")
     (name, inside), *others = report.scores.items()
+    score = "entropy"
     yield (
         "ood",
         Picture(
             "ood_scores.png",
             "Predictive entropy of known and unknown images",
-            lambda: plots.ood_histogram(inside, dict(others), name=name),
+            lambda: plots.plot_scores(
+                {score: inside}, {key: {score: value} for key, value in others}, name=name
+            ),
         ),
     )
 
@@ -202,14 +205,14 @@ def _size(report: Report) -> Iterator[tuple[str, Block]]:
         Picture(
             "keep_probabilities.png",
             "Keep probabilities of each layer's units, from the largest to the smallest",
-            lambda: plots.keep_probability_curves(
+            lambda: plots.plot_keep_probabilities(
                 report.keep_probs, threshold=layers[0].threshold
             ),
         ),
     )
     if any(isinstance(layer, StickBreakingDropout) for layer in layers):
         title = "Learned sticks, and the keep probabilities that are made of them"
-        yield "size", Picture("sticks.png", title, lambda: mask_plots.stick_curves(report.bnn))
+        yield "size", Picture("sticks.png", title, lambda: plots.plot_sticks(report.bnn))
     first = next(iter(report.keep_probs.values()))
     if len(first) == torch.Size(report.image_shape).numel():
         yield (
@@ -217,7 +220,7 @@ def _size(report: Report) -> Iterator[tuple[str, Block]]:
             Picture(
                 "input_keep_probabilities.png",
                 "Keep probability of each input pixel",
-                lambda: plots.input_keep_image(first, report.image_shape),
+                lambda: plots.plot_input_keep_probabilities(first, report.image_shape),
             ),
         )
 
@@ -247,7 +250,7 @@ def _class_masks(report: Report) -> Iterator[tuple[str, Block]]:
             Picture(
                 "class_masks.png",
                 "Mean mask of each input pixel, averaged over the images of each class",
-                lambda: mask_plots.class_mask_images(first, report.image_shape),
+                lambda: plots.plot_class_masks(first, report.image_shape),
             ),
         )
     yield (
@@ -255,6 +258,6 @@ def _class_masks(report: Report) -> Iterator[tuple[str, Block]]:
         Picture(
             "class_correlations.png",
             "Correlation between the classes' average masks, layer by layer",
-            lambda: mask_plots.class_correlation_maps(masks),
+            lambda: plots.plot_class_correlations(masks),
         ),
     )

@@ -8,7 +8,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.compression.width import WidthRow, WidthSweep
 from bayesdrop.errors import ConfigError
-from bayesdrop.reporting.width_plots import width_figure
+from bayesdrop.reporting.plots import plot_widths
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 KEYS = ["nested", "variational-nested"]
@@ -149,7 +149,7 @@ def test_sweep_has_a_row_for_each_width(sweep):
         assert row.latency_ms > 0 and row.nll > 0 and 0 <= row.auroc["far"] <= 1
     assert json.loads(json.dumps(sweep.to_dict()))["area"] == pytest.approx(sweep.area)
     assert str(sweep).count("\n") == 1 + len(WIDTHS)
-    assert len(width_figure({"a": sweep, "b": sweep}, chosen=0.5).axes) == 4
+    assert len(plot_widths({"a": sweep, "b": sweep}, chosen=0.5).axes) == 4
 
 
 def rows(*values):

@@ -12,7 +12,8 @@ from bayesdrop.errors import ConfigError, DataError, ShapeError
 pytest.importorskip("matplotlib")
 import matplotlib
 
-from bayesdrop.reporting import mask_plots, plots
+from bayesdrop.diagnostics import class_averaged_masks, class_correlations
+from bayesdrop.reporting import plots
 
 
 def network():
@@ -29,7 +30,7 @@ def labelled():
 
 
 def masks():
-    return mask_plots.class_averaged_masks(network(), labelled())
+    return class_averaged_masks(network(), labelled())
 
 
 def sticks():
@@ -40,9 +41,9 @@ def sticks():
 
 
 FIGURES = {
-    "images": lambda: mask_plots.class_mask_images(masks()["1"], (1, 2, 2)),
-    "correlations": lambda: mask_plots.class_correlation_maps(masks(), class_names=["a", "long"]),
-    "sticks": lambda: mask_plots.stick_curves(sticks()),
+    "images": lambda: plots.plot_class_masks(masks()["1"], (1, 2, 2)),
+    "correlations": lambda: plots.plot_class_correlations(masks(), class_names=["a", "long"]),
+    "sticks": lambda: plots.plot_sticks(sticks()),
 }
 
 
@@ -64,7 +65,7 @@ def test_masks_are_averaged_by_class_in_any_batches(batch_size):
     net, (x, y) = network(), labelled()
     net[1].train()
     loader = DataLoader(TensorDataset(x, y), batch_size=batch_size)
-    got = mask_plots.class_averaged_masks(bd.BayesianNetwork(net, bd.Categorical(), 5), loader)
+    got = class_averaged_masks(bd.BayesianNetwork(net, bd.Categorical(), 5), loader)
     assert list(got) == ["1", "4"] and net[1].training
     net.eval()
     each = net[1].mean_mask(x.flatten(1)).detach()
@@ -83,19 +84,19 @@ def test_correlations_are_those_of_numpy_over_open_units():
     values = torch.rand(4, 9)
     values[:, 5:] = 0.0
     expected = torch.from_numpy(np.corrcoef(values[:, :5].numpy()))
-    got = mask_plots.class_correlations(values)
+    got = class_correlations(values)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
 def test_masks_that_are_the_same_for_all_classes_correlate_fully():
-    got = mask_plots.class_correlations(torch.rand(6).expand(3, 6))
+    got = class_correlations(torch.rand(6).expand(3, 6))
     torch.testing.assert_close(got, torch.ones(3, 3), rtol=0, atol=1e-12)
-    assert bool(mask_plots.class_correlations(torch.full((3, 6), 0.3)).isnan().all())
+    assert bool(class_correlations(torch.full((3, 6), 0.3)).isnan().all())
 
 
 def test_sticks_are_drawn_in_their_order():
     net = sticks()
-    top, bottom = mask_plots.stick_curves(net).axes
+    top, bottom = plots.plot_sticks(net).axes
     first = torch.as_tensor(top.lines[0].get_ydata())
     torch.testing.assert_close(first, net[0].posterior()["v"].mean.detach(), rtol=0, atol=1e-12)
     for layer, curve in zip((net[0], net[2]), bottom.lines[::2], strict=True):
@@ -112,7 +113,7 @@ def test_sticks_are_drawn_in_their_order():
 def test_shared_sticks_are_drawn_once():
     shared = bd.IndianBuffetSticks(5)
     net = nn.ModuleList(bd.HierarchicalIndianBuffetDropout(size, sticks=shared) for size in (5, 4))
-    top, bottom = mask_plots.stick_curves(net).axes
+    top, bottom = plots.plot_sticks(net).axes
     assert len(top.lines) == 1 and len(bottom.lines) == 4
 
 
@@ -120,18 +121,18 @@ def test_bad_input_is_refused():
     x, y = labelled()
     net = network()
     with pytest.raises(DataError, match="one label of at least 0 for each example, got none"):
-        mask_plots.class_averaged_masks(net, x)
+        class_averaged_masks(net, x)
     with pytest.raises(DataError, match=r"got torch.float64 of shape \(5,\)"):
-        mask_plots.class_averaged_masks(net, (x, y.double()))
+        class_averaged_masks(net, (x, y.double()))
     with pytest.raises(DataError, match="at least one example of each class, got none of \\[1\\]"):
-        mask_plots.class_averaged_masks(net, (x, 2 * y))
+        class_averaged_masks(net, (x, 2 * y))
     with pytest.raises(DataError, match="got an empty data set"):
-        mask_plots.class_averaged_masks(net, (x[:0], y[:0]))
+        class_averaged_masks(net, (x[:0], y[:0]))
     with pytest.raises(ShapeError, match=r"masks \(C, 4\).*got masks of shape \(2, 3\)"):
-        mask_plots.class_mask_images(masks()["4"], (1, 2, 2))
+        plots.plot_class_masks(masks()["4"], (1, 2, 2))
     with pytest.raises(ConfigError, match="expected 2 names, one for each class, got 1"):
-        mask_plots.class_mask_images(masks()["1"], (1, 2, 2), class_names=["a"])
+        plots.plot_class_masks(masks()["1"], (1, 2, 2), class_names=["a"])
     with pytest.raises(ConfigError, match="expected at least one layer, got none"):
-        mask_plots.class_correlation_maps({})
+        plots.plot_class_correlations({})
     with pytest.raises(ConfigError, match="with Indian buffet dropout layers, got a Sequential"):
-        mask_plots.stick_curves(net)
+        plots.plot_sticks(net)

@@ -10,9 +10,7 @@ pytest.importorskip("matplotlib")
 import matplotlib
 
 from bayesdrop.reporting import plots
-from bayesdrop.reporting.calibration_plots import coverage_figure
-from bayesdrop.reporting.selective_plots import risk_coverage_figure
-from bayesdrop.reporting.uncertainty_plots import uncertain_images
+from bayesdrop.reporting.plots import plot_coverage, plot_risk_coverage, plot_uncertain_images
 
 
 def samples(rows=40):
@@ -28,8 +26,8 @@ def curve():
 
 
 FIGURES = {
-    "coverage": lambda: coverage_figure({"a": result(), "b": result()}),
-    "selective": lambda: risk_coverage_figure({"a": curve(), "b": curve()}, target_risk=0.1),
+    "coverage": lambda: plot_coverage({"a": result(), "b": result()}),
+    "selective": lambda: plot_risk_coverage({"a": curve(), "b": curve()}, target_risk=0.1),
 }
 
 
@@ -48,23 +46,23 @@ def test_drawing_leaves_no_global_state():
     loaded = "matplotlib.pyplot" in sys.modules
     for draw in FIGURES.values():
         draw()
-    uncertain_images(torch.rand(40, 5, 5), samples())
+    plot_uncertain_images(torch.rand(40, 5, 5), samples())
     assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == loaded
 
 
 def test_the_lines_are_the_results():
     values = result()
-    line = coverage_figure({"a": values}).axes[0].lines[1]
+    line = plot_coverage({"a": values}).axes[0].lines[1]
     assert line.get_ydata().tolist() == values.coverage.tolist()
     values = curve()
-    line = risk_coverage_figure({"a": values}).axes[0].lines[0]
+    line = plot_risk_coverage({"a": values}).axes[0].lines[0]
     assert line.get_ydata().tolist() == (100 * values.risk).tolist()
 
 
 def test_reliability_bands_surround_the_accuracy():
     p = torch.tensor([[0.75, 0.25]]).repeat(80, 1)
-    figure = plots.reliability_diagram({"a": p}, torch.tensor([0] * 60 + [1] * 20))
+    figure = plots.plot_reliability({"a": p}, torch.tensor([0] * 60 + [1] * 20))
     (band,) = figure.axes[0].collections
     ends = band.get_paths()[0].vertices[:, 1]
     assert ends.min() < 0.75 < ends.max() and 0.1 < ends.max() - ends.min() < 0.3
@@ -75,7 +73,7 @@ def test_the_grid_shows_the_most_and_the_least_uncertain(shape, tmp_path):
     values = samples()
     entropy = torch.special.entr(values.mean(0)).sum(-1)
     images = torch.arange(40.0).reshape(-1, *[1] * len(shape)) + torch.rand(40, *shape)
-    figure = uncertain_images(images, values, torch.arange(40) % 3, rows=1, columns=6)
+    figure = plot_uncertain_images(images, values, torch.arange(40) % 3, rows=1, columns=6)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[0].endswith(f"{float(entropy.max()):.2f}")
     assert titles[6].endswith(f"{float(entropy.min()):.2f}")
@@ -86,14 +84,14 @@ def test_the_grid_shows_the_most_and_the_least_uncertain(shape, tmp_path):
 
 
 def test_fewer_images_than_places_leave_gaps():
-    figure = uncertain_images(torch.rand(3, 5, 5), samples(3)[0])
+    figure = plot_uncertain_images(torch.rand(3, 5, 5), samples(3)[0])
     assert sum(bool(axes.images) for axes in figure.axes) == 6
 
 
 def test_bad_images_are_refused():
     with pytest.raises(ShapeError, match=r"images of shape \(N, H, W\).*got \(40, 25\). Flat"):
-        uncertain_images(torch.rand(40, 25), samples())
+        plot_uncertain_images(torch.rand(40, 25), samples())
     with pytest.raises(ShapeError, match="expected 30 predictions, one for each image, got 40"):
-        uncertain_images(torch.rand(30, 5, 5), samples())
+        plot_uncertain_images(torch.rand(30, 5, 5), samples())
     with pytest.raises(ConfigError, match="expected rows and columns of at least 1, got 0 and 8"):
-        uncertain_images(torch.rand(40, 5, 5), samples(), rows=0)
+        plot_uncertain_images(torch.rand(40, 5, 5), samples(), rows=0)

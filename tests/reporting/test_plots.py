@@ -17,13 +17,15 @@ def history():
 
 
 FIGURES = {
-    "reliability": lambda: plots.reliability_diagram(
+    "reliability": lambda: plots.plot_reliability(
         {"a": torch.eye(3).repeat(4, 1), "b": torch.full((12, 3), 1 / 3)}, torch.arange(12) % 3
     ),
-    "keep_prob": lambda: plots.keep_probability_curves({"fc1": torch.tensor([0.9, 0.0, 1e-4])}),
-    "input": lambda: plots.input_keep_image(torch.linspace(0, 1, 48), (3, 4, 4)),
-    "history": lambda: plots.training_history(history()),
-    "ood": lambda: plots.ood_histogram(torch.zeros(4), {"other": torch.ones(3)}),
+    "keep_prob": lambda: plots.plot_keep_probabilities({"fc1": torch.tensor([0.9, 0.0, 1e-4])}),
+    "input": lambda: plots.plot_input_keep_probabilities(torch.linspace(0, 1, 48), (3, 4, 4)),
+    "history": lambda: plots.plot_history(history()),
+    "ood": lambda: plots.plot_scores(
+        {"entropy": torch.zeros(4)}, {"other": {"entropy": torch.ones(3)}}
+    ),
 }
 
 
@@ -48,7 +50,7 @@ def test_drawing_leaves_no_global_state(name):
 
 def test_the_reliability_curve_passes_through_accuracy_and_confidence():
     p = torch.tensor([[0.75, 0.25]]).repeat(8, 1)
-    figure = plots.reliability_diagram({"a": p}, torch.tensor([0] * 6 + [1] * 2))
+    figure = plots.plot_reliability({"a": p}, torch.tensor([0] * 6 + [1] * 2))
     _, curve = figure.axes[0].lines
     assert curve.get_xydata().tolist() == [[0.75, 0.75]]
 

@@ -7,7 +7,7 @@ from bayesdrop.errors import ConfigError
 pytest.importorskip("matplotlib")
 import matplotlib
 
-from bayesdrop.reporting import plots, shift_plots
+from bayesdrop.reporting import plots
 
 
 def curves(sharpness, severities=(1, 5)):
@@ -22,7 +22,7 @@ def curves(sharpness, severities=(1, 5)):
 def test_each_metric_has_a_panel_with_a_curve_for_each_model(tmp_path):
     before = dict(matplotlib.rcParams)
     models = {"a": curves(1.0), "b": curves(5.0)}
-    figure = shift_plots.shift_figure(models)
+    figure = plots.plot_shift(models)
     for axes, metric in zip(figure.axes, ("accuracy", "nll", "ece", "entropy"), strict=True):
         assert axes.get_ylabel()
         for line, curve in zip(axes.lines, models.values(), strict=True):
@@ -34,7 +34,7 @@ def test_each_metric_has_a_panel_with_a_curve_for_each_model(tmp_path):
 
 
 def test_curves_that_do_not_go_together_are_refused():
-    with pytest.raises(ConfigError, match="shift_figure: expected curves .* 2 models with 2"):
-        shift_plots.shift_figure({"a": curves(1.0), "b": curves(1.0, severities=(2,))})
+    with pytest.raises(ConfigError, match="plot_shift: expected curves .* 2 models with 2"):
+        plots.plot_shift({"a": curves(1.0), "b": curves(1.0, severities=(2,))})
     with pytest.raises(ConfigError, match="got 0 models"):
-        shift_plots.shift_figure({})
+        plots.plot_shift({})

@@ -7,7 +7,7 @@ import bayesdrop as bd
 pytest.importorskip("matplotlib")
 import matplotlib
 
-from bayesdrop.reporting import plots, size_plots
+from bayesdrop.reporting import plots
 
 
 def bayesian():
@@ -23,7 +23,7 @@ def bayesian():
 def test_sizes_are_drawn_by_layer_and_in_total(tmp_path):
     before = dict(matplotlib.rcParams)
     size = bd.measure_size(bayesian(), num_samples=30, example_input=torch.rand(1, 4))
-    figure = size_plots.size_figure(size)
+    figure = plots.plot_size(size)
     assert len(figure.axes) == 6
     for axes in figure.axes:
         assert axes.get_xlabel()
@@ -42,11 +42,11 @@ def test_the_frontier_has_a_point_for_each_threshold_and_a_star():
     data = torch.rand(30, 4), torch.arange(30) % 3
     frontier = bd.sweep_thresholds(bayesian(), data, [0.0, 0.3, 0.6])
     chosen = bd.choose_threshold(frontier, max_flops=frontier.flops_total)
-    figure = size_plots.frontier_figure(frontier, chosen=chosen)
+    figure = plots.plot_frontier(frontier, chosen=chosen)
     for axes, key in zip(figure.axes, ("error", "nll", "ece"), strict=True):
         line, star = axes.lines
         assert sorted(line.get_ydata()) == sorted(getattr(row, key) for row in frontier.rows)
         (row,) = [row for row in frontier.rows if row.threshold == chosen]
         assert star.get_ydata().tolist() == [getattr(row, key)]
         assert axes.get_ylabel()
-    assert len(size_plots.frontier_figure(frontier).axes[0].lines) == 1
+    assert len(plots.plot_frontier(frontier).axes[0].lines) == 1

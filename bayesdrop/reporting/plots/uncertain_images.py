@@ -16,14 +16,14 @@ from bayesdrop.metrics.uncertainty import (
     least_uncertain,
     most_uncertain,
 )
-from bayesdrop.reporting.style import styled
+from bayesdrop.reporting.plots.style import styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @styled
-def uncertain_images(
+def plot_uncertain_images(
     images: Array,
     predictions: Array,
     labels: Array | None = None,
@@ -55,7 +55,7 @@ def uncertain_images(
     entropy = entropy_parts(raw if raw.ndim == 3 else raw[None]).predictive_entropy
     if len(entropy) != len(pictures):
         raise ShapeError(
-            "uncertain_images",
+            "plot_uncertain_images",
             expected=f"{len(pictures)} predictions, one for each image",
             got=str(len(entropy)),
             hint="Do both come from the same data?",
@@ -87,7 +87,7 @@ def _pictures(images: Array, rows: int, columns: int) -> Tensor:
     """Return images ``(N, H, W)`` or ``(N, H, W, 3)`` in [0, 1]."""
     if rows < 1 or columns < 1:
         raise ConfigError(
-            "uncertain_images",
+            "plot_uncertain_images",
             expected="rows and columns of at least 1",
             got=f"{rows} and {columns}",
             hint="The defaults are 2 and 8.",
@@ -99,7 +99,7 @@ def _pictures(images: Array, rows: int, columns: int) -> Tensor:
         values = values.permute(0, 2, 3, 1)
     elif values.ndim != 3:
         raise ShapeError(
-            "uncertain_images",
+            "plot_uncertain_images",
             expected="images of shape (N, H, W), (N, 1, H, W) or (N, 3, H, W)",
             got=str(tuple(values.shape)),
             hint="Flat inputs? Use x.reshape(-1, 28, 28).",

@@ -11,7 +11,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.metrics import ood_metrics, uncertainty_scores
 from bayesdrop.metrics.checks import Array, as_scores
 from bayesdrop.metrics.prediction import Prediction
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ Scores = Mapping[str, Array] | Prediction
 
 
 @styled
-def score_histograms(
+def plot_scores(
     inside: Scores, outside: Mapping[str, Scores], *, name: str = "test set"
 ) -> Figure:
     """Draw the distribution of every score on the test set and on each OOD set, a panel a score.
@@ -47,7 +47,7 @@ def score_histograms(
     """
     from matplotlib.figure import Figure
 
-    groups = _groups("score_histograms", inside, outside, name)
+    groups = _groups("plot_scores", inside, outside, name)
     scores = list(groups[name])
     figure = Figure(figsize=(4.2 * len(scores), 3.6), layout="constrained")
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
@@ -67,7 +67,7 @@ def score_histograms(
 
 
 @styled
-def roc_curves(inside: Scores, outside: Mapping[str, Scores], *, name: str = "test set") -> Figure:
+def plot_roc(inside: Scores, outside: Mapping[str, Scores], *, name: str = "test set") -> Figure:
     """Draw the share of OOD examples found against that of known ones flagged, a panel a score.
 
     Args:
@@ -82,7 +82,7 @@ def roc_curves(inside: Scores, outside: Mapping[str, Scores], *, name: str = "te
     from matplotlib.figure import Figure
     from sklearn.metrics import roc_curve
 
-    groups = _groups("roc_curves", inside, outside, name)
+    groups = _groups("plot_roc", inside, outside, name)
     own = groups.pop(name)
     figure = Figure(figsize=(4.2 * len(own), 4.0), layout="constrained")
     axes = figure.subplots(1, len(own), squeeze=False)[0]

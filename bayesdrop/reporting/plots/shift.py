@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bayesdrop.diagnostics.shift import METRICS, ShiftCurves
 from bayesdrop.errors import ConfigError
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ _TITLES = {
 
 
 @styled
-def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
+def plot_shift(curves: Mapping[str, ShiftCurves]) -> Figure:
     """Draw accuracy, NLL, ECE and entropy against severity: means and quartiles over kinds.
 
     Args:
@@ -36,7 +36,7 @@ def shift_figure(curves: Mapping[str, ShiftCurves]) -> Figure:
     axis_values = {(curve.kinds, curve.severities) for curve in curves.values()}
     if len(axis_values) != 1:
         raise ConfigError(
-            "shift_figure",
+            "plot_shift",
             expected="curves of at least one model, all of the same kinds and severities",
             got=f"{len(curves)} models with {len(axis_values)} choices",
             hint="Call measure_shift with the same kinds=... and severities=...",

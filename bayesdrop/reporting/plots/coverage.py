@@ -9,14 +9,14 @@ import torch
 
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.coverage import RegressionCalibration
-from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
+from bayesdrop.reporting.plots.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @styled
-def coverage_figure(results: Mapping[str, RegressionCalibration]) -> Figure:
+def plot_coverage(results: Mapping[str, RegressionCalibration]) -> Figure:
     """Draw observed against nominal coverage, and below it the histograms of PIT values.
 
     The bands are 95 % confidence intervals of the coverage; the grey band of the histogram holds

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bayesdrop.metrics.selective import RiskCoverage
-from bayesdrop.reporting.style import COLOURS, stacked_axes, styled
+from bayesdrop.reporting.plots.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @styled
-def risk_coverage_figure(
+def plot_risk_coverage(
     curves: Mapping[str, RiskCoverage], *, target_risk: float | None = None
 ) -> Figure:
     """Draw the risk of the examples that are answered against how many are.

@@ -1,10 +1,13 @@
-"""How the package's figures look: colours, fonts, and a decorator that sets them."""
+"""How the package's figures look and are saved; never by pyplot's global state."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from bayesdrop.errors import BayesdropError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,3 +63,23 @@ def stacked_axes(
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(rows, 1, height_ratios=height_ratios, sharex=sharex, squeeze=False)
     return figure, list(axes[:, 0])
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG and return its path.
+
+    Raises:
+        BayesdropError: If the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, format="png")
+    except OSError as error:
+        raise BayesdropError(
+            f"figure {path}",
+            expected="a folder that can be written",
+            got=str(error),
+            hint="Choose another --out.",
+        ) from error
+    return path

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bayesdrop.compression.width import WidthRow, WidthSweep
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @styled
-def width_figure(
+def plot_widths(
     sweeps: WidthSweep | Mapping[str, WidthSweep], *, chosen: float | None = None
 ) -> Figure:
     """Draw accuracy, NLL, ECE and OOD AUROC against the FLOPs of each width.

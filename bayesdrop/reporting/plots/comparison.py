@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayesdrop.reporting.estimates import metric_title
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,7 +16,7 @@ _COLUMNS = 3
 
 
 @styled
-def comparison_figure(comparison: Comparison) -> Figure:
+def plot_comparison(comparison: Comparison) -> Figure:
     """Draw every metric of every row with its interval, and the single seeds as dots.
 
     Args:

@@ -1,4 +1,4 @@
-"""Figures of size: its posterior, and the frontier along the pruning threshold."""
+"""Figure of the posterior over size."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayesdrop.compression.frontier import Frontier
 from bayesdrop.compression.size import SizePosterior
-from bayesdrop.reporting.style import COLOURS, styled
+from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ _TITLES = {"units": "active units", "params": "parameters", "flops": "FLOPs per 
 
 
 @styled
-def size_figure(size: SizePosterior, *, level: float = 0.9) -> Figure:
+def plot_size(size: SizePosterior, *, level: float = 0.9) -> Figure:
     """Draw each layer's size as a share of the full one, and the totals' histograms.
 
     Args:
@@ -58,37 +57,3 @@ def _bins(total: np.ndarray) -> int | list[float]:
     # A bin for each number, where there are few: else some bins hold two and others one.
     low, high = int(total.min()), int(total.max())
     return 30 if high - low > 40 else [edge - 0.5 for edge in range(low, high + 2)]
-
-
-@styled
-def frontier_figure(frontier: Frontier, *, chosen: float | None = None) -> Figure:
-    """Draw error, NLL and ECE against the FLOPs of the compact network.
-
-    Args:
-        frontier: What ``sweep_thresholds`` returned.
-        chosen: A threshold to mark, such as ``choose_threshold``'s.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
-    rows = sorted(frontier.rows, key=lambda row: (row.flops, row.error))
-    share = [100.0 * row.flops / max(1, frontier.flops_total) for row in rows]
-    titles = {"error": "error (%)", "nll": "NLL (nats per example)", "ece": "ECE"}
-    for index, (axis, (key, title)) in enumerate(zip(axes, titles.items(), strict=True)):
-        values = [getattr(row, key) for row in rows]
-        axis.plot(share, values, marker="o", markersize=4, color=COLOURS[index + 1])
-        for row, x, y in zip(rows, share, values, strict=True):
-            if row.threshold == chosen:
-                axis.plot(
-                    [x],
-                    [y],
-                    marker="*",
-                    markersize=14,
-                    color="black",
-                    label=f"threshold {chosen:.3g}",
-                )
-                axis.legend(loc="best")
-        axis.set(xlabel="FLOPs (% of the full network)", ylabel=title)
-    axes[0].set_title("As the pruning threshold moves")
-    return figure
