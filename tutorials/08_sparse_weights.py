@@ -83,12 +83,14 @@ sparse = train(y, "sparse-variational")
 # ## What is left, on disk
 #
 # `bd.compact` builds an ordinary network without the units and pixels that no weight uses, and
-# zeros elsewhere. `bd.save_sparse` writes the weights that are not zero and where they are.
+# zeros elsewhere. `bd.save_plain` with `format="sparse"` writes the weights that are not zero and
+# where they are; `measure_sparsity` says what that saves.
 
 # %%
 small = bd.compact(sparse, x_test[:1])
 with tempfile.TemporaryDirectory() as folder:
-    table = bd.save_sparse(sparse, f"{folder}/digits.pt")
+    bd.save_plain(sparse, f"{folder}/digits.pt", format="sparse")
+table = bd.compression.measure_sparsity(sparse)
 small, table
 
 # %% [markdown]

@@ -10,7 +10,6 @@ from bayesdrop.compression.cost import (
     measure_latency,
     time_in_turns,
 )
-from bayesdrop.compression.export import export_onnx, load_compact, save_compact
 from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.frontier import (
     Frontier,
@@ -19,13 +18,12 @@ from bayesdrop.compression.frontier import (
     sweep_thresholds,
 )
 from bayesdrop.compression.per_input import PerInputCost, measure_per_input
+from bayesdrop.compression.plain import load_plain, save_plain
 from bayesdrop.compression.size import SizeInterval, SizePosterior, measure_size
 from bayesdrop.compression.sparse import (
     SparseTensor,
     SparsityTable,
-    load_sparse,
     measure_sparsity,
-    save_sparse,
 )
 from bayesdrop.compression.width import (
     WidthRow,
@@ -48,25 +46,22 @@ __all__ = [
     "SparsityTable",
     "WidthRow",
     "WidthSweep",
-    "cut_to_width",
     "choose_threshold",
     "choose_width",
     "compact",
-    "measure_compression",
     "count_bytes",
     "count_flops",
     "count_params",
-    "export_onnx",
-    "load_compact",
-    "load_sparse",
+    "cut_to_width",
+    "hold_width",
+    "load_plain",
+    "measure_compression",
     "measure_latency",
-    "time_in_turns",
     "measure_per_input",
-    "sweep_thresholds",
-    "save_compact",
-    "save_sparse",
     "measure_size",
     "measure_sparsity",
+    "save_plain",
+    "sweep_thresholds",
     "sweep_widths",
-    "hold_width",
+    "time_in_turns",
 ]

@@ -92,7 +92,8 @@ def compact(
     within rounding of the threshold can fall on its other side, which changes it by the threshold.
 
     Layers with random weights become plain ones with the mean weights and zeros where these are
-    pruned; units that no other weight uses, or that use none, go. ``save_sparse`` stores the rest.
+    pruned; units that no other weight uses, or that use none, go.
+    ``save_plain(format="sparse")`` stores the rest.
 
     If every unit of a layer is pruned, the layer keeps one unit and the network is constant from
     there on, as the mean-masked one is.

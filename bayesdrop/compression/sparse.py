@@ -74,7 +74,7 @@ class SparsityTable(TableRecord, also=("weights", "weights_total")):
 
     Args:
         tensors: Every entry of the state dict.
-        file_bytes: Size of the file that ``save_sparse`` writes.
+        file_bytes: Size of the file that ``save_plain(format="sparse")`` writes.
         file_bytes_dense: Size of the file that ``torch.save`` makes of the state dict.
     """
 
@@ -144,42 +144,27 @@ def measure_sparsity(network: nn.Module) -> SparsityTable:
     return _pack(_plain("measure_sparsity", network))[1]
 
 
-def save_sparse(network: nn.Module, path: str | os.PathLike[str]) -> SparsityTable:
-    """Save the state dict of the plain network without its zeros, atomically.
-
-    The file holds no architecture: ``load_sparse`` fills a network that is built as the plain one
-    was. For the smaller network that ``compact`` makes, with its architecture, see
-    ``save_compact``.
+def write_sparse(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the state dict of the plain network without its zeros, atomically.
 
     Args:
-        network: As for ``measure_sparsity``. The names are those of the plain network, in which
-            random weights are ordinary ones.
-        path: The file to write.
-
-    Returns:
-        What was written.
-
-    Raises:
-        CompactionError: If the network has Bayesian dropout layers.
-        CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
+        network: As for ``measure_sparsity``.
+        path: The file.
     """
-    payload, table = _pack(_plain("save_sparse", network))
-    checkpoint.write(path, payload)
-    return table
+    checkpoint.write(path, _pack(_plain("save_plain", network))[0])
 
 
-def load_sparse(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Load what ``save_sparse`` wrote into a plain network, with zeros where it has none.
+def read_sparse(path: str | os.PathLike[str], network: nn.Module) -> nn.Module:
+    """Fill a network with what ``write_sparse`` wrote, with zeros where it has none.
 
     Args:
-        network: A network of the architecture that was saved, such as
-            ``bd.networks.lenet_300_100()``; changed in place and returned. Nothing but its state
-            dict is looked at.
-        path: The file; no code from it is run.
+        path: The file.
+        network: A network of the architecture that was saved; changed in place and returned.
+            Nothing but its state dict is looked at.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, foreign or of another architecture;
-            ``network`` is then unchanged.
+        CheckpointError: If the file is damaged, foreign or of another architecture; ``network`` is
+            then unchanged.
     """
     payload = checkpoint.read(path, _KIND)
     try:
@@ -187,8 +172,8 @@ def load_sparse(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         state = {str(entry[0]): _unpacked(data, *entry[1:]) for entry in payload["tensors"]}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise CheckpointError(
-            f"sparse network {path}",
-            expected="the entries that save_sparse writes",
+            f"plain network {os.fspath(path)}",
+            expected="the entries of format 'sparse'",
             got=f"{type(error).__name__}: {error}",
             hint="It is damaged, or was written by another version of bayesdrop.",
         ) from error

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from bayesdrop.compression import save_compact
+from bayesdrop.compression import save_plain
 from bayesdrop.data import load_ood
 from bayesdrop.recipes.outputs import report_run
 from bayesdrop.recipes.recipe import get_recipe
@@ -62,5 +62,5 @@ def run_demo(
     ood = {_UNKNOWN: load_ood(_UNKNOWN, _KNOWN)}
     report = add_baseline(report, "nn.Dropout", runs["dropout"].bnn, test, ood, after=0)
     if report.compact is not None:
-        save_compact(report.compact, out / "compact.pt", test[0][:2])
+        save_plain(report.compact, out / "compact.pt", test[0][:2])
     return report

@@ -11,9 +11,8 @@ from torch import nn
 from bayesdrop.compression import (
     CompressionTable,
     compact,
-    export_onnx,
     measure_compression,
-    save_compact,
+    save_plain,
 )
 from bayesdrop.data import load_ood
 from bayesdrop.recipes.run import Run
@@ -100,7 +99,7 @@ def compact_run(
     generator = torch.Generator().manual_seed(run.seed)
     example = torch.rand(4, *run.image_shape, generator=generator)
     small = compact(run.bnn, example)
-    save_compact(small, out, example)
+    save_plain(small, out, example)
     if onnx is not None:
-        export_onnx(small, onnx, example)
+        save_plain(small, onnx, example, format="onnx")
     return small, measure_compression(run.bnn, small, example)

@@ -38,7 +38,7 @@ def small():
 
 def test_files_run_where_bayesdrop_is_not_installed(small, tmp_path):
     net, x = small
-    bd.save_compact(net, tmp_path / "small.pt2", x)
+    bd.save_plain(net, tmp_path / "small.pt2", x)
     torch.save(net, tmp_path / "small.pickle")
     torch.save(x, tmp_path / "x.pt")
     torch.save(net(x), tmp_path / "expected.pt")
@@ -50,8 +50,8 @@ def test_files_run_where_bayesdrop_is_not_installed(small, tmp_path):
 @pytest.mark.parametrize("example_size", [1, 3])
 def test_saved_network_takes_any_batch_size(small, tmp_path, example_size):
     net, x = small
-    bd.save_compact(net, tmp_path / "small.pt", x[:example_size])
-    again = bd.load_compact(tmp_path / "small.pt")
+    bd.save_plain(net, tmp_path / "small.pt", x[:example_size])
+    again = bd.load_plain(tmp_path / "small.pt")
     for size in (1, 2, 5):
         assert torch.allclose(again(x[:size]), net(x[:size]), rtol=0, atol=1e-6)
 
@@ -61,7 +61,7 @@ def test_onnx_equals_torch_for_any_batch_size(small, tmp_path, example_size):
     onnxruntime = pytest.importorskip("onnxruntime")
     net, x = small
     path = tmp_path / "small.onnx"
-    bd.export_onnx(net, path, x[:example_size])
+    bd.save_plain(net, path, x[:example_size], format="onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for size in (1, 2, 5):
         (got,) = session.run(["output"], {"input": x[:size].numpy()})
@@ -77,7 +77,7 @@ def test_indexed_and_padded_units_export(name, tmp_path):
     net = randomise(bd.convert(build())).float()
     x = torch.randn(2, *shape, dtype=torch.float32)
     compact = bd.compact(net, x)
-    bd.export_onnx(compact, tmp_path / "small.onnx", x)
+    bd.save_plain(compact, tmp_path / "small.onnx", x, format="onnx")
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     (got,) = session.run(None, {"input": x.numpy()})
     assert torch.allclose(torch.from_numpy(got), compact(x), rtol=0, atol=1e-5)
@@ -86,8 +86,8 @@ def test_indexed_and_padded_units_export(name, tmp_path):
 def test_saving_replaces_the_file_and_leaves_nothing_else(small, tmp_path):
     net, x = small
     (tmp_path / "small.pt2").write_bytes(b"old")
-    bd.save_compact(net, tmp_path / "small.pt2", x)
-    bd.load_compact(tmp_path / "small.pt2")
+    bd.save_plain(net, tmp_path / "small.pt2", x)
+    bd.load_plain(tmp_path / "small.pt2")
     assert os.listdir(tmp_path) == ["small.pt2"]
 
 
@@ -95,7 +95,7 @@ def test_saving_keeps_the_mode():
     net = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
     net[1].eval()
     with pytest.raises(bd.errors.CheckpointError, match="An earlier file is unchanged"):
-        bd.save_compact(net, "/proc/none/small.pt2", torch.randn(2, 3))
+        bd.save_plain(net, "/proc/none/small.pt2", torch.randn(2, 3))
     assert [module.training for module in net.modules()] == [True, True, False]
 
 
@@ -108,7 +108,7 @@ def test_failed_save_keeps_the_old_file(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.export, "save", full)
     with pytest.raises(bd.errors.CheckpointError, match="enough space, got .* no space left"):
-        bd.save_compact(net, tmp_path / "small.pt2", x)
+        bd.save_plain(net, tmp_path / "small.pt2", x)
     assert (tmp_path / "small.pt2").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["small.pt2"]
 
@@ -116,9 +116,9 @@ def test_failed_save_keeps_the_old_file(small, tmp_path, monkeypatch):
 def test_masked_network_is_not_exported(tmp_path):
     net = bd.convert(bd.networks.lenet_500_300())
     with pytest.raises(bd.errors.CompactionError, match="fc1_dropout.*Call bd.compact"):
-        bd.save_compact(net, tmp_path / "net.pt2", torch.zeros(1, 784))
+        bd.save_plain(net, tmp_path / "net.pt2", torch.zeros(1, 784))
     with pytest.raises(bd.errors.CompactionError, match="fc1_dropout.*Call bd.compact"):
-        bd.export_onnx(net, tmp_path / "net.onnx", torch.zeros(1, 784))
+        bd.save_plain(net, tmp_path / "net.onnx", torch.zeros(1, 784), format="onnx")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"something else", "truncated"])
@@ -126,15 +126,15 @@ def test_foreign_and_damaged_files_are_refused(small, tmp_path, content):
     net, x = small
     path = tmp_path / "small.pt2"
     if content == "truncated":
-        bd.save_compact(net, path, x)
+        bd.save_plain(net, path, x)
         content = path.read_bytes()[:-1000]
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(bd.errors.CheckpointError, match="written by save_compact"):
-        bd.load_compact(path)
+    with pytest.raises(bd.errors.CheckpointError, match="written by save_plain|cannot be read"):
+        bd.load_plain(path)
 
 
 def test_missing_onnx_names_the_extra(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install bayesdrop\[onnx\]"):
-        bd.export_onnx(small[0], tmp_path / "small.onnx", small[1])
+        bd.save_plain(small[0], tmp_path / "small.onnx", small[1], format="onnx")

@@ -304,14 +304,14 @@ def test_compact_leaves_its_argument_alone():
 def test_files_run_where_bayesdrop_is_not_installed(per_input, tmp_path):
     net, x = EDGES["pooled and flattened"]().eval(), torch.randn(3, 2, 6, 6)
     small, x = bd.compact(net, x, per_input=per_input).float(), x.float()
-    bd.save_compact(small, tmp_path / "small.pt2", x)
+    bd.save_plain(small, tmp_path / "small.pt2", x)
     torch.save(small, tmp_path / "small.pickle")
     torch.save(x, tmp_path / "x.pt")
     torch.save(small(x), tmp_path / "expected.pt")
     command = [sys.executable, "-c", WITHOUT_BAYESDROP, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    again = bd.load_compact(tmp_path / "small.pt2")
+    again = bd.load_plain(tmp_path / "small.pt2")
     for size in (1, 2):
         assert torch.allclose(again(x[:size]), small(x[:size]), rtol=0, atol=1e-6)
 
@@ -321,7 +321,7 @@ def test_onnx_equals_torch_for_any_batch_and_any_mask(per_input, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     small = bd.compact(lenet_by_sign(), positive(9, 2), per_input=per_input).float()
     x = positive(9, 0, 500).float()
-    bd.export_onnx(small, tmp_path / "small.onnx", x)
+    bd.save_plain(small, tmp_path / "small.onnx", x, format="onnx")
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     for rows in (x, x[1:2], x[2:]):
         (got,) = session.run(["output"], {"input": rows.numpy()})
