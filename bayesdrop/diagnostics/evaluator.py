@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
@@ -17,6 +17,7 @@ from bayesdrop.metrics.ood import OODMetrics, compare_ood
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
+from bayesdrop.typing import SharedBy
 
 _KINDS = (ClassifierFigures, RegressionFigures)
 _NAMES = {"coverage", *(item.name for kind in _KINDS for item in fields(kind))}
@@ -67,7 +68,7 @@ def evaluate(
     ood: Mapping[str, Data] | None = None,
     num_samples: int = 64,
     sample: bool = True,
-    shared_by: Literal["batch", "example"] = "batch",
+    shared_by: SharedBy = "batch",
     batch_size: int | None = None,
     memory_limit: int = 2**30,
     keep_samples: bool = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Pass, Program
+from bayesdrop.typing import SharedBy
 
 # More rows at a time gain nothing on a CPU: the activations then leave its caches.
 _MAX_ROWS = 1000
@@ -33,7 +34,7 @@ def predict(
     *,
     num_samples: int = 64,
     sample: bool = True,
-    shared_by: Literal["batch", "example"] = "batch",
+    shared_by: SharedBy = "batch",
     batch_size: int | None = None,
     memory_limit: int = 2**30,
     keep_samples: bool = True,
@@ -85,7 +86,7 @@ def predict(
         # All global latents (and shared masks) come first: chunking cannot change the draw.
         passes: list[Pass] = [bnn.network]
         if sample:
-            passes = bnn.posterior_passes(num_samples, shared=shared_by == "batch")
+            passes = bnn.posterior_passes(num_samples, shared_by=shared_by)
         parts: list[dict[str, Tensor]] = []
         rows, start = batch_size or _MAX_ROWS, 0
         for x_batch, y_batch in batches(data, rows):
@@ -200,8 +201,8 @@ def _check_options(
             got=type(bnn).__name__,
             hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
         )
-    if shared_by not in ("batch", "example"):
-        raise unknown_name("shared_by of predict", shared_by, ("batch", "example"))
+    if shared_by not in get_args(SharedBy):
+        raise unknown_name("shared_by of predict", shared_by, get_args(SharedBy))
     if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError(
             "predict",

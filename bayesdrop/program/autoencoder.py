@@ -16,7 +16,7 @@ from bayesdrop.program.latent_code import LatentCode, MaskPosterior
 from bayesdrop.program.nested_code import NestedCode
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import PyroFunction
-from bayesdrop.typing import Latents, LossTerms
+from bayesdrop.typing import Latents, LossTerms, SharedBy
 
 
 class VariationalAutoencoder(Program):
@@ -132,10 +132,10 @@ class VariationalAutoencoder(Program):
         return True
 
     @override
-    def posterior_passes(self, num_samples: int, *, shared: bool) -> list[Pass]:
+    def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:
         """Return passes that reconstruct, each under one draw of the global rates.
 
-        The latents of an example are drawn in the pass, whatever ``shared`` is: they depend on it.
+        The latents of an example are drawn in the pass, whoever shares masks: they depend on it.
         """
         return [self._posterior_pass() for _ in range(num_samples)]
 

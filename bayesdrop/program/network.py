@@ -19,7 +19,7 @@ from bayesdrop.nn import (
 )
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
-from bayesdrop.typing import Latents, LossTerms
+from bayesdrop.typing import Latents, LossTerms, SharedBy
 
 
 class BayesianNetwork(Program):
@@ -107,13 +107,13 @@ class BayesianNetwork(Program):
         return {layer: layer.draw_latents() for _, layer in layers}
 
     @override
-    def posterior_passes(self, num_samples: int, *, shared: bool) -> list[Pass]:
+    def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:
         if not self.is_random:
             return [self.network]
-        return [self._posterior_pass(shared) for _ in range(num_samples)]
+        return [self._posterior_pass(shared_by) for _ in range(num_samples)]
 
-    def _posterior_pass(self, shared: bool) -> Pass:
-        sample = PosteriorSample(self.draw_latents(), shared=shared)
+    def _posterior_pass(self, shared_by: SharedBy) -> Pass:
+        sample = PosteriorSample(self.draw_latents(), shared=shared_by == "batch")
 
         def run(x: Tensor) -> Tensor:
             with sample:

@@ -21,7 +21,7 @@ from bayesdrop.nn import (
     named_shared,
     named_weight_layers,
 )
-from bayesdrop.typing import LossTerms
+from bayesdrop.typing import LossTerms, SharedBy
 
 Pass: TypeAlias = Callable[[Tensor], Tensor]
 """A function from a batch of inputs to the network's outputs."""
@@ -103,14 +103,15 @@ class Program(nn.Module, ABC):
         """Whether prediction has anything to sample."""
 
     @abstractmethod
-    def posterior_passes(self, num_samples: int, *, shared: bool) -> list[Pass]:
+    def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:
         """Return passes through the network, each under its own draw from the posterior.
 
         What is global is drawn now, so that batches of any size meet the same draw.
 
         Args:
             num_samples: Number of draws; where nothing is random there is one pass.
-            shared: Whether one mask serves all inputs, where it does not depend on them.
+            shared_by: ``"batch"``: one mask serves all inputs, where it does not depend on them.
+                ``"example"``: each has its own.
         """
 
     # -- what follows from it ------------------------------------------------------------------
