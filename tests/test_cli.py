@@ -103,7 +103,7 @@ def test_noise_on_weights_goes_from_training_to_a_report(suffix, tmp_path):
     assert "Monte Carlo" in report.stdout
     values = json.loads((tmp_path / "report" / "report.json").read_text())
     kinds = {name: prior["kind"] for name, prior in values["priors"].items()}
-    layer = "DropconnectLinear" if suffix == "dropconnect" else "GaussianDropconnectLinear"
+    layer = "Dropconnect" if suffix == "dropconnect" else "GaussianDropconnect"
     masks = {"dropout2": "MonteCarloDropout", "dropout3": "MonteCarloDropout"}
     assert kinds == {"fc2": layer, "fc3": layer} | (masks if suffix == "spike-and-slab" else {})
     bnn = load_run(out).bnn

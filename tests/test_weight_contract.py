@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
-from bayesdrop.nn import BayesianWeights, Noise, layers, make, registered
+from bayesdrop.nn import BayesianWeights, Noise, make, registered
 from bayesdrop.testing import assert_mean_close, assert_means_equal
+from bayesdrop.typing import SharedBy
 from tests.test_contract import global_sites, gradients, sites
 
 NUM_DATA, BATCH = 40, 10
@@ -35,12 +36,11 @@ def randomised(key, layer, **options):
 
 
 def network(key, **options):
-    """A convolution, random if the family has one, and a random Linear."""
-    net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(12, 3))
-    for index in (0, 3):
-        if layers[key].takes(net[index]):
-            net[index] = randomised(key, net[index], **options)
-    return net
+    """A convolution and a Linear, both random."""
+    return nn.Sequential(
+        randomised(key, nn.Conv2d(1, 3, 2), **options), nn.Tanh(), nn.Flatten(),
+        randomised(key, nn.Linear(12, 3), **options),
+    )  # fmt: skip
 
 
 def bayesian(key, **options):
@@ -196,9 +196,10 @@ def test_plain_loop_and_svi_step_agree_under_the_same_noise(key, same_noise):
         torch.testing.assert_close(gradients(loss, bnn), expected)
 
 
-@pytest.mark.parametrize("kind", get_args(Noise))
-def test_every_parameter_gets_a_finite_gradient(key, kind):
-    bnn, (x, y) = bayesian(key, noise=kind), batch()
+@pytest.mark.parametrize("noise", get_args(Noise))
+@pytest.mark.parametrize("by", get_args(SharedBy))
+def test_every_parameter_gets_a_finite_gradient(key, noise, by):
+    bnn, (x, y) = bayesian(key, noise=noise, shared_by=by), batch()
     x[0] = 0.0  # no variance at all
     for name, gradient in gradients(bnn.loss(x, y).loss, bnn).items():
         assert bool(gradient.isfinite().all()), name

@@ -30,7 +30,7 @@ SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 # ($\log \alpha = -4.6$) costs almost three nats, pure noise costs nothing.
 
 # %%
-layer = bd.SparseVariationalLinear(1, 4, init_log_variance=0.0)
+layer = bd.nn.SparseVariational(nn.Linear(1, 4), init_log_variance=0.0)
 with torch.no_grad():
     layer.weight[:, 0] = torch.tensor([10.0, 3.0, 1.0, 0.1])
 layer.log_alpha().flatten(), layer.kl_by_unit()

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from bayesdrop.conversion.plan import (
     CONVOLUTIONS,
     DROPOUTS,
-    LINEARS,
     Plan,
     Selection,
     free_name,
     input_of,
     named_layers,
+    plain_of,
 )
 from bayesdrop.errors import ConversionError, unknown_name
 from bayesdrop.networks.tracing import leaf_modules, trace
@@ -124,14 +124,14 @@ def convert(
         overrides=overrides or {},
     )
     plan.check_patterns()
-    kinds = (*(CONVOLUTIONS if conv else ()), *(LINEARS if linear else ()))
+    kinds = (*(CONVOLUTIONS if conv else ()), *((nn.Linear,) if linear else ()))
     for node in list(graph.nodes):
         module = plan.module(node)
-        if not isinstance(module, kinds):
+        if module is None or not isinstance(plain_of(module), kinds):
             continue
         if random_weights:
             plan.randomise(node, module, replace_dropout)
-        elif isinstance(module, CONVOLUTIONS):
+        elif isinstance(plain_of(module), CONVOLUTIONS):
             plan.gate_convolution(node, module, replace_dropout)
         else:
             plan.mask_linear(node, module, replace_dropout, input_dropout)

@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
 from bayesdrop.nn import (
+    LAYER_KINDS,
     BayesianDropout,
     BayesianWeights,
-    ConvWeights,
-    LinearWeights,
+    LayerKind,
     layers,
     make,
     registered,
@@ -30,10 +30,7 @@ from bayesdrop.nn import (
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 """Layers by name pattern (``"features.*"``), several patterns, or ``f(name, module) -> bool``."""
 
-LINEARS = (nn.Linear, LinearWeights)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, ConvWeights)
-LinearLayer: TypeAlias = nn.Linear | LinearWeights
-Convolution: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d | ConvWeights
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _ACTIVATIONS = (
@@ -109,12 +106,9 @@ class Plan:
             )
         return True
 
-    def randomise(
-        self, node: fx.Node, layer: LinearLayer | Convolution, replace_dropout: bool
-    ) -> None:
-        """Give a Linear or convolution random weights, if the family has such a layer."""
-        cls = registered(BayesianWeights)[self.dropout]
-        if not cls.takes(layer) or not self.selected(node, layer):
+    def randomise(self, node: fx.Node, layer: nn.Module, replace_dropout: bool) -> None:
+        """Give a Linear or convolution of torch's own random weights."""
+        if not BayesianWeights.takes(layer) or not self.selected(node, layer):
             return
         name = str(node.target)
         self._check_untied(name, layer)
@@ -152,7 +146,7 @@ class Plan:
         return result
 
     def mask_linear(
-        self, node: fx.Node, linear: LinearLayer, replace_dropout: bool, input_dropout: bool
+        self, node: fx.Node, linear: nn.Module, replace_dropout: bool, input_dropout: bool
     ) -> None:
         """Mask the inputs of a Linear layer."""
         if not self.selected(node, linear):
@@ -166,13 +160,13 @@ class Plan:
             return
         if not input_dropout and self._sees_input(source):
             return
-        units = Units(linear, linear.in_features, -1, 1)
+        units = _inputs(linear)
         with self.graph.inserting_before(node):
             name = str(node.target)
             new = self._insert(f"{name}_dropout", name, source, units, like=_joined(found))
         node.args, node.kwargs = (new,), {}
 
-    def gate_convolution(self, node: fx.Node, conv: Convolution, replace_dropout: bool) -> None:
+    def gate_convolution(self, node: fx.Node, conv: nn.Module, replace_dropout: bool) -> None:
         """Mask the output channels of a convolution, after its BatchNorm and activation."""
         if not self.selected(node, conv):
             return
@@ -194,7 +188,7 @@ class Plan:
             self.graph.erase_node(follower)
             follower = _only_user(end)
         users = list(end.users)
-        units = Units(conv, conv.out_channels, 1 - conv.weight.ndim, 0)
+        units = _outputs(conv)
         with self.graph.inserting_after(end):
             name = str(node.target)
             new = self._insert(f"{name}_dropout", name, end, units, like=_joined(found))
@@ -294,10 +288,8 @@ class Plan:
         while node.op not in ("placeholder", "get_attr"):
             node = input_of(node)
             module = self.module(node)
-            if isinstance(module, LINEARS):
-                return Units(module, module.out_features, -1, 0)
-            if isinstance(module, CONVOLUTIONS):
-                return Units(module, module.out_channels, 1 - module.weight.ndim, 0)
+            if module is not None and isinstance(plain_of(module), (nn.Linear, *CONVOLUTIONS)):
+                return _outputs(module)
             if isinstance(module, BayesianDropout):
                 return Units(module, module.num_units, module.unit_dim)
             if not self._keeps_units(node):
@@ -308,8 +300,8 @@ class Plan:
         follower = _only_user(node)
         while follower is not None:
             module = self.module(follower)
-            if isinstance(module, LINEARS):
-                return Units(module, module.in_features, -1, 1)
+            if module is not None and isinstance(plain_of(module), nn.Linear):
+                return _inputs(module)
             if isinstance(module, BayesianDropout):
                 return Units(module, module.num_units, module.unit_dim)
             if not self._keeps_units(follower):
@@ -324,6 +316,26 @@ class Plan:
                 return False
             node = input_of(node)
         return node.op == "placeholder"
+
+
+def plain_of(module: nn.Module) -> nn.Module:
+    """Return the layer that says what a layer does: with random weights, the one it replaces."""
+    return module.plain if isinstance(module, BayesianWeights) else module
+
+
+def _inputs(layer: nn.Module) -> Units:
+    plain, kind = _kind(layer)
+    return Units(layer, kind.input_units(plain), kind.unit_dim, 1)
+
+
+def _outputs(layer: nn.Module) -> Units:
+    plain, kind = _kind(layer)
+    return Units(layer, kind.output_units(plain), kind.unit_dim, 0)
+
+
+def _kind(layer: nn.Module) -> tuple[nn.Module, LayerKind]:
+    plain = plain_of(layer)
+    return plain, next(kind for cls, kind in LAYER_KINDS.items() if isinstance(plain, cls))
 
 
 def _joined(found: Sequence[nn.Module]) -> nn.Module | None:
@@ -367,5 +379,5 @@ def _matches(selection: Selection, name: str, module: nn.Module) -> bool:
 
 def named_layers(modules: Mapping[str, nn.Module]) -> list[str]:
     """Return the names of the layers that a user can select, for messages."""
-    kinds = (*LINEARS, *CONVOLUTIONS, *DROPOUTS)
-    return [name for name, module in modules.items() if isinstance(module, kinds)]
+    kinds = (nn.Linear, *CONVOLUTIONS, *DROPOUTS)
+    return [name for name, module in modules.items() if isinstance(plain_of(module), kinds)]

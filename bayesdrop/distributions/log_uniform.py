@@ -98,7 +98,7 @@ class LogUniform(TorchDistribution):
             expected="a value, from the guide or from poutine.condition",
             got="a request for a sample of an improper prior",
             hint="Predict with Predictive(bnn.model, guide=bnn.guide, ...) or bd.predict; for "
-            "prior samples use layers with kl='hierarchical'.",
+            "prior samples use layers with prior='hierarchical'.",
         )
 
 

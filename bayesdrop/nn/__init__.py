@@ -15,6 +15,7 @@ from bayesdrop.nn.latents import (
     named_shared,
     prior_among,
 )
+from bayesdrop.nn.layer_kinds import LAYER_KINDS, LayerKind
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.masks import (
     BernoulliDropout,
@@ -35,18 +36,10 @@ from bayesdrop.nn.masks import (
 )
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import (
-    BernoulliDropconnect,
-    ConvWeights,
     Dropconnect,
-    DropconnectConv2d,
-    DropconnectLinear,
+    FixedRateWeights,
     GaussianDropconnect,
-    GaussianDropconnectConv2d,
-    GaussianDropconnectLinear,
-    LinearWeights,
     SparseVariational,
-    SparseVariationalConv2d,
-    SparseVariationalLinear,
 )
 
 _REGISTERED: tuple[type[BayesianDropout] | type[BayesianWeights], ...] = (
@@ -62,7 +55,7 @@ _REGISTERED: tuple[type[BayesianDropout] | type[BayesianWeights], ...] = (
     StructuredBayesianPruningDropout,
     HardConcreteDropout,
     SparseVariational,
-    BernoulliDropconnect,
+    Dropconnect,
     GaussianDropconnect,
 )
 for _cls in _REGISTERED:
@@ -76,21 +69,19 @@ __all__ = [
     "BetaBernoulliDropout",
     "ConcreteDropout",
     "ConditionalOwner",
-    "ConvWeights",
     "DependentBetaBernoulliDropout",
     "Dropconnect",
-    "DropconnectConv2d",
-    "DropconnectLinear",
-    "GaussianDropconnectConv2d",
-    "GaussianDropconnectLinear",
+    "FixedRateWeights",
+    "GaussianDropconnect",
     "GaussianDropout",
     "HardConcreteDropout",
     "HierarchicalIndianBuffetDropout",
     "ImposedMasks",
     "IndianBuffetDropout",
     "IndianBuffetSticks",
+    "LAYER_KINDS",
     "LatentOwner",
-    "LinearWeights",
+    "LayerKind",
     "MaskContext",
     "MonteCarloDropout",
     "NestedDropout",
@@ -98,8 +89,6 @@ __all__ = [
     "OrderedUnits",
     "PosteriorSample",
     "SparseVariational",
-    "SparseVariationalConv2d",
-    "SparseVariationalLinear",
     "StructuredBayesianPruningDropout",
     "VariationalNestedDropout",
     "active_context",

@@ -69,12 +69,14 @@ def make(key: str, units_or_layer: int | nn.Module, **options: Any) -> BayesianL
     Example:
         >>> make("beta-bernoulli", 3)
         BetaBernoulliDropout(3)
+        >>> make("dropconnect", nn.Linear(3, 2))
+        Dropconnect(Linear(in_features=3, out_features=2, bias=True), drop_prob=0.5)
     """
     cls = layers[key]
     _check_options(cls, options)
     if issubclass(cls, BayesianDropout):
         return cls(_units(cls, units_or_layer), **options)
-    return cls.from_plain(_layer(cls, units_or_layer), **options)
+    return cls(_layer(cls, units_or_layer), **options)
 
 
 def _check_options(cls: type[BayesianLayer], options: dict[str, Any]) -> None:

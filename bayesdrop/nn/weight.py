@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import math
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +16,82 @@ from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.latents import LatentOwner
-from bayesdrop.ops import noise
+from bayesdrop.nn.layer_kinds import has_kind, kind_of
+from bayesdrop.ops import noise as noise_source
+from bayesdrop.typing import SharedBy
 
-Noise: TypeAlias = Literal["local", "weights", "shared"]
+Noise: TypeAlias = Literal["local", "weights"]
 """What is drawn in training mode, see ``BayesianWeights``."""
 
 
 class BayesianWeights(LatentOwner):
-    r"""Abstract layer that owns random weights: the counterpart of ``BayesianDropout``.
+    r"""Abstract ``torch.nn`` layer with random weights: the counterpart of ``BayesianDropout``.
 
-    Its one global latent is ``weight``; the bias is a point estimate. A subclass says what kind
-    of layer it is (``operate``, ``plain``) and what its posterior is (``prior``, ``posterior``,
-    ``weight_moments``, ``kept``). The rest follows:
+    It is put around an ``nn.Linear`` or an ``nn.Conv1d/2d/3d``, whose weights its means start
+    from, and whose settings (groups, padding, dilation ...) it keeps. Its one global latent is
+    ``weight``; the bias is a point estimate. A subclass is one law of the weights, for all of
+    these layers. It must define
+
+    * ``key`` and ``reference``, and an ``__init__(layer, *, ...)`` whose other arguments are
+      keywords: what ``bd.nn.register`` and ``bd.nn.make`` need;
+    * ``prior()`` and ``posterior()``: ``{"weight": distribution}``, the weight's shape being the
+      event shape (``to_event()``), with noise from ``bayesdrop.distributions`` and a KL divergence
+      that is registered for the pair;
+    * ``weight_moments()``: mean and variance of each weight, for local noise;
+    * ``kept()``: which weights are not pruned.
+
+    What is learned beside the mean is a parameter made like ``self.weight``. The rest follows:
 
     * outside a Pyro program ``train()`` draws noise and ``eval()`` uses the mean weights, with
       pruned ones at zero;
     * in a Pyro program, and in a posterior sample of ``predict``, the weights are those that were
-      drawn for the whole data set, or for each particle.
+      drawn for the whole data set, or for each particle;
+    * ``kl_by_unit``, by which a mask can price the weights of its units;
+    * ``fit`` trains the means at the weights' rate without decay, every other parameter of the
+      class at the variational one; ``mean_parameters`` and ``variational_parameters`` say
+      otherwise. A term of the loss that is not the KL divergence goes into ``penalty``.
+
+    ``Dropconnect`` is the one to copy.
 
     Args:
-        noise: What ``train()`` draws. ``"local"``: the pre-activations of each example, whose
-            mean and variance follow from those of the weights (local reparameterisation), which
-            has the least variance. ``"shared"``: the same, with one draw of the noise for all
-            examples. ``"weights"``: the weights themselves, once a call, as the Pyro model does.
-            The distribution of any one output is the same for all three. That of several outputs
-            is the model's only for ``"weights"``: examples, the calls of a layer that is called
-            twice, and the pixels of a convolution have independent local noise.
-        log_alpha_threshold: Weights whose :math:`\log \alpha` is above this are pruned.
+        layer: The layer whose place it takes; copied, device, dtype, mode and ``requires_grad``
+            included, and not changed.
+        noise: What ``train()`` draws. ``"local"``: the pre-activations, whose mean and variance
+            follow from those of the weights (local reparameterisation), which has the least
+            variance. ``"weights"``: the weights themselves.
+        shared_by: ``"example"``: each example has a draw of its own. ``"batch"``: one draw, of the
+            local noise or of the weights, for all examples of a call. None is what costs least:
+            ``"example"`` for local noise, ``"batch"`` for weights, which is what the Pyro model
+            does. The distribution of any one output is the same for all. That of several outputs
+            is the model's only for the weights of a batch: with local noise the calls of a layer
+            that is called twice, and the pixels of a convolution, are independent.
         kl_scale: Factor on this layer's KL divergence (1 is the ELBO).
+
+    Shape:  input and output as those of ``layer``.
+    Sites:  ``{module path}.weight``, of the weight's shape as event shape.
+
+    Example:
+        >>> from bayesdrop.distributions import Normal
+        >>> class MeanField(BayesianWeights):
+        ...     key, reference = "mean-field", "Blundell et al. (2015)"
+        ...
+        ...     def __init__(self, layer, *, init_scale=0.1, **options):
+        ...         super().__init__(layer, **options)
+        ...         self.log_scale = nn.Parameter(torch.full_like(self.weight, init_scale).log())
+        ...
+        ...     def posterior(self):
+        ...         return {"weight": Normal(self.weight, self.log_scale.exp()).to_event()}
+        ...
+        ...     def prior(self):
+        ...         return {"weight": Normal(0 * self.weight, 1 + 0 * self.weight).to_event()}
+        ...
+        ...     def weight_moments(self):
+        ...         return self.weight, (2 * self.log_scale).exp()
+        ...
+        ...     def kept(self):
+        ...         return torch.ones_like(self.weight, dtype=torch.bool)
+        >>> MeanField(nn.Conv1d(2, 3, 5))(torch.ones(4, 2, 9)).shape
+        torch.Size([4, 3, 5])
     """
 
     unit_word: ClassVar[str] = "weights"
@@ -54,72 +101,53 @@ class BayesianWeights(LatentOwner):
     reference: ClassVar[str]
     """The publication, for ``bayesdrop list dropouts``."""
 
-    replaces: ClassVar[type[nn.Module]]
-    """The ``torch.nn`` class whose place it takes."""
-
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    def __init__(self, *, noise: Noise, log_alpha_threshold: float, kl_scale: float) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        *,
+        noise: Noise = "local",
+        shared_by: SharedBy | None = None,
+        kl_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         who = type(self).__name__
+        self.kind = kind_of(layer, who)
         if noise not in get_args(Noise):
             raise unknown_name(f"noise of {who}", noise, get_args(Noise))
-        if not kl_scale > 0.0 or log_alpha_threshold != log_alpha_threshold:
+        if shared_by is None:
+            shared_by = "example" if noise == "local" else "batch"
+        if shared_by not in get_args(SharedBy):
+            raise unknown_name(f"shared_by of {who}", shared_by, get_args(SharedBy))
+        if not kl_scale > 0.0:
             raise ConfigError(
                 who,
-                expected="kl_scale > 0 and a log_alpha_threshold that is a number",
-                got=f"kl_scale={kl_scale}, log_alpha_threshold={log_alpha_threshold}",
-                hint="The defaults are 1 and 3.",
+                expected="kl_scale > 0",
+                got=f"kl_scale={kl_scale}",
+                hint="1 is the ELBO.",
             )
-        self.noise = noise
-        self.log_alpha_threshold = log_alpha_threshold
-        self.kl_scale = kl_scale
-
-    def create_weights(self, shape: tuple[int, ...], bias: bool) -> None:
-        """Create ``weight`` and ``bias``, drawn as ``torch.nn`` does.
-
-        Raises:
-            ConfigError: If a size is below 1.
-        """
-        if min(shape) < 1:
+        values = dict(layer.named_parameters())
+        if not values["weight"].numel():
             raise ConfigError(
-                type(self).__name__,
+                who,
                 expected="at least one unit in every dimension of the weight",
-                got=f"a weight of shape {shape}",
-                hint="Pass the sizes of the input and the output.",
+                got=f"a weight of shape {tuple(values['weight'].shape)}",
+                hint="Check the sizes of the input and the output.",
             )
-        self.weight = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
-        self.reset_weights()
+        self.noise, self.shared_by, self.kl_scale = noise, shared_by, kl_scale
+        empty = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in values.values()}
+        # In a tuple, so that it is no child of this module.
+        self._plain = (copy.deepcopy(layer, empty),)
+        for name in ("weight", "bias"):
+            new = None
+            if name in values:
+                new = nn.Parameter(values[name].detach().clone(), values[name].requires_grad)
+            self.register_parameter(name, new)
+        self.train(layer.training)
 
-    @torch.no_grad()
-    def reset_weights(self) -> None:
-        """Draw mean weights and bias anew, as ``torch.nn`` does."""
-        bound = 1.0 / math.sqrt(self.weight[0].numel())
-        self.weight.uniform_(-bound, bound)
-        if self.bias is not None:
-            self.bias.uniform_(-bound, bound)
-
-    # -- what a layer defines ------------------------------------------------------------------
-
-    @abstractmethod
-    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the layer's output for these weights, linear in both ``x`` and ``weight``."""
-
-    @abstractmethod
-    def plain(self) -> nn.Module:
-        """Return a ``torch.nn`` layer of the same sizes, on torch's ``meta`` device."""
-
-    @classmethod
-    @abstractmethod
-    def like(cls, layer: nn.Module, **options: object) -> Self:
-        """Return a layer of the same sizes as a ``torch.nn`` layer; its values are not set."""
-
-    @property
-    @abstractmethod
-    def unit_dim(self) -> int:
-        """The dimension of the output's units, counted from the end: -1, or -3 for maps."""
+    # -- what a law of the weights defines -----------------------------------------------------
 
     @abstractmethod
     def weight_moments(self) -> tuple[Tensor, Tensor]:
@@ -130,54 +158,30 @@ class BayesianWeights(LatentOwner):
     def kept(self) -> Tensor:
         """Return which weights are kept, a boolean tensor of the weight's shape."""
 
+    # -- what follows from it ------------------------------------------------------------------
+
+    @staticmethod
+    def takes(layer: nn.Module) -> bool:
+        """Return whether a layer's weights can be random."""
+        return has_kind(layer)
+
+    @property
+    def plain(self) -> nn.Module:
+        """The ``torch.nn`` layer whose place this one takes, on torch's ``meta`` device."""
+        return self._plain[0]
+
+    @property
+    def draws_as_model(self) -> bool:
+        """Whether training mode draws the weights once for all examples, as the Pyro model."""
+        return self.noise == "weights" and self.shared_by == "batch"
+
     @override
     def total(self) -> int:
         return self.weight.numel()
 
-    # -- what follows from it ------------------------------------------------------------------
-
-    @classmethod
-    def from_plain(cls, layer: nn.Module, **options: object) -> Self:
-        """Return a layer whose mean weights are copies of a ``torch.nn`` layer's.
-
-        Args:
-            layer: An ``nn.Linear`` or ``nn.Conv2d``; it is not changed.
-            **options: Keyword arguments of this class.
-
-        Raises:
-            ConfigError: If the layer is of another class, or an option is unknown.
-        """
-        new = cls._final_for(layer).like(layer, **options)
-        weight = next(layer.parameters())
-        new.to(device=weight.device, dtype=weight.dtype).train(layer.training)
-        with torch.no_grad():
-            for name, value in layer.named_parameters():
-                new.get_parameter(name).copy_(value)
-                new.get_parameter(name).requires_grad_(value.requires_grad)
-        return new
-
-    @classmethod
-    def takes(cls, layer: nn.Module) -> bool:
-        """Return whether ``from_plain`` can take the place of a layer of this class."""
-        return any(type(layer) is final.replaces for final in cls._finals())
-
-    @classmethod
-    def _finals(cls) -> list[type[Self]]:
-        if not inspect.isabstract(cls):
-            return [cls]
-        return [final for below in cls.__subclasses__() for final in below._finals()]
-
-    @classmethod
-    def _final_for(cls, layer: nn.Module) -> type[Self]:
-        finals = {final.replaces: final for final in cls._finals()}
-        if inspect.isabstract(cls) and type(layer) not in finals:
-            raise ConfigError(
-                cls.__name__,
-                expected=f"one of {sorted(replaced.__name__ for replaced in finals)}",
-                got=repr(layer),
-                hint="Leave such a layer as it is: bd.convert(..., exclude=...).",
-            )
-        return finals.get(type(layer), cls)
+    def operate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the layer's output for these weights, linear in both ``x`` and ``weight``."""
+        return self.kind.operate(self.plain, x, weight, bias)
 
     @torch.no_grad()
     def to_plain(self, *, prune: bool = True) -> nn.Module:
@@ -186,12 +190,12 @@ class BayesianWeights(LatentOwner):
         Args:
             prune: Whether pruned weights are zero; False keeps all.
         """
-        new = self.plain().to_empty(device=self.weight.device).to(self.weight.dtype)
-        new.get_parameter("weight").copy_(self.mean_weight() if prune else self.weight)
-        if self.bias is not None:
-            new.get_parameter("bias").copy_(self.bias)
-        for name, value in new.named_parameters():
-            value.requires_grad_(self.get_parameter(name).requires_grad)
+        values = {"weight": self.mean_weight() if prune else self.weight, "bias": self.bias}
+        new = copy.deepcopy(self.plain)
+        for name, value in values.items():
+            if value is not None:
+                old = self.get_parameter(name)
+                setattr(new, name, nn.Parameter(value.detach().clone(), old.requires_grad))
         return new.train(self.training)
 
     def mean_weight(self) -> Tensor:
@@ -202,7 +206,7 @@ class BayesianWeights(LatentOwner):
         """Return the KL divergence of each unit's weights in nats, without ``kl_scale``.
 
         A mask that switches units off, and the cost of their weights with them, adds
-        ``((prob_open - 1) * layer.kl_by_unit(dim)).sum()`` to its penalty.
+        ``((keep_prob - 1) * layer.kl_by_unit(dim)).sum()`` to its penalty.
 
         Args:
             dim: 0 for the output units (rows, filters), 1 for the input units.
@@ -232,16 +236,19 @@ class BayesianWeights(LatentOwner):
             return self._with_weight(x, latents["weight"])
         if not self.training:
             return self.operate(x, self.mean_weight(), self.bias)
-        if self.noise == "weights":
-            return self.operate(x, self.draw_latents()["weight"], self.bias)
-        return self._with_local_noise(x)
+        # Without a dimension of examples there is one.
+        by_example = self.shared_by == "example" and x.ndim + self.kind.unit_dim > 0
+        if self.noise == "local":
+            return self._with_local_noise(x, by_example)
+        rows = x.shape[:1] if by_example else torch.Size()
+        return self._with_weight(x, self.posterior()["weight"].rsample(rows))
 
-    def _with_local_noise(self, x: Tensor) -> Tensor:
+    def _with_local_noise(self, x: Tensor, by_example: bool) -> Tensor:
         mean, variance = self.weight_moments()
         location = self.operate(x, mean, self.bias)
         spread = self.operate(x.square(), variance, None)
-        shared = self.noise == "shared" and location.ndim + self.unit_dim > 0
-        shape = location.shape[1:] if shared else location.shape
+        has_examples = location.ndim + self.kind.unit_dim > 0
+        shape = location.shape[1:] if has_examples and not by_example else location.shape
         return local_sample(location, spread, shape)
 
     def _with_weight(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -254,10 +261,10 @@ class BayesianWeights(LatentOwner):
         return batched(x, weight).flatten(0, 1)
 
     def _check_input(self, x: Tensor) -> None:
-        units = self.input_units
-        if x.ndim + self.unit_dim >= 0 and x.shape[self.unit_dim] == units:
+        units, dim = self.kind.input_units(self.plain), self.kind.unit_dim
+        if x.ndim + dim >= 0 and x.shape[dim] == units:
             return
-        where = "the last dimension" if self.unit_dim == -1 else f"dimension {self.unit_dim}"
+        where = "the last dimension" if dim == -1 else f"dimension {dim}"
         raise ShapeError(
             self.name,
             expected=f"{units} units in {where}",
@@ -265,15 +272,14 @@ class BayesianWeights(LatentOwner):
             hint="Is an nn.Flatten missing, or the layer in the wrong place?",
         )
 
-    @property
-    @abstractmethod
-    def input_units(self) -> int:
-        """Number of units of the input."""
+    def extra_repr(self) -> str:
+        """Show the layer whose place it takes."""
+        return repr(self.plain)
 
 
 def local_sample(mean: Tensor, variance: Tensor, noise_shape: torch.Size) -> Tensor:
     """Return ``mean`` plus normal noise; the gradient is finite where the variance is zero."""
-    return _LocalSample.apply(mean, variance, noise.normal(noise_shape, mean))
+    return _LocalSample.apply(mean, variance, noise_source.normal(noise_shape, mean))
 
 
 class _LocalSample(torch.autograd.Function):

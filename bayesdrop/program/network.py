@@ -136,8 +136,8 @@ class _TrainingMasks(MaskContext):
 
     @override
     def values(self, owner: LatentOwner) -> Latents | None:
-        by_weight = isinstance(owner, BayesianWeights) and owner.noise == "weights"
-        return self._draw(owner) if by_weight and owner.training else None
+        as_model = isinstance(owner, BayesianWeights) and owner.draws_as_model
+        return self._draw(owner) if as_model and owner.training else None
 
     def _draw(self, owner: LatentOwner) -> Latents:
         if owner not in self.latents:

@@ -10,6 +10,7 @@ _BY = {"shared": "batch", "per-example": "example", True: "example", False: "bat
 RENAMED: dict[str, tuple[str, Mapping[Any, Any]]] = {
     "always_open": ("always_kept", {}),
     "draws": ("shared_by", _BY),
+    "kl": ("prior", {}),
     "init_open_prob": ("init_continue_prob", {}),
     "open_prob": ("continue_prob", {}),
     "per_example": ("shared_by", _BY),
@@ -17,6 +18,11 @@ RENAMED: dict[str, tuple[str, Mapping[Any, Any]]] = {
     "widths": ("share_widths", {"shared": True, "independent": False}),
 }
 """Earlier name of an option to today's, and its earlier values to today's where they changed."""
+
+SPLIT: dict[tuple[str, Any], Mapping[str, Any]] = {
+    ("noise", "shared"): {"noise": "local", "shared_by": "batch"},
+}
+"""Earlier option and value to what says the same in several options today."""
 
 
 def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,8 +35,18 @@ def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_todays_names({"dropout_options": {"draws": "per-example"}})
         {'dropout_options': {'shared_by': 'example'}}
     """
+    options = recipe.get("dropout_options")
+    return {**recipe, "dropout_options": _todays(options)} if options else dict(recipe)
+
+
+def _todays(earlier: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for name, value in dict(recipe.get("dropout_options", {})).items():
-        today, values = RENAMED.get(name, (name, {}))
-        options[today] = values.get(value, value) if values else value
-    return {**recipe, "dropout_options": options} if options else dict(recipe)
+    for name, value in dict(earlier).items():
+        if isinstance(value, Mapping):  # those of some layers, or of random weights
+            options[name] = _todays(value)
+        elif isinstance(value, str) and (name, value) in SPLIT:
+            options |= SPLIT[name, value]
+        else:
+            today, values = RENAMED.get(name, (name, {}))
+            options[today] = values.get(value, value) if values else value
+    return options

@@ -99,7 +99,7 @@ class OrderedUnits(BayesianDropout):
 
     Unit ``k`` belongs to group ``unit_group[k]``; the first ``always_kept`` groups are open in
     every mask. ``hold_width`` fixes the mask to one prefix. Where the next Linear layer, or the
-    convolution before, has random weights (``SparseVariationalLinear``), the divergence of a
+    convolution before, has random weights (``SparseVariational``), the divergence of a
     unit's weights is counted with the probability that it is open.
 
     Layers draw their widths independently of each other, unless one shares another's

@@ -119,7 +119,7 @@ def test_a_logit_beyond_its_bound_finds_back():
 
 
 def test_weights_of_a_unit_cost_as_much_as_it_is_open():
-    linear = bd.nn.SparseVariationalLinear(4, 2)
+    linear = bd.nn.SparseVariational(nn.Linear(4, 2))
     net = nn.Sequential(bd.VariationalNestedDropout(4, kl_scale=3.0), linear)
     net[0].bind_weights(linear, 1)
     open_prob = net[0].keep_prob()

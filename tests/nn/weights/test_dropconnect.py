@@ -5,23 +5,16 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import (
-    DropconnectConv2d,
-    DropconnectLinear,
-    GaussianDropconnectConv2d,
-    GaussianDropconnectLinear,
-    named_weight_layers,
-)
+from bayesdrop.nn import Dropconnect, GaussianDropconnect, named_weight_layers
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
-BOTH = [DropconnectLinear, GaussianDropconnectLinear]
-CONVOLUTIONS = [DropconnectConv2d, GaussianDropconnectConv2d]
+BOTH = [Dropconnect, GaussianDropconnect]
 P = 0.3
 
 
 def layer(cls, **options):
     torch.manual_seed(1)
-    return cls.from_plain(nn.Linear(4, 3), drop_prob=P, **options)
+    return cls(nn.Linear(4, 3), drop_prob=P, **options)
 
 
 def outputs(module, x, draws=20_000):
@@ -39,7 +32,7 @@ def test_drawn_weights_have_the_mean_and_variance_of_the_rate(cls):
 
 def test_gaussian_local_noise_has_the_law_of_drawn_weights():
     x = torch.randn(1, 4)
-    module = layer(GaussianDropconnectLinear)
+    module = layer(GaussianDropconnect)
     local = outputs(module, x)
     variance = (x.square() @ module.weight.square().T)[0] * P / (1 - P)
     assert_mean_close(local, nn.functional.linear(x, module.weight, module.bias)[0])
@@ -52,13 +45,14 @@ def test_gaussian_local_noise_has_the_law_of_drawn_weights():
 
 def convolution(cls, **options):
     torch.manual_seed(1)
-    return cls.from_plain(nn.Conv2d(2, 4, (3, 2), 2, 1, groups=2), drop_prob=P, **options)
+    return cls(nn.Conv2d(2, 4, (3, 2), 2, 1, groups=2), drop_prob=P, **options)
 
 
-@pytest.mark.parametrize("cls", CONVOLUTIONS)
-@pytest.mark.parametrize("noise", ["weights", "local", "shared"])
-def test_a_convolutions_pixels_have_the_mean_and_variance_of_the_rate(cls, noise):
-    module, x = convolution(cls, noise=noise), torch.randn(1, 2, 5, 4)
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("noise", ["weights", "local"])
+@pytest.mark.parametrize("by", ["example", "batch"])
+def test_a_convolutions_pixels_have_the_mean_and_variance_of_the_rate(cls, noise, by):
+    module, x = convolution(cls, noise=noise, shared_by=by), torch.randn(1, 2, 5, 4)
     with torch.no_grad():
         y = torch.cat([module(x) for _ in range(4000)])
     mean = module.operate(x, module.weight, module.bias)[0]
@@ -67,12 +61,12 @@ def test_a_convolutions_pixels_have_the_mean_and_variance_of_the_rate(cls, noise
     assert_mean_close((y - mean.detach()).square(), variance)
 
 
-@pytest.mark.parametrize("cls", CONVOLUTIONS)
+@pytest.mark.parametrize("cls", BOTH)
 def test_a_convolution_of_rate_zero_and_its_mean_are_the_plain_layer(cls):
     plain, x = nn.Conv2d(2, 4, (3, 2), 2, 1, groups=2), torch.randn(3, 2, 5, 4)
-    torch.testing.assert_close(cls.from_plain(plain, drop_prob=0.0)(x), plain(x),
+    torch.testing.assert_close(cls(plain, drop_prob=0.0)(x), plain(x),
                                rtol=0, atol=1e-6)  # fmt: skip
-    module = cls.from_plain(plain, drop_prob=0.7)
+    module = cls(plain, drop_prob=0.7)
     torch.testing.assert_close(module.eval()(x), plain(x))
     torch.testing.assert_close(module.to_plain()(x), plain(x))
     assert repr(module.to_plain()) == repr(plain)
@@ -96,9 +90,9 @@ def test_the_kl_is_exactly_zero_and_the_elbos_agree(cls):
 @pytest.mark.parametrize("cls", BOTH)
 def test_rate_zero_and_evaluation_mode_are_the_plain_layer(cls):
     plain, x = nn.Linear(4, 3), torch.randn(5, 4)
-    torch.testing.assert_close(cls.from_plain(plain, drop_prob=0.0)(x), plain(x),
+    torch.testing.assert_close(cls(plain, drop_prob=0.0)(x), plain(x),
                                rtol=0, atol=1e-6)  # fmt: skip
-    torch.testing.assert_close(cls.from_plain(plain, drop_prob=0.7).eval()(x), plain(x))
+    torch.testing.assert_close(cls(plain, drop_prob=0.7).eval()(x), plain(x))
 
 
 @pytest.mark.parametrize("cls", BOTH)
@@ -142,12 +136,6 @@ def test_spike_and_slab_is_both_kinds_of_noise():
 
 def test_bad_options_are_refused():
     with pytest.raises(ConfigError, match="0 <= drop_prob < 1"):
-        DropconnectLinear(3, 2, drop_prob=1.0)
-    with pytest.raises(ConfigError, match="at least one unit"):
-        DropconnectLinear(0, 2)
-    with pytest.raises(ConfigError, match="expected an nn.Linear"):
-        DropconnectLinear.from_plain(nn.Conv2d(1, 2, 3))
-    with pytest.raises(ConfigError, match="expected an nn.Conv2d"):
-        DropconnectConv2d.from_plain(nn.Conv2d(1, 2, 3, padding_mode="circular"))
+        Dropconnect(nn.Linear(3, 2), drop_prob=1.0)
     with pytest.raises(ConfigError, match="length_scale"):
-        GaussianDropconnectConv2d(1, 2, 3, length_scale=0.0)
+        GaussianDropconnect(nn.Conv2d(1, 2, 3), length_scale=0.0)

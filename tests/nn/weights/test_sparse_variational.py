@@ -7,37 +7,33 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError
-from bayesdrop.nn import (
-    SparseVariationalConv2d,
-    SparseVariationalLinear,
-    make,
-)
+from bayesdrop.nn import SparseVariational, make
 from bayesdrop.testing import assert_follows_cdf, assert_mean_close
 
-NOISES = ("local", "weights", "shared")
-KLS = ("exact", "fit", "cubic", "hierarchical")
+NOISES = [(noise, by) for noise in ("local", "weights") for by in ("example", "batch")]
+PRIORS = ("exact", "fit", "cubic", "hierarchical")
 
 
 def linear(**options):
-    layer = SparseVariationalLinear(4, 3, **options)
+    layer = SparseVariational(nn.Linear(4, 3), **options)
     if layer.granularity == "weight":
         layer.log_variance.data.normal_(-1.0)
     return layer
 
 
 def conv(**options):
-    layer = SparseVariationalConv2d(2, 3, 3, padding=1, **options)
+    layer = SparseVariational(nn.Conv2d(2, 3, 3, padding=1), **options)
     layer.log_variance.data.normal_(-1.0)
     return layer
 
 
-# -- three samplers, one distribution -------------------------------------------------------------
+# -- four samplers, one distribution --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("noise, by", NOISES)
 @torch.no_grad()
-def test_every_sampler_gives_an_output_the_same_distribution(kind):
-    layer, x = linear(noise=kind), torch.randn(1, 4)
+def test_every_sampler_gives_an_output_the_same_distribution(noise, by):
+    layer, x = linear(noise=noise, shared_by=by), torch.randn(1, 4)
     mean = x @ layer.weight.T + layer.bias
     scale = (x.square() @ layer.log_variance.exp().T).sqrt()
     draws = torch.stack([layer(x)[0] for _ in range(4000)])
@@ -46,10 +42,10 @@ def test_every_sampler_gives_an_output_the_same_distribution(kind):
         assert_follows_cdf((draws[:, j] - mean[0, j]) / scale[0, j], standard.cdf)
 
 
-@pytest.mark.parametrize("kind", NOISES)
+@pytest.mark.parametrize("noise, by", NOISES)
 @torch.no_grad()
-def test_every_sampler_gives_a_pixel_the_same_mean_and_variance(kind):
-    layer, x = conv(noise=kind), torch.randn(1, 2, 4, 4)
+def test_every_sampler_gives_a_pixel_the_same_mean_and_variance(noise, by):
+    layer, x = conv(noise=noise, shared_by=by), torch.randn(1, 2, 4, 4)
     mean = layer.operate(x, layer.weight, layer.bias)
     variance = layer.operate(x.square(), layer.log_variance.exp(), None)
     draws = torch.stack([layer(x) for _ in range(2000)])
@@ -60,14 +56,28 @@ def test_every_sampler_gives_a_pixel_the_same_mean_and_variance(kind):
 @torch.no_grad()
 def test_only_the_dependence_between_examples_differs():
     x = torch.ones(2, 4)
-    correlations = {}
-    for kind in NOISES:
-        layer = linear(noise=kind)
-        first, second = torch.stack([layer(x)[:, 0] for _ in range(1000)]).T
-        correlations[kind] = float(torch.corrcoef(torch.stack([first, second]))[0, 1])
-    assert abs(correlations["local"]) < 0.2
-    assert correlations["weights"] == pytest.approx(1.0)
-    assert correlations["shared"] == pytest.approx(1.0)
+    for noise, by in NOISES:
+        layer = linear(noise=noise, shared_by=by)
+        pair = torch.stack([layer(x)[:, 0] for _ in range(1000)]).T
+        centred = pair - pair.mean(1, keepdim=True)
+        if by == "batch":
+            torch.testing.assert_close(pair[0], pair[1])
+        else:
+            assert_mean_close(centred[0] * centred[1], 0.0)
+
+
+def test_who_shares_a_draw_is_by_default_what_costs_least():
+    assert linear().shared_by == "example" and not linear().draws_as_model
+    assert linear(noise="weights").shared_by == "batch" and linear(noise="weights").draws_as_model
+    assert not linear(noise="weights", shared_by="example").draws_as_model
+
+
+@torch.no_grad()
+def test_weights_of_an_example_are_the_same_at_all_its_pixels():
+    layer, x = conv(noise="weights", shared_by="example"), torch.ones(3, 2, 5, 5)
+    y = layer(x)[..., 1:-1, 1:-1]  # away from the padding all windows are alike
+    torch.testing.assert_close(y, y[..., :1, :1].expand_as(y))
+    assert y[:, 0, 0, 0].unique().numel() == 3
 
 
 def test_local_noise_has_the_gradient_of_the_mean_output():
@@ -102,10 +112,10 @@ def test_alpha_is_shared_as_asked(granularity):
     torch.testing.assert_close(q.variance, variance)
 
 
-@pytest.mark.parametrize("kl", KLS)
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("granularity", ["weight", "unit", "layer"])
-def test_every_setting_trains(kl, granularity):
-    layer = linear(kl=kl, granularity=granularity)
+def test_every_setting_trains(prior, granularity):
+    layer = linear(prior=prior, granularity=granularity)
     bnn = bd.BayesianNetwork(nn.Sequential(layer), bd.Categorical(), 20)
     bnn.loss(torch.randn(5, 4), torch.randint(3, (5,))).loss.backward()
     for name, parameter in bnn.named_parameters():
@@ -114,7 +124,7 @@ def test_every_setting_trains(kl, granularity):
 
 
 def test_the_hierarchical_divergence_is_closed():
-    layer = linear(kl="hierarchical")
+    layer = linear(prior="hierarchical")
     expected = 0.5 * torch.log1p((-layer.log_alpha()).exp())
     torch.testing.assert_close(layer.kl_by_unit(0), expected.sum(1))
     bnn = bd.BayesianNetwork(nn.Sequential(layer), bd.Categorical(), 20)
@@ -127,7 +137,7 @@ def test_the_hierarchical_divergence_is_closed():
 
 @pytest.mark.parametrize("granularity", ["weight", "unit", "layer"])
 def test_kingmas_alpha_stays_below_one(granularity):
-    layer = linear(kl="cubic", granularity=granularity)
+    layer = linear(prior="cubic", granularity=granularity)
     for parameter in layer.variational_parameters():
         parameter.data.fill_(9.0)
     assert bool((layer.log_alpha() <= 0).all())
@@ -245,46 +255,31 @@ def test_inference_data_has_the_weights_or_says_that_they_do_not_fit():
 
 
 def test_shapes_of_any_rank():
-    layer = linear()
-    for kind in NOISES:
-        layer.noise = kind
+    for noise, by in NOISES:
+        layer = linear(noise=noise, shared_by=by)
         assert layer(torch.randn(2, 5, 4)).shape == (2, 5, 3)
         assert layer(torch.randn(4)).shape == (3,)
-    assert SparseVariationalConv2d(4, 6, 3, groups=2, stride=2)(torch.randn(2, 4, 9, 9)).shape == (
-        2, 6, 4, 4,
-    )  # fmt: skip
-
-
-def test_plain_layers_survive_a_round_trip():
-    for plain in (nn.Linear(3, 2, bias=False), nn.Conv2d(4, 6, (3, 2), 2, 1, 1, 2)):
-        back = make("sparse-variational", plain).to_plain(prune=False)
-        assert repr(back) == repr(plain)
-        assert torch.equal(back.weight, plain.weight)
+        layer = conv(noise=noise, shared_by=by)
+        assert layer(torch.randn(2, 5, 6)).shape == (3, 5, 6)
 
 
 def test_bad_input_is_explained():
     with pytest.raises(ShapeError, match="expected 4 units in the last dimension"):
         linear()(torch.ones(2, 3))
-    with pytest.raises(ConfigError, match="unknown noise of SparseVariationalLinear 'locale'"):
+    with pytest.raises(ConfigError, match="unknown noise of SparseVariational 'locale'"):
         linear(noise="locale")
-    with pytest.raises(ConfigError, match="unknown kl of SparseVariationalLinear"):
-        linear(kl="exakt")
+    with pytest.raises(ConfigError, match="unknown prior of SparseVariational 'exakt'"):
+        linear(prior="exakt")
     with pytest.raises(ConfigError, match="unknown granularity"):
         linear(granularity="filter")
     with pytest.raises(ConfigError, match="init_log_variance for granularity='weight'"):
         linear(init_log_alpha=-2.0)
-    with pytest.raises(ConfigError, match="kl_scale > 0"):
-        linear(kl_scale=0.0)
-    with pytest.raises(ConfigError, match="at least one unit"):
-        SparseVariationalLinear(0, 3)
-    with pytest.raises(ConfigError, match="unknown option of SparseVariational 'temperature'"):
-        make("sparse-variational", nn.Linear(2, 2), temperature=1.0)
+    with pytest.raises(ConfigError, match="a log_alpha_threshold that is a number"):
+        linear(log_alpha_threshold=math.nan)
+    with pytest.raises(ConfigError, match="Did you mean 'prior'\\? Available: granularity, init"):
+        make("sparse-variational", nn.Linear(2, 2), priors="exact")
     with pytest.raises(ConfigError, match="Did you mean 'sparse-variational'"):
         bd.convert(nn.Sequential(nn.Linear(2, 2)), "sparse-variationl")
-    with pytest.raises(ConfigError, match="padding_mode='zeros'"):
-        make("sparse-variational", nn.Conv2d(1, 1, 3, padding_mode="reflect"))
-    with pytest.raises(ConfigError, match="expected one of"):
-        make("sparse-variational", nn.Conv1d(1, 1, 3))
     tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     tied[1].weight = tied[0].weight
     with pytest.raises(ConversionError, match="share no parameter"):
