@@ -43,14 +43,14 @@ from bayesdrop.metrics.streaming import ClassificationMetrics
 from bayesdrop.metrics.temperature import TemperatureScaling, fit_temperature
 from bayesdrop.metrics.uncertainty import (
     EntropyParts,
-    RegressionUncertainty,
     UncertaintyTable,
+    VarianceParts,
     entropy_parts,
     example_table,
     least_uncertain,
     most_uncertain,
-    regression_uncertainty,
     table_by_class,
+    variance_parts,
 )
 
 __all__ = [
@@ -64,7 +64,7 @@ __all__ = [
     "OODTable",
     "RegressionCalibration",
     "RegressionFigures",
-    "RegressionUncertainty",
+    "VarianceParts",
     "Prediction",
     "ReliabilityDiagram",
     "RiskCoverage",
@@ -94,7 +94,7 @@ __all__ = [
     "pit_values",
     "predictive_interval",
     "regression_calibration",
-    "regression_uncertainty",
+    "variance_parts",
     "reliability",
     "risk_coverage",
     "risk_coverage_of_losses",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,13 +12,18 @@ from torch import Tensor
 from bayesdrop.metrics.bins import ClassBins
 from bayesdrop.metrics.brier import BrierDecomposition, brier_parts
 from bayesdrop.metrics.calibration import adaptive_error, calibration_errors, class_errors
-from bayesdrop.metrics.checks import Array, require_bins
-from bayesdrop.metrics.coverage import RegressionCalibration, calibration_of_pit, mean_width
+from bayesdrop.metrics.checks import Array, as_mixture, require_bins
+from bayesdrop.metrics.coverage import (
+    RegressionCalibration,
+    calibration_of_pit,
+    mean_width,
+    pit_values,
+)
 from bayesdrop.metrics.crps import continuous_ranked_probability_score
-from bayesdrop.metrics.examples import as_examples, entropy_of
+from bayesdrop.metrics.examples import TINY, as_examples, entropy_of
 from bayesdrop.metrics.regression import root_mean_squared_error
 from bayesdrop.metrics.selective import curve_of
-from bayesdrop.metrics.uncertainty import entropy_parts
+from bayesdrop.metrics.uncertainty import entropy_parts, variance_parts
 from bayesdrop.record import Record
 
 COVERAGE_LEVELS = (0.5, 0.9, 0.95)
@@ -183,6 +189,39 @@ class RegressionFigures(Record, also=("coverage",), drop_none=True):
         return {level: float(share) for level, share in shares if level in COVERAGE_LEVELS}
 
     @classmethod
+    def from_samples(
+        cls, means: Array, y: Array, variances: Array | float | None = None
+    ) -> RegressionFigures:
+        """Return all figures of posterior samples, or of the members of an ensemble.
+
+        Args:
+            means: ``(S, N)`` or ``(S, N, D)``.
+            y: Targets ``(N,)`` or ``(N, D)``.
+            variances: Of each sample's Gaussian noise, or what broadcasts to ``means``; None for
+                samples of ``y`` itself, which have no density.
+
+        Raises:
+            DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
+
+        Example:
+            >>> members = torch.tensor([[0.0, 1.0], [2.0, 3.0]])
+            >>> RegressionFigures.from_samples(members, torch.tensor([1.0, 2.0]), 1.0).rmse
+            0.0
+        """
+        mixture, nll = as_mixture("RegressionFigures", means, y, variances), None
+        if mixture.variances is not None:
+            scale = mixture.variances.sqrt().clamp(min=TINY)
+            each = torch.distributions.Normal(mixture.means, scale).log_prob(mixture.y).sum(2)
+            nll = math.log(len(each)) - float(each.logsumexp(0).mean())
+        return cls(
+            rmse=root_mean_squared_error(variance_parts(means, variances).mean, y),
+            nll=nll,
+            crps=continuous_ranked_probability_score(means, y, variances),
+            width={p: mean_width(means, p, variances) for p in COVERAGE_LEVELS},
+            calibration=calibration_of_pit(pit_values(means, y, variances)),
+        )
+
+    @classmethod
     def from_predictions(
         cls,
         mean: Array,
@@ -200,8 +239,8 @@ class RegressionFigures(Record, also=("coverage",), drop_none=True):
             y: Targets of the same shape; ``(N,)`` also goes with ``(N, 1)``.
             log_likelihood: Log of the predictive density at the targets, ``(N,)``.
             pit: Predictive distribution function at the targets, of their shape.
-            samples: Means of the posterior samples ``(S, N, D)``, for the CRPS and the
-                widths of their mixture.
+            samples: Means of the posterior samples ``(S, N, D)``, for the CRPS and the widths of
+                their mixture.
             variances: As in ``continuous_ranked_probability_score``; needed with ``samples``.
 
         Raises:

@@ -81,8 +81,8 @@ def entropy_parts(samples: Array) -> EntropyParts:
 
 
 @dataclass(frozen=True, eq=False)
-class RegressionUncertainty:
-    """What ``regression_uncertainty`` returns, in the squared units of ``y``, float64.
+class VarianceParts:
+    """What ``variance_parts`` returns, in the squared units of ``y``, float64.
 
     Args:
         mean: Predictive mean, ``(N, D)`` (or ``(N,)``).
@@ -99,9 +99,7 @@ class RegressionUncertainty:
     num_samples: int
 
 
-def regression_uncertainty(
-    means: Array, variances: Array | float | None = None
-) -> RegressionUncertainty:
+def variance_parts(means: Array, variances: Array | float | None = None) -> VarianceParts:
     r"""Split the variance of a regression's prediction: the law of total variance.
 
     .. math::
@@ -120,15 +118,15 @@ def regression_uncertainty(
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
-        >>> parts = regression_uncertainty(torch.tensor([[1.0], [3.0]]), 0.5)
+        >>> parts = variance_parts(torch.tensor([[1.0], [3.0]]), 0.5)
         >>> parts.mean.tolist(), parts.epistemic_variance.tolist(), parts.variance.tolist()
         ([2.0], [1.0], [1.5])
     """
-    values, noise = as_components("regression_uncertainty", means, variances)
+    values, noise = as_components("variance_parts", means, variances)
     epistemic = values.var(0, correction=0)
     aleatoric = torch.zeros_like(epistemic) if noise is None else noise.mean(0)
     shape = torch.as_tensor(means).shape[1:]
-    return RegressionUncertainty(
+    return VarianceParts(
         mean=values.mean(0).reshape(shape),
         variance=(aleatoric + epistemic).reshape(shape),
         aleatoric_variance=aleatoric.reshape(shape),

@@ -72,3 +72,22 @@ def test_a_regression_has_what_is_known_of_it():
     values = json.loads(json.dumps(figures.to_dict(), allow_nan=False))
     assert sorted(values["coverage"]) == sorted(values["width"]) == ["0.5", "0.9", "0.95"]
     assert values["calibration"]["num_targets"] == 50 and "crps" not in values["calibration"]
+
+
+def test_figures_of_samples_are_those_of_the_mixture():
+    means, y = torch.randn(7, 50).double(), torch.randn(50).double()
+    variances = 0.1 + torch.rand(7, 50).double()
+    figures = RegressionFigures.from_samples(means, y, variances)
+    components = torch.distributions.Normal(means.T, variances.T.sqrt())
+    uniform = torch.distributions.Categorical(torch.ones(50, 7))
+    mixture = torch.distributions.MixtureSameFamily(uniform, components)
+    assert figures.nll == pytest.approx(-float(mixture.log_prob(y).mean()))
+    assert figures.rmse == metrics.root_mean_squared_error(means.mean(0), y)
+    expected = metrics.regression_calibration(means, y, variances)
+    torch.testing.assert_close(figures.calibration.coverage, expected.coverage)
+    assert figures.crps == expected.crps
+    samples = RegressionFigures.from_samples(means, y)
+    assert samples.nll is None
+    expected = metrics.regression_calibration(means, y, levels=(0.5, 0.9, 0.95))
+    assert list(samples.width.values()) == pytest.approx(expected.width.tolist())
+    assert samples.crps == expected.crps

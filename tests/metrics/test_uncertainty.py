@@ -14,8 +14,8 @@ from bayesdrop.metrics import (
     least_uncertain,
     most_uncertain,
     negative_log_likelihood,
-    regression_uncertainty,
     table_by_class,
+    variance_parts,
 )
 
 
@@ -78,7 +78,7 @@ def test_float32_arrays_are_taken():
 @pytest.mark.parametrize("shape", [(7, 50), (7, 50, 3), (1, 5)])
 def test_total_variance_is_that_of_the_mixture(shape):
     means, variances = torch.randn(shape), torch.rand(shape)
-    parts = regression_uncertainty(means, variances)
+    parts = variance_parts(means, variances)
     assert torch.equal(parts.variance, parts.aleatoric_variance + parts.epistemic_variance)
     # E[y^2] - E[y]^2 of the mixture.
     exact = (means.square() + variances).mean(0) - means.mean(0).square()
@@ -88,11 +88,11 @@ def test_total_variance_is_that_of_the_mixture(shape):
 
 def test_variances_broadcast_and_none_is_no_noise():
     means = torch.randn(5, 8, 2)
-    per_output = regression_uncertainty(means, torch.tensor([0.5, 2.0]))
+    per_output = variance_parts(means, torch.tensor([0.5, 2.0]))
     torch.testing.assert_close(
         per_output.aleatoric_variance, torch.tensor([0.5, 2.0]).expand(8, 2)
     )
-    assert float(regression_uncertainty(means).aleatoric_variance.abs().max()) == 0.0
+    assert float(variance_parts(means).aleatoric_variance.abs().max()) == 0.0
 
 
 def test_ranks_are_stable_and_mirror_each_other():
@@ -161,13 +161,13 @@ S, Y = torch.tensor([[[0.9, 0.1], [0.2, 0.8]]] * 2), torch.tensor([0, 1])
         (lambda: example_table(S, Y, indices=[]), ConfigError, r"indices in 0\.\.1, got none"),
         (lambda: most_uncertain(torch.zeros(3), k=0), ConfigError, "most_uncertain: .*k >= 1"),
         (lambda: least_uncertain(S), ShapeError, "least_uncertain: .*uncertainty scores of shape"),
-        (lambda: regression_uncertainty(torch.zeros(3)), ShapeError, r"\(S, N, outputs\), got"),
-        (lambda: regression_uncertainty(torch.zeros(2, 0)), DataError, "at least one example"),
-        (lambda: regression_uncertainty(torch.zeros(2, 3), -1.0), DataError,
+        (lambda: variance_parts(torch.zeros(3)), ShapeError, r"\(S, N, outputs\), got"),
+        (lambda: variance_parts(torch.zeros(2, 0)), DataError, "at least one example"),
+        (lambda: variance_parts(torch.zeros(2, 3), -1.0), DataError,
          "variances >= 0, got -1"),
-        (lambda: regression_uncertainty(torch.zeros(2, 3), torch.ones(4)), ShapeError,
+        (lambda: variance_parts(torch.zeros(2, 3), torch.ones(4)), ShapeError,
          r"variances that broadcast to \(2, 3\), got \(4,\)"),
-        (lambda: regression_uncertainty(torch.tensor([[0.0, math.inf]])), DataError,
+        (lambda: variance_parts(torch.tensor([[0.0, math.inf]])), DataError,
          "finite samples, got nan or infinity in row 1"),
     ],
 )  # fmt: skip
