@@ -147,10 +147,10 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     threads: Threads = None,
 ) -> None:
     """Train a recipe, or continue where an interrupted run stopped."""
-    from bayesdrop.recipes import get_recipe, run_recipe
+    from bayesdrop.recipes import get, run_recipe
 
     _set_threads(threads)
-    chosen = get_recipe(recipe).override(
+    chosen = get(recipe).override(
         epochs=epochs,
         pretrain_epochs=pretrain_epochs,
         batch_size=batch_size,
@@ -158,7 +158,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         variational_learning_rate=variational_learning_rate,
         weight_decay=weight_decay,
     )
-    out = Path("runs") / f"{recipe}-{seed}" if out is None else out
+    out = Path("runs") / f"{chosen.name}-{seed}" if out is None else out
     run = run_recipe(
         chosen,
         out=out,
@@ -341,7 +341,7 @@ def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
             [key, cls.__name__, cls.reference] for key, cls in layers.items()
         ]
     if what is Registry.recipes:
-        from bayesdrop.recipes import registered_recipes
+        from bayesdrop.recipes import registry
 
         return ["name", "data", "epochs", "summary"], [
             [
@@ -350,9 +350,9 @@ def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
                 " + ".join(str(stage.epochs) for stage in recipe.stages),
                 recipe.summary,
             ]
-            for recipe in registered_recipes().values()
+            for recipe in registry.values()
         ]
-    from bayesdrop.data import registry
+    from bayesdrop import data
 
     return ["name", "image", "classes", "from"], [
         [
@@ -361,7 +361,7 @@ def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
             str(len(source.class_names)),
             source.origin,
         ]
-        for source in registry.values()
+        for source in data.registry.values()
     ]
 
 

@@ -46,7 +46,8 @@ from bayesdrop.diagnostics.shift import METRICS
 from bayesdrop.files import read_json
 from bayesdrop.metrics.ood import ood_metrics
 from bayesdrop.metrics.streaming import ClassificationMetrics
-from bayesdrop.recipes import get_recipe, run_recipe
+from bayesdrop.recipes import get as get_recipe
+from bayesdrop.recipes import run_recipe
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import Run
 from bayesdrop.reporting.costs import compact_figures

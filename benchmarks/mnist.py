@@ -37,7 +37,8 @@ import torch
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
 from bayesdrop.files import read_json
-from bayesdrop.recipes import get_recipe, run_recipe
+from bayesdrop.recipes import get as get_recipe
+from bayesdrop.recipes import run_recipe
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.reporting.report import build_report
 
@@ -117,7 +118,7 @@ def _lenet5_dbb(conv: dict | None = None, epochs: int = 10, **options: float) ->
 CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-500-300": {
         "open init": ("lenet-500-300-bb", _PLAIN),
-        "weights 5e-4": (
+        "open init, weights 5e-4": (
             "lenet-500-300-bb",
             {**_PLAIN, "last": {**_LONG, "learning_rate": 5e-4}},
         ),

@@ -61,7 +61,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.compression.width import WidthRow, WidthSweep
 from bayesdrop.data import DataSplits, load_data, load_ood
-from bayesdrop.recipes import get_recipe
+from bayesdrop.recipes import get as get_recipe
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.recipe import Recipe
 from bayesdrop.recipes.run import build_network

@@ -15,7 +15,7 @@ from rows import (
     weights_kept,
 )
 
-from bayesdrop.recipes import get_recipe
+from bayesdrop.recipes import get as get_recipe
 
 METHODS = {
     "": [("plain", "plain network")],

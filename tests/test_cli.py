@@ -13,7 +13,7 @@ from bayesdrop import __version__, data
 from bayesdrop.cli import app
 from bayesdrop.data import load_data
 from bayesdrop.nn import layers
-from bayesdrop.recipes import load_run, registered_recipes
+from bayesdrop.recipes import load_run
 from bayesdrop.recipes import recipe as recipe_module
 from tests.reporting.page import check_page
 
@@ -57,7 +57,7 @@ def test_version():
     "what, registry",
     [
         ("dropouts", layers),
-        ("recipes", registered_recipes()),
+        ("recipes", recipe_module.registry),
         ("datasets", data.registry),
     ],
 )
@@ -112,12 +112,12 @@ def test_noise_on_weights_goes_from_training_to_a_report(suffix, tmp_path):
 
 def test_a_plugin_registers_what_is_in_it(tmp_path, monkeypatch):
     (tmp_path / "plugin_of_mine.py").write_text(
-        "import dataclasses\nfrom bayesdrop.recipes import get_recipe, register_recipe\n"
-        "register_recipe(dataclasses.replace(get_recipe('digits-mlp'), name='of-mine'))\n"
+        "import dataclasses\nfrom bayesdrop import recipes\n"
+        "recipes.register(dataclasses.replace(recipes.get('digits-mlp'), name='of-mine'))\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(recipe_module, "_REGISTRY", dict(registered_recipes()))
+    monkeypatch.setattr(recipe_module.registry, "_entries", dict(recipe_module.registry))
     assert "of-mine" in invoke("--plugin", "plugin_of_mine", "list", "recipes").stdout
     result = invoke("--plugin", "no_such_plugin", "list", "recipes", code=1)
     assert "Error: No module named 'no_such_plugin'" in result.output
@@ -129,7 +129,7 @@ def test_evaluate_writes_the_report(run, tmp_path):
         "--out", tmp_path,
     )  # fmt: skip
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["recipe"] == "digits-mlp-bb" and report["data"] == "digits:0-3"
+    assert report["recipe"] == "digits-mlp-beta-bernoulli" and report["data"] == "digits:0-3"
     assert report["num_samples"] == 4 and list(report["ood"]) == ["digits:8-9", "digits:4-7"]
     assert "Monte Carlo" in result.stdout and "AUROC" in result.stdout
     assert str(tmp_path / "report.md") in result.stdout
@@ -185,7 +185,7 @@ def test_compare_puts_runs_side_by_side(run, others, tmp_path):
     check_page((tmp_path / "compare.html").read_text())
     values = json.loads((tmp_path / "compare.json").read_text())
     names = [row["name"] for row in values["rows"]]
-    bayesian = [f"digits-mlp-bb, {method}" for method in ("mean mask", "Monte Carlo")]
+    bayesian = [f"digits-mlp-beta-bernoulli, {method}" for method in ("mean mask", "Monte Carlo")]
     assert names == ["digits-mlp", *bayesian, *(f"{name}, ensemble of 2" for name in bayesian)]
     rows = dict(zip(names, values["rows"], strict=True))
     assert all(name in result.stdout for name in ("digits-mlp", "AUROC", "minutes"))
@@ -195,7 +195,7 @@ def test_compare_puts_runs_side_by_side(run, others, tmp_path):
     alone = json.loads((tmp_path / "report.json").read_text())
     ours = seeds[f"{run}, Monte Carlo"]
     assert ours["nll"] == pytest.approx(alone["nll"]["monte_carlo"], rel=1e-9)
-    details = rows["digits-mlp-bb, mean mask"]["details"]
+    details = rows["digits-mlp-beta-bernoulli, mean mask"]["details"]
     assert details["params"] == alone["params"] and details["units"] == alone["units"]
 
 
@@ -281,7 +281,10 @@ def test_demo_writes_report_figures_and_compact_network(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["train", "lenet-500-300-b"], "unknown recipe .* Did you mean 'lenet-500-300-bb'"),
+        (
+            ["train", "lenet-500-300-beta"],
+            "unknown recipe .* Did you mean 'lenet-500-300-beta-bernoulli'",
+        ),
         (["train", "digits-mlp", "--data", "digit"], "unknown data set .* mean 'digits'"),
         (["train", "digits-mlp", "--pretrain-epochs", "2"], "several stages"),
         (["train", "lenet5-caffe", "--data", "digits"], "that the network 'lenet5-caffe' can"),

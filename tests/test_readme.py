@@ -66,14 +66,14 @@ def test_the_readme_is_short():
 def test_every_command_that_a_page_names_exists(page):
     from typer.main import get_command
 
+    from bayesdrop import recipes
     from bayesdrop.cli import app
-    from bayesdrop.recipes import get_recipe
 
     text = page.read_text()
     known = set(get_command(app).commands)
     assert set(re.findall(r"^bayesdrop (\w+)", text, flags=re.MULTILINE)) <= known
     for recipe in re.findall(r"bayesdrop train ([\w-]+)", text):
-        get_recipe(recipe)
+        recipes.get(recipe)
     makefile = (ROOT / "Makefile").read_text()
     for verb in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE):
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb

@@ -13,10 +13,7 @@ from bayesdrop.recipes import (
     Recipe,
     Stage,
     build_network,
-    get_recipe,
     load_run,
-    register_recipe,
-    registered_recipes,
     run_recipe,
 )
 from bayesdrop.recipes.augment import crop_and_flip
@@ -31,7 +28,7 @@ def float32():
 
 
 def tiny(epochs=3, pretrain_epochs=2):
-    return get_recipe("digits-mlp-bb").override(epochs=epochs, pretrain_epochs=pretrain_epochs)
+    return recipes.get("digits-mlp-bb").override(epochs=epochs, pretrain_epochs=pretrain_epochs)
 
 
 def train(out, recipe=None, **options):
@@ -56,9 +53,9 @@ def assert_same(first, second):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-@pytest.mark.parametrize("name", registered_recipes())
+@pytest.mark.parametrize("name", recipes.registry)
 def test_every_recipe_survives_json_and_builds_its_network(name):
-    recipe = get_recipe(name)
+    recipe = recipes.get(name)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
     shape = shapes[recipe.data]
@@ -71,7 +68,7 @@ def test_every_recipe_survives_json_and_builds_its_network(name):
 
 
 def test_a_linear_decay_survives_json_and_is_not_said_where_there_is_none():
-    recipe = get_recipe("lenet-500-300")
+    recipe = recipes.get("lenet-500-300")
     assert "decay_since" not in recipe.to_dict()["stages"][0]
     assert [recipe.stages[0].schedule()(epoch, 4) for epoch in (0, 2)] == [1.0, 0.1]
     stage = dataclasses.replace(recipe.stages[0], decay_since=0.5)
@@ -84,21 +81,21 @@ def test_a_linear_decay_survives_json_and_is_not_said_where_there_is_none():
 
 def test_the_members_of_a_family_train_for_as_many_epochs():
     for prefix in ("lenet-500-300", "lenet5-caffe", "digits-mlp"):
-        family = [get_recipe(prefix + suffix) for suffix in ("", "-dropout", "-bb")]
+        family = [recipes.get(prefix + suffix) for suffix in ("", "-dropout", "-bb")]
         assert len({sum(stage.epochs for stage in recipe.stages) for recipe in family}) == 1
 
 
 def test_overrides_go_to_the_right_stage_and_leave_the_recipe():
-    recipe = get_recipe("lenet-500-300-bb")
+    recipe = recipes.get("lenet-500-300-bb")
     changed = recipe.override(epochs=5, pretrain_epochs=2, batch_size=7, learning_rate=None)
     assert [stage.epochs for stage in changed.stages] == [2, 5]
     assert [stage.batch_size for stage in changed.stages] == [7, 7]
     assert changed.stages[0].learning_rate == recipe.stages[0].learning_rate
-    assert get_recipe("lenet-500-300-bb") is recipe and recipe.override() == recipe
+    assert recipes.get("lenet-500-300-bb") is recipe and recipe.override() == recipe
 
 
 def test_bad_recipes_raise():
-    recipe = get_recipe("lenet-500-300")
+    recipe = recipes.get("lenet-500-300")
     with pytest.raises(ConfigError, match="several stages for pretrain_epochs"):
         recipe.override(pretrain_epochs=2)
     with pytest.raises(ConfigError, match="'x': expected epochs from 1 to inf, got epochs=0"):
@@ -108,7 +105,7 @@ def test_bad_recipes_raise():
     with pytest.raises(ConfigError, match="dropout key exactly where"):
         dataclasses.replace(recipe, dropout="beta-bernoulli")
     with pytest.raises(ConfigError, match="expected a new name, got 'lenet-500-300'"):
-        register_recipe(dataclasses.replace(recipe, data="digits"))
+        recipes.register(dataclasses.replace(recipe, data="digits"))
     for values in ({}, {**recipe.to_dict(), "speed": 3}, {**recipe.to_dict(), "stages": [3]}):
         with pytest.raises(ConfigError, match=r"expected the fields of Recipe.to_dict\(\)"):
             Recipe.from_dict(values)
@@ -181,7 +178,7 @@ def test_unknown_names_raise_with_a_suggestion(tmp_path):
 
 def test_images_that_do_not_fit_the_network_raise():
     with pytest.raises(DataError, match=r"'lenet5-caffe' can take, got .*\(1, 8, 8\)"):
-        build_network(get_recipe("lenet5-caffe"), 10, (1, 8, 8))
+        build_network(recipes.get("lenet5-caffe"), 10, (1, 8, 8))
 
 
 def test_a_run_leaves_what_load_run_needs(trained):
@@ -291,7 +288,7 @@ def test_a_folder_that_cannot_be_written_raises(tmp_path):
 
 
 def test_no_validation_data_is_legal(tmp_path):
-    recipe = get_recipe("digits-mlp").override(epochs=1)
+    recipe = recipes.get("digits-mlp").override(epochs=1)
     run = train(tmp_path, recipe, validation=0)
     assert "val_error" not in run.history["plain"][0]
     assert run.plain is None and run.load_data().validation is None
@@ -330,7 +327,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_the_package_exports_its_registry():
-    assert set(recipes.registered_recipes()) >= {"lenet-500-300-bb", "lenet5-caffe-bb"}
+    assert set(recipes.registry) >= {"lenet-500-300-beta-bernoulli", "lenet5-caffe-beta-bernoulli"}
 
 
 def test_augmented_recipes_resume_with_the_same_bits(tmp_path):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.recipes import Recipe, Stage, register_recipe
+from bayesdrop import recipes
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 
@@ -104,15 +104,15 @@ class SmoothFieldDropout(bd.BayesianDropout):
 
 # %%
 bd.nn.register(SmoothFieldDropout)
-register_recipe(
-    Recipe(
+recipes.register(
+    recipes.Recipe(
         "digits-smooth-field",
         "digits, a smooth field of keep probabilities over the pixels",
         data="digits",
         network="lenet-500-300",
         stages=(
-            Stage("plain", 50),
-            Stage("smooth-field", 100, dropout=True, batch_size=50, kl_warm_up=0.5),
+            recipes.Stage("plain", 50),
+            recipes.Stage("smooth-field", 100, dropout=True, batch_size=50, kl_warm_up=0.5),
         ),
         dropout="smooth-field",
         dropout_options={"select": ["fc1"], "side": 8},

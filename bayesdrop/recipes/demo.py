@@ -9,7 +9,7 @@ from pathlib import Path
 from bayesdrop.compression import save_plain
 from bayesdrop.data import load_ood
 from bayesdrop.recipes.outputs import report_run
-from bayesdrop.recipes.recipe import get_recipe
+from bayesdrop.recipes.recipe import get
 from bayesdrop.recipes.run import run_recipe
 from bayesdrop.reporting import Report, add_baseline
 
@@ -44,8 +44,12 @@ def run_demo(
     """
     out = Path(out)
     runs = {}
-    for folder, name in (("plain", ""), ("dropout", "-dropout"), ("beta-bernoulli", "-bb")):
-        recipe = get_recipe(f"digits-mlp{name}")
+    for folder, name in (
+        ("plain", ""),
+        ("dropout", "-dropout"),
+        ("beta-bernoulli", "-beta-bernoulli"),
+    ):
+        recipe = get(f"digits-mlp{name}")
         if epochs is not None:
             before = max(1, epochs // 4)
             several = len(recipe.stages) > 1

@@ -1,9 +1,23 @@
-"""What options of dropout layers were called when an earlier version wrote ``recipe.json``."""
+"""What recipes and their options were called in earlier commands and ``recipe.json`` files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from typing import Any
+
+ABBREVIATIONS = {
+    "bb": "beta-bernoulli",
+    "dbb": "dependent-beta-bernoulli",
+    "hibp": "hierarchical-indian-buffet",
+    "ibp": "indian-buffet",
+    "l0": "hard-concrete",
+    "mc": "mc-dropout",
+    "sbp": "structured-bayesian-pruning",
+    "sparse-vd": "sparse-variational",
+    "vnd": "variational-nested",
+}
+"""What the literature calls a method, to its key: both may stand in a recipe's name."""
 
 _BY = {"shared": "batch", "per-example": "example", True: "example", False: "batch"}
 
@@ -50,3 +64,21 @@ def _todays(earlier: Mapping[str, Any]) -> dict[str, Any]:
             today, values = RENAMED.get(name, (name, {}))
             options[today] = values.get(value, value) if values else value
     return options
+
+
+def todays_recipe(name: str, known: Container[str]) -> str:
+    """Return the name of a recipe in which abbreviations of the literature may stand.
+
+    Args:
+        name: Such as ``"lenet-500-300-ibp-5"``.
+        known: Names of recipes; one of them stays as it is.
+
+    Example:
+        >>> todays_recipe("lenet-500-300-ibp-5", ())
+        'lenet-500-300-indian-buffet-5'
+    """
+    if name in known:
+        return name
+    for short, key in ABBREVIATIONS.items():
+        name = re.sub(rf"-{short}(?=-|$)", f"-{key}", name)
+    return name

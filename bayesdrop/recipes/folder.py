@@ -17,7 +17,7 @@ from bayesdrop.recipes.earlier import with_todays_names
 FORMAT = 1
 """Format of ``recipe.json``."""
 
-# What may differ between a run and the one that it continues.
+# What may differ between a run and the one that it continues: words, not what is trained.
 _OTHERS_OWN = ("recipe.name", "recipe.summary")
 
 
@@ -47,7 +47,11 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
         write_json(path, {"format": FORMAT, **run, **shape, **versions})
         return
     theirs, ours = _flatten(_read(path)), _flatten(run)
-    changed = [name for name in ours if theirs.get(name, "nothing") != ours[name]]
+    changed = [
+        name
+        for name in ours
+        if name not in _OTHERS_OWN and theirs.get(name, "nothing") != ours[name]
+    ]
     if changed:
         name = changed[0]
         raise ConfigError(

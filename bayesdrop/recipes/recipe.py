@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.errors import ConfigError
 from bayesdrop.inference.schedules import Schedule, decay, steps
-from bayesdrop.recipes.earlier import with_todays_names
+from bayesdrop.recipes.earlier import todays_recipe, with_todays_names
 from bayesdrop.record import plain
+from bayesdrop.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,21 @@ class Stage:
     decay_since: float | None = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
+            raise ConfigError(
+                f"stage {self.name!r}",
+                expected="a name of letters, digits, '-', '_' and '.', not beginning with a dot",
+                got=repr(self.name),
+                hint="It is the name of the stage's folder in the run.",
+            )
+        for name in ("epochs", "batch_size"):
+            if not isinstance(getattr(self, name), int):
+                raise ConfigError(
+                    f"stage {self.name!r}",
+                    expected=f"a whole number of {name}",
+                    got=f"{name}={getattr(self, name)!r}",
+                    hint="Check the options of the recipe.",
+                )
         for name, low, high in (
             ("epochs", 1, math.inf),
             ("batch_size", 1, math.inf),
@@ -200,41 +217,27 @@ class Recipe:
         return dataclasses.replace(self, stages=tuple(stages))
 
 
-_REGISTRY: dict[str, Recipe] = {}
+registry: Registry[Recipe] = Registry("recipe")
+"""Name to recipe."""
 
 
-def register_recipe(recipe: Recipe) -> Recipe:
-    """Add a recipe to the registry.
+def register(recipe: Recipe) -> Recipe:
+    """Add a recipe to the registry, under its name.
 
     Raises:
         ConfigError: If another recipe has the name already.
     """
-    if _REGISTRY.get(recipe.name, recipe) != recipe:
-        raise ConfigError(
-            "register_recipe",
-            expected="a new name",
-            got=f"{recipe.name!r}, which is taken",
-            hint="Choose another name.",
-        )
-    _REGISTRY[recipe.name] = recipe
-    return recipe
+    return registry.register(recipe.name, recipe)
 
 
-def registered_recipes() -> dict[str, Recipe]:
-    """Return a copy of the registry: name to recipe, in order of registration."""
-    return dict(_REGISTRY)
-
-
-def get_recipe(name: str) -> Recipe:
-    """Return the recipe registered under ``name``.
+def get(name: str) -> Recipe:
+    """Return the recipe of a name, in which abbreviations of the literature may stand.
 
     Raises:
         ConfigError: If there is none.
 
     Example:
-        >>> get_recipe("lenet-500-300-bb").dropout
-        'beta-bernoulli'
+        >>> get("lenet-500-300-bb") is get("lenet-500-300-beta-bernoulli")
+        True
     """
-    if name not in _REGISTRY:
-        raise unknown_name("recipe", name, _REGISTRY)
-    return _REGISTRY[name]
+    return registry[todays_recipe(name, registry)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from bayesdrop.nn import to_dependent
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.folder import FORMAT, claim, copy_stages
-from bayesdrop.recipes.recipe import Recipe, Stage, get_recipe
+from bayesdrop.recipes.recipe import Recipe, Stage, get
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run_recipe(
     Example:
         >>> run_recipe("digits-mlp-bb", out="runs/digits").bnn.units()  # doctest: +SKIP
     """
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get(recipe) if isinstance(recipe, str) else recipe
     data = recipe.data if data is None else data
     parse_name(data)
     _check_device(device)
@@ -125,9 +125,10 @@ def run_recipe(
     plain: BayesianNetwork | None = None
     # fit seeds torch's global generator; the caller's is restored.
     with torch.random.fork_rng():
-        for index, (stage, bnn) in enumerate(
-            _networks(recipe, splits.num_classes, splits.image_shape, seed, len(splits.train[1]))
-        ):
+        network = _first_network(recipe, splits.num_classes, splits.image_shape, seed)
+        for index, stage in enumerate(recipe.stages):
+            network = _network_of(recipe, index, network)
+            bnn = BayesianNetwork(network, Categorical(), len(splits.train[1]))
             folder = out / stage.name
             if (folder / "model.pt").exists():
                 checkpoint.load(bnn, folder / "model.pt").eval()
@@ -188,7 +189,10 @@ def load_run(out: str | Path) -> Run:
         )
     plain: BayesianNetwork | None = None
     with torch.random.fork_rng():
-        for stage, bnn in _networks(recipe, num_classes, image_shape, seed, 1):
+        network = _first_network(recipe, num_classes, image_shape, seed)
+        for index, stage in enumerate(recipe.stages):
+            network = _network_of(recipe, index, network)
+            bnn = BayesianNetwork(network, Categorical(), 1)
             last = stage is recipe.stages[-1]
             if last or not stage.dropout:
                 path = out / "model.pt" if last else out / stage.name / "model.pt"
@@ -198,25 +202,31 @@ def load_run(out: str | Path) -> Run:
     return Run(recipe, data, validation, seed, image_shape, bnn, plain, history)
 
 
-def _networks(
-    recipe: Recipe, num_classes: int, image_shape: Sequence[int], seed: int, num_data: int
-) -> Iterator[tuple[Stage, BayesianNetwork]]:
-    """Yield each stage with its network, which starts from the weights of the one before.
-
-    The caller trains or loads a network before it asks for the next.
-    """
+def _first_network(
+    recipe: Recipe, num_classes: int, image_shape: Sequence[int], seed: int
+) -> nn.Module:
+    """Return the plain network of a recipe, with the initial weights of a seed."""
     torch.manual_seed(seed)
-    network = build_network(recipe, num_classes, image_shape)
-    converted = dependent = False
-    for index, stage in enumerate(recipe.stages):
-        if stage.dropout and not converted:
-            network = convert(network, str(recipe.dropout), **recipe.dropout_options)
-        elif index > 0:
-            network = copy.deepcopy(network)
-        if stage.dependent and not dependent:
-            network = to_dependent(network, **recipe.dependent_options)
-        converted, dependent = stage.dropout, stage.dependent
-        yield stage, BayesianNetwork(network, Categorical(), num_data)
+    return build_network(recipe, num_classes, image_shape)
+
+
+def _network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
+    """Return the network of a stage, which starts from the weights of the one before.
+
+    Args:
+        recipe: Whose stage it is.
+        index: Number of the stage.
+        before: The trained network of the stage before; of the first, the plain network.
+    """
+    stage = recipe.stages[index]
+    former = recipe.stages[index - 1] if index > 0 else None
+    if stage.dropout and not (former and former.dropout):
+        network: nn.Module = convert(before, str(recipe.dropout), **recipe.dropout_options)
+    else:
+        network = copy.deepcopy(before) if former else before
+    if stage.dependent and not (former and former.dependent):
+        network = to_dependent(network, **recipe.dependent_options)
+    return network
 
 
 def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
