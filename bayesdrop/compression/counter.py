@@ -90,7 +90,7 @@ class FixedMask(BayesianDropout):
     reference = ""
 
     def __init__(self, layer: BayesianDropout) -> None:
-        super().__init__(layer.num_units, unit_dim=layer.unit_dim)
+        super().__init__(layer.num_units, unit_dim=layer.unit_dim, batch_dim=layer.batch_dim)
         self.path = layer.path
         self.value = torch.ones(layer.num_units)
 

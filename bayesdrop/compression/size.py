@@ -14,7 +14,7 @@ from typing_extensions import override
 from bayesdrop.compression.counter import CostCounter
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import BayesianDropout, PosteriorSample, named_dropout_layers
+from bayesdrop.nn import BayesianDropout, PosteriorSample, RecordedMasks, named_dropout_layers
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
 from bayesdrop.tables import markdown_table
@@ -182,27 +182,18 @@ def measure_size(
     )
 
 
-class _Recorded(PosteriorSample):
-    """A posterior sample that keeps the masks it gave out."""
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        mask = super().mask(layer, x)
-        if mask is not None:
-            self.masks[layer] = mask.reshape(-1, layer.num_units)[0]
-        return mask
-
-
 def _draw_masks(
     network: nn.Module, layers: Mapping[str, BayesianDropout], inputs: Sequence[Tensor], index: int
 ) -> dict[str, Tensor]:
     latents = {layer: layer.draw_latents() for layer in layers.values()}
-    sample = _Recorded(latents, shared=True)
+    sample = PosteriorSample(latents, shared=True)
+    recorder = RecordedMasks(sample)
     if any(layer.input_dependent for layer in layers.values()):
         row = index % len(inputs[0])
-        with sample:
+        with recorder:
             network(*(x[row : row + 1] for x in inputs))
-    return {name: sample.masks[layer] for name, layer in layers.items()}
+    masks = {**sample.masks, **recorder.masks}
+    return {name: masks[layer].reshape(-1, layer.num_units)[0] for name, layer in layers.items()}
 
 
 def _stack(costs: list[dict[str, int]], names: Mapping[str, int]) -> dict[str, Tensor]:

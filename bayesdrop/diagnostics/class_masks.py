@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.nn import BayesianDropout, MaskContext, named_dropout_layers
+from bayesdrop.nn import RecordedMasks, named_dropout_layers
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Program
 
 _ROWS = 1000
-
-
-class _MeanMasks(MaskContext):
-    """Runs with mean masks and keeps each layer's last one, ``(N, K)``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.masks: dict[BayesianDropout, Tensor] = {}
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        mask = layer.mean_mask(x)
-        self.masks[layer] = mask.expand(x.shape[0], -1)
-        return mask
 
 
 @torch.no_grad()
@@ -57,7 +42,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
     device = next(network.parameters(), torch.empty(0)).device
     totals: dict[str, Tensor] = {}
     counts = torch.zeros(0)
-    recorder = _MeanMasks()
+    recorder = RecordedMasks()
     with evaluation_mode(network), recorder:
         for x, y in batches(data, _ROWS):
             labels = _labels(y)
@@ -68,7 +53,8 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
             network(x.to(device))
             for name, layer in named_dropout_layers(network):
                 if layer in recorder.masks:
-                    added = member @ recorder.masks[layer].cpu().to(member)
+                    masks = recorder.masks[layer].cpu().to(member)
+                    added = member @ masks.expand(len(labels), -1)
                     former = totals.get(name, torch.zeros(0, layer.num_units))
                     padding = (0, 0, 0, len(counts) - len(former))
                     totals[name] = nn.functional.pad(former, padding) + added

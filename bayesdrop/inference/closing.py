@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.nn import BayesianDropout, DependentBetaBernoulliDropout, MaskContext
+from bayesdrop.nn import DependentBetaBernoulliDropout, RecordedMasks
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.network import BayesianNetwork
 
 _ROWS = 1000
-
-
-class _Used(MaskContext):
-    """Runs with mean masks and notes which units are open for any input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.units: dict[BayesianDropout, Tensor] = {}
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        mask = layer.mean_mask(x)
-        if layer.input_dependent:
-            used = (mask > 0).any(0)
-            self.units[layer] = used | self.units[layer] if layer in self.units else used
-        return mask
 
 
 @torch.no_grad()
@@ -61,13 +43,16 @@ def prune_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
             hint="Other masks do not depend on the input: their units are pruned already.",
         )
     device = next(bnn.parameters()).device
-    used = _Used()
-    with evaluation_mode(bnn), used:
+    used = {layer: torch.zeros_like(layer.kept()) for layer in layers.values()}
+    recorder = RecordedMasks()
+    with evaluation_mode(bnn), recorder:
         for x, _ in batches(data, _ROWS):
             bnn.network(x.to(device))
+            for layer in used:
+                used[layer] |= (recorder.masks[layer] > 0).any(0)
     closed = {}
     for name, layer in layers.items():
-        unused = layer.kept() & ~used.units[layer]
+        unused = layer.kept() & ~used[layer]
         layer.prune(unused)
         closed[name] = int(unused.sum())
     return closed

@@ -6,7 +6,14 @@ have in common, an owner of global latents, is in ``latents``.
 
 from bayesdrop.nn.catalogue import BayesianLayer, layers, make, register, registered
 from bayesdrop.nn.context import MaskContext, active_context
-from bayesdrop.nn.contexts import ImposedMasks, PosteriorSample, impose_masks
+from bayesdrop.nn.contexts import (
+    ImposedMasks,
+    ModelPass,
+    PosteriorSample,
+    RecordedMasks,
+    TrainingPass,
+    impose_masks,
+)
 from bayesdrop.nn.latents import (
     ConditionalOwner,
     LatentOwner,
@@ -83,13 +90,16 @@ __all__ = [
     "LatentOwner",
     "LayerKind",
     "MaskContext",
+    "ModelPass",
     "MonteCarloDropout",
     "NestedDropout",
     "Noise",
     "OrderedUnits",
     "PosteriorSample",
+    "RecordedMasks",
     "SparseVariational",
     "StructuredBayesianPruningDropout",
+    "TrainingPass",
     "VariationalNestedDropout",
     "active_context",
     "impose_masks",

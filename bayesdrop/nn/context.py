@@ -27,11 +27,18 @@ def active_context() -> MaskContext | None:
 class MaskContext(ABC):
     """Decides where the masks of dropout layers come from while it is open.
 
-    It stands below the layers, which ask it: so it knows them only as keys, a ``BayesianDropout``
-    in ``mask`` and any ``LatentOwner`` in ``values``.
+    It is the object of a pass: what one layer has drawn, and another one needs, it holds until it
+    is closed (``drawn``). It stands below the layers, which ask it: so it knows them only as keys,
+    a ``BayesianDropout`` in ``mask`` and any ``LatentOwner`` in ``values``.
+
+    Args:
+        num_rows: Number of examples (times particles) that every layer must find in its
+            ``batch_dim``; None if it is not known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_rows: int | None = None) -> None:
+        self.num_rows = num_rows
+        self.drawn: dict[Any, Tensor] = {}
         self._tokens: list[Token[MaskContext | None]] = []
 
     def __enter__(self) -> Self:
@@ -40,10 +47,23 @@ class MaskContext(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         _ACTIVE.reset(self._tokens.pop())
+        if not self._tokens:
+            self.drawn = {}
 
     @abstractmethod
     def mask(self, layer: Any, x: Tensor) -> Tensor | None:
-        """Return a mask of shape ``(K,)`` or ``(N, K)``, or None to let the layer decide."""
+        """Return a mask of shape ``(K,)`` or ``(N, K)``, or None to let the layer decide.
+
+        Particles may stand in front of the examples; the layer's input then has particles x
+        examples in its ``batch_dim``.
+        """
+
+    def mask_of(self, layer: Any) -> Tensor | None:
+        """Return the mask that a layer has in this pass; None if it has not run yet.
+
+        Layers that share a draw ask for it.
+        """
+        return self.drawn.get(layer)
 
     def values(self, owner: Any) -> Latents | None:
         """Return the values of a layer's global latents, or None to let the layer decide.

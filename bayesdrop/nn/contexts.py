@@ -1,11 +1,13 @@
-"""Contexts that say which masks to run with: given ones, or those of a posterior sample."""
+"""All contexts: where a pass through a network takes its masks, and random weights, from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import pyro
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -13,11 +15,16 @@ from bayesdrop.errors import unknown_name
 from bayesdrop.nn.context import MaskContext
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
+from bayesdrop.nn.weight import BayesianWeights
 from bayesdrop.typing import Latents
 
 
 class ImposedMasks(MaskContext):
-    """Gives each named layer the mask that was asked for; the others behave as outside."""
+    """Gives each named layer the mask that was asked for; the others behave as outside.
+
+    Args:
+        masks: Layer to a mask of shape ``(K,)`` or ``(N, K)``.
+    """
 
     def __init__(self, masks: Mapping[BayesianDropout, Tensor]) -> None:
         super().__init__()
@@ -26,6 +33,81 @@ class ImposedMasks(MaskContext):
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         return self.masks.get(layer)
+
+
+class TrainingPass(MaskContext):
+    """What layers do outside, with one draw of each layer's global latents for the whole pass.
+
+    Each posterior is computed once: the KL divergence can use it again (``posteriors``), and a
+    layer that is called twice keeps its latents, as in the Pyro model.
+
+    Args:
+        num_rows: Number of examples.
+    """
+
+    def __init__(self, num_rows: int | None = None) -> None:
+        super().__init__(num_rows)
+        self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
+        self.latents: dict[LatentOwner, Latents] = {}
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        return layer.draw_mask(self._draw(layer), x) if layer.training else None
+
+    @override
+    def values(self, owner: LatentOwner) -> Latents | None:
+        as_model = isinstance(owner, BayesianWeights) and owner.draws_as_model
+        return self._draw(owner) if as_model and owner.training else None
+
+    def _draw(self, owner: LatentOwner) -> Latents:
+        if owner not in self.latents:
+            posterior = owner.posterior()
+            self.posteriors[owner] = posterior
+            self.latents[owner] = {name: q.rsample() for name, q in posterior.items()}
+        return self.latents[owner]
+
+
+class ModelPass(MaskContext):
+    """Draws each mask as a named site that adds nothing to the ELBO, as q(z | pi) = p(z | pi).
+
+    Args:
+        latents: The global latents of every owner, drawn by the Pyro model.
+        particles: Batch shape to the left of the examples.
+        num_examples: Number of examples, the size of the data plate.
+
+    Sites:  ``{module path}.z`` of every layer that runs, event ``(K,)``.
+    """
+
+    def __init__(
+        self, latents: Mapping[LatentOwner, Latents], particles: torch.Size, num_examples: int
+    ) -> None:
+        super().__init__(particles.numel() * num_examples)
+        self.latents = latents
+        self.particles = particles
+        self.batch_shape = particles + (num_examples,)
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        latents = self.latents.get(layer)
+        if latents is None:
+            return None
+        fn = layer.mask_distribution(latents, x).expand(self.batch_shape)
+        z = fn.rsample() if fn.has_rsample else fn.sample()
+        z = pyro.sample(f"{layer.path}.z", fn.mask(False), obs=z)
+        return z.expand(self.batch_shape + (layer.num_units,))
+
+    @override
+    def values(self, owner: LatentOwner) -> Latents | None:
+        latents = self.latents.get(owner)
+        if latents is None or not isinstance(owner, BayesianWeights):
+            return latents
+        return {name: self._by_particle(value, owner.weight) for name, value in latents.items()}
+
+    def _by_particle(self, value: Tensor, event: Tensor) -> Tensor:
+        value = value.to(event)
+        if value.numel() == event.numel():
+            return value.reshape(event.shape)
+        return value.expand(self.particles + (1,) + event.shape).reshape(-1, *event.shape)
 
 
 class PosteriorSample(MaskContext):
@@ -43,17 +125,20 @@ class PosteriorSample(MaskContext):
     def __init__(self, latents: Mapping[Any, Latents], *, shared: bool) -> None:
         super().__init__()
         self.latents: Mapping[LatentOwner, Latents] = latents
+        self.shared = shared
         self.masks: dict[BayesianDropout, Tensor] = {}
-        if shared:
-            layers = [m for m in latents if isinstance(m, BayesianDropout)]
-            layers.sort(
-                key=lambda layer: layer.width_source is not None
-            )  # those that lead come first
-            self.masks = {
-                layer: layer.draw_mask(latents[layer])
-                for layer in layers
-                if not layer.input_dependent
-            }
+        with self:
+            for owner in latents if shared else ():
+                if isinstance(owner, BayesianDropout):
+                    self.mask_of(owner)
+
+    @override
+    def mask_of(self, layer: BayesianDropout) -> Tensor | None:
+        if not self.shared or layer.input_dependent or layer not in self.latents:
+            return super().mask_of(layer)
+        if layer not in self.masks:  # the layer that asks may be drawn before this one
+            self.masks[layer] = layer.draw_mask(self.latents[layer])
+        return self.masks[layer]
 
     @override
     def values(self, owner: LatentOwner) -> Latents | None:
@@ -66,6 +151,35 @@ class PosteriorSample(MaskContext):
         if layer in self.latents:
             return layer.draw_mask(self.latents[layer], x)
         return None
+
+
+class RecordedMasks(MaskContext):
+    """Keeps the mask that each layer has in the last pass.
+
+    Args:
+        source: Decides on masks and weights; None runs with mean masks.
+    """
+
+    def __init__(self, source: MaskContext | None = None) -> None:
+        super().__init__()
+        self.source = source
+        self.masks: dict[BayesianDropout, Tensor] = {}
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        mask = layer.mean_mask(x) if self.source is None else self.source.mask(layer, x)
+        if mask is not None:
+            self.masks[layer] = mask
+        return mask
+
+    @override
+    def mask_of(self, layer: BayesianDropout) -> Tensor | None:
+        mask = super().mask_of(layer)
+        return self.source.mask_of(layer) if mask is None and self.source is not None else mask
+
+    @override
+    def values(self, owner: LatentOwner) -> Latents | None:
+        return None if self.source is None else self.source.values(owner)
 
 
 def impose_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> ImposedMasks:

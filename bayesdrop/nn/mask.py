@@ -56,9 +56,16 @@ class BayesianDropout(LatentOwner):
             convolution maps ``(..., K, H, W)``.
         threshold: Units with a keep probability below this are pruned: zero in the mean mask.
         kl_scale: Factor on this layer's KL divergence (1 is the ELBO).
+        batch_dim: The dimension of the examples, counted from the first: 1 for ``(T, N, K)``.
 
-    Shape:  input and output have the same shape. The first dimension holds the examples; an
-        example has one mask, shared along all its other dimensions.
+    Shape:  input and output have the same shape. An example has one mask, shared along all its
+        dimensions other than ``unit_dim``. An input without a ``batch_dim``, such as ``(K,)``, is
+        one example.
+
+    Raises:
+        ConfigError: If an argument makes no sense.
+        ShapeError: If an input does not have ``num_units`` in ``unit_dim``, or, where it is known
+            how many examples there are, not as many in ``batch_dim``.
     """
 
     unit_word: ClassVar[str] = "units"
@@ -79,6 +86,7 @@ class BayesianDropout(LatentOwner):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
     ) -> None:
@@ -98,6 +106,13 @@ class BayesianDropout(LatentOwner):
                 got=f"unit_dim={unit_dim}",
                 hint="Use -1 for features (N, K) and -3 for convolution maps (N, K, H, W).",
             )
+        if batch_dim < 0:
+            raise ConfigError(
+                who,
+                expected="batch_dim >= 0, counted from the first dimension",
+                got=f"batch_dim={batch_dim}",
+                hint="Use 0 for (N, ..., K) and 1 for sequences (T, N, K).",
+            )
         if not 0.0 <= threshold < 1.0 or not kl_scale > 0.0:
             raise ConfigError(
                 who,
@@ -107,15 +122,11 @@ class BayesianDropout(LatentOwner):
             )
         self.num_units = num_units
         self.unit_dim = unit_dim
+        self.batch_dim = batch_dim
         self.threshold = threshold
         self.kl_scale = kl_scale
         # In a tuple, so that the layer is no child of this module.
         self._bound: tuple[nn.Module, int] | None = None
-
-    @property
-    def width_source(self) -> BayesianDropout | None:
-        """The layer whose mask decides this one's in every pass; None for all but nested ones."""
-        return None
 
     # -- what a prior defines ------------------------------------------------------------------
 
@@ -143,15 +154,14 @@ class BayesianDropout(LatentOwner):
 
         Args:
             latents: Values of the global latents.
-            x: The layer's input, whose first dimension holds the examples.
+            x: The layer's input, whose ``batch_dim`` holds the examples.
 
         Returns:
             A mask of shape ``(N, K)``, or ``(K,)`` if ``x`` is None or has no example dimension.
         """
         fn = self.mask_distribution(latents, x)
-        shape = torch.Size()
-        if x is not None and x.ndim + self.unit_dim > 0 and not fn.batch_shape:
-            shape = torch.Size((x.shape[0],))
+        rows = None if x is None else self.rows_of(x)
+        shape = torch.Size() if rows is None or fn.batch_shape else torch.Size((rows,))
         return fn.rsample(shape) if fn.has_rsample else fn.sample(shape)
 
     @override
@@ -229,23 +239,71 @@ class BayesianDropout(LatentOwner):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` by the mask that the open context, or the mode, asks for."""
-        self._check_input(x)
-        return x * self._align(self._find_mask(x), x)
+        return x * self.sample_mask(x)
 
-    def _find_mask(self, x: Tensor) -> Tensor:
+    def sample_mask(self, x: Tensor) -> Tensor:
+        """Return the mask of this pass, to be multiplied with ``x`` or with what has its shape.
+
+        A loop over time draws it once and multiplies at every step; the Pyro model then has one
+        site ``{module path}.z``, as if the layer had been called once. Where the mask comes from
+        is as for ``forward``: in evaluation mode outside any context it is the mean mask.
+
+        Args:
+            x: What the mask is for, such as a recurrent state ``(N, K)``; its values matter to
+                input-dependent masks only.
+
+        Returns:
+            A mask that broadcasts against ``x``, such as ``(N, K)``, or ``(1, K)`` if all examples
+            share one.
+
+        Example:
+            >>> import bayesdrop as bd
+            >>> gates, cell = bd.BetaBernoulliDropout(4), nn.RNNCell(3, 4)
+            >>> x, state = torch.zeros(5, 7, 3), torch.zeros(5, 4)
+            >>> mask = gates.sample_mask(state)
+            >>> for time in range(7):
+            ...     state = cell(x[:, time], state) * mask
+            >>> mask.shape
+            torch.Size([5, 4])
+        """
+        self._check_input(x)
         context = active_context()
+        if context is not None and context.num_rows is not None:
+            self._check_rows(x, context.num_rows)
         mask = None if context is None else context.mask(self, x)
         if mask is None:
             mask = self.draw_mask(self.draw_latents(), x) if self.training else self.mean_mask(x)
-        return mask
+        if context is not None:
+            context.drawn[self] = mask
+        return self._align(mask, x)
+
+    def rows_of(self, x: Tensor) -> int | None:
+        """Return the number of examples of an input; None if it has no dimension for them."""
+        missing = self.batch_dim >= x.ndim or self.batch_dim == x.ndim + self.unit_dim
+        return None if missing else x.shape[self.batch_dim]
 
     def _align(self, mask: Tensor, x: Tensor) -> Tensor:
-        # (K,) or (N, K) -> broadcastable against x.
+        # (K,), (N, K) or (particles, N, K) -> broadcastable against x.
         shape = [1] * x.ndim
         shape[self.unit_dim] = self.num_units
-        if mask.ndim > 1:
-            shape[0] = mask.shape[0]
+        if mask.ndim > 1 and self.rows_of(x) is not None:
+            shape[self.batch_dim] = mask.numel() // self.num_units
+            if self.batch_dim > x.ndim + self.unit_dim:
+                mask = mask.reshape(-1, self.num_units).T
         return mask.reshape(shape)
+
+    def _check_rows(self, x: Tensor, rows: int) -> None:
+        if self.rows_of(x) == rows:
+            return
+        found = [dim for dim, size in enumerate(x.shape) if size == rows]
+        raise ShapeError(
+            self.name,
+            expected=f"the {rows} examples of this pass in dimension {self.batch_dim}",
+            got=f"input of shape {tuple(x.shape)}",
+            hint=f"Pass batch_dim={found[0]} to the layer."
+            if found
+            else "An example has one mask: examples must not be merged with another dimension.",
+        )
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim + self.unit_dim >= 0 and x.shape[self.unit_dim] == self.num_units:

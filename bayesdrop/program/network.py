@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.likelihoods import Likelihood
-from bayesdrop.nn import (
-    BayesianDropout,
-    BayesianWeights,
-    LatentOwner,
-    MaskContext,
-    PosteriorSample,
-    kl_divergence,
-)
+from bayesdrop.nn import LatentOwner, PosteriorSample, TrainingPass, kl_divergence
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
 from bayesdrop.typing import Latents, LossTerms, SharedBy
@@ -94,10 +86,10 @@ class BayesianNetwork(Program):
         if not self.training:
             nll = self.likelihood.nll(self.network(x), y) * scale
             return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
-        masks = _TrainingMasks()
-        with masks:
+        draws = TrainingPass(x.shape[0])
+        with draws:
             nll = self.likelihood.nll(self.network(x), y) * scale
-        kl = kl_divergence(self.network, masks.posteriors)
+        kl = kl_divergence(self.network, draws.posteriors)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
     def draw_latents(self) -> Mapping[LatentOwner, Latents]:
@@ -116,32 +108,8 @@ class BayesianNetwork(Program):
         sample = PosteriorSample(self.draw_latents(), shared=shared_by == "batch")
 
         def run(x: Tensor) -> Tensor:
+            sample.num_rows = x.shape[0]
             with sample:
                 return self.network(x)
 
         return run
-
-
-class _TrainingMasks(MaskContext):
-    # What the layers do outside, but each posterior is computed and sampled once a step: the KL
-    # divergence uses it again, and a layer called twice keeps its latents, as in the model.
-    def __init__(self) -> None:
-        super().__init__()
-        self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
-        self.latents: dict[LatentOwner, Latents] = {}
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        return layer.draw_mask(self._draw(layer), x) if layer.training else None
-
-    @override
-    def values(self, owner: LatentOwner) -> Latents | None:
-        as_model = isinstance(owner, BayesianWeights) and owner.draws_as_model
-        return self._draw(owner) if as_model and owner.training else None
-
-    def _draw(self, owner: LatentOwner) -> Latents:
-        if owner not in self.latents:
-            posterior = owner.posterior()
-            self.posteriors[owner] = posterior
-            self.latents[owner] = {name: q.rsample() for name, q in posterior.items()}
-        return self.latents[owner]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import pyro
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import BayesianDropout, BayesianWeights, LatentOwner, MaskContext, prior_among
+from bayesdrop.nn import LatentOwner, ModelPass, prior_among
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
 
@@ -109,7 +109,7 @@ class Model(PyroFunction):
         rows = x.shape[0]
         if particles:
             x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
-        with self._data_plate(x[:rows], y), _ModelMasks(latents, particles, rows):
+        with self._data_plate(x[:rows], y), ModelPass(latents, particles, rows):
             output = self.bnn.network(x)
             target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
             output = output.reshape(particles + (rows,) + output.shape[1:])
@@ -131,43 +131,3 @@ def particle_shape(batch_shapes: Iterable[torch.Size]) -> torch.Size:
             shapes.append(torch.Size((plate.size, *[1] * (-plate.dim - 1))))
     batch_shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size()
     return batch_shape[:-1]
-
-
-class _ModelMasks(MaskContext):
-    # Draws each mask as a named site that adds nothing to the ELBO, since q(z | pi) = p(z | pi).
-    def __init__(
-        self,
-        latents: Mapping[LatentOwner, Latents],
-        particles: torch.Size,
-        rows: int,
-    ) -> None:
-        super().__init__()
-        self.latents = latents
-        self.particles = particles
-        self.batch_shape = particles + (rows,)
-
-    @override
-    def values(self, owner: LatentOwner) -> Latents | None:
-        latents = self.latents.get(owner)
-        if latents is None or not isinstance(owner, BayesianWeights):
-            return latents
-        return {name: self._by_particle(value, owner.weight) for name, value in latents.items()}
-
-    def _by_particle(self, value: Tensor, event: Tensor) -> Tensor:
-        value = value.to(event)
-        if value.numel() == event.numel():
-            return value.reshape(event.shape)
-        return value.expand(self.particles + (1,) + event.shape).reshape(-1, *event.shape)
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        latents = self.latents.get(layer)
-        if latents is None:
-            return None
-        fn = layer.mask_distribution(latents, x)
-        if layer.width_source is not None:  # a mask that is given, for particles x examples
-            fn = Delta(fn.mean.reshape(*self.batch_shape, -1), event_dim=1, validate_args=False)
-        fn = fn.expand(self.batch_shape)
-        z = fn.rsample() if fn.has_rsample else fn.sample()
-        z = pyro.sample(f"{layer.path}.z", fn.mask(False), obs=z)
-        return z.expand(self.batch_shape + (layer.num_units,)).reshape(-1, layer.num_units)

@@ -29,6 +29,7 @@ class BernoulliDropout(BayesianDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with a keep probability below this are pruned.
         kl_scale: Factor on this layer's KL divergence.
         temperature: Temperature of the relaxed mask, > 0.
@@ -44,12 +45,19 @@ class BernoulliDropout(BayesianDropout):
         num_units: int,
         *,
         unit_dim: int,
+        batch_dim: int,
         threshold: float,
         kl_scale: float,
         temperature: float,
         relaxation: Relaxation,
     ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            batch_dim=batch_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+        )
         if not 0.0 < temperature < math.inf:
             raise ConfigError(
                 type(self).__name__,

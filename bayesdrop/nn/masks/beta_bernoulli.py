@@ -37,6 +37,7 @@ class BetaBernoulliPosterior(BernoulliDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         prior_concentration1: float = 1e-4,
@@ -49,6 +50,7 @@ class BetaBernoulliPosterior(BernoulliDropout):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             temperature=temperature,
@@ -117,6 +119,7 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with :math:`E[\pi_k]` below this are pruned.
         kl_scale: Factor on this layer's KL divergence.
         prior_concentration1: :math:`c > 0`, the paper's :math:`\alpha / K`. Smaller prunes more.

@@ -50,6 +50,7 @@ class ConcreteDropout(UnitNoiseDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with a keep probability below this are pruned.
         kl_scale: Factor on the KL.
         init_drop_prob: Initial :math:`p` in (0, 1).
@@ -87,6 +88,7 @@ class ConcreteDropout(UnitNoiseDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         init_drop_prob: float = 0.1,
@@ -98,6 +100,7 @@ class ConcreteDropout(UnitNoiseDropout):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             length_scale=length_scale,

@@ -73,6 +73,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Entries of the mean mask below this are zero.
         kl_scale: Factor on this layer's KL divergence.
         prior_concentration1: :math:`c > 0`.
@@ -119,6 +120,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         prior_concentration1: float = 1e-4,
@@ -136,6 +138,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             prior_concentration1=prior_concentration1,
@@ -189,6 +192,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         new = cls(
             layer.num_units,
             unit_dim=layer.unit_dim,
+            batch_dim=layer.batch_dim,
             threshold=layer.threshold,
             relaxation=layer.relaxation,
             **{"kl_scale": layer.kl_scale, **options},
@@ -267,9 +271,12 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
                 hint="Its masks depend on the input: pass x.",
             )
         x = x.detach()
-        unit = x.ndim + self.unit_dim
-        positions = [dim for dim in range(1, x.ndim) if dim != unit]
-        return x.mean(positions) if positions else x
+        unit, batch = x.ndim + self.unit_dim, self.batch_dim
+        if self.rows_of(x) is None:
+            batch = unit
+        positions = [dim for dim in range(x.ndim) if dim not in (unit, batch)]
+        features = x.mean(positions) if positions else x
+        return features.T if batch > unit else features
 
     def _gate(self, features: Tensor, shift: Tensor) -> Tensor:
         inverse = (self.running_var + _VARIANCE_EPS).rsqrt()

@@ -26,6 +26,7 @@ class GaussianDropout(FixedNoiseDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         drop_prob: :math:`p` in [0, 1): the rate of the Bernoulli dropout with the same variance.
             The noise's variance is ``drop_prob / (1 - drop_prob)``.
         kl_scale: Factor on the penalty.

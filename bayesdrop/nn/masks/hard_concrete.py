@@ -41,6 +41,7 @@ class HardConcreteDropout(BayesianDropout):
     Args:
         num_units: Number of gates :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with :math:`P(z \ne 0)` below this are pruned, as are those with
             :math:`\hat z = 0`. None is the probability at which the second happens, 0.31.
         kl_scale: Factor on the penalty.
@@ -94,6 +95,7 @@ class HardConcreteDropout(BayesianDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float | None = None,
         kl_scale: float = 1.0,
         cost_per_parameter: float = 0.1,
@@ -126,7 +128,13 @@ class HardConcreteDropout(BayesianDropout):
         if threshold is None:
             odds = (1.0 - temperature) * math.log(-lower / upper)
             threshold = 1.0 / (1.0 + math.exp(-odds))
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            batch_dim=batch_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+        )
         self.cost_per_parameter = cost_per_parameter
         self.prior_precision = prior_precision
         self.prior_logits = prior_logits

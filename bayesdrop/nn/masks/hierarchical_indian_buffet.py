@@ -55,6 +55,7 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with :math:`E[\pi_{lk}]` below this are pruned. The keep probabilities of
             units that nothing but the prior keeps fall by half in :math:`0.7 \alpha` sticks, so
             a small threshold would keep many of them.
@@ -106,6 +107,7 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 0.1,
         kl_scale: float = 1.0,
         sticks: IndianBuffetSticks | None = None,
@@ -119,6 +121,7 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             temperature=temperature,

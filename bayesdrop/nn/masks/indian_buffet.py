@@ -41,6 +41,7 @@ class IndianBuffetDropout(StickBreakingDropout):
     Args:
         num_units: Number of units and of sticks :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with :math:`E[\pi_k]` below this are pruned. The keep probabilities of
             units that nothing but the prior keeps fall by half in :math:`0.7 \alpha` sticks, so
             a small threshold would keep many of them.
@@ -83,6 +84,7 @@ class IndianBuffetDropout(StickBreakingDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 0.1,
         kl_scale: float = 1.0,
         concentration: float = DEFAULT_CONCENTRATION,
@@ -94,6 +96,7 @@ class IndianBuffetDropout(StickBreakingDropout):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             temperature=temperature,

@@ -34,6 +34,7 @@ class MonteCarloDropout(FixedNoiseDropout):
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps, where whole
             channels are dropped as by ``nn.Dropout2d``.
+        batch_dim: The dimension of the examples, counted from the first.
         drop_prob: :math:`p` in [0, 1), as in ``nn.Dropout``.
         kl_scale: Factor on the penalty.
         length_scale: :math:`l > 0` of a prior :math:`N(0, l^{-2})` on the weights and bias of the

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering, UnitMask
+from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering
+from bayesdrop.nn.masks.unit_mask import UnitMask
 from bayesdrop.typing import Latents
 
 TruncationLaw: TypeAlias = Literal["uniform", "geometric"]
@@ -80,6 +81,7 @@ class NestedDropout(OrderedUnits):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units whose keep probability is below this are pruned from the mean mask.
         kl_scale: Without effect here.
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
@@ -116,6 +118,7 @@ class NestedDropout(OrderedUnits):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         num_groups: int | None = None,
@@ -129,6 +132,7 @@ class NestedDropout(OrderedUnits):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             num_groups=num_groups,

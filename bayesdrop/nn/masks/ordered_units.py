@@ -3,95 +3,43 @@
 from __future__ import annotations
 
 import math
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.context import active_context
 from bayesdrop.nn.mask import BayesianDropout, OrderedLaw
 from bayesdrop.nn.masks.importance import importance_ranks
+from bayesdrop.nn.masks.unit_mask import first_units, of_units
 from bayesdrop.nn.weight import BayesianWeights
-from bayesdrop.ops import noise
-from bayesdrop.typing import Latents, Shape
+from bayesdrop.typing import Latents
 
 Ordering: TypeAlias = Literal["index", "importance"]
 _GROUPS = 32
 
 
-class UnitMask(TorchDistribution):
-    """The mask of units whose groups have an ordered mask.
+class _PlainPass(threading.local):
+    """The draw that a group of layers shares in plain torch, where no context holds it.
 
-    Args:
-        order: Law of the mask of the groups that are not always open, event shape ``(D,)``.
-        unit_group: Group of each unit, ``(K,)``; those below ``always_kept`` are open.
-        always_kept: Number of groups that are open in every mask.
-
-    Shape:  batch shape is the order's, event shape ``(K,)``.
+    Each thread has its own; a copy of the network starts without.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.independent(constraints.boolean, 1)
+    mask: Tensor | None = None
 
-    def __init__(self, order: OrderedMask, unit_group: Tensor, always_kept: int) -> None:
-        self.order, self.unit_group, self.always_kept = order, unit_group, always_kept
-        super().__init__(order.batch_shape, unit_group.shape, validate_args=False)
-
-    @property
-    @override
-    def has_rsample(self) -> bool:  # type: ignore[override]
-        return self.order.has_rsample
+    def __deepcopy__(self, memo: object) -> _PlainPass:
+        return _PlainPass()
 
     @override
-    def expand(self, batch_shape: Shape, _instance: object = None) -> UnitMask:
-        return UnitMask(self.order.expand(batch_shape), self.unit_group, self.always_kept)
-
-    @property
-    @override
-    def mean(self) -> Tensor:
-        return self._of_units(self.order.mean)
-
-    @override
-    def sample(self, sample_shape: Shape = ()) -> Tensor:
-        with torch.no_grad():
-            if self.has_rsample:
-                return self.rsample(sample_shape)
-            shape = self._extended_shape(torch.Size(sample_shape))
-            mean = self.mean
-            return (noise.uniform((*shape[:-1], 1), mean) < mean).to(mean.dtype)
-
-    @override
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        return self._of_units(self.order.rsample(torch.Size(sample_shape)))
-
-    @override
-    def log_prob(self, value: Tensor) -> Tensor:
-        groups = self.always_kept + self.order.event_shape[0]
-        first = _first_units(self.unit_group, groups)[self.always_kept :]
-        return self.order.log_prob(value[..., first])
-
-    def _of_units(self, order: Tensor) -> Tensor:
-        return _of_units(order, self.unit_group, self.always_kept)
-
-
-class _LastMask:
-    """The mask that a layer has in the present pass; a copy of the layer starts without."""
-
-    def __init__(self) -> None:
-        self.mask: Tensor | None = None
-
-    def __deepcopy__(self, memo: object) -> _LastMask:
-        return _LastMask()
-
-    @override
-    def __reduce__(self) -> tuple[type[_LastMask], tuple[()]]:
-        return _LastMask, ()
+    def __reduce__(self) -> tuple[type[_PlainPass], tuple[()]]:
+        return _PlainPass, ()
 
 
 class OrderedUnits(BayesianDropout):
@@ -109,6 +57,7 @@ class OrderedUnits(BayesianDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units whose keep probability is below this are pruned from the mean mask.
         kl_scale: Factor on this layer's KL divergence.
         num_groups: Number of groups :math:`G` of neighbouring units, equal but for rounding; None
@@ -128,6 +77,7 @@ class OrderedUnits(BayesianDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 1e-3,
         kl_scale: float = 1.0,
         num_groups: int | None = None,
@@ -135,7 +85,13 @@ class OrderedUnits(BayesianDropout):
         ordering: Ordering = "index",
         share_widths: bool = False,
     ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            batch_dim=batch_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+        )
         if ordering not in ("index", "importance"):
             raise unknown_name("ordering", ordering, ("index", "importance"))
         groups = min(_GROUPS, num_units) if num_groups is None else num_groups
@@ -150,9 +106,9 @@ class OrderedUnits(BayesianDropout):
         self.num_groups, self.always_kept, self.ordering = groups, frozen, ordering
         self.share_widths = share_widths
         self.held_groups: int | None = None
-        # In a tuple, so that the layer that leads is no child of this module.
-        self._followed: tuple[OrderedUnits, ...] = ()
-        self._last = _LastMask()
+        # In a tuple, so that the other layer is no child of this module.
+        self._width_source: tuple[OrderedUnits, ...] = ()
+        self._plain_pass: _PlainPass | None = None  # of a layer whose width others share
         self.register_buffer("unit_group", torch.arange(num_units) * groups // num_units)
 
     @property
@@ -196,7 +152,7 @@ class OrderedUnits(BayesianDropout):
         Args:
             order: Values of the groups that are not always open, ``(..., D)``.
         """
-        return _of_units(order, self.unit_group, self.always_kept)
+        return of_units(order, self.unit_group, self.always_kept)
 
     # -- widths --------------------------------------------------------------------------------
 
@@ -249,9 +205,9 @@ class OrderedUnits(BayesianDropout):
     # -- one width for several layers ------------------------------------------------------------
 
     @property
-    @override
     def width_source(self) -> OrderedUnits | None:
-        return self._followed[0] if self._followed else None
+        """The layer whose width this one shares in every pass, if it has none of its own."""
+        return self._width_source[0] if self._width_source else None
 
     def share_width_with(self, source: OrderedUnits) -> None:
         """Have as many open groups as another layer in every pass, instead of an own law.
@@ -275,13 +231,15 @@ class OrderedUnits(BayesianDropout):
         ):
             raise ConfigError(
                 self.name,
-                expected=f"to follow another {type(self).__name__} of {groups[0]} groups, "
-                f"{groups[1]} of them always open, which follows none",
+                expected=f"to share the width of another {type(self).__name__} of {groups[0]} "
+                f"groups, {groups[1]} of them always kept, which has a width of its own",
                 got=f"a {type(source).__name__} of {others[0]} and {others[1]}",
                 hint="Pass the same num_groups for all layers, at most the units that the "
                 "narrowest has.",
             )
-        self._followed = (source,)
+        self._width_source = (source,)
+        root = source._source
+        root._plain_pass = root._plain_pass or _PlainPass()
         self._drop_law()
 
     def _drop_law(self) -> None:  # noqa: B027 - a fixed law has no parameters
@@ -301,32 +259,33 @@ class OrderedUnits(BayesianDropout):
 
     @property
     def _source(self) -> OrderedUnits:
-        """The layer whose law this one has: itself, or the one that leads."""
+        """The layer whose law this one has: itself, or the one whose width it shares."""
         return self if self.width_source is None else self.width_source._source
 
-    def _led_mask(self, x: Tensor | None) -> Tensor:
-        """Return the mask that goes with the one that the leader has in this pass."""
-        source = self._source
-        last = source._last.mask
-        rows = None if x is None or x.ndim + self.unit_dim < 1 else len(x)
-        if last is None or (last.ndim > 1 and len(last) not in (1, rows)):
+    def _shared_mask(self, x: Tensor | None) -> Tensor:
+        """Return the mask that goes with the one that the source has in this pass."""
+        source, context = self._source, active_context()
+        mask: Tensor | None = None
+        if context is not None:
+            mask = context.mask_of(source)
+        elif source._plain_pass is not None:
+            mask = source._plain_pass.mask
+        rows = None if x is None else self.rows_of(x)
+        if mask is None or (mask.ndim > 1 and mask[..., 0].numel() not in (1, rows)):
             raise ConfigError(
                 self.name,
-                expected=f"{source.name}, which it follows, to have run on the same examples",
-                got="no mask of it" if last is None else f"one of shape {tuple(last.shape)}",
-                hint="The layer that runs first must lead.",
+                expected=f"{source.name}, whose width it shares, to have run on the same examples",
+                got="no mask of it" if mask is None else f"one of shape {tuple(mask.shape)}",
+                hint="The layer that runs first must be the source.",
             )
-        return last[..., _first_units(source.unit_group, source.num_groups)][..., self.unit_group]
+        return mask[..., first_units(source.unit_group, source.num_groups)][..., self.unit_group]
 
     @override
     def draw_mask(self, latents: Latents, x: Tensor | None = None) -> Tensor:
-        self._last.mask = super().draw_mask(latents, x)
-        return self._last.mask
-
-    @override
-    def _find_mask(self, x: Tensor) -> Tensor:
-        self._last.mask = super()._find_mask(x)
-        return self._last.mask
+        mask = super().draw_mask(latents, x)
+        if self._plain_pass is not None and active_context() is None:
+            self._plain_pass.mask = mask
+        return mask
 
     # -- random weights --------------------------------------------------------------------------
 
@@ -356,7 +315,7 @@ class OrderedUnits(BayesianDropout):
         if self.held_groups is not None:
             return Delta(self.prefix_mask(self.held_groups), event_dim=1, validate_args=False)
         if self.width_source is not None:
-            return Delta(self._led_mask(x), event_dim=1, validate_args=False)
+            return Delta(self._shared_mask(x), event_dim=1, validate_args=False)
         return self._free_mask(latents)
 
     @abstractmethod
@@ -393,18 +352,6 @@ class OrderedUnits(BayesianDropout):
     @override
     def extra_repr(self) -> str:
         held = "" if self.held_groups is None else f", held at {self.held_groups} groups"
-        led = (
-            "" if self.width_source is None else f", follows {self.width_source.path or 'another'}"
-        )
+        source = self.width_source
+        led = "" if source is None else f", width of {source.path or 'another'}"
         return f"{super().extra_repr()}, num_groups={self.num_groups}{held}{led}"
-
-
-def _first_units(unit_group: Tensor, num_groups: int) -> Tensor:
-    """Return one unit of each group, ``(G,)``."""
-    group, unit = unit_group.sort(stable=True)
-    return unit[torch.searchsorted(group, torch.arange(num_groups, device=group.device))]
-
-
-def _of_units(order: Tensor, unit_group: Tensor, always_kept: int) -> Tensor:
-    frozen = order.new_ones(order.shape[:-1] + (always_kept,))
-    return torch.cat([frozen, order], -1)[..., unit_group]

@@ -128,6 +128,7 @@ class StickBreakingDropout(BernoulliDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with a keep probability below this are pruned.
         kl_scale: Factor on this layer's KL divergence.
         temperature: Temperature of the relaxed mask, > 0.
@@ -141,6 +142,7 @@ class StickBreakingDropout(BernoulliDropout):
         num_units: int,
         *,
         unit_dim: int,
+        batch_dim: int,
         threshold: float,
         kl_scale: float,
         temperature: float,
@@ -149,6 +151,7 @@ class StickBreakingDropout(BernoulliDropout):
         super().__init__(
             num_units,
             unit_dim=unit_dim,
+            batch_dim=batch_dim,
             threshold=threshold,
             kl_scale=kl_scale,
             temperature=temperature,

@@ -46,6 +46,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units whose ``keep_prob`` is below this are pruned; for a signal-to-noise ratio
             :math:`r` pass :math:`r^2 / (1 + r^2)`. Under the prior itself the ratio is 1/3, a
             keep probability of 0.1.
@@ -88,6 +89,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 0.5,
         kl_scale: float = 1.0,
         lower: float = -20.0,
@@ -95,7 +97,13 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         init_scale: float = math.exp(-5.0),
         shared_by: SharedBy = "batch",
     ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            batch_dim=batch_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+        )
         if shared_by not in get_args(SharedBy):
             raise unknown_name("shared_by", shared_by, get_args(SharedBy))
         smallest, largest = (math.exp(value) for value in _LOG_SCALES)

@@ -33,6 +33,7 @@ class UnitNoiseDropout(BayesianDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         threshold: Units with a keep probability below this are pruned.
         kl_scale: Factor on the penalty.
         length_scale: :math:`l > 0` of the prior; None leaves the weights to the optimiser's
@@ -46,11 +47,18 @@ class UnitNoiseDropout(BayesianDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         threshold: float = 0.0,
         kl_scale: float = 1.0,
         length_scale: float | None = None,
     ) -> None:
-        super().__init__(num_units, unit_dim=unit_dim, threshold=threshold, kl_scale=kl_scale)
+        super().__init__(
+            num_units,
+            unit_dim=unit_dim,
+            batch_dim=batch_dim,
+            threshold=threshold,
+            kl_scale=kl_scale,
+        )
         if length_scale is not None and not 0.0 < length_scale < math.inf:
             raise ConfigError(
                 type(self).__name__,
@@ -136,6 +144,7 @@ class FixedNoiseDropout(UnitNoiseDropout):
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
+        batch_dim: The dimension of the examples, counted from the first.
         drop_prob: :math:`p` in [0, 1), as in ``nn.Dropout``.
         kl_scale: Factor on the penalty.
         length_scale: :math:`l > 0` of the prior on the weights; None for no such term.
@@ -148,12 +157,17 @@ class FixedNoiseDropout(UnitNoiseDropout):
         num_units: int,
         *,
         unit_dim: int = -1,
+        batch_dim: int = 0,
         drop_prob: float = 0.5,
         kl_scale: float = 1.0,
         length_scale: float | None = None,
     ) -> None:
         super().__init__(
-            num_units, unit_dim=unit_dim, kl_scale=kl_scale, length_scale=length_scale
+            num_units,
+            unit_dim=unit_dim,
+            batch_dim=batch_dim,
+            kl_scale=kl_scale,
+            length_scale=length_scale,
         )
         if not 0.0 <= drop_prob < 1.0:
             raise ConfigError(

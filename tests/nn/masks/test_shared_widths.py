@@ -1,9 +1,10 @@
-"""Layers that follow another: one number of open groups for a whole network."""
+"""Layers that share the width of another: one number of kept groups for a whole network."""
 
 import copy
 import io
 import math
 import pickle
+import threading
 
 import pyro
 import pytest
@@ -123,7 +124,7 @@ def test_prediction_is_that_of_one_width_for_all_layers(shared_by, own):
     assert float(found.amin(1).max()) < 1e-6
 
 
-def test_a_leader_whose_mask_is_given_takes_the_others_along():
+def test_a_source_whose_mask_is_given_takes_the_others_along():
     bnn, (x, _) = network(), data()
     first, second = (path for path, _ in bnn.named_dropout_layers())
     prefix = [layer.prefix_mask(2) for layer in layers(bnn)]
@@ -195,19 +196,19 @@ def test_the_posterior_of_a_network_has_one_width_a_draw(shared_by):
 
 def test_what_cannot_be_followed_is_refused():
     lenet = bd.networks.lenet5_caffe()
-    with pytest.raises(ConfigError, match="of 32 groups, 1 of them always open"):
+    with pytest.raises(ConfigError, match="of 32 groups, 1 of them always kept"):
         bd.convert(lenet, "variational-nested", exclude="fc1", share_widths=True)
     layer = bd.NestedDropout(4)
-    for leader in (layer, bd.NestedDropout(3), bd.VariationalNestedDropout(4)):
-        with pytest.raises(ConfigError, match="to follow another NestedDropout of 4 groups"):
-            layer.share_width_with(leader)
-    leader = bd.NestedDropout(4)
-    layer.share_width_with(leader)
-    with pytest.raises(ConfigError, match="which follows none"):
+    for source in (layer, bd.NestedDropout(3), bd.VariationalNestedDropout(4)):
+        with pytest.raises(ConfigError, match="width of another NestedDropout of 4 groups"):
+            layer.share_width_with(source)
+    source = bd.NestedDropout(4)
+    layer.share_width_with(source)
+    with pytest.raises(ConfigError, match="which has a width of its own"):
         bd.NestedDropout(4).share_width_with(layer)
     with pytest.raises(ConfigError, match="to have run on the same examples, got no mask"):
         layer(torch.ones(2, 4))
-    leader(torch.ones(3, 4))
+    source(torch.ones(3, 4))
     with pytest.raises(ConfigError, match=r"got one of shape \(3, 4\)"):
         layer(torch.ones(2, 4))
 
@@ -224,25 +225,59 @@ def test_the_loss_of_one_step_is_finite_with_maps_and_particles():
         assert math.isfinite(elbo.loss_and_grads(bnn.model, bnn.guide, x, y))
 
 
-def test_a_leader_that_follows_takes_its_followers_along():
+def test_a_source_with_a_source_takes_the_others_along():
     first, second, third = (bd.VariationalNestedDropout(4) for _ in range(3))
     third.share_width_with(second)
     second.share_width_with(first)
     net = nn.Sequential(first, second, third)
     assert [name for name, _ in net.named_parameters()] == ["0.order_logits"]
     torch.testing.assert_close(third.keep_prob(), first.keep_prob())
-    net(torch.ones(5, 4))
-    masks = [layer._last.mask for layer in net]
+    masks = [layer(torch.ones(5, 4)) for layer in net]
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[0], masks[2])
 
 
 def test_importance_orders_each_layer_by_its_own():
     torch.manual_seed(0)
-    bnn, (x, _) = network(ordering="importance"), data()
+    bnn = network(ordering="importance")
     first, second = layers(bnn)
     assert first.unit_group.tolist() != sorted(first.unit_group.tolist())
-    bnn(x)
-    masks = [layer._last.mask for layer in (first, second)]
+    masks = [layer(torch.ones(1, layer.num_units)) for layer in (first, second)]
     counts = [open_groups(*each) for each in zip((first, second), masks, strict=True)]
     assert torch.equal(*counts)
+
+
+def test_threads_draw_apart_and_a_copy_starts_without_a_draw():
+    source, follower = bd.NestedDropout(64, num_groups=64), bd.NestedDropout(64, num_groups=64)
+    follower.share_width_with(source)
+    net, ones, agree = nn.Sequential(source, follower), torch.ones(3, 64), []
+    both = threading.Barrier(2)
+
+    def run():
+        for _ in range(20):
+            drawn = source(ones)
+            both.wait()  # the other thread has drawn in between
+            agree.append(torch.equal(follower(ones), drawn))
+            both.wait()
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(agree) == 40 and all(agree)
+    source(ones)
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        with pytest.raises(ConfigError, match="got no mask of it"):
+            twin[1](ones)
+        assert torch.equal(*(layer(ones) for layer in twin))
+
+
+def test_a_context_does_not_remember_the_pass_before():
+    source, follower = bd.NestedDropout(4), bd.NestedDropout(4)
+    follower.share_width_with(source)
+    training, ones = bd.nn.TrainingPass(), torch.ones(3, 4)
+    with training:
+        assert torch.equal(source(ones), follower(ones))
+    with training, pytest.raises(ConfigError, match="The layer that runs first must be the sour"):
+        follower(ones)
