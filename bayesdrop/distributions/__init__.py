@@ -2,7 +2,6 @@
 
 from bayesdrop.distributions.binary_concrete import BinaryConcrete, BinaryConcreteStraightThrough
 from bayesdrop.distributions.downhill import Downhill
-from bayesdrop.distributions.dropped_weight import DroppedWeight
 from bayesdrop.distributions.hard_concrete import HardConcrete
 from bayesdrop.distributions.kumaraswamy import Kumaraswamy
 from bayesdrop.distributions.log_normal import LogNormal
@@ -19,7 +18,6 @@ __all__ = [
     "BinaryConcreteStraightThrough",
     "Downhill",
     "HardConcrete",
-    "DroppedWeight",
     "Kumaraswamy",
     "LogNormal",
     "LogUniform",

@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import nn
 from typing_extensions import override
 
-from bayesdrop.distributions.dropped_weight import DroppedWeight
+from bayesdrop.distributions import ScaledBernoulli
 from bayesdrop.nn.weight import Noise
 from bayesdrop.nn.weights.fixed_rate import FixedRateWeights
 from bayesdrop.typing import SharedBy
@@ -72,4 +72,4 @@ class Dropconnect(FixedRateWeights):
 
     @override
     def weight_distribution(self) -> TorchDistribution:
-        return DroppedWeight(self.weight, 1 - self.drop_prob, validate_args=False)
+        return ScaledBernoulli(1 - self.drop_prob, self.weight, validate_args=False)
