@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +14,11 @@ from typing_extensions import override
 
 from bayesdrop import __version__
 from bayesdrop.errors import BayesdropError
+from bayesdrop.listing import Listed, cost_lines, kept_words, registry_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bayesdrop.compression import CompressionTable
-    from bayesdrop.program.program import Program
     from bayesdrop.reporting import Report
 
 _INTERRUPTED = 130
@@ -45,6 +43,7 @@ app = typer.Typer(
     help="Bayesian dropout: calibrated predictions and smaller networks from one posterior.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its boxes cut the names of options at 80 columns
     add_completion=False,
 )
 
@@ -57,14 +56,6 @@ Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads. [default: torch's, one per core]")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
-
-
-class Registry(StrEnum):
-    """What ``bayesdrop list`` can list."""
-
-    dropouts = "dropouts"
-    recipes = "recipes"
-    datasets = "datasets"
 
 
 def _print_version(wanted: bool) -> None:
@@ -174,7 +165,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     parts = [f"{out}: finished after {run.minutes:.1f} minutes"]
     if "val_error" in last:
         parts.append(f"validation error {last['val_error']:.2f} %")
-    parts += _kept(run.bnn)
+    parts += kept_words(run.bnn)
     typer.echo(", ".join(parts))
     typer.echo(f"Next: bayesdrop evaluate {out}")
 
@@ -280,27 +271,18 @@ def compact(
 
     loaded = load_run(run)
     _, cost = compact_run(loaded, out, onnx=onnx)
-    left = ", ".join([*_kept(loaded.bnn), f"{cost.flops_speedup:.1f}x fewer FLOPs"])
+    left = ", ".join([*kept_words(loaded.bnn), f"{cost.flops_speedup:.1f}x fewer FLOPs"])
     title = f"{loaded.recipe.name}: {left}"
-    _print_table(title, *_cost_lines(cost))
+    _print_table(title, *cost_lines(cost))
     for path in (out, onnx):
         if path is not None:
             typer.echo(f"Wrote {path} ({path.stat().st_size / 1024:,.0f} KiB)")
 
 
 @app.command(name="list")
-def list_(what: Annotated[Registry, typer.Argument(help="Which registry.")]) -> None:
+def list_(what: Annotated[Listed, typer.Argument(help="Which registry.")]) -> None:
     """List the registered dropouts, recipes or data sets."""
-    _print_table(None, *_registry_lines(what))
-
-
-def _kept(bnn: Program) -> list[str]:
-    """Return how many units, and how many weights, of each layer are kept, a line for each."""
-    total = bnn.total()
-    return [
-        f"{word} {'-'.join(map(str, kept))} of {'-'.join(map(str, total[word]))}"
-        for word, kept in bnn.kept().items()
-    ]
+    _print_table(None, *registry_lines(what))
 
 
 def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -> None:
@@ -317,52 +299,6 @@ def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -
     for line in lines:
         table.add_row(*line)
     console.print(table)
-
-
-def _cost_lines(cost: CompressionTable) -> tuple[list[str], list[list[str]]]:
-    before, after = cost.before, cost.after
-    lines = [
-        ["parameters", f"{before.params:,}", f"{after.params:,}"],
-        ["bytes", f"{before.bytes:,}", f"{after.bytes:,}"],
-        ["FLOPs per example", f"{before.flops:,}", f"{after.flops:,}"],
-    ]
-    lines += [[title, f"{old:,}", f"{new:,}"] for title, old, new, _ in cost.sparse_rows()]
-    for size, milliseconds in before.latency_ms.items():
-        title = f"latency, batch of {size} (ms, {cost.threads} threads)"
-        lines.append([title, f"{milliseconds:.3f}", f"{after.latency_ms[size]:.3f}"])
-    return ["", "plain", "compact"], lines
-
-
-def _registry_lines(what: Registry) -> tuple[list[str], list[list[str]]]:
-    if what is Registry.dropouts:
-        from bayesdrop.nn import layers
-
-        return ["key", "class", "reference"], [
-            [key, cls.__name__, cls.reference] for key, cls in layers.items()
-        ]
-    if what is Registry.recipes:
-        from bayesdrop.recipes import registry
-
-        return ["name", "data", "epochs", "summary"], [
-            [
-                recipe.name,
-                recipe.data,
-                " + ".join(str(stage.epochs) for stage in recipe.stages),
-                recipe.summary,
-            ]
-            for recipe in registry.values()
-        ]
-    from bayesdrop import data
-
-    return ["name", "image", "classes", "from"], [
-        [
-            source.name,
-            " x ".join(str(size) for size in source.image_shape),
-            str(len(source.class_names)),
-            source.origin,
-        ]
-        for source in data.registry.values()
-    ]
 
 
 def _finish_report(console: Console, report: Report, out: Path, *, html: bool = False) -> None:

@@ -49,6 +49,13 @@ def test_help_says_what_a_command_does(command):
     assert "Usage" in text and "--help" in text
 
 
+def test_help_of_eighty_columns_keeps_whole_names_and_defaults(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = " ".join(invoke("train", "--help").output.split())
+    assert "--variational-learning-rate" in text
+    assert "[default: the recipe's]" in text and "[default: cpu]" in text
+
+
 def test_version():
     assert invoke("--version").stdout.strip() == f"bayesdrop {__version__}"
 

@@ -29,6 +29,7 @@ LAYERS = [
     {"compression"},
     {"reporting"},
     {"recipes"},
+    {"listing"},
     {"cli"},
     {"testing"},
 ]

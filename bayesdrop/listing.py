@@ -1,0 +1,98 @@
+"""What commands print in tables: registries, costs, and what is kept."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bayesdrop.compression import CompressionTable
+    from bayesdrop.program.program import Program
+
+Lines = tuple[list[str], list[list[str]]]
+"""Header and cells."""
+
+
+class Listed(StrEnum):
+    """What ``bayesdrop list`` can list."""
+
+    dropouts = "dropouts"
+    recipes = "recipes"
+    datasets = "datasets"
+
+
+def registry_lines(what: Listed) -> Lines:
+    """Return the entries of a registry."""
+    return {
+        Listed.dropouts: _dropout_lines,
+        Listed.recipes: _recipe_lines,
+        Listed.datasets: _data_lines,
+    }[what]()
+
+
+def _dropout_lines() -> Lines:
+    from bayesdrop.nn import layers
+    from bayesdrop.recipes import ABBREVIATIONS
+
+    short = {key: word for word, key in ABBREVIATIONS.items()}
+    return ["key", "short", "of", "class", "reference"], [
+        [key, short.get(key, ""), cls.unit_word, cls.__name__, cls.reference]
+        for key, cls in layers.items()
+    ]
+
+
+def _recipe_lines() -> Lines:
+    from bayesdrop.recipes import registry
+
+    return ["name", "data", "epochs", "summary"], [
+        [
+            recipe.name,
+            recipe.data,
+            " + ".join(str(stage.epochs) for stage in recipe.stages),
+            recipe.summary,
+        ]
+        for recipe in registry.values()
+    ]
+
+
+def _data_lines() -> Lines:
+    from bayesdrop.data import registry, regression_sets
+
+    images = [
+        [
+            source.name,
+            " x ".join(str(size) for size in source.image_shape),
+            str(len(source.class_names)),
+            source.origin,
+        ]
+        for source in registry.values()
+    ]
+    tables = [
+        [name, f"{source.num_features} columns", "a number", f"uci/{source.file}.npz, local"]
+        for name, source in regression_sets.items()
+    ]
+    return ["name", "an example", "classes", "from"], images + tables
+
+
+def kept_words(bnn: Program) -> list[str]:
+    """Return how many units, and how many weights, of each layer are kept, a line for each."""
+    total = bnn.total()
+    return [
+        f"{word} {'-'.join(map(str, kept))} of {'-'.join(map(str, total[word]))}"
+        for word, kept in bnn.kept().items()
+    ]
+
+
+def cost_lines(cost: CompressionTable) -> Lines:
+    """Return what a network costs before and after it was compacted."""
+    before, after = cost.before, cost.after
+    lines = [
+        ["parameters", f"{before.params:,}", f"{after.params:,}"],
+        ["bytes", f"{before.bytes:,}", f"{after.bytes:,}"],
+        ["FLOPs per example", f"{before.flops:,}", f"{after.flops:,}"],
+    ]
+    lines += [[title, f"{old:,}", f"{new:,}"] for title, old, new, _ in cost.sparse_rows()]
+    for size, milliseconds in before.latency_ms.items():
+        title = f"latency, batch of {size} (ms, {cost.threads} threads)"
+        lines.append([title, f"{milliseconds:.3f}", f"{after.latency_ms[size]:.3f}"])
+    return ["", "plain", "compact"], lines
