@@ -13,8 +13,12 @@ from bayesdrop.errors import ConfigError, DataError, ShapeError
 
 Array: TypeAlias = "Tensor | np.ndarray"
 
-# Room for rounding in float32 softmax averages and in probabilities written with four digits.
+# Room for rounding in float32 softmax averages and in probabilities written with four digits; what
+# has fewer digits gets two of its own rounding errors, and is divided by its sum.
 SUM_TOLERANCE = 1e-3
+
+ROUNDING = 1e-6
+"""How far a probability or a pixel may be outside [0, 1]: float32 averages are, by less."""
 
 
 def as_probabilities(who: str, probabilities: Array) -> Tensor:
@@ -24,9 +28,11 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
 
     Raises:
         ShapeError: If the shape is neither.
-        DataError: If there are none, or they are not finite, outside [0, 1] or do not sum to one.
+        DataError: If there are none, or they are not finite, outside [0, 1] or do not sum to one,
+            each by more than rounding.
     """
-    values = torch.as_tensor(probabilities).detach().to("cpu", torch.float64)
+    raw = torch.as_tensor(probabilities).detach()
+    values = raw.to("cpu", torch.float64)
     if values.ndim not in (1, 2) or values.shape[-1:] == (1,) and values.ndim == 2:
         raise ShapeError(
             who,
@@ -34,19 +40,22 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             got=str(tuple(values.shape)),
             hint="Average posterior samples first: samples.mean(0). Binary? Use squeeze(1).",
         )
-    _require_examples(who, "probabilities", values)
-    _require_finite(who, "probabilities", values)
-    if values.min() < 0.0 or values.max() > 1.0:
+    require_examples(who, "probabilities", values)
+    require_finite(who, "probabilities", values)
+    if values.min() < -ROUNDING or values.max() > 1.0 + ROUNDING:
         raise DataError(
             who,
             expected="probabilities in [0, 1]",
             got=f"values from {float(values.min()):g} to {float(values.max()):g}",
             hint="Are these logits? Apply softmax first.",
         )
+    values = values.clamp(0.0, 1.0)
     if values.ndim == 1:
         return torch.stack([1.0 - values, values], dim=1)
+    coarse = raw.dtype in (torch.float16, torch.bfloat16)
     error = (values.sum(1) - 1.0).abs()
-    if error.max() > SUM_TOLERANCE:
+    digits = 2.0 * torch.finfo(raw.dtype).eps if coarse else 0.0
+    if error.max() > max(SUM_TOLERANCE, digits):
         row = int(error.argmax())
         raise DataError(
             who,
@@ -54,7 +63,7 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             got=f"a sum of {float(values[row].sum()):g} in row {row}",
             hint="Several binary outputs? Evaluate them one at a time.",
         )
-    return values
+    return values / values.sum(1, keepdim=True) if coarse else values
 
 
 def as_samples(who: str, samples: Array) -> Iterator[Tensor]:
@@ -111,7 +120,7 @@ def as_labels(who: str, labels: Array, probabilities: Tensor) -> Tensor:
             hint="One-hot labels? Use labels.argmax(1).",
         )
     if values.is_floating_point():
-        _require_finite(who, "labels", values)
+        require_finite(who, "labels", values)
         if bool((values != values.round()).any()):
             raise DataError(
                 who,
@@ -145,8 +154,8 @@ def as_scores(who: str, name: str, scores: Array) -> Tensor:
             got=str(tuple(values.shape)),
             hint="Pass one number for each example, such as its predictive entropy.",
         )
-    _require_examples(who, f"{name} scores", values)
-    _require_finite(who, f"{name} scores", values)
+    require_examples(who, f"{name} scores", values)
+    require_finite(who, f"{name} scores", values)
     return values
 
 
@@ -180,7 +189,7 @@ def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None
             got=str(tuple(torch.as_tensor(y).shape)),
             hint="Samples come first: means are (S, N) or (S, N, D), y is (N,) or (N, D).",
         )
-    _require_finite(who, "targets", target)
+    require_finite(who, "targets", target)
     return Mixture(mean, noise, target.reshape(mean.shape[1:]))
 
 
@@ -201,8 +210,8 @@ def as_components(
             got=str(tuple(mean.shape)),
             hint="One prediction only? Pass means[None].",
         )
-    _require_examples(who, "samples", mean)
-    _require_finite(who, "samples", mean.transpose(0, 1))
+    require_examples(who, "samples", mean)
+    require_finite(who, "samples", mean.transpose(0, 1))
     noise = None
     if variances is not None:
         noise = torch.as_tensor(variances).detach().to("cpu", torch.float64)
@@ -215,7 +224,7 @@ def as_components(
                 got=str(tuple(noise.shape)),
                 hint="One variance for each mean, or a number for all.",
             ) from error
-        _require_finite(who, "variances", noise.transpose(0, 1))
+        require_finite(who, "variances", noise.transpose(0, 1))
         if noise.min() < 0.0:
             raise DataError(
                 who,
@@ -272,7 +281,12 @@ def require_two_classes(who: str, target: Tensor) -> None:
         )
 
 
-def _require_examples(who: str, what: str, values: Tensor) -> None:
+def require_examples(who: str, what: str, values: Tensor) -> None:
+    """Refuse an empty set.
+
+    Raises:
+        DataError: If there is none.
+    """
     if values.numel() == 0:
         raise DataError(
             who,
@@ -282,7 +296,12 @@ def _require_examples(who: str, what: str, values: Tensor) -> None:
         )
 
 
-def _require_finite(who: str, what: str, values: Tensor) -> None:
+def require_finite(who: str, what: str, values: Tensor) -> None:
+    """Refuse NaN and infinities, by the first row that has one.
+
+    Raises:
+        DataError: If a value is not finite.
+    """
     bad = ~torch.isfinite(values).reshape(values.shape[0], -1).all(1)
     if bool(bad.any()):
         raise DataError(

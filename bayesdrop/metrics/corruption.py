@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
+from bayesdrop.metrics.checks import ROUNDING
 from bayesdrop.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -100,7 +101,8 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
         constant *= min(x.shape[-2:]) / _SIZE
     # Drawn on the CPU, so that the images do not depend on the device.
     generator = torch.Generator().manual_seed(seed)
-    parts = [chosen.apply(part, constant, generator) for part in x.detach().split(_CHUNK)]
+    images = x.detach().clamp(0.0, 1.0)
+    parts = [chosen.apply(part, constant, generator) for part in images.split(_CHUNK)]
     return torch.cat(parts).clamp(0.0, 1.0)
 
 
@@ -113,12 +115,12 @@ def _check_images(x: Tensor) -> None:
             hint="Flat images? Reshape them, and put nn.Flatten first in the network.",
         )
     # A comparison with NaN is false.
-    if not x.is_floating_point() or not bool(((x >= 0) & (x <= 1)).all()):
+    if not x.is_floating_point() or not bool(((x >= -ROUNDING) & (x <= 1 + ROUNDING)).all()):
         raise DataError(
             "corrupt",
             expected="floating-point images with values in [0, 1]",
             got=f"{x.dtype} from {float(x.min()):g} to {float(x.max()):g}",
-            hint="Corrupt before normalising; divide 8-bit images by 255.",
+            hint="Corrupt before normalising; divide 8-bit images by 255, clamp resized ones.",
         )
 
 

@@ -13,6 +13,8 @@ from bayesdrop.metrics.checks import (
     Array,
     as_labels,
     as_mean_probabilities,
+    require_examples,
+    require_finite,
     require_two_classes,
 )
 from bayesdrop.record import Record
@@ -128,13 +130,8 @@ def _log_probabilities(who: str, predictions: Array, logits: bool) -> Tensor:
                 got=str(tuple(values.shape)),
                 hint="One logit? Pass its sigmoid, with logits=False.",
             )
-        if values.numel() == 0 or not bool(torch.isfinite(values).all()):
-            raise DataError(
-                who,
-                expected="finite logits of at least one example",
-                got="none" if values.numel() == 0 else "nan or infinity",
-                hint="Is the data set empty, or did the network diverge?",
-            )
+        require_examples(who, "logits", values)
+        require_finite(who, "logits", values)
         if values.ndim == 2:
             return values.log_softmax(-1)
         values = values.softmax(-1)

@@ -12,6 +12,7 @@ from bayesdrop.metrics import (
     expected_calibration_error,
     maximum_calibration_error,
 )
+from bayesdrop.metrics.bins import width_bins
 
 ERRORS = [
     expected_calibration_error,
@@ -205,3 +206,22 @@ def test_no_bins_are_refused(metric):
 def test_one_class_alone_has_no_classwise_error():
     with pytest.raises(DataError, match="at least two classes, got 3 of class 1 only. Is the set"):
         classwise_calibration_error(P, torch.ones(3))
+
+
+@pytest.mark.parametrize("num_bins", [10, 15, 20, 25, 50, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_confidence_on_an_edge_is_in_the_bin_above_in_any_precision(num_bins, dtype):
+    steps = torch.arange(num_bins + 1)
+    values = (steps.double() / num_bins).to(dtype)
+    expected = steps.clamp(max=num_bins - 1)
+    torch.testing.assert_close(width_bins(values.double(), num_bins), expected)
+
+
+def test_precision_does_not_move_votes_between_bins():
+    votes = torch.randint(5, 11, (2000,)) / 10
+    labels = torch.randint(0, 2, (2000,))
+    p = torch.stack([votes, 1 - votes], 1)
+    value = expected_calibration_error(p, labels, num_bins=10)
+    wide = (votes * 10).round().double() / 10
+    wide = torch.stack([wide, 1 - wide], 1)
+    assert expected_calibration_error(wide, labels, num_bins=10) == pytest.approx(value, abs=1e-6)

@@ -103,3 +103,18 @@ Y = torch.tensor([0, 1, 1])
 def test_bad_input_is_refused_by_name(metric, probabilities, labels, error, message):
     with pytest.raises(error, match=f"{metric.__name__}: .*{message}"):
         metric(probabilities, labels)
+
+
+def test_one_rounding_error_outside_of_the_unit_interval_is_no_error():
+    p = torch.tensor([[1.0 + 1e-7, -1e-7]], dtype=torch.float64)
+    assert error_percent(p, torch.tensor([0])) == brier_score(p, torch.tensor([0])) == 0.0
+    with pytest.raises(DataError, match="Are these logits"):
+        error_percent(p + torch.tensor([1e-5, -1e-5]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_softmax_in_sixteen_bits_is_taken_and_sums_to_one(dtype):
+    logits, labels = 3 * torch.randn(256, 100), torch.randint(100, (256,))
+    coarse = logits.to(dtype).softmax(-1)
+    exact = coarse.double() / coarse.double().sum(1, keepdim=True)
+    assert brier_score(coarse, labels) == pytest.approx(brier_score(exact, labels), rel=1e-12)
