@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from paired import SIGNS, difference, noise_of_error
-from rows import NETWORKS, NO_KL, read, table
+from rows import NETWORKS, NO_KL, epochs_of, kl_factor, read, table
 
 IBP_VAE = {
     "plain": "plain VAE",
@@ -131,6 +131,36 @@ def example_choice() -> str:
         rows.append([title, *about, *errors, _units(masked)])
     header = ["300 validation digits, error %", "seeds", "epochs", "KL", "plain", "nn.Dropout"]
     return table([*header, "BB, mean mask", "units of BB"], rows)
+
+
+def demo() -> str:
+    """Return the table of ``demo.py``: means and standard errors over seeds."""
+    runs = read("demo.json")["runs"]
+    by_kind = {kind: [run for run in runs if run["kind"] == kind] for kind, _ in EXAMPLE}
+    plain = by_kind["plain"]
+    rows = []
+    for (kind, way), title in EXAMPLE.items():
+        own = by_kind[kind]
+        settings = own[0]["settings"]
+        about = [str(len(own)), epochs_of(settings), kl_factor(settings)]
+        cells = [
+            _mean([run[way][key] for run in own], digits)
+            for key, digits in (("error", 2), ("nll", 4), ("ece", 4), ("auroc", 3))
+        ]
+        beside = "" if own is plain else _beside_plain(own, plain, way)
+        rows.append([title, *about, *cells, _units(own), beside])
+    header = ["digits 0-7, 482 test images", "seeds", "epochs", "KL", "error %", "NLL", "ECE"]
+    return table([*header, "AUROC 8-9", "units", "beside plain"], rows)
+
+
+def _beside_plain(own: list[dict], plain: list[dict], way: str) -> str:
+    found = []
+    for key in ("error", "nll", "ece", "auroc"):
+        values = {run["seed"]: run[way][key] for run in own}
+        others = {run["seed"]: run["mean"][key] for run in plain}
+        noise = noise_of_error(statistics.fmean(others.values()), 482) if key == "error" else 0.0
+        found.append(SIGNS[difference(values, others).verdict(key == "auroc", noise)])
+    return " ".join(found)
 
 
 def ibp_vae() -> str:
