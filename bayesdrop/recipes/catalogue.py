@@ -367,7 +367,12 @@ _digits = _Network(
 )
 _options = {"init_concentration1": 2.0, **_TENTH}
 _digits.add_baselines()
-_digits.add(_BB, options=_options)
+_digits.add(
+    _BB,
+    _digits.plain,
+    replace(_digits.sparse, learning_rate=3e-3),
+    options={**_options, "kl_scale": 0.03},
+)
 _digits.add(f"dependent-{_BB}", options=_options, dependent=_GATES)
 for _method in (_IBP, _HIBP):
     _digits.add(_method, options=_TENTH)
