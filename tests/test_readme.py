@@ -13,7 +13,10 @@ from tests.test_layers import LAYERS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    README,
+    *(page for name in ("docs", "benchmarks") for page in (ROOT / name).rglob("*.md")),
+]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
