@@ -43,9 +43,9 @@ from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.inference import schedules
 from bayesdrop.inference.checkpoint import load, save
-from bayesdrop.inference.closing import prune_unused_units
 from bayesdrop.inference.fit import FitResult, fit
 from bayesdrop.inference.predict import predict
+from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from bayesdrop.metrics import (
     ClassificationMetrics,

@@ -37,7 +37,6 @@ from bayesdrop.compression.rules import (
 from bayesdrop.errors import CompactionError
 from bayesdrop.nn import (
     BayesianDropout,
-    DependentBetaBernoulliDropout,
     named_dropout_layers,
     with_plain_weights,
 )
@@ -84,7 +83,7 @@ def compact(
     where that is not exact. Anything unknown (attention, grouped convolutions, layers called
     twice, ...) keeps all its units.
 
-    Where a mask depends on the input (``DependentBetaBernoulliDropout``), the units that are
+    Where a mask depends on the input (and its layer has a ``mean_gate``), the units that are
     closed for every input go; the mask of the others is computed as before, in plain operations.
     With ``per_input`` the next layer then also leaves out the units that are closed for the input
     at hand: it gathers the open ones and their weights. That is made for a batch of one. A larger
@@ -223,10 +222,9 @@ class _Chooser:
 
     def _layer(self, node: fx.Node, module: nn.Module) -> Rule | None:
         ndim = len(shape_of(node) or ())
-        if isinstance(module, DependentBetaBernoulliDropout):
-            return Gate(self.flow, node, ndim + module.unit_dim)
         if isinstance(module, BayesianDropout):
-            return Mask(self.flow, node, ndim + module.unit_dim)
+            rule = Gate if module.input_dependent else Mask
+            return rule(self.flow, node, ndim + module.unit_dim)
         kind = type(module)
         if next(module.parameters(), None) is not None and not self._sliceable(node, module):
             return None
@@ -324,11 +322,10 @@ class _Chooser:
 
 def _refuse_input_dependent(network: nn.Module) -> None:
     for name, layer in named_dropout_layers(network):
-        if layer.input_dependent and not isinstance(layer, DependentBetaBernoulliDropout):
+        if layer.input_dependent and layer.mean_gate() is None:
             raise CompactionError(
                 "compact",
-                expected="masks that are the same for every input, or those of "
-                "DependentBetaBernoulliDropout",
+                expected="masks that are the same for every input, or that have a mean_gate()",
                 got=f"{type(layer).__name__} {name!r}, whose mask depends on its input",
                 hint="Take it out first, or replace it by a layer with a fixed mask.",
             )

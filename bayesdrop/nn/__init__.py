@@ -14,6 +14,7 @@ from bayesdrop.nn.contexts import (
     TrainingPass,
     impose_masks,
 )
+from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import (
     ConditionalOwner,
     LatentOwner,
@@ -90,6 +91,7 @@ __all__ = [
     "LatentOwner",
     "LayerKind",
     "MaskContext",
+    "MeanGate",
     "ModelPass",
     "MonteCarloDropout",
     "NestedDropout",

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn.context import active_context
+from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.typing import Latents
 
@@ -233,6 +234,24 @@ class BayesianDropout(LatentOwner):
             options: What the user wants; it is in the result as it is.
         """
         return dict(options)
+
+    def mean_gate(self) -> MeanGate | None:
+        """Return ``mean_mask`` as a function of each unit's input; None if it is not one.
+
+        With it ``compact`` takes an input-dependent mask along, exactly. Units that are not kept
+        must have a mean mask of zero.
+        """
+        return None
+
+    def prune(self, units: Tensor) -> bool:
+        """Prune units for every input, for good; return whether this layer can.
+
+        ``prune_unused_units`` calls it, on input-dependent layers. The others prune by threshold.
+
+        Args:
+            units: Which ones, booleans of shape ``(K,)``.
+        """
+        return False
 
     def check_posterior(self) -> None:  # noqa: B027 - most priors have nothing to warn about
         """Warn of a posterior that the user should act on; ``fit`` calls it when it is done."""

@@ -19,8 +19,8 @@ from bayesdrop.data import DataSplits, load_images, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line, read_json, write_json
 from bayesdrop.inference import checkpoint
-from bayesdrop.inference.closing import prune_unused_units
 from bayesdrop.inference.fit import Callback, fit
+from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.likelihoods import Categorical
 from bayesdrop.nn import to_dependent

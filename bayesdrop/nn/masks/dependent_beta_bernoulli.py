@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Normal
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError, unknown_name
+from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.mask import named_dropout_layers
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.nn.masks.relaxation import Relaxation
@@ -26,22 +27,6 @@ _MIN_GATE = 1e-10
 _VARIANCE_EPS = 1e-5
 
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class MeanGate(NamedTuple):
-    r"""A mean mask as plain tensors of shape ``(K,)``, for running it without the layer.
-
-    .. math:: m_k(x) = \pi_k\, \mathrm{clamp}(s_k (x_k - \mu_k) + \eta_k,\ \epsilon,\ 1)
-
-    and zero where that is below the threshold; :math:`x_k` is the input's mean over positions.
-    """
-
-    keep_prob: Tensor
-    centre: Tensor
-    slope: Tensor
-    shift: Tensor
-    low: float
-    threshold: float
 
 
 class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
@@ -239,27 +224,32 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         mean = self.keep_prob() * self._gate(self._features(x), self.shift_loc)
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
 
+    @override
     @torch.no_grad()
     def mean_gate(self) -> MeanGate:
-        """Return what ``mean_mask`` computes with; unit ``k`` depends on input unit ``k`` only."""
-        inverse = (self.running_var + _VARIANCE_EPS).rsqrt()
-        return MeanGate(
-            keep_prob=self.keep_prob(),
-            centre=self.running_mean.clone(),
-            slope=self.slope * inverse,
-            shift=self.shift_loc.detach().clone(),
-            low=_MIN_GATE,
-            threshold=self.threshold,
-        )
+        r"""Return what ``mean_mask`` computes, :math:`\pi_k` times the clamped line."""
+        threshold = self.threshold
 
+        def function(
+            x: Tensor, keep_prob: Tensor, centre: Tensor, slope: Tensor, shift: Tensor
+        ) -> Tensor:
+            line = torch.addcmul(shift, slope, torch.sub(x, centre))
+            mean = torch.mul(torch.clamp(line, _MIN_GATE, 1.0), keep_prob)
+            return torch.where(torch.lt(mean, threshold), 0.0, mean)
+
+        tensors = {
+            "keep_prob": self.keep_prob(),
+            "centre": self.running_mean.clone(),
+            "slope": self.slope * (self.running_var + _VARIANCE_EPS).rsqrt(),
+            "shift": self.shift_loc.detach().clone(),
+        }
+        return MeanGate(function, tensors)
+
+    @override
     @torch.no_grad()
-    def prune(self, units: Tensor) -> None:
-        """Close units for every input, for good.
-
-        Args:
-            units: Which ones, booleans of shape ``(K,)``.
-        """
+    def prune(self, units: Tensor) -> bool:
         self.open &= ~units
+        return True
 
     def _features(self, x: Tensor | None) -> Tensor:
         """Return one number per unit and example, ``(N, K)``."""

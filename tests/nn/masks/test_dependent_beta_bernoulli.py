@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, DependentBetaBernoulliDropout
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError
-from bayesdrop.inference.closing import prune_unused_units
+from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 

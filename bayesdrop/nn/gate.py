@@ -1,0 +1,37 @@
+"""A mean mask that depends on the input, in a form that can be run without its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class MeanGate(NamedTuple):
+    r"""A mean mask as a function of each unit's input, for compact networks.
+
+    .. math:: m_{nk} = f(\bar x_{nk};\, \theta_k)
+
+    with :math:`\bar x_{nk}` the unit's input averaged over positions, such as the pixels of a
+    convolution map. Units do not look at each other.
+
+    Args:
+        function: Called as ``function(x, **tensors)``; plain operations of torch, one element at a
+            time, that ``torch.fx`` can trace. ``x`` and the tensors broadcast against each other,
+            the units in one dimension.
+        tensors: The parameters :math:`\theta` by name, ``(K,)`` each, without gradient.
+
+    Example:
+        >>> import torch
+        >>> gate = MeanGate(lambda x, slope: torch.sigmoid(slope * x), {"slope": torch.ones(3)})
+        >>> gate(torch.zeros(2, 3)).unique()
+        tensor([0.5000])
+    """
+
+    function: Callable[..., Tensor]
+    tensors: dict[str, Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the mean mask of inputs averaged over positions, ``(N, K)``."""
+        return self.function(x, **self.tensors)
