@@ -20,15 +20,21 @@ from bayesdrop.recipes import get as get_recipe
 METHODS = {
     "": [("plain", "plain network")],
     "-dropout": [("plain", "nn.Dropout(0.5)")],
-    "-bb": [("mean_mask", "BB, mean mask"), ("monte_carlo", "BB, sampled")],
-    "-bb-scaled": [("mean_mask", "BB, convolutions' KL scaled, mean mask")],
-    "-dbb": [("mean_mask", "DBB, mean mask"), ("monte_carlo", "DBB, sampled")],
-    "-ibp-5": [("mean_mask", "Indian buffet, concentration 5, mean mask")],
-    "-ibp-20": [("mean_mask", "Indian buffet, concentration 20, mean mask")],
-    "-ibp-50": [("mean_mask", "Indian buffet, concentration 50, mean mask")],
-    "-sbp": [("mean_mask", "SBP, mean mask"), ("monte_carlo", "SBP, sampled")],
-    "-l0": [("mean_mask", "L0, test gates")],
-    "-sparse-vd": [
+    "-beta-bernoulli": [("mean_mask", "BB, mean mask"), ("monte_carlo", "BB, sampled")],
+    "-beta-bernoulli-scaled": [("mean_mask", "BB, convolutions' KL scaled, mean mask")],
+    "-dependent-beta-bernoulli": [
+        ("mean_mask", "DBB, mean mask"),
+        ("monte_carlo", "DBB, sampled"),
+    ],
+    "-indian-buffet-5": [("mean_mask", "Indian buffet, concentration 5, mean mask")],
+    "-indian-buffet-20": [("mean_mask", "Indian buffet, concentration 20, mean mask")],
+    "-indian-buffet-50": [("mean_mask", "Indian buffet, concentration 50, mean mask")],
+    "-structured-bayesian-pruning": [
+        ("mean_mask", "SBP, mean mask"),
+        ("monte_carlo", "SBP, sampled"),
+    ],
+    "-hard-concrete": [("mean_mask", "L0, test gates")],
+    "-sparse-variational": [
         ("mean_mask", "sparse VD, mean weights"),
         ("monte_carlo", "sparse VD, sampled"),
     ],
@@ -41,7 +47,8 @@ THEIRS = "theirs"
 
 def mnist(suite: str) -> str:
     """Return a suite's table: median over seeds, range in brackets."""
-    recipes = read(f"{suite}.json")["recipes"]
+    found = read(f"{suite}.json")["recipes"]
+    recipes = {get_recipe(name).name: entry for name, entry in found.items()}  # of today
     plain = recipes.get(suite)
     rows = []
     order = [suite + suffix for suffix in METHODS]
