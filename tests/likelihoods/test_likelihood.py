@@ -10,7 +10,7 @@ import torch
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.ops.stable import inverse_softplus
-from tests.statistics import assert_mean_close
+from bayesdrop.testing import assert_mean_close
 
 
 def gaussian(mode, **options):
