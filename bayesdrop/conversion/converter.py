@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import fx, nn
 from torch.nn import functional as F
 
+from bayesdrop.conversion.kinds import CONVOLUTIONS
 from bayesdrop.conversion.plan import (
-    CONVOLUTIONS,
-    DROPOUTS,
     Plan,
     Selection,
     free_name,
@@ -19,7 +18,7 @@ from bayesdrop.conversion.plan import (
     named_layers,
     plain_of,
 )
-from bayesdrop.errors import ConversionError, unknown_name
+from bayesdrop.errors import ConfigError, ConversionError, unknown_name
 from bayesdrop.networks.tracing import leaf_modules, trace
 from bayesdrop.nn import (
     BayesianDropout,
@@ -29,6 +28,9 @@ from bayesdrop.nn import (
     with_plain_weights,
 )
 from bayesdrop.program.program import Program
+
+Position: TypeAlias = Literal["after-activation", "before-activation"]
+"""Where a mask goes: on what the next layer sees, or on what the activation sees."""
 
 
 def convert(
@@ -43,9 +45,10 @@ def convert(
     exclude: Selection | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     weights: str | Mapping[str, Any] | None = None,
+    position: Position = "after-activation",
     **options: Any,
 ) -> fx.GraphModule:
-    """Return a copy of ``network`` with Bayesian dropout layers put in.
+    r"""Return a copy of ``network`` with Bayesian dropout layers put in.
 
     * ``nn.Linear``: a layer on its inputs, called ``{name}_dropout``. An ``nn.Dropout`` directly
       before it is replaced.
@@ -64,6 +67,13 @@ def convert(
       rate ``"concrete"``) take it from the module they replace, unless it is among ``options``;
       none is then removed. With ``linear=False, conv=False`` only these are put in: a trained
       network with ``nn.Dropout`` becomes the same network with Monte Carlo dropout.
+
+    With ``position="before-activation"`` each Linear and convolution gets its layer on its own
+    outputs instead, after the BatchNorm and before the activation, so that a dropped unit is the
+    constant :math:`\phi(0)`. ``compact`` removes it, and adds what the constant contributes to
+    the next layer's bias; a convolution that pads with zeros, of which a border differs from
+    :math:`\phi(0) \ne 0` (sigmoid), keeps an input for it instead. Layers whose outputs are the
+    network's get none.
 
     A key of random weights, such as ``"sparse-variational"``, replaces Linear
     and convolution layers by layers with random weights, whose means are the network's; an
@@ -88,7 +98,9 @@ def convert(
             in ``bd.nn.layers``, or that key as ``"dropout"`` in a mapping with other
             arguments of this function, such as
             ``{"dropout": "sparse-variational", "conv": False, "kl_scale": 0.1}``.
-        **options: Passed to the class of dropout or of random weights.
+        position: Where masks go: ``"after-activation"`` as listed above, or
+            ``"before-activation"``.
+        **options: Passed to the class of dropout or of random weights, such as ``kl_scale``.
 
     Returns:
         A ``torch.fx.GraphModule`` with the same parameter names, weights and training mode.
@@ -98,7 +110,7 @@ def convert(
         ConversionError: If the network cannot be traced, behaves differently in training mode
             beyond its dropout, calls a selected layer twice, or if nothing was selected.
         ConfigError: If a pattern matches no layer, an option or the dropout is unknown, or
-            ``weights`` names no random weights.
+            ``weights`` names no random weights, or the position is unknown or that of weights.
 
     Example:
         >>> import bayesdrop as bd
@@ -107,6 +119,7 @@ def convert(
         ['fc1_dropout', 'fc2_dropout', 'fc3_dropout']
     """
     random_weights = issubclass(layers[dropout], BayesianWeights)
+    _check_position(position, random_weights)
     if weights is not None:
         network = _with_random_weights(network, weights)
     work = copy.deepcopy(network)
@@ -125,21 +138,20 @@ def convert(
     )
     plan.check_patterns()
     kinds = (*(CONVOLUTIONS if conv else ()), *((nn.Linear,) if linear else ()))
+    before = position == "before-activation"
     for node in list(graph.nodes):
         module = plan.module(node)
         if module is None or not isinstance(plain_of(module), kinds):
             continue
         if random_weights:
             plan.randomise(node, module, replace_dropout)
-        elif isinstance(plain_of(module), CONVOLUTIONS):
-            plan.gate_convolution(node, module, replace_dropout)
+        elif before or isinstance(plain_of(module), CONVOLUTIONS):
+            plan.mask_outputs(node, module, replace_dropout, before_activation=before)
         else:
             plan.mask_linear(node, module, replace_dropout, input_dropout)
     plan.erase_idle_dropout()
-    for node in list(graph.nodes) if replace_dropout and not random_weights else ():
-        module = plan.module(node)
-        if isinstance(module, DROPOUTS):
-            plan.replace_dropout(node, module)
+    if replace_dropout and not random_weights:
+        plan.replace_all_dropout()
     if not plan.inserted:
         raise ConversionError(
             "convert",
@@ -178,6 +190,19 @@ def without_dropout(network: nn.Module) -> nn.Module:
             if isinstance(child, BayesianDropout):
                 setattr(parent, name, nn.Identity().train(child.training))
     return result
+
+
+def _check_position(position: str, random_weights: bool) -> None:
+    positions = get_args(Position)
+    if position not in positions:
+        raise unknown_name("position", position, positions)
+    if random_weights and position != positions[0]:
+        raise ConfigError(
+            "convert",
+            expected="a mask where a position is given",
+            got=f"random weights and position={position!r}",
+            hint="Random weights take the place of the layer. Leave position out.",
+        )
 
 
 def _with_random_weights(network: nn.Module, weights: str | Mapping[str, Any]) -> nn.Module:

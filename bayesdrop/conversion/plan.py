@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
+from bayesdrop.conversion.kinds import (
+    ACTIVATION_FUNCTIONS,
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    DROPOUTS,
+    NORMS,
+    POOL_FUNCTIONS,
+    POOLS,
+    SUMS,
+)
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
 from bayesdrop.nn import (
     LAYER_KINDS,
@@ -29,28 +37,6 @@ from bayesdrop.nn import (
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
 """Layers by name pattern (``"features.*"``), several patterns, or ``f(name, module) -> bool``."""
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-_ACTIVATIONS = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,
-    nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid,
-)  # fmt: skip
-_ACTIVATION_FUNCTIONS = {
-    F.relu, F.relu_, F.leaky_relu, F.relu6, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish,
-    F.softplus, F.sigmoid, F.tanh, F.hardtanh, F.hardswish, F.hardsigmoid, torch.relu,
-    torch.relu_, torch.sigmoid, torch.tanh, "relu", "relu_", "sigmoid", "tanh",
-}  # fmt: skip
-_POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d,
-)  # fmt: skip
-_POOL_FUNCTIONS = {
-    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
-    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.max_pool2d,
-}  # fmt: skip
-_SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 
 
 class Units(NamedTuple):
@@ -166,36 +152,59 @@ class Plan:
             new = self._insert(f"{name}_dropout", name, source, units, like=_joined(found))
         node.args, node.kwargs = (new,), {}
 
-    def gate_convolution(self, node: fx.Node, conv: nn.Module, replace_dropout: bool) -> None:
-        """Mask the output channels of a convolution, after its BatchNorm and activation."""
-        if not self.selected(node, conv):
+    def mask_outputs(
+        self, node: fx.Node, layer: nn.Module, replace_dropout: bool, *, before_activation: bool
+    ) -> None:
+        """Mask a layer's outputs after its BatchNorm and, unless it comes before, activation.
+
+        Before the activation the network's own outputs are left alone.
+        """
+        if not self.selected(node, layer):
             return
-        end = node
-        for is_next in (self._is_norm, self._is_activation):
-            follower = _only_user(end)
-            if follower is not None and is_next(follower):
-                end = follower
-        follower = _only_user(end)
-        if follower is not None and isinstance(self.module(follower), BayesianDropout):
+        normed = self._followed(node, self._is_norm)
+        activated = self._followed(normed, self._is_activation)
+        end = normed if before_activation else activated
+        if any(isinstance(self.module(user), BayesianDropout) for user in end.users):
+            return
+        if before_activation and self._reaches_output(end):
             return
         found: list[nn.Module] = []
+        follower = _only_user(activated)
         while replace_dropout and follower:
             module = self.module(follower)
             if not isinstance(module, DROPOUTS):
                 break
             found.append(module)
-            follower.replace_all_uses_with(end)
+            follower.replace_all_uses_with(activated)
             self.graph.erase_node(follower)
-            follower = _only_user(end)
+            follower = _only_user(activated)
         users = list(end.users)
-        units = _outputs(conv)
         with self.graph.inserting_after(end):
             name = str(node.target)
-            new = self._insert(f"{name}_dropout", name, end, units, like=_joined(found))
+            like = _joined(found)
+            new = self._insert(f"{name}_dropout", name, end, _outputs(layer), like=like)
         for user in users:
             user.replace_input_with(end, new)
 
-    def replace_dropout(self, node: fx.Node, module: nn.Module) -> None:
+    def _followed(self, node: fx.Node, is_next: Callable[[fx.Node], bool]) -> fx.Node:
+        follower = _only_user(node)
+        return node if follower is None or not is_next(follower) else follower
+
+    def _reaches_output(self, node: fx.Node) -> bool:
+        """Return whether only what keeps units apart is between a node and the output."""
+        return any(
+            user.op == "output" or (self._keeps_units(user) and self._reaches_output(user))
+            for user in node.users
+        )
+
+    def replace_all_dropout(self) -> None:
+        """Replace what is left of ``nn.Dropout``, one by one."""
+        for node in list(self.graph.nodes):
+            module = self.module(node)
+            if isinstance(module, DROPOUTS):
+                self._replace_dropout(node, module)
+
+    def _replace_dropout(self, node: fx.Node, module: nn.Module) -> None:
         """Replace an ``nn.Dropout`` if its width is known; drop it if a mask is there already."""
         if not self.selected(node, module, once=False):
             return
@@ -269,19 +278,19 @@ class Plan:
         return self.graph.call_module(name, (source,))
 
     def _is_norm(self, node: fx.Node) -> bool:
-        return isinstance(self.module(node), _NORMS)
+        return isinstance(self.module(node), NORMS)
 
     def _is_activation(self, node: fx.Node) -> bool:
-        return isinstance(self.module(node), _ACTIVATIONS) or node.target in _ACTIVATION_FUNCTIONS
+        return isinstance(self.module(node), ACTIVATIONS) or node.target in ACTIVATION_FUNCTIONS
 
     def _keeps_units(self, node: fx.Node) -> bool:
         """Return whether the operation neither mixes nor reorders units."""
         return (
             self._is_norm(node)
             or self._is_activation(node)
-            or isinstance(self.module(node), (*_POOLS, *DROPOUTS, nn.Identity))
-            or node.target in _POOL_FUNCTIONS
-            or node.target in _SUMS
+            or isinstance(self.module(node), (*POOLS, *DROPOUTS, nn.Identity))
+            or node.target in POOL_FUNCTIONS
+            or node.target in SUMS
         )
 
     def _before(self, node: fx.Node) -> Units | None:
