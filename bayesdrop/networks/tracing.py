@@ -11,7 +11,7 @@ from torch.fx.proxy import TraceError
 from typing_extensions import override
 
 from bayesdrop.errors import BayesdropError
-from bayesdrop.nn import BayesianDropout, BayesianWeights
+from bayesdrop.nn import BayesianLayer
 
 
 class LayerTracer(fx.Tracer):
@@ -19,8 +19,7 @@ class LayerTracer(fx.Tracer):
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, BayesianDropout | BayesianWeights)
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, BayesianLayer) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module, who: str, error: type[BayesdropError]) -> fx.Graph:

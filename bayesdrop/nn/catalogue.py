@@ -80,10 +80,14 @@ def make(key: str, units_or_layer: int | nn.Module, **options: Any) -> BayesianL
 
 
 def _check_options(cls: type[BayesianLayer], options: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(cls).parameters.values())
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return  # the class passes them on, and says itself what it does not know
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    known: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        known += [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break  # it passes nothing on to the class above
     for name in options:
         if name not in known:
             raise unknown_name(f"option of {cls.__name__}", name, known)

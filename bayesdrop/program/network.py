@@ -67,7 +67,7 @@ class BayesianNetwork(Program):
     @override
     def is_random(self) -> bool:
         """Whether prediction has anything to sample: a dropout layer or random weights."""
-        return bool(self.named_dropout_layers() or self.named_weight_layers())
+        return bool(self.named_owners())
 
     @override
     def loss(self, x: Tensor, y: Tensor) -> LossTerms:

@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from bayesdrop.distributions.elements import elements
-from bayesdrop.nn import BayesianDropout, BayesianWeights, ConditionalOwner
+from bayesdrop.nn import BayesianDropout, BayesianLayer, ConditionalOwner
 from bayesdrop.program.network import BayesianNetwork
 
 
@@ -35,9 +35,7 @@ def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
             prior = f"no global latents: {owner.extra_repr()}"
         priors[path] = {
             "kind": type(owner).__name__,
-            "reference": owner.reference
-            if isinstance(owner, BayesianDropout | BayesianWeights)
-            else "",
+            "reference": owner.reference if isinstance(owner, BayesianLayer) else "",
             "prior": prior,
             "kl_scale": owner.kl_scale,
             "units": owner.num_units if isinstance(owner, BayesianDropout) else None,

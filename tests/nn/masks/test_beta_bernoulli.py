@@ -259,7 +259,7 @@ def test_registry_knows_names_and_options():
     assert isinstance(make("beta-bernoulli", 3, temperature=0.2), BetaBernoulliDropout)
     with pytest.raises(ConfigError, match="unknown layer 'beta-bernouli'. Did you mean 'beta"):
         make("beta-bernouli", 3)
-    with pytest.raises(ConfigError, match="Did you mean 'temperature'\\? Available: init"):
+    with pytest.raises(ConfigError, match="Did you mean 'temperature'\\? Available: batch_dim"):
         make("beta-bernoulli", 3, temprature=0.2)
 
     class Other(BetaBernoulliDropout):
