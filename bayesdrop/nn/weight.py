@@ -51,7 +51,8 @@ class BayesianWeights(LatentOwner):
       class at the variational one; ``mean_parameters`` and ``variational_parameters`` say
       otherwise. A term of the loss that is not the KL divergence goes into ``penalty``.
 
-    ``Dropconnect`` is the one to copy.
+    The example below is whole; ``SparseVariational`` is the one to copy for more, ``Dropconnect``
+    for noise of a fixed rate.
 
     Args:
         layer: The layer whose place it takes; copied, device, dtype, mode and ``requires_grad``

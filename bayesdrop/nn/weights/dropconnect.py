@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
-from torch import nn
 from typing_extensions import override
 
 from bayesdrop.distributions import ScaledBernoulli
 from bayesdrop.nn.weight import Noise
 from bayesdrop.nn.weights.fixed_rate import FixedRateWeights
-from bayesdrop.typing import SharedBy
 
 
 class Dropconnect(FixedRateWeights):
@@ -44,31 +42,14 @@ class Dropconnect(FixedRateWeights):
         https://arxiv.org/abs/1611.01639.
 
     Example:
+        >>> from torch import nn
         >>> Dropconnect(nn.Linear(4, 3), drop_prob=0.2)
         Dropconnect(Linear(in_features=4, out_features=3, bias=True), drop_prob=0.2)
     """
 
     key: ClassVar[str] = "dropconnect"
     reference: ClassVar[str] = "Wan et al. (2013), https://proceedings.mlr.press/v28/wan13.html"
-
-    def __init__(
-        self,
-        layer: nn.Module,
-        *,
-        drop_prob: float = 0.5,
-        length_scale: float | None = None,
-        noise: Noise = "weights",
-        shared_by: SharedBy | None = None,
-        kl_scale: float = 1.0,
-    ) -> None:
-        super().__init__(
-            layer,
-            drop_prob=drop_prob,
-            length_scale=length_scale,
-            noise=noise,
-            shared_by=shared_by,
-            kl_scale=kl_scale,
-        )
+    usual_noise: ClassVar[Noise] = "weights"
 
     @override
     def weight_distribution(self) -> TorchDistribution:

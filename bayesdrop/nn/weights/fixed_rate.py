@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -32,23 +33,26 @@ class FixedRateWeights(BayesianWeights):
         drop_prob: :math:`p` in [0, 1).
         length_scale: :math:`l > 0` of the prior on the weights; None leaves them to the
             optimiser's weight decay.
-        noise: See ``BayesianWeights``.
+        noise: See ``BayesianWeights``; None is ``usual_noise``.
         shared_by: See ``BayesianWeights``.
         kl_scale: Factor on the penalty.
     """
 
+    usual_noise: ClassVar[Noise]
+    """What training mode draws if nothing is said."""
     drop_prob: Tensor
 
     def __init__(
         self,
         layer: nn.Module,
         *,
-        drop_prob: float,
-        length_scale: float | None,
-        noise: Noise,
-        shared_by: SharedBy | None,
-        kl_scale: float,
+        drop_prob: float = 0.5,
+        length_scale: float | None = None,
+        noise: Noise | None = None,
+        shared_by: SharedBy | None = None,
+        kl_scale: float = 1.0,
     ) -> None:
+        noise = self.usual_noise if noise is None else noise
         super().__init__(layer, noise=noise, shared_by=shared_by, kl_scale=kl_scale)
         positive = length_scale is None or 0.0 < length_scale < float("inf")
         if not 0.0 <= drop_prob < 1.0 or not positive:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pyro.distributions import TorchDistribution
-from torch import nn
 from typing_extensions import override
 
 from bayesdrop.distributions.normal import Normal
 from bayesdrop.nn.weight import Noise
 from bayesdrop.nn.weights.fixed_rate import FixedRateWeights
-from bayesdrop.typing import SharedBy
 
 _TINY = 1e-16  # of a squared weight, so that one of exactly zero has a normal distribution
 
@@ -51,31 +49,14 @@ class GaussianDropconnect(FixedRateWeights):
 
     Example:
         >>> import torch
+        >>> from torch import nn
         >>> GaussianDropconnect(nn.Conv2d(1, 3, 5), drop_prob=0.2)(torch.ones(2, 1, 8, 8)).shape
         torch.Size([2, 3, 4, 4])
     """
 
     key: ClassVar[str] = "gaussian-dropconnect"
     reference: ClassVar[str] = "McClure and Kriegeskorte (2016), https://arxiv.org/abs/1611.01639"
-
-    def __init__(
-        self,
-        layer: nn.Module,
-        *,
-        drop_prob: float = 0.5,
-        length_scale: float | None = None,
-        noise: Noise = "local",
-        shared_by: SharedBy | None = None,
-        kl_scale: float = 1.0,
-    ) -> None:
-        super().__init__(
-            layer,
-            drop_prob=drop_prob,
-            length_scale=length_scale,
-            noise=noise,
-            shared_by=shared_by,
-            kl_scale=kl_scale,
-        )
+    usual_noise: ClassVar[Noise] = "local"
 
     @override
     def weight_distribution(self) -> TorchDistribution:
