@@ -29,7 +29,7 @@ from bayesdrop.inference.training import (
     sweep,
     validate,
 )
-from bayesdrop.nn import LatentOwner
+from bayesdrop.nn import LatentOwner, StickBreakingDropout
 from bayesdrop.ops.stable import flushed_denormals
 from bayesdrop.program.program import Program
 
@@ -215,7 +215,8 @@ def _zero_tiny(bnn: Program) -> None:
 
 def _check_posteriors(bnn: Program) -> None:
     for _, layer in bnn.named_dropout_layers():
-        layer.check_posterior()
+        if isinstance(layer, StickBreakingDropout):
+            layer.check_posterior()
 
 
 def _buffer_schedules(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
+from bayesdrop.nn.arguments import given_arguments
 from bayesdrop.typing import Latents
 
 
@@ -29,6 +30,14 @@ class LatentOwner(nn.Module, ABC):
 
     kl_scale: float
     path: str = ""
+    _given: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Note the arguments, for ``repr``, and say which class does not know one of them."""
+        layer = super().__new__(cls)
+        # A copy is made without arguments, and takes this over.
+        layer.__dict__["_given"] = given_arguments(cls, args, options) if args or options else {}
+        return layer
 
     @property
     def name(self) -> str:

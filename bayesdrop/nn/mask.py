@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError
+from bayesdrop.nn.arguments import shown_arguments
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
@@ -40,8 +41,7 @@ class OrderedLaw(NamedTuple):
 class BayesianDropout(LatentOwner):
     r"""Abstract dropout layer that multiplies its input by a random mask.
 
-    A subclass says what is random; everything else (plain torch use, the Pyro model and guide,
-    prediction, pruning) follows from these five methods:
+    A subclass says what is random. It **must define** ``key``, ``reference`` and five methods:
 
     * ``prior()`` and ``posterior()``: the global latents, the same keys in both, each a Pyro
       distribution whose batch shape is empty; closed-form KLs are registered for each pair;
@@ -49,7 +49,25 @@ class BayesianDropout(LatentOwner):
       input-dependent masks, the layer's input), event shape ``(K,)``: relaxed and reparameterised
       in training mode, exact in evaluation mode;
     * ``keep_prob()``: the posterior probability that a unit is kept, shape ``(K,)``;
-    * ``mean_mask(x)``: what evaluation mode multiplies by.
+    * ``mean_mask(x)``: what evaluation mode multiplies by, zero where a unit is not kept.
+
+    All noise comes from ``bayesdrop.distributions`` (or ``bayesdrop.ops.noise``). A subclass
+
+    * **may declare** ``mask_kind`` (what values a mask has, and what ``keep_prob`` then means),
+      ``input_dependent`` (whether the mask looks at ``x``), ``schedulable`` (buffers that ``fit``
+      may schedule) and ``always_shown`` (what ``repr`` never hides);
+    * **may override**, for the loss, ``penalty`` (nats that are no site's KL), ``after_step``,
+      ``variational_parameters`` and ``mean_parameters`` (which learning rate applies); for
+      pruning, ``kept``, ``mean_gate`` (with which ``compact`` takes an input-dependent mask) and
+      ``prune``; for ``convert``, ``bind_weights``, ``options_from_dropout``, ``share`` and
+      ``rank_units``; for auto-encoders, ``ordered_law`` and ``options_for_code``;
+    * **gets** ``forward``, ``sample_mask``, ``draw_mask``, ``draw_latents``, ``kl_divergence``,
+      ``total``, ``rows_of`` and ``repr``: plain torch, the Pyro model and guide, prediction,
+      pruning and compact networks follow from the above.
+
+    More is declared by ``BernoulliDropout`` (masks that are Bernoulli given the latents),
+    ``ConditionalOwner`` (a prior that depends on what layers share) and ``OrderedUnits``. The
+    laws that every layer keeps are the tests of ``bayesdrop.testing.MaskContract``.
 
     Args:
         num_units: Number of units :math:`K` in the masked dimension.
@@ -81,6 +99,9 @@ class BayesianDropout(LatentOwner):
     """``"gate"``: a mask lies in [0, 1], and ``keep_prob`` is P(z != 0). ``"scaled"``: it is 0 or
     more than 1, as in ``nn.Dropout``. ``"noise"``: it is never 0, and ``keep_prob`` is that of
     Bernoulli noise with its signal-to-noise ratio, E[z]^2 / E[z^2]."""
+
+    always_shown: ClassVar[tuple[str, ...]] = ()
+    """Arguments that ``repr`` shows even where they are the default."""
 
     def __init__(
         self,
@@ -253,9 +274,6 @@ class BayesianDropout(LatentOwner):
         """
         return False
 
-    def check_posterior(self) -> None:  # noqa: B027 - most priors have nothing to warn about
-        """Warn of a posterior that the user should act on; ``fit`` calls it when it is done."""
-
     def forward(self, x: Tensor) -> Tensor:
         """Multiply ``x`` by the mask that the open context, or the mode, asks for."""
         return x * self.sample_mask(x)
@@ -339,9 +357,9 @@ class BayesianDropout(LatentOwner):
         )
 
     def extra_repr(self) -> str:
-        """Show the size, and the dimension where it is not the last."""
-        dim = "" if self.unit_dim == -1 else f", unit_dim={self.unit_dim}"
-        return f"{self.num_units}{dim}"
+        """Show the size, and every argument that is not the default."""
+        options = shown_arguments(self, self._given, self.always_shown)
+        return f"{self.num_units}, {options}" if options else f"{self.num_units}"
 
 
 def named_dropout_layers(network: nn.Module) -> Iterator[tuple[str, BayesianDropout]]:

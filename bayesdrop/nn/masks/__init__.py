@@ -14,7 +14,7 @@ from bayesdrop.nn.masks.indian_buffet import IndianBuffetDropout
 from bayesdrop.nn.masks.monte_carlo import MonteCarloDropout
 from bayesdrop.nn.masks.nested import NestedDropout
 from bayesdrop.nn.masks.ordered_units import OrderedUnits
-from bayesdrop.nn.masks.stick_breaking import IndianBuffetSticks
+from bayesdrop.nn.masks.stick_breaking import IndianBuffetSticks, StickBreakingDropout
 from bayesdrop.nn.masks.structured_bayesian_pruning import StructuredBayesianPruningDropout
 from bayesdrop.nn.masks.variational_nested import VariationalNestedDropout
 
@@ -31,6 +31,7 @@ __all__ = [
     "NestedDropout",
     "OrderedUnits",
     "MonteCarloDropout",
+    "StickBreakingDropout",
     "StructuredBayesianPruningDropout",
     "VariationalNestedDropout",
     "to_dependent",

@@ -87,6 +87,8 @@ class HardConcreteDropout(BayesianDropout):
 
     schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
 
+    always_shown: ClassVar[tuple[str, ...]] = ("cost_per_parameter",)
+
     temperature: Tensor
     parameters_per_unit: Tensor
 
@@ -215,11 +217,7 @@ class HardConcreteDropout(BayesianDropout):
 
     @override
     def extra_repr(self) -> str:
-        count = int(self.parameters_per_unit)
-        return (
-            f"{super().extra_repr()}, cost_per_parameter={self.cost_per_parameter:g}, "
-            f"parameters_per_unit={count}"
-        )
+        return f"{super().extra_repr()}, parameters_per_unit={int(self.parameters_per_unit)}"
 
 
 def _governed(layer: Any, dim: int) -> list[Tensor]:

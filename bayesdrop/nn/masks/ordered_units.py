@@ -6,7 +6,7 @@ import math
 import threading
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -69,6 +69,8 @@ class OrderedUnits(BayesianDropout):
         share_widths: Whether the layers that one call of ``convert`` puts in share the width of
             the first of them. They need the same number of groups.
     """
+
+    always_shown: ClassVar[tuple[str, ...]] = ("num_groups",)
 
     unit_group: Tensor
 
@@ -354,4 +356,4 @@ class OrderedUnits(BayesianDropout):
         held = "" if self.held_groups is None else f", held at {self.held_groups} groups"
         source = self.width_source
         led = "" if source is None else f", width of {source.path or 'another'}"
-        return f"{super().extra_repr()}, num_groups={self.num_groups}{held}{led}"
+        return f"{super().extra_repr()}{held}{led}"

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError, TruncationWarning
+from bayesdrop.nn.arguments import shown_arguments
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
@@ -114,8 +115,9 @@ class IndianBuffetSticks(LatentOwner):
         return self._kumaraswamy().log_mean.cumsum(-1).exp()
 
     def extra_repr(self) -> str:
-        """Show the number of sticks."""
-        return f"{self.num_sticks}"
+        """Show the number of sticks, and every argument that is not the default."""
+        options = shown_arguments(self, self._given)
+        return f"{self.num_sticks}, {options}" if options else f"{self.num_sticks}"
 
     def _kumaraswamy(self) -> Kumaraswamy:
         a, b = self.log_concentration1.exp(), self.log_concentration0.exp()
@@ -187,9 +189,9 @@ class StickBreakingDropout(BernoulliDropout):
         """
         self.rank.copy_(importance_ranks(self.name, importance, self.num_units, self.rank.device))
 
-    @override
     @torch.no_grad()
     def check_posterior(self) -> None:
+        """Warn if the last unit is kept, so that the data may want more; ``fit`` calls it."""
         last = float(self.keep_prob()[self.rank.argmax()])
         if last >= self.threshold:
             warnings.warn(

@@ -150,6 +150,8 @@ class FixedNoiseDropout(UnitNoiseDropout):
         length_scale: :math:`l > 0` of the prior on the weights; None for no such term.
     """
 
+    always_shown: ClassVar[tuple[str, ...]] = ("drop_prob",)
+
     drop_prob: Tensor
 
     def __init__(
@@ -190,7 +192,3 @@ class FixedNoiseDropout(UnitNoiseDropout):
     @override
     def penalty(self) -> Tensor | None:
         return self._expected_energy(1 / (1 - self.drop_prob), bias=True)
-
-    @override
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, drop_prob={float(self.drop_prob):g}"

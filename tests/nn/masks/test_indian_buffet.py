@@ -256,7 +256,6 @@ def test_closed_last_sticks_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         at_prior(20, 2.0).check_posterior()
-        BetaBernoulliDropout(20).check_posterior()
 
 
 def test_fit_warns_of_open_last_sticks():

@@ -1,0 +1,78 @@
+"""What a layer was built with: checked when it is built, and shown in its ``repr``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from bayesdrop.errors import unknown_name
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def given_arguments(cls: type, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a constructor by name, without defaults.
+
+    Raises:
+        TypeError: If they do not fit the constructor; the message names the class that was called,
+            and what a misspelt option may have meant.
+    """
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+    parameters = list(signature.parameters.values())[1:]
+    known = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    if len(known) == len(parameters):
+        for name in options:
+            if name not in known:
+                raise TypeError(str(unknown_name(f"option of {cls.__name__}", name, known)))
+    try:
+        bound = signature.bind(None, *args, **options)
+    except TypeError as error:
+        raise TypeError(f"{cls.__name__}: {error}") from None
+    return dict(list(bound.arguments.items())[1:])
+
+
+def shown_arguments(layer: object, given: Mapping[str, Any], always: Sequence[str] = ()) -> str:
+    """Return the keyword arguments of a layer that are not the default, as ``name=value, ...``.
+
+    An argument that the layer keeps under its name is shown with its present value.
+
+    Args:
+        layer: The layer.
+        given: What ``given_arguments`` returned for it.
+        always: Names that are shown whatever their value.
+    """
+    return ", ".join(_shown(layer, given, always))
+
+
+def _shown(layer: object, given: Mapping[str, Any], always: Sequence[str]) -> Iterator[str]:
+    for name, parameter in inspect.signature(type(layer).__init__).parameters.items():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        value = _plain(getattr(layer, name, None))
+        if value is None:
+            value = given.get(name, parameter.default)
+        asked = name in always or name in given or parameter.default is not None
+        if (
+            asked
+            and isinstance(value, _PLAIN)
+            and (name in always or not _equal(value, parameter.default))
+        ):
+            yield f"{name}={value!r}"
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Tensor):
+        value = value.item() if value.numel() == 1 else None
+    if not isinstance(value, _PLAIN):
+        return None
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _equal(value: Any, default: Any) -> bool:
+    if isinstance(value, float) and isinstance(default, float):
+        return math.isclose(value, default, rel_tol=1e-5)
+    return bool(value == default)
