@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesdrop.metrics.bins import ClassBins
 from bayesdrop.metrics.brier import BrierDecomposition, brier_parts
 from bayesdrop.metrics.calibration import adaptive_error, calibration_errors, class_errors
-from bayesdrop.metrics.checks import Array, as_mixture, require_bins
+from bayesdrop.metrics.checks import Array, as_labels, as_mixture, require_bins
 from bayesdrop.metrics.coverage import (
     RegressionCalibration,
     calibration_of_pit,
@@ -20,10 +20,10 @@ from bayesdrop.metrics.coverage import (
     pit_values,
 )
 from bayesdrop.metrics.crps import continuous_ranked_probability_score
-from bayesdrop.metrics.examples import TINY, as_examples, entropy_of
+from bayesdrop.metrics.examples import TINY, Examples, examples_of
 from bayesdrop.metrics.regression import root_mean_squared_error
 from bayesdrop.metrics.selective import curve_of
-from bayesdrop.metrics.uncertainty import entropy_parts, variance_parts
+from bayesdrop.metrics.uncertainty import EntropyParts, parts_of, variance_parts
 from bayesdrop.record import Record
 
 COVERAGE_LEVELS = (0.5, 0.9, 0.95)
@@ -100,18 +100,12 @@ class ClassifierFigures(Record, drop_none=True):
         """
         who = "ClassifierFigures"
         require_bins(who, num_bins)
-        information = None
-        if torch.as_tensor(predictions).ndim == 3:
-            parts = entropy_parts(predictions)
-            information = parts.mutual_information if parts.num_samples > 1 else None
-            predictions = parts.mean
-        examples = as_examples(who, predictions, labels)
-        vectors = {"confidence": examples.confidence, "correct": examples.correct}
-        vectors["predictive_entropy"] = entropy_of(examples.probabilities)
-        if information is not None:
-            vectors["mutual_information"] = information
+        parts = parts_of(who, predictions)
+        examples = examples_of(parts.mean, as_labels(who, labels, parts.mean))
         sums = float(examples.nll.sum()), float(examples.brier.sum())
-        return cls.from_sums(vectors, examples.bins(num_bins), *sums, num_examples=num_examples)
+        return cls.from_sums(
+            vectors_of(parts, examples), examples.bins(num_bins), *sums, num_examples=num_examples
+        )
 
     @classmethod
     def from_sums(
@@ -158,6 +152,17 @@ class ClassifierFigures(Record, drop_none=True):
             expected_entropy=None if mutual is None else entropy - mutual,
             mutual_information=mutual,
         )
+
+
+def vectors_of(parts: EntropyParts, examples: Examples) -> dict[str, Tensor]:
+    """Return what is needed of all examples at once, ``(N,)`` each, by name."""
+    vectors = {
+        "confidence": examples.confidence,
+        "correct": examples.correct,
+        "predictive_entropy": parts.predictive_entropy,
+        "mutual_information": parts.disagreement,
+    }
+    return {name: values for name, values in vectors.items() if values is not None}
 
 
 @dataclass(frozen=True, eq=False)

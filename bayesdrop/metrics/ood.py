@@ -15,9 +15,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
-from bayesdrop.metrics.checks import Array, as_probabilities, as_scores
-from bayesdrop.metrics.examples import entropy_of
+from bayesdrop.metrics.checks import Array, as_scores
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.metrics.uncertainty import parts_of
 from bayesdrop.record import TableRecord
 
 Scorable: TypeAlias = "Prediction | Mapping[str, Array] | Array"
@@ -244,31 +244,26 @@ def _prediction(probabilities: Array, logits: Array | None) -> Prediction:
             got=str(tuple(samples.shape)),
             hint="Two classes? Pass torch.stack([1 - p, p], -1).",
         )
-    samples = samples.reshape(-1, *samples.shape[-2:])
-    flat = as_probabilities("uncertainty_scores", samples.flatten(0, 1))
-    samples = flat.reshape(samples.shape)
-    mean = samples.mean(0)
-    predictive = entropy_of(mean)
-    expected = entropy_of(samples).mean(0)
+    parts = parts_of("uncertainty_scores", samples)
     energy = norm = None
     if logits is not None:
         values = torch.as_tensor(logits).detach().to("cpu", torch.float64)
-        if values.shape != torch.as_tensor(probabilities).shape:
+        if values.shape != samples.shape:
             raise ShapeError(
                 "uncertainty_scores",
-                expected=f"logits of shape {tuple(torch.as_tensor(probabilities).shape)}",
+                expected=f"logits of shape {tuple(samples.shape)}",
                 got=str(tuple(values.shape)),
                 hint="Pass the logits whose softmax the probabilities are.",
             )
-        values = values.reshape(samples.shape)
+        values = values.reshape(-1, *samples.shape[-2:])
         energy, norm = -values.logsumexp(-1).mean(0), values.mean(0).norm(dim=-1)
     return Prediction(
-        mean=mean,
-        num_samples=len(samples),
-        confidence=mean.amax(-1),
-        predictive_entropy=predictive,
-        expected_entropy=expected,
-        mutual_information=(predictive - expected).clamp(min=0.0),
+        mean=parts.mean,
+        num_samples=parts.num_samples,
+        confidence=parts.mean.amax(-1),
+        predictive_entropy=parts.predictive_entropy,
+        expected_entropy=parts.expected_entropy,
+        mutual_information=parts.mutual_information,
         energy=energy,
         logit_norm=norm,
     )

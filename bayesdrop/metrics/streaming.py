@@ -7,10 +7,10 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.bins import ClassBins
-from bayesdrop.metrics.checks import Array, as_labels, as_probabilities, require_bins
+from bayesdrop.metrics.checks import Array, as_labels, require_bins
 from bayesdrop.metrics.examples import examples_of
-from bayesdrop.metrics.figures import ClassifierFigures
-from bayesdrop.metrics.uncertainty import entropy_parts
+from bayesdrop.metrics.figures import ClassifierFigures, vectors_of
+from bayesdrop.metrics.uncertainty import parts_of
 
 
 class ClassificationMetrics:
@@ -58,8 +58,7 @@ class ClassificationMetrics:
                 number of classes changes.
         """
         who = "ClassificationMetrics.update"
-        raw = torch.as_tensor(predictions)
-        parts = entropy_parts(raw if raw.ndim == 3 else as_probabilities(who, raw)[None])
+        parts = parts_of(who, predictions)
         self._require_same(who, parts.mean.shape[1], parts.num_samples)
         examples = examples_of(parts.mean, as_labels(who, labels, parts.mean))
         if self._bins is None:
@@ -68,11 +67,7 @@ class ClassificationMetrics:
         self._nll += float(examples.nll.sum())
         self._brier += float(examples.brier.sum())
         self._bins.add(examples.probabilities, examples.labels)
-        vectors = {"confidence": examples.confidence, "correct": examples.correct}
-        vectors["predictive_entropy"] = parts.predictive_entropy
-        if parts.num_samples > 1:
-            vectors["mutual_information"] = parts.mutual_information
-        for name, vector in vectors.items():
+        for name, vector in vectors_of(parts, examples).items():
             self._vectors.setdefault(name, []).append(vector)
         self.num_examples += len(examples.labels)
 

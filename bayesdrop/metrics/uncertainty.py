@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -41,6 +41,11 @@ class EntropyParts:
     mutual_information: Tensor
     num_samples: int
 
+    @property
+    def disagreement(self) -> Tensor | None:
+        """The mutual information, if there were several samples to disagree."""
+        return self.mutual_information if self.num_samples > 1 else None
+
 
 def entropy_parts(samples: Array) -> EntropyParts:
     r"""Split the entropy of a classifier's prediction.
@@ -69,8 +74,18 @@ def entropy_parts(samples: Array) -> EntropyParts:
         >>> bool(torch.equal(parts.mutual_information, parts.predictive_entropy))
         True
     """
+    return _parts(as_samples("entropy_parts", samples))
+
+
+def parts_of(who: str, predictions: Array) -> EntropyParts:
+    """Return the same, also of probabilities ``(N, C)`` or ``(N,)``, which count as one sample."""
+    raw = torch.as_tensor(predictions)
+    return _parts(as_samples(who, raw) if raw.ndim > 2 else [as_probabilities(who, raw)])
+
+
+def _parts(samples: Iterable[Tensor]) -> EntropyParts:
     total, entropy, count = torch.zeros(()), torch.zeros(()), 0
-    for sample in as_samples("entropy_parts", samples):
+    for sample in samples:
         total, entropy = total + sample, entropy + entropy_of(sample)
         count += 1
     mean, expected = total / count, entropy / count
@@ -260,12 +275,13 @@ def table_by_class(
         >>> [(row.label, row.count, row.error) for row in table.rows]
         [(0, 1, 0.0), (1, 1, 100.0)]
     """
-    values, entropy, information = _moments("table_by_class", predictions)
-    target = as_labels("table_by_class", labels, values)
+    parts = parts_of("table_by_class", predictions)
+    examples = examples_of(parts.mean, as_labels("table_by_class", labels, parts.mean))
+    information, num_classes = parts.disagreement, parts.mean.shape[1]
     if mutual_information is not None:
         information = as_scores("table_by_class", "mutual information", mutual_information)
-    examples, num_classes = examples_of(values, target), values.shape[1]
-    calibration = class_errors(examples.bins(num_bins), len(values)).tolist()
+    target = examples.labels
+    calibration = class_errors(examples.bins(num_bins), len(target)).tolist()
     count = torch.bincount(target, minlength=num_classes)
 
     def by_class(value: Tensor | None) -> list[float | None]:
@@ -280,7 +296,7 @@ def table_by_class(
         by_class(100.0 * (~examples.correct).double()),
         by_class(examples.nll),
         by_class(examples.confidence),
-        by_class(entropy),
+        by_class(parts.predictive_entropy),
         by_class(information),
         calibration,
         strict=True,
@@ -307,7 +323,8 @@ def example_table(
         >>> example_table(p, torch.tensor([0, 1]), indices=[1]).rows[0].predicted
         0
     """
-    values, entropy, information = _moments("example_table", predictions)
+    parts = parts_of("example_table", predictions)
+    values, entropy, information = parts.mean, parts.predictive_entropy, parts.disagreement
     target = None if labels is None else as_labels("example_table", labels, values)
     chosen = [int(index) for index in torch.as_tensor(indices).reshape(-1)]
     if not chosen or min(chosen) < 0 or max(chosen) >= len(values):
@@ -333,15 +350,6 @@ def example_table(
             )
         )
     return UncertaintyTable(tuple(rows))
-
-
-def _moments(who: str, predictions: Array) -> tuple[Tensor, Tensor, Tensor | None]:
-    if torch.as_tensor(predictions).ndim == 3:
-        parts = entropy_parts(predictions)
-        information = parts.mutual_information if parts.num_samples > 1 else None
-        return parts.mean, parts.predictive_entropy, information
-    values = as_probabilities(who, predictions)
-    return values, entropy_of(values), None
 
 
 def _ranked(who: str, scores: Array, k: int, *, descending: bool) -> Tensor:

@@ -191,7 +191,7 @@ def test_only_categorical_predictions_have_logit_scores():
     ],
 )
 def test_bad_arrays_are_refused(probabilities, logits, error, message):
-    with pytest.raises(error, match=f"uncertainty_scores: expected .*{message}"):
+    with pytest.raises(error, match=f"uncertainty_scores.*: expected .*{message}"):
         uncertainty_scores(probabilities, logits=logits)
 
 
