@@ -19,7 +19,8 @@ def expected_calibration_error(
         \sum_b \frac{|B_b|}{N} \left| \mathrm{acc}(B_b) - \mathrm{conf}(B_b) \right|, \qquad
         B_b = \left\{n : \frac{b}{M} \le \max_c p_{nc} < \frac{b + 1}{M}\right\}
 
-    over :math:`b = 0 \dots M - 1`, equal-width bins of the whole set; the last one includes 1.
+    over :math:`b = 0 \dots M - 1`, equal-width bins of the whole set; the last one includes 1, and
+    what is below an edge by rounding, less than 2.4e-7, counts as on it.
 
     Args:
         probabilities: ``(N, C)``, or P(y = 1) of shape ``(N,)``.
