@@ -142,8 +142,16 @@ def detached(network: nn.Module) -> nn.Module:
         network: As for ``compact``.
 
     Raises:
-        CompactionError: If a mask of an unknown kind depends on the input.
+        CompactionError: If a mask of an unknown kind depends on the input, or if examples have
+            latents of their own.
     """
+    if isinstance(network, Program) and network.has_local_latents:
+        raise CompactionError(
+            "compact",
+            expected="a network whose masks are drawn for all examples",
+            got=f"a {type(network).__name__}, each example of which keeps features of its own",
+            hint="Features that keep_prob() says no example uses go with a smaller latent_size.",
+        )
     work = copy.deepcopy(network.network if isinstance(network, Program) else network)
     _refuse_input_dependent(work)
     return with_plain_weights(work).eval()

@@ -24,7 +24,7 @@ from bayesdrop.diagnostics.kl import (
 )
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn import LatentOwner, prior_among
-from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
 from bayesdrop.typing import Latents, LossTerms
 
@@ -69,7 +69,7 @@ class ELBOCheck(TableRecord, also=("passed",)):
 
 
 def check_elbo(
-    bnn: BayesianNetwork,
+    bnn: Program,
     x: Tensor,
     y: Tensor,
     *,
@@ -153,7 +153,7 @@ def check_elbo(
 
 
 @torch.no_grad()
-def _check_batch_size(bnn: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> Iterator[CheckRow]:
+def _check_batch_size(bnn: Program, x: Tensor, y: Tensor, seed: int) -> Iterator[CheckRow]:
     # The loss of training, in a network without noise: mean masks, no batch statistics.
     bnn.train()
     bnn.network.eval()
@@ -183,7 +183,7 @@ def _check_batch_size(bnn: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> 
 
 @torch.no_grad()
 def _check_pyro_batch_size(
-    bnn: BayesianNetwork, x: Tensor, y: Tensor, num_repeats: int, comparisons: int
+    bnn: Program, x: Tensor, y: Tensor, num_repeats: int, comparisons: int
 ) -> Iterator[CheckRow]:
     bnn.eval()
     elbo = TraceMeanField_ELBO()
@@ -222,9 +222,7 @@ def _split(x: Tensor, y: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
 # -- gradients ------------------------------------------------------------------------------------
 
 
-def _check_gradients(
-    bnn: BayesianNetwork, x: Tensor, y: Tensor, num_repeats: int
-) -> Iterator[CheckRow]:
+def _check_gradients(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> Iterator[CheckRow]:
     # Only the masks are noisy: no batch statistics, no other dropout.
     bnn.eval()
     bnn.training = True
@@ -265,7 +263,7 @@ def _check_gradients(
         )
 
 
-def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
+def _parameter_groups(bnn: Program) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {"weights": [], "likelihood": []}
     owners = {f"network.{path}." if path else "network.": path for path, _ in bnn.named_owners()}
     for name, parameter in bnn.named_parameters():
@@ -278,7 +276,8 @@ def _parameter_groups(bnn: BayesianNetwork) -> dict[str, list[str]]:
 
 
 def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int) -> None:
-    if not isinstance(bnn, BayesianNetwork) or num_samples < 100 or num_repeats < 10:
+    known = isinstance(bnn, Program) and not bnn.has_local_latents
+    if not known or num_samples < 100 or num_repeats < 10:
         raise ConfigError(
             "check_elbo",
             expected="a BayesianNetwork, num_samples >= 100 and num_repeats >= 10",

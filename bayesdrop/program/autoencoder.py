@@ -87,6 +87,7 @@ class VariationalAutoencoder(Program):
         (torch.Size([]), torch.Size([3, 8]))
     """
 
+    has_local_latents = True
     network: _Autoencoder
 
     def __init__(

@@ -48,6 +48,8 @@ class BayesianNetwork(Program):
         torch.Size([])
     """
 
+    has_local_latents = False
+
     def __init__(
         self,
         network: nn.Module,

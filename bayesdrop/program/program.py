@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
@@ -45,6 +45,9 @@ class Program(nn.Module, ABC):
     Raises:
         ConfigError: If ``num_data`` or ``kl_weight`` is not positive.
     """
+
+    has_local_latents: ClassVar[bool]
+    """Whether an example has latents of its own, other than masks drawn from their prior."""
 
     def __init__(
         self,

@@ -338,6 +338,14 @@ def test_control_flow_on_data_is_refused_by_name():
         bd.compact(Branching(), torch.ones(1, 2))
 
 
+def test_an_auto_encoder_is_refused_by_its_latents_and_not_by_its_trace():
+    vae = bd.networks.vae(10, input_shape=4, latent_size=2, latent_dropout="indian-buffet")
+    with pytest.raises(
+        bd.errors.CompactionError, match="got a VariationalAutoencoder, each example of"
+    ):
+        bd.compact(vae, torch.zeros(1, 4))
+
+
 def test_masks_that_depend_on_the_input_are_refused():
     class Dependent(bd.BetaBernoulliDropout):
         input_dependent = True
