@@ -15,7 +15,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def given_arguments(cls: type, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a constructor by name, without defaults.
+    """Return the plain values among the arguments of a constructor, by name, without defaults.
 
     Raises:
         TypeError: If they do not fit the constructor; the message names the class that was called,
@@ -32,7 +32,9 @@ def given_arguments(cls: type, args: Sequence[Any], options: Mapping[str, Any]) 
         bound = signature.bind(None, *args, **options)
     except TypeError as error:
         raise TypeError(f"{cls.__name__}: {error}") from None
-    return dict(list(bound.arguments.items())[1:])
+    # A module that was passed is not held on to.
+    given = list(bound.arguments.items())[1:]
+    return {name: value for name, value in given if isinstance(value, _PLAIN)}
 
 
 def shown_arguments(layer: object, given: Mapping[str, Any], always: Sequence[str] = ()) -> str:

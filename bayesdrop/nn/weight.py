@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
+from bayesdrop.nn.arguments import shown_arguments
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
@@ -101,6 +102,9 @@ class BayesianWeights(LatentOwner):
     """Name in the registry, such as ``"sparse-variational"``."""
     reference: ClassVar[str]
     """The publication, for ``bayesdrop list dropouts``."""
+
+    always_shown: ClassVar[tuple[str, ...]] = ()
+    """Arguments that ``repr`` shows even where they are the default."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -274,8 +278,9 @@ class BayesianWeights(LatentOwner):
         )
 
     def extra_repr(self) -> str:
-        """Show the layer whose place it takes."""
-        return repr(self.plain)
+        """Show the layer whose place it takes, and the arguments that are not the default."""
+        options = shown_arguments(self, self._given, self.always_shown)
+        return ", ".join([repr(self.plain), *([options] if options else [])])
 
 
 def local_sample(mean: Tensor, variance: Tensor, noise_shape: torch.Size) -> Tensor:

@@ -127,3 +127,21 @@ def test_a_number_and_a_layer_are_not_mixed_up():
         bd.nn.make("mc-dropout", nn.Linear(3, 2))
     with pytest.raises(ConfigError, match="Dropconnect: expected a torch.nn layer.*got 3"):
         bd.nn.make("dropconnect", 3)
+
+
+def test_repr_shows_the_layer_and_what_is_not_the_default():
+    plain = nn.Linear(3, 2)
+    assert repr(SparseVariational(plain)) == f"SparseVariational({plain!r})"
+    options = "granularity='unit', prior='cubic', noise='weights', kl_scale=2.0"
+    layer = SparseVariational(
+        plain, kl_scale=2.0, noise="weights", prior="cubic", granularity="unit"
+    )
+    assert repr(layer) == f"SparseVariational({plain!r}, {options})"
+    assert repr(Dropconnect(plain)) == f"Dropconnect({plain!r}, drop_prob=0.5)"
+
+
+def test_the_layer_is_not_held_on_to():
+    plain = nn.Linear(3, 2)
+    random = Dropconnect(plain)
+    assert not any(plain is value for value in random.__dict__.get("_given", {}).values())
+    assert all(p.is_meta for p in random.plain.parameters())

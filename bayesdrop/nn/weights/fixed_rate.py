@@ -40,6 +40,7 @@ class FixedRateWeights(BayesianWeights):
 
     usual_noise: ClassVar[Noise]
     """What training mode draws if nothing is said."""
+    always_shown: ClassVar[tuple[str, ...]] = ("drop_prob",)
     drop_prob: Tensor
 
     def __init__(
@@ -98,7 +99,3 @@ class FixedRateWeights(BayesianWeights):
     def mean_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the weights if the penalty is their prior; weight decay is it otherwise."""
         return iter(()) if self.length_scale is None else iter((self.weight,))
-
-    def extra_repr(self) -> str:
-        """Show the layer whose place it takes, and the rate."""
-        return f"{super().extra_repr()}, drop_prob={float(self.drop_prob):g}"

@@ -180,10 +180,3 @@ class SparseVariational(BayesianWeights):
     @torch.no_grad()
     def kept(self) -> Tensor:
         return self.log_alpha() <= self.log_alpha_threshold
-
-    def extra_repr(self) -> str:
-        """Show the layer whose place it takes, and what is not the default."""
-        settings = {"granularity": self.granularity, "prior": self.prior_law, "noise": self.noise}
-        usual = {"granularity": "weight", "prior": "exact", "noise": "local"}
-        words = [f"{name}={value!r}" for name, value in settings.items() if value != usual[name]]
-        return ", ".join([super().extra_repr(), *words])
