@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
+from bayesdrop.nn import StickBreakingDropout
 from bayesdrop.reporting import plots
 from bayesdrop.reporting.analysis_document import analysis_blocks
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table

@@ -124,10 +124,10 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
         kl_scale: Factor on this layer's KL divergence.
         prior_concentration1: :math:`c > 0`, the paper's :math:`\alpha / K`. Smaller prunes more.
         prior_concentration0: :math:`d > 0`; 1 has a closed-form KL.
-        init_concentration1: Initial :math:`a > 0`. The default starts with open units, keep
+        init_concentration1: Initial :math:`a > 0`. The default starts with kept units, keep
             probability 5/6. The paper's, ``softplus(-1) = 0.3133`` (``softplus(2)`` for VGG), is
             meant for weights trained beforehand: from scratch it starts with 24 % of the units
-            open, and a small data set then empties the network before it has learned anything.
+            kept, and a small data set then empties the network before it has learned anything.
         init_concentration0: Initial :math:`b > 0`.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
@@ -140,7 +140,7 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
         Lee, Kim, Yoon, Lee, Yang, Hwang (2018), "Adaptive Network Sparsification via Dependent
         Variational Beta-Bernoulli Dropout", https://arxiv.org/abs/1805.10896.
         Deviation: the mask is clamped to [eps, 1 - eps] in logit space, which keeps denormal
-        numbers out of the matrix products, and the default initial posterior is open.
+        numbers out of the matrix products, and the default initial posterior keeps all.
 
     Example:
         >>> layer = BetaBernoulliDropout(4)

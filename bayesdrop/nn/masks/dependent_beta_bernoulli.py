@@ -164,15 +164,15 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     def from_beta_bernoulli(
         cls, layer: BetaBernoulliDropout, **options: float
     ) -> DependentBetaBernoulliDropout:
-        """Return a layer with the posterior of pi of a trained one, frozen.
+        """Return a layer with the posterior of pi of a trained one, held fixed.
 
-        Units that are pruned there are closed for every input here.
+        Units that are pruned there are pruned for every input here.
 
         Args:
             layer: The trained layer; it is not changed.
             **options: ``shift_variance``, ``init_shift``, ``init_shift_scale``, ``init_slope``,
                 ``momentum``, and ``kl_scale``, which is the layer's own if it is not given (with
-                the posterior of pi frozen, it decides only how much the shift's KL counts).
+                the posterior of pi held fixed, it decides only how much the shift's KL counts).
         """
         new = cls(
             layer.num_units,
@@ -291,7 +291,7 @@ def to_dependent(
 ) -> Network:
     """Return a copy of ``network`` whose beta-Bernoulli layers also look at their inputs.
 
-    The second stage of training: the posterior of the keep probabilities is frozen, the gates
+    The second stage of training: the posterior of the keep probabilities is held fixed, the gates
     and the weights are trained on with ``fit``.
 
     Args:

@@ -52,7 +52,7 @@ class HardConcreteDropout(BayesianDropout):
         prior_logits: Adds :math:`\mathrm{KL}(q(z_k) \,\|\, \mathrm{HardConcrete}(\text{prior}))`
             for each gate, in closed form. Pass ``cost_per_parameter=0`` for that alone.
         init_logits: Initial :math:`\ell`, at most :math:`\log 100` in size. The default starts
-            with gates nearly open, for pretrained weights. The paper's, from scratch, are 0, and
+            with gates nearly 1, for pretrained weights. The paper's, from scratch, are 0, and
             1.386 on the input layer.
         temperature: :math:`\beta > 0`.
         lower: :math:`\gamma < 0`.
@@ -125,7 +125,7 @@ class HardConcreteDropout(BayesianDropout):
             all(abs(value) <= _MAX_LOGIT for value in (init_logits, prior_logits or 0.0)),
             expected=f"init_logits and prior_logits of at most {_MAX_LOGIT:.3f} in size",
             got=f"{init_logits=} and {prior_logits=}",
-            hint="Beyond it a gate is open, or closed, for good.",
+            hint="Beyond it a gate is 1, or 0, for good.",
         )
         if threshold is None:
             odds = (1.0 - temperature) * math.log(-lower / upper)

@@ -32,11 +32,11 @@ class IndianBuffetDropout(StickBreakingDropout):
 
     A priori :math:`E[\pi_k] = (\alpha / (\alpha + 1))^k`: an example uses :math:`\alpha` units on
     average, however many there are, and the first ones most. The data decide how many it takes.
-    ``num_units`` is the truncation: it must be large enough for the last stick to close, and
+    ``num_units`` is the truncation: it must be large enough for the last unit to be pruned, and
     ``check_posterior``, which ``fit`` calls when it is done, warns where it is not.
 
     With pretrained weights, give the first sticks to the units that matter most (``rank_units``):
-    a unit can only be kept if all the sticks before its own are open.
+    a unit can only be kept if all the sticks before its own are long.
 
     Args:
         num_units: Number of units and of sticks :math:`K`.
@@ -48,9 +48,9 @@ class IndianBuffetDropout(StickBreakingDropout):
         kl_scale: Factor on this layer's KL divergence.
         concentration: Mass :math:`\alpha > 0` of the process, the number of units an example is
             expected to use. Smaller prunes more.
-        init_concentration1: Initial :math:`a > 0` of every stick. None starts with all units open:
+        init_concentration1: Initial :math:`a > 0` of every stick. None starts with all units kept:
             the last one's keep probability is 5/6. The prior (``concentration``) would start with
-            nearly all units of a wide layer closed.
+            nearly all units of a wide layer pruned.
         init_concentration0: Initial :math:`b > 0` of every stick.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.

@@ -20,7 +20,7 @@ _LAWS = ("uniform", "geometric")
 
 
 def uniform_order_probs(num_ordered: int) -> Tensor:
-    r"""Return the :math:`\beta` of a uniform number of open groups, 0 to D: ``(D,)``.
+    r"""Return the :math:`\beta` of a uniform number of kept groups, 0 to D: ``(D,)``.
 
     .. math:: \beta_k = \frac{D + 1 - k}{D + 2 - k}
 
@@ -58,17 +58,17 @@ def with_full_prob(probs: Tensor, full_prob: float | None) -> Tensor:
             "nested dropout",
             expected="0 < full_prob < 1",
             got=f"{full_prob}",
-            hint="It is the chance that all groups are open; None leaves it to the law.",
+            hint="It is the chance that all groups are kept; None leaves it to the law.",
         )
     tail = OrderedMask(probs, validate_args=False).tail_probs
     rest = tail[:-1] * ((1.0 - full_prob) / tail[:-1].sum())
     tail = torch.cat([rest, tail.new_tensor([full_prob])])
-    reach = tail.flip(0).cumsum(0).flip(0)  # of at least t open groups
+    reach = tail.flip(0).cumsum(0).flip(0)  # of at least t kept groups
     return reach[1:] / reach[:-1]
 
 
 class NestedDropout(OrderedUnits):
-    r"""Nested dropout with a fixed law of the number of open groups.
+    r"""Nested dropout with a fixed law of the number of kept groups.
 
     .. math::
         p(z_n) = q(z_n) = \mathrm{OrderedMask}(\beta), \qquad
@@ -85,13 +85,13 @@ class NestedDropout(OrderedUnits):
         threshold: Units whose keep probability is below this are pruned from the mean mask.
         kl_scale: Without effect here.
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
-        always_kept: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
+        always_kept: Number of groups :math:`F` that every mask keeps; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
         share_widths: Whether the layers of a network share their widths; see ``OrderedUnits``.
-        law: ``"uniform"``: each number of open groups from F to G is as likely. ``"geometric"``:
+        law: ``"uniform"``: each number of kept groups from F to G is as likely. ``"geometric"``:
             it is geometric, the last taking what is left.
         continue_prob: :math:`\rho` of the geometric law, in (0, 1).
-        full_prob: Probability that all groups are open; the other widths share the rest as before.
+        full_prob: Probability that all groups are kept; the other widths share the rest as before.
             None leaves it to the law.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
@@ -147,7 +147,7 @@ class NestedDropout(OrderedUnits):
                 "NestedDropout",
                 expected="0 < continue_prob < 1",
                 got=f"continue_prob={continue_prob}",
-                hint="It is the chance that one group more is open.",
+                hint="It is the chance that one group more is kept.",
             )
         self.law, self.continue_prob = law, continue_prob
         uniform = law == "uniform"

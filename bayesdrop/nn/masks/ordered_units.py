@@ -1,4 +1,4 @@
-"""What nested dropout layers share: groups of units in an order, of which a prefix is open."""
+"""What nested dropout layers share: groups of units in an order, of which a prefix is kept."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class _PlainPass(threading.local):
 
 
 class OrderedUnits(BayesianDropout):
-    r"""Abstract layer whose masks open a prefix of its groups of units.
+    r"""Abstract layer whose masks keep a prefix of its groups of units.
 
-    Unit ``k`` belongs to group ``unit_group[k]``; the first ``always_kept`` groups are open in
+    Unit ``k`` belongs to group ``unit_group[k]``; the first ``always_kept`` groups are kept in
     every mask. ``hold_width`` fixes the mask to one prefix. Where the next Linear layer, or the
     convolution before, has random weights (``SparseVariational``), the divergence of a
-    unit's weights is counted with the probability that it is open.
+    unit's weights is counted with the probability that it is kept.
 
     Layers draw their widths independently of each other, unless one shares another's
     (``share_width_with``; ``convert`` with ``share_widths=True``): in every pass both then have as
-    many open groups. A network that runs at one width in all layers is trained as such.
+    many kept groups. A network that runs at one width in all layers is trained as such.
 
     Args:
         num_units: Number of units :math:`K`.
@@ -62,7 +62,7 @@ class OrderedUnits(BayesianDropout):
         kl_scale: Factor on this layer's KL divergence.
         num_groups: Number of groups :math:`G` of neighbouring units, equal but for rounding; None
             takes 32, or one unit a group where there are fewer.
-        always_kept: Number of groups :math:`F < G` that no mask closes; None takes 1, or 0 if
+        always_kept: Number of groups :math:`F < G` that every mask keeps; None takes 1, or 0 if
             there is one group only.
         ordering: ``"index"``: a prefix is the first units by index. ``"importance"``: by what
             ``rank_units`` says; ``convert`` calls it with the norms of each unit's weights.
@@ -97,15 +97,15 @@ class OrderedUnits(BayesianDropout):
         if ordering not in ("index", "importance"):
             raise unknown_name("ordering", ordering, ("index", "importance"))
         groups = min(_GROUPS, num_units) if num_groups is None else num_groups
-        frozen = min(1, groups - 1) if always_kept is None else always_kept
-        if not 1 <= groups <= num_units or not 0 <= frozen < groups:
+        fixed = min(1, groups - 1) if always_kept is None else always_kept
+        if not 1 <= groups <= num_units or not 0 <= fixed < groups:
             raise ConfigError(
                 type(self).__name__,
                 expected=f"1 <= num_groups <= {num_units} and 0 <= always_kept < num_groups",
                 got=f"num_groups={num_groups}, always_kept={always_kept}",
-                hint="By default there are at most 32 groups, of which one is always open.",
+                hint="By default there are at most 32 groups, of which one is always kept.",
             )
-        self.num_groups, self.always_kept, self.ordering = groups, frozen, ordering
+        self.num_groups, self.always_kept, self.ordering = groups, fixed, ordering
         self.share_widths = share_widths
         self.held_groups: int | None = None
         # In a tuple, so that the other layer is no child of this module.
@@ -115,7 +115,7 @@ class OrderedUnits(BayesianDropout):
 
     @property
     def num_ordered(self) -> int:
-        """Number of groups that masks can close, :math:`D = G - F`."""
+        """Number of groups that masks can drop, :math:`D = G - F`."""
         return self.num_groups - self.always_kept
 
     @abstractmethod
@@ -152,19 +152,19 @@ class OrderedUnits(BayesianDropout):
         """Return the mask of the units of a mask of the ordered groups, ``(..., K)``.
 
         Args:
-            order: Values of the groups that are not always open, ``(..., D)``.
+            order: Values of the groups that are not always kept, ``(..., D)``.
         """
         return of_units(order, self.unit_group, self.always_kept)
 
     # -- widths --------------------------------------------------------------------------------
 
     def groups_at(self, width: float) -> int:
-        """Return how many groups are open at a width.
+        """Return how many groups are kept at a width.
 
         Args:
             width: A float is a share of the groups, in (0, 1], rounded to whole groups. An int is
                 a number of units: as many groups as fit into it, those with the most important
-                units first. At least ``always_kept`` groups are open, and at least one.
+                units first. At least ``always_kept`` groups are kept, and at least one.
 
         Raises:
             ConfigError: If a share is not in (0, 1], or a number not in 1..K.
@@ -185,10 +185,10 @@ class OrderedUnits(BayesianDropout):
         return max(groups, self.always_kept, 1)
 
     def prefix_mask(self, groups: int) -> Tensor:
-        """Return the mask with the first ``groups`` groups open, ``(K,)``.
+        """Return the mask with the first ``groups`` groups kept, ``(K,)``.
 
         Args:
-            groups: Number of open groups, the ones that are always open included.
+            groups: Number of kept groups, the ones that are always kept included.
         """
         like = next(self.parameters(), torch.empty(0))
         mask = (self.unit_group < groups).to(like.dtype)
@@ -212,7 +212,7 @@ class OrderedUnits(BayesianDropout):
         return self._width_source[0] if self._width_source else None
 
     def share_width_with(self, source: OrderedUnits) -> None:
-        """Have as many open groups as another layer in every pass, instead of an own law.
+        """Have as many kept groups as another layer in every pass, instead of an own law.
 
         This layer then has no latents, no parameters and no KL divergence; those of the source
         stand for both. The source must run first. There is no way back.

@@ -23,7 +23,7 @@ from bayesdrop.nn.masks.relaxation import Relaxation
 DEFAULT_CONCENTRATION = 10.0
 """Of the sticks, where none is given."""
 
-_OPEN = 5 / 6
+_KEPT = 5 / 6
 
 
 class IndianBuffetSticks(LatentOwner):
@@ -39,7 +39,8 @@ class IndianBuffetSticks(LatentOwner):
     Args:
         num_sticks: Number of sticks :math:`K`, the truncation.
         concentration: Mass :math:`\alpha > 0`: the expected number of features of an example.
-        init_concentration1: Initial :math:`a > 0`. None starts open: :math:`E[\pi_K] = 5/6`.
+        init_concentration1: Initial :math:`a > 0`. None starts with all units kept:
+            :math:`E[\pi_K] = 5/6`.
         init_concentration0: Initial :math:`b > 0`.
         kl_scale: Factor on the KL divergence of the sticks.
 
@@ -77,7 +78,7 @@ class IndianBuffetSticks(LatentOwner):
             )
         if init_concentration1 is None:
             # E[pi_K] = (a / (a + 1))^K for b = 1.
-            init_concentration1 = 1 / math.expm1(-math.log(_OPEN) / num_sticks)
+            init_concentration1 = 1 / math.expm1(-math.log(_KEPT) / num_sticks)
         check_positive(
             who,
             concentration=concentration,
@@ -87,7 +88,7 @@ class IndianBuffetSticks(LatentOwner):
         )
         self.num_sticks = num_sticks
         self.kl_scale = kl_scale
-        # Logarithms, since open sticks of a wide layer have a > K and the prior may want a < 1.
+        # Logarithms, since long sticks of a wide layer have a > K and the prior may want a < 1.
         self.log_concentration1 = nn.Parameter(
             torch.full((num_sticks,), math.log(init_concentration1))
         )
@@ -138,6 +139,8 @@ class StickBreakingDropout(BernoulliDropout):
     """
 
     rank: Tensor
+    sticks: IndianBuffetSticks
+    """What the keep probabilities are made of, the layer's own or what layers share."""
 
     def __init__(
         self,
@@ -195,7 +198,7 @@ class StickBreakingDropout(BernoulliDropout):
         last = float(self.keep_prob()[self.rank.argmax()])
         if last >= self.threshold:
             warnings.warn(
-                f"{self.name}: expected the last of its {self.num_units} units to be closed "
+                f"{self.name}: expected the last of its {self.num_units} units to be pruned "
                 f"(keep probability < threshold={self.threshold:g}), got {last:.2g}. If it is "
                 "still falling, train for longer; otherwise the data want more units than there "
                 "are: use a wider layer, or a smaller concentration.",
@@ -207,7 +210,7 @@ class StickBreakingDropout(BernoulliDropout):
 def log_stick_products(v: Tensor) -> Tensor:
     r"""Return :math:`\log \pi_k = \sum_{j \le k} \log v_j` along the last dimension, below zero.
 
-    In log space: the product of some ten closed sticks is below the smallest float. A stick below
+    In log space: the product of some ten short sticks is below the smallest float. A stick below
     that number's square root counts as the root, which no mask can tell from zero; the derivative
     of its logarithm would overflow.
     """

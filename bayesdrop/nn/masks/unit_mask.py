@@ -19,9 +19,9 @@ class UnitMask(TorchDistribution):
     """The mask of units whose groups have an ordered mask.
 
     Args:
-        order: Law of the mask of the groups that are not always open, event shape ``(D,)``.
-        unit_group: Group of each unit, ``(K,)``; those below ``always_kept`` are open.
-        always_kept: Number of groups that are open in every mask.
+        order: Law of the mask of the groups that are not always kept, event shape ``(D,)``.
+        unit_group: Group of each unit, ``(K,)``; those below ``always_kept`` are kept.
+        always_kept: Number of groups that are kept in every mask.
 
     Shape:  batch shape is the order's, event shape ``(K,)``.
     """
@@ -78,5 +78,5 @@ def first_units(unit_group: Tensor, num_groups: int) -> Tensor:
 
 def of_units(order: Tensor, unit_group: Tensor, always_kept: int) -> Tensor:
     """Return the mask of the units of a mask of the ordered groups, ``(..., K)``."""
-    frozen = order.new_ones(order.shape[:-1] + (always_kept,))
-    return torch.cat([frozen, order], -1)[..., unit_group]
+    fixed = order.new_ones(order.shape[:-1] + (always_kept,))
+    return torch.cat([fixed, order], -1)[..., unit_group]

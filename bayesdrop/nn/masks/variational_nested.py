@@ -45,12 +45,12 @@ class VariationalNestedDropout(OrderedUnits):
         threshold: Units whose keep probability is below this are pruned from the mean mask.
         kl_scale: Factor on this layer's KL divergence.
         num_groups: Number of groups :math:`G`; see ``OrderedUnits``.
-        always_kept: Number of groups :math:`F` that no mask closes; :math:`D = G - F`.
+        always_kept: Number of groups :math:`F` that every mask keeps; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
         share_widths: Whether the layers of a network share their widths; see ``OrderedUnits``.
         prior_continue_prob: :math:`\pi_k` in (0, 1), the same for every group; None is the prior
             under which every number of kept groups is as likely.
-        prior_full_prob: Prior probability that all groups are open; the other widths share the
+        prior_full_prob: Prior probability that all groups are kept; the other widths share the
             rest as before. None leaves it to ``prior_continue_prob``.
         init_continue_prob: Initial :math:`\beta_k`, from 0.0067 to 0.9933; None starts at the
             prior.
@@ -68,7 +68,7 @@ class VariationalNestedDropout(OrderedUnits):
         Cui, Liu, Li, Chan, Xue (2021), "Bayesian Nested Neural Networks for Uncertainty
         Calibration and Adaptive Compression", CVPR; Cui, Mao, Liu, Li, Chan, Liu, Kuo, Xue
         (2023), https://arxiv.org/abs/2101.11353.
-        Deviations: masks come after BatchNorm and activation, where a closed unit is zero; noise
+        Deviations: masks come after BatchNorm and activation, where a dropped unit is zero; noise
         is added to log-probabilities (see ``OrderedMaskStraightThrough``); a clamped :math:`r`
         keeps its gradient where that points inside.
 

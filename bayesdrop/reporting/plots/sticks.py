@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import IndianBuffetSticks, named_dropout_layers
-from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
+from bayesdrop.nn import StickBreakingDropout, named_dropout_layers
 from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def plot_sticks(network: nn.Module) -> Figure:
     # What layers share has the first one's colour, and comes once.
     for index, (name, layer) in enumerate(layers):
         colour = COLOURS[index % len(COLOURS)]
-        sticks = next(m for m in layer.modules() if isinstance(m, IndianBuffetSticks))
+        sticks = layer.sticks
         with torch.no_grad():
             means = sticks.posterior()["v"].mean.cpu()
             keep = layer.keep_prob()[layer.rank.argsort()].cpu()
