@@ -84,10 +84,10 @@ def compact(
     twice, ...) keeps all its units.
 
     Where a mask depends on the input (and its layer has a ``mean_gate``), the units that are
-    closed for every input go; the mask of the others is computed as before, in plain operations.
-    With ``per_input`` the next layer then also leaves out the units that are closed for the input
-    at hand: it gathers the open ones and their weights. That is made for a batch of one. A larger
-    batch is right too, with the units that any of its examples has open. An entry of the mask
+    pruned for every input go; the mask of the others is computed as before, in plain operations.
+    With ``per_input`` the next layer then also leaves out the units that are pruned for the input
+    at hand: it gathers the others and their weights. That is made for a batch of one. A larger
+    batch is right too, with the units that any of its examples keeps. An entry of the mask
     within rounding of the threshold can fall on its other side, which changes it by the threshold.
 
     Layers with random weights become plain ones with the mean weights and zeros where these are
@@ -102,9 +102,9 @@ def compact(
             changed. Without any such layer the result is the traced network.
         example_input: A batch to trace shapes with (or a tuple, for several inputs). None makes
             one of the shape that a ``BayesianNetwork`` last saw.
-        per_input: Whether to compute with the open units of each input only, where masks depend on
-            it. Fewer FLOPs; whether it is faster depends on the layers' sizes: measure it. The
-            sizes of its tensors depend on the data.
+        per_input: Whether to compute with no other units than those that each input keeps, where
+            masks depend on it. Fewer FLOPs; whether it is faster depends on the layers' sizes:
+            measure it. The sizes of its tensors depend on the data.
         check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
 
     Returns:

@@ -9,7 +9,7 @@ vectors over the units of the full network, and where these depend on the input 
   effect goes into the layer's bias.
 * *kept*: the units that the compact network's tensor has, in order.
 * *selected*: with ``per_input``, the node that computes which of these it really has, by position;
-  the others are closed by a mask for the present input.
+  the others are pruned by a mask for the present input.
 
 A rule knows one kind of operation: it computes *constant* from the inputs', requests what it
 needs of its inputs, and emits itself for the units that are kept. What has no rule is ``Opaque``:

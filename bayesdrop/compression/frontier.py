@@ -129,7 +129,7 @@ def sweep_thresholds(
     for value in values:
         for _, layer in layers:
             layer.threshold = float(value)
-        # What mean_mask(x) prunes for every x is what is not active.
+        # What mean_mask(x) prunes for every x is what is not kept.
         masks: dict[str, Tensor] = {
             name: layer.kept().to(layer.keep_prob())
             if layer.input_dependent

@@ -34,7 +34,7 @@ class Gate(Unary):
 
     @property
     def gatherable(self) -> bool:
-        """Whether only layers that mix units by weights see the output, so closed units can go."""
+        """Whether only layers that mix units by weights see the output, so pruned units can go."""
         if self.dim == self.layer.batch_dim:
             return False
         found = consumers(self.flow, self.node, self.dim, torch.ones(self.size))
@@ -61,17 +61,17 @@ class Gate(Unary):
         mask = self._mask(x, kept)
         node = graph.call_function(torch.mul, (x, mask))
         if self.selects:
-            index = self._open(mask)
+            index = self._kept(mask)
             flow.selected[self.node] = index
             node = graph.call_function(torch.index_select, (node, self.dim, index))
         return node, kept
 
-    def _open(self, mask: fx.Node) -> fx.Node:
-        """Return a node with the positions of the units that any example has open."""
+    def _kept(self, mask: fx.Node) -> fx.Node:
+        """Return a node with the positions of the units that any example keeps."""
         call = self.flow.graph.call_function
         units = call(torch.flatten, (call(torch.any, (mask, self.layer.batch_dim)),))
         if len(shape_of(self.node) or ()) > self.dim + 1:
-            # Convolution and pooling do not take maps without channels: if all are closed, all go.
+            # Convolution and pooling do not take maps without channels: if all are pruned, all go.
             units = call(torch.eq, (units, call(torch.any, (units,))))
         return call(torch.flatten, (call(torch.nonzero, (units,)),))
 

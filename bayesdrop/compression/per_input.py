@@ -1,4 +1,4 @@
-"""What a network with input-dependent masks costs on average: active units and FLOPs."""
+"""What a network with input-dependent masks costs on average: units kept and FLOPs."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class PerInputCost(Record, also=("speedup", "speedup_needed")):
     Attributes:
         units: Dropout layer to the average number of non-zero entries of its mean mask.
         units_total: Dropout layer to its number of units.
-        flops: FLOPs if each layer had only the active inputs and the active outputs of the
-            example at hand, as the literature counts them.
-        flops_needed: FLOPs with the active inputs of the example at hand, but every output that is
-            open for some input: whether a unit's gate is closed is known only once the unit has
+        flops: FLOPs if each layer had only the inputs and the outputs that are kept for
+            the example at hand, as the literature counts them.
+        flops_needed: FLOPs with the inputs kept for the example at hand, but every output that is
+            kept for some input: whether a unit's gate prunes it is known only once the unit has
             been computed. ``compact(..., per_input=True)`` needs this many for one example, where
             nothing but Linear and convolution layers sees the masked units.
         flops_total: FLOPs of the plain network.
@@ -63,16 +63,16 @@ class PerInputCost(Record, also=("speedup", "speedup_needed")):
 def measure_per_input(
     network: nn.Module, data: Data, *, batch_size: int | None = None
 ) -> PerInputCost:
-    r"""Count active units and FLOPs of the mean-masked network, averaged over a data set.
+    r"""Count the units kept and the FLOPs of the mean-masked network, averaged over a data set.
 
     .. math:: \frac1N \sum_n \sum_l 2\, i_{nl}\, o_{nl}\, k_l\, s_l
 
-    over Linear and convolution layers :math:`l` with :math:`i_{nl}` active inputs and
-    :math:`o_{nl}` active outputs for example :math:`n`, kernel size :math:`k_l` and :math:`s_l`
+    over Linear and convolution layers :math:`l` with :math:`i_{nl}` inputs and
+    :math:`o_{nl}` outputs kept for example :math:`n`, kernel size :math:`k_l` and :math:`s_l`
     positions; multiply and add are both counted, and all outputs of the last layer. An input is
-    active if the nearest mask before the layer has it open, an output if the nearest mask after it
-    has (for features made of a channel: any of them). What ``compact`` removes for every input is
-    not active. As in ``count_flops``, the masks themselves cost nothing.
+    kept if the nearest mask before the layer keeps it, an output if the nearest mask after it
+    does (for features made of a channel: any of them). What ``compact`` removes for every input is
+    not kept. As in ``count_flops``, the masks themselves cost nothing.
 
     Args:
         network: A ``BayesianNetwork`` or any module that ``compact`` takes; it is not changed.
@@ -107,14 +107,14 @@ def measure_per_input(
 
 
 class _Counter:
-    """Sums over examples of active units, and of the FLOPs that they save."""
+    """Sums over examples of units kept, and of the FLOPs that they save."""
 
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.flow = analysed(detached(network), (example,))
         self.static = count_flops(emitted(self.flow), example)
         self.weighted = [r for r in self.flow.rules.values() if isinstance(r, Weighted)]
         self.num_examples = 0
-        self.open: dict[fx.Node, int] = defaultdict(int)
+        self.kept: dict[fx.Node, int] = defaultdict(int)
         self.saved = self.saved_needed = 0
 
     def add(self, x: Tensor) -> None:
@@ -122,8 +122,8 @@ class _Counter:
         run = _Gates(self.flow)
         run.run(x)
         self.num_examples += len(x)
-        for node, units in run.open.items():
-            self.open[node] += int(units.sum())
+        for node, units in run.kept.items():
+            self.kept[node] += int(units.sum())
         for rule in self.weighted:
             kept = self.flow.kept_along(rule.input, rule.dim)
             left = _along(run.before(rule.input, rule.dim), kept, len(x))
@@ -143,7 +143,7 @@ class _Counter:
         layers = dict(named_dropout_layers(self.flow.source))
         units: dict[str, float] = {}
         for name, layer in layers.items():
-            calls = [count for node, count in self.open.items() if node.target == name]
+            calls = [count for node, count in self.kept.items() if node.target == name]
             if calls or layer.input_dependent:
                 units[name] = sum(calls) / max(1, len(calls)) / self.num_examples
             else:
@@ -159,28 +159,28 @@ class _Counter:
 
 
 class _Gates(fx.Interpreter):
-    """Runs the masked network and tells which units are open, ``(N, K)``; None means all."""
+    """Runs the masked network and tells which units are kept, ``(N, K)``; None means all."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__(flow.source)
         self.flow = flow
-        self.open: dict[fx.Node, Tensor] = {}
+        self.kept: dict[fx.Node, Tensor] = {}
 
     @override
     def run_node(self, n: fx.Node) -> Any:
         rule = self.flow.rules[n]
         if isinstance(rule, Gate):
             (x,), _ = self.fetch_args_kwargs_from_env(n)
-            self.open[n] = (rule.layer.mean_mask(x) != 0).cpu()
+            self.kept[n] = (rule.layer.mean_mask(x) != 0).cpu()
         return super().run_node(n)
 
     def before(self, node: fx.Node, dim: int) -> Tensor | None:
-        """Return which units of a tensor the nearest mask before it has open."""
+        """Return which units of a tensor the nearest mask before it keeps."""
         rule = self.flow.rules[node]
         if rule.dim != dim:
             return None
         if isinstance(rule, Gate):
-            return self.open[node]
+            return self.kept[node]
         if isinstance(rule, Flatten):
             found = self.before(rule.input, 1)
             return None if found is None else found.repeat_interleave(rule.block, 1)
@@ -189,14 +189,14 @@ class _Gates(fx.Interpreter):
         return None
 
     def after(self, node: fx.Node, dim: int) -> Tensor | None:
-        """Return which units of a tensor the nearest masks after it have open, any of them."""
+        """Return which units of a tensor the nearest masks after it keep, any of them."""
         total: Tensor | None = None
         for user in node.users:
             rule = self.flow.rules[user]
             if isinstance(rule, ShapeQuery):
                 continue
             if isinstance(rule, Gate) and rule.dim == dim:
-                found: Tensor | None = self.open[user]
+                found: Tensor | None = self.kept[user]
             elif isinstance(rule, Unary) and not isinstance(rule, Weighted) and rule.dim == dim:
                 found = self.after(user, dim)
                 if isinstance(rule, Flatten) and found is not None:

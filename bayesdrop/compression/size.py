@@ -36,7 +36,7 @@ class SizePosterior(Record):
     """What ``measure_size`` returns: samples ``(S,)`` of sizes, as int64.
 
     Args:
-        units: Dropout layer to active units (mask not zero).
+        units: Dropout layer to units kept (mask not zero).
         params: Layer to parameters of the compact network of that mask.
         flops: Layer to FLOPs per example of the same, as ``count_flops`` counts them.
         full: The plain network's numbers: ``"units"``, ``"params"``, ``"flops"`` to layer to
@@ -115,7 +115,7 @@ def measure_size(
     r"""Draw masks from the posterior and count what each leaves of the network.
 
     .. math:: \pi \sim q(\pi),\ z \sim q(z \mid \pi); \qquad
-        \text{active units } \sum_k [z_k \ne 0], \text{ and the size of the network cut to } z
+        \text{units kept } \sum_k [z_k \ne 0], \text{ and the size of the network cut to } z
 
     A unit with keep probability 0.5 is in half of the samples: this is the size of a network
     drawn from the posterior. That of the mean-masked network, which keeps every unit that is not

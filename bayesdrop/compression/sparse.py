@@ -189,7 +189,7 @@ def _plain(who: str, network: nn.Module) -> nn.Module:
             who,
             expected="a network without Bayesian dropout layers",
             got=f"one with {names}",
-            hint="Call bd.compact(network) first: units that masks close are no zeros yet.",
+            hint="Call bd.compact(network) first: units that masks prune are no zeros yet.",
         )
     module = network.network if isinstance(network, Program) else network
     return with_plain_weights(copy.deepcopy(module))

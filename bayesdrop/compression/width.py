@@ -43,7 +43,7 @@ def hold_width(
         network: A ``BayesianNetwork`` or any module with nested dropout layers; not changed.
         width: A share in (0, 1] for all nested layers, or layer name to a share (float) or a
             number of units (int); layers without one are at full width. Shares are rounded to
-            whole groups, and what is always open stays open: see ``OrderedUnits.groups_at``.
+            whole groups, and what is always kept stays: see ``OrderedUnits.groups_at``.
         recalibrate: Inputs to compute each BatchNorm's statistics anew at this width, such as the
             training data; None keeps those of training, which are an average over widths.
         batch_size: Examples at a time for that, where ``recalibrate`` is not a DataLoader.

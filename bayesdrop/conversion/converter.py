@@ -100,7 +100,8 @@ def convert(
             ``{"dropout": "sparse-variational", "conv": False, "kl_scale": 0.1}``.
         position: Where masks go: ``"after-activation"`` as listed above, or
             ``"before-activation"``.
-        **options: Passed to the class of dropout or of random weights, such as ``kl_scale``.
+        **options: Passed to the class of dropout or of random weights, such as ``kl_scale`` or,
+            for sequences first (T, N, K), ``batch_dim=1``.
 
     Returns:
         A ``torch.fx.GraphModule`` with the same parameter names, weights and training mode.

@@ -38,9 +38,9 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError]) -> fx.Graph
     except (TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as cause:
         raise error(
             who,
-            expected=f"a network that torch.fx can trace, got {type(network).__name__}, whose "
-            "forward has control flow that does not depend on the data",
-            got=f"{type(cause).__name__} {_location(cause)}: {cause}",
+            expected="a network that torch.fx can trace: control flow that does not depend on the "
+            "data",
+            got=f"{type(network).__name__}: {type(cause).__name__} {_location(cause)}: {cause}",
             hint="Move that code into a module of its own outside the converted part, or put "
             "the dropout layers into the network by hand.",
         ) from cause

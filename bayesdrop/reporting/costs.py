@@ -71,7 +71,7 @@ def compact_figures(
 
 
 def per_input_figures(bnn: BayesianNetwork, images: Tensor) -> dict[str, Any] | None:
-    """Return active units and FLOPs per image, if masks depend on it and can be followed."""
+    """Return the units kept and FLOPs per image, if masks depend on it and can be followed."""
     if not any(layer.input_dependent for _, layer in bnn.named_dropout_layers()):
         return None
     try:

@@ -127,3 +127,26 @@ def test_other_positions_are_refused():
         bd.convert(mlp(nn.ReLU), position="before-activations")
     with pytest.raises(ConfigError, match="got random weights and position='before-activation'"):
         bd.convert(mlp(nn.ReLU), "sparse-variational", position="before-activation")
+
+
+class Sequence(nn.Module):
+    """An LSTM of inputs (T, N, K), with two layers on its states."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.a, self.b = nn.LSTM(3, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(self.lstm(x)[0])))
+
+
+def test_the_dimension_of_examples_reaches_every_mask_and_compact_stays_exact():
+    net = prune(bd.convert(Sequence(), batch_dim=1)).eval()
+    assert [layer.batch_dim for _, layer in bd.nn.named_dropout_layers(net)] == [1, 1]
+    x = torch.randn(5, 7, 3)
+    assert torch.allclose(bd.compact(net, x)(x), net(x), rtol=0, atol=1e-12)
+    masks = []
+    layer = net.get_submodule("b_dropout").train()
+    layer.register_forward_hook(lambda _, inputs, output: masks.append(output))
+    layer(torch.ones(5, 7, 6))
+    assert torch.equal(masks[0], masks[0][:1].expand(5, 7, 6))
