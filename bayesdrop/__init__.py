@@ -83,7 +83,7 @@ from bayesdrop.nn import (
 )
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.network import BayesianNetwork
-from bayesdrop.reporting.compare import Comparison, compare_predictions
+from bayesdrop.reporting import Comparison, compare_predictions, report
 
 __version__ = "0.1.0"
 
@@ -157,6 +157,7 @@ __all__ = [
     "predict",
     "sweep_thresholds",
     "reliability",
+    "report",
     "risk_coverage",
     "save",
     "save_plain",

@@ -245,6 +245,7 @@ def compare(
     Runs of one recipe with different seeds share a row: medians, and the range over seeds.
     """
     from bayesdrop.recipes import compare_runs, load_run
+    from bayesdrop.reporting import write_comparison
 
     _set_threads(threads)
     comparison = compare_runs(
@@ -255,7 +256,7 @@ def compare(
         data_dir=data_dir,
     )
     figures = _has_matplotlib()
-    paths = comparison.write(out, figures=figures, html=html)
+    paths = write_comparison(comparison, out, figures=figures, html=html)
     _print_table(comparison.title, *comparison.table())
     _say_what_was_written(paths, figures)
 
@@ -302,13 +303,12 @@ def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -
 
 
 def _finish_report(console: Console, report: Report, out: Path, *, html: bool = False) -> None:
-    from bayesdrop.reporting.tables import rich_table
+    from bayesdrop.reporting import rich_table, write_report
 
     figures = _has_matplotlib()
-    paths = report.write(out, figures=figures, html=html)
-    values = report.values
-    title = f"{values['recipe']} on {values['data_title']}, {len(report.labels):,} test images"
-    console.print(rich_table(report.rows, title=title, latency_batch=values["latency_batch"]))
+    paths = write_report(report, out, figures=figures, html=html)
+    title = f"{report.title}, {len(report.test[1]):,} test images"
+    console.print(rich_table(report.rows, title=title, latency_batch=report.latency_batch))
     _say_what_was_written(paths, figures)
 
 

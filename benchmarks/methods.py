@@ -146,10 +146,10 @@ def run_one(method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     found = {"minutes": run.minutes, "units": run.bnn.units()}
     found |= {"weights": run.bnn.kept().get("weights", [])}
     found |= {"weights_total": run.bnn.total().get("weights", [])}
-    found |= {key: size[key] for key in ("params", "bytes", "flops", "flops_speedup")}
-    found |= {key: size[key] for key in ("params_total", "bytes_total", "flops_total")}
-    if "sparsity" in size:  # weights are stored without their zeros
-        found["bytes"] = size["sparsity"]["file_bytes"]
+    found |= {key: getattr(size, key) for key in ("params", "bytes", "flops", "flops_speedup")}
+    found |= {key: getattr(size, key) for key in ("params_total", "bytes_total", "flops_total")}
+    if size.sparsity is not None:  # weights are stored without their zeros
+        found["bytes"] = size.sparsity.file_bytes
     costs.write_text(json.dumps(found))
     return found
 

@@ -40,7 +40,7 @@ from bayesdrop.files import read_json
 from bayesdrop.recipes import get as get_recipe
 from bayesdrop.recipes import run_recipe
 from bayesdrop.recipes.recipe import Recipe
-from bayesdrop.reporting.report import build_report
+from bayesdrop.reporting import build_report
 
 SUITES = {
     "lenet-500-300": [
@@ -233,11 +233,14 @@ def choose_one(name: str, seed: int, args: argparse.Namespace) -> dict:
     held_out = run.load_data(args.data_dir).validation
     if held_out is None:
         raise ValueError("the run has no validation split")
-    report = build_report(run.bnn, run.plain, held_out, description=describe(run, "validation"))
+    report = build_report(
+        run.bnn, run.plain, held_out, description=describe(run, "validation"), seed=run.seed
+    )
+    values = report.to_dict()
     keys = ("error", "nll", "ece", "units", "weights", "weights_total", "flops_speedup")
     keys += ("per_input", "minutes")
     return {"candidate": name, "recipe": base, "seed": seed, "changes": settings} | {
-        key: report.values[key] for key in keys
+        key: values[key] for key in keys
     }
 
 
@@ -270,8 +273,9 @@ def test_one(recipe: str, seed: int, args: argparse.Namespace) -> dict:
         description=describe(run, "test"),
         ood=ood,
         num_samples=args.num_samples,
+        seed=run.seed,
     )
-    return {**report.values, "wall_minutes": (time.time() - started) / 60}
+    return {**report.to_dict(), "wall_minutes": (time.time() - started) / 60}
 
 
 def describe(run, split: str) -> dict:  # noqa: ANN001 - bayesdrop.recipes.run.Run

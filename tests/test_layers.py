@@ -78,6 +78,38 @@ def test_the_check_sees_every_kind_of_import():
     assert {"cli", "recipes", "ops"} <= set(imported_layers(ast.parse(source)))
 
 
+def imported_modules(tree, modules):
+    """Yield the modules that a tree imports, also for types alone; a package is its __init__."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else node.module for name in names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def circles(graph):
+    """Return what is left of a directed graph without what reaches no circle."""
+    while leaves := {node for node, below in graph.items() if not below & graph.keys()}:
+        graph = {node: below for node, below in graph.items() if node not in leaves}
+    return graph
+
+
+def test_no_modules_import_each_other_not_even_for_types():
+    files = [*FILES, ROOT / "__init__.py"]
+    names = [path.relative_to(ROOT.parent).with_suffix("").parts for path in files]
+    names = [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in names]
+    trees = {name: ast.parse(path.read_text()) for name, path in zip(names, files, strict=True)}
+    graph = {name: set(imported_modules(tree, trees)) for name, tree in trees.items()}
+    assert not circles(graph)
+
+
+def test_a_circle_is_found_wherever_it_is():
+    graph = {"a": {"b", "torch"}, "b": {"c"}, "c": {"b"}, "d": set()}
+    assert set(circles(graph)) == {"a", "b", "c"}
+    assert not circles({"a": {"b"}, "b": {"torch"}})
+
+
 @pytest.mark.parametrize("package", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
 def test_no_name_hides_a_module(package):
     name = ".".join(("bayesdrop", *package.relative_to(ROOT).parts))

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError
@@ -131,24 +130,31 @@ def evaluate(
         )
 
     prediction = run(data, keep_samples)
-    if prediction.y is None:
+    figures = figures_of(bnn, prediction)
+    outside = {name: run(inputs, False) for name, inputs in (ood or {}).items()}
+    return Evaluation(
+        figures, prediction, compare_ood(prediction, outside).metrics if outside else {}
+    )
+
+
+def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | RegressionFigures:
+    """Return the figures of merit of a prediction that came with targets.
+
+    Args:
+        bnn: The network that made it.
+        prediction: What ``predict`` returned for data with targets.
+
+    Raises:
+        DataError: If it has no targets, or all labels are missing.
+    """
+    y = prediction.y
+    if y is None:
         raise DataError(
             "evaluate",
             expected="data with targets",
             got="inputs alone",
             hint="Pass (x, y), or use predict for inputs without targets.",
         )
-    outside = {name: run(inputs, False) for name, inputs in (ood or {}).items()}
-    return Evaluation(
-        _figures(bnn, prediction, prediction.y),
-        prediction,
-        compare_ood(prediction, outside).metrics if outside else {},
-    )
-
-
-def _figures(
-    bnn: Program, prediction: Prediction, y: Tensor
-) -> ClassifierFigures | RegressionFigures:
     if not bnn.likelihood.is_classifier:
         return RegressionFigures.from_predictions(
             prediction.mean,

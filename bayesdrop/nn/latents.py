@@ -25,6 +25,8 @@ class LatentOwner(nn.Module, ABC):
 
     unit_word: ClassVar[str]
     """What the owner keeps or prunes, in the plural: ``"units"`` or ``"weights"``."""
+    reference: ClassVar[str] = ""
+    """The publication; of what is registered, never empty."""
     schedulable: ClassVar[tuple[str, ...]] = ()
     """Names of the owner's buffers that ``fit`` may schedule, such as ``("temperature",)``."""
 

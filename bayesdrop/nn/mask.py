@@ -239,6 +239,14 @@ class BayesianDropout(LatentOwner):
             importance: A number for each unit, such as the norm of its weights, shape ``(K,)``.
         """
 
+    def order_curves(self) -> tuple[Tensor, Tensor] | None:
+        """Return the means of the sticks and the keep probabilities in the sticks' order.
+
+        None for masks that are not made of sticks. The sticks ``(J,)`` may be shared by layers and
+        more than the layer's units; the keep probabilities are ``(K,)``.
+        """
+        return None
+
     def ordered_law(self) -> OrderedLaw | None:
         """Return the law of masks that keep a prefix of the units; None for all other masks.
 

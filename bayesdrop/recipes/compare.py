@@ -16,9 +16,9 @@ from bayesdrop.inference.predict import predict
 from bayesdrop.recipes.run import Run
 from bayesdrop.reporting.compare import Comparison, compare_predictions
 from bayesdrop.reporting.costs import compact_figures
+from bayesdrop.reporting.methods import Method, methods_of
 
 TEST_SET = "test set"
-_METHODS = {"plain": "", "mean_mask": ", mean mask", "monte_carlo": ", Monte Carlo"}
 
 
 def compare_runs(
@@ -90,31 +90,32 @@ class _Classifiers:
     def add(self, name: str, label: str, run: Run, inputs: Mapping[str, Tensor]) -> None:
         bnn = run.bnn
         size, _ = compact_figures(bnn, inputs[TEST_SET])
-        total = {"params": size["params_total"], "flops": size["flops_total"]}
-        costs = {
-            "plain": {**total, "units": []},
-            "mean_mask": {key: size[key] for key in total} | {"units": bnn.units()},
-            "monte_carlo": {
+        total = {"params": size.params_total, "flops": size.flops_total}
+        costs: dict[Method, dict[str, Any]] = {
+            Method.PLAIN: {**total, "units": []},
+            Method.MEAN_MASK: {"params": size.params, "flops": size.flops, "units": bnn.units()},
+            Method.MONTE_CARLO: {
                 "params": total["params"],
                 "flops": total["flops"] * self.num_samples,
                 "units": bnn.units(),
             },
         }
-        bayesian = bnn.is_random
-        for method in ("mean_mask", "monte_carlo") if bayesian else ("plain",):
-            key = name + _METHODS[method]
+        methods = methods_of(bnn)
+        for method in methods[1:] or methods:
+            suffix = f", {method.label}" if len(methods) > 1 else ""
+            key = name + suffix
             for data, images in inputs.items():
                 prediction = predict(
                     bnn,
                     images,
                     num_samples=self.num_samples,
-                    sample=method == "monte_carlo",
+                    sample=method.samples,
                     keep_samples=False,
                     seed=run.seed,
                 )
                 self.predictions.setdefault(data, {})[key] = prediction.mean
             self.details[key] = {**costs[method], "minutes": run.minutes}
-            self.groups.setdefault(label + _METHODS[method], []).append(key)
+            self.groups.setdefault(label + suffix, []).append(key)
 
     def add_ensembles(self) -> None:
         """Add the averaged probabilities of each row with several members."""

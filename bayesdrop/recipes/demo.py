@@ -64,7 +64,7 @@ def run_demo(
     report = report_run(run, ood=[_UNKNOWN], num_samples=num_samples)
     test = run.load_data().test
     ood = {_UNKNOWN: load_ood(_UNKNOWN, _KNOWN)}
-    report = add_baseline(report, "nn.Dropout", runs["dropout"].bnn, test, ood, after=0)
+    report = add_baseline(report, "nn.Dropout", runs["dropout"].bnn, ood)
     if report.compact is not None:
         save_plain(report.compact, out / "compact.pt", test[0][:2])
     return report

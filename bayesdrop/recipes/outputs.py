@@ -16,7 +16,7 @@ from bayesdrop.compression import (
 )
 from bayesdrop.data import load_ood
 from bayesdrop.recipes.run import Run
-from bayesdrop.reporting import Report, analyse, build_report
+from bayesdrop.reporting import Report, add_analysis, build_report
 from bayesdrop.reporting.model_card import versions
 
 
@@ -59,21 +59,18 @@ def report_run(
             "network": run.recipe.network,
             "data": run.data,
             "data_title": splits.title,
-            "seed": run.seed,
             "minutes": run.minutes,
             "versions": {"bayesdrop": __version__, **versions()},
         },
         ood=outside,
         num_samples=num_samples,
+        seed=run.seed,
         history=run.history,
     )
     if not thorough:
         return report
-    return analyse(
+    return add_analysis(
         report,
-        run.bnn,
-        run.plain,
-        splits.test,
         validation=splits.validation,
         train=splits.train if diagnose else None,
         class_names=splits.class_names,

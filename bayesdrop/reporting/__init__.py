@@ -1,30 +1,42 @@
-"""Reports: figures of merit as JSON and Markdown, tables and figures."""
+"""Reports: figures of merit as JSON and Markdown, tables, figures and pages."""
 
-from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
-from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.files import read_json, write_json, write_text
+from bayesdrop.reporting import plots
 from bayesdrop.reporting.analysis import Analysis, analyse
+from bayesdrop.reporting.build import add_analysis, add_baseline, build_report, report
 from bayesdrop.reporting.compare import Comparison, ComparisonRow, compare_predictions
-from bayesdrop.reporting.report import Report, add_baseline, build_report
-from bayesdrop.reporting.tables import Row, rich_table
+from bayesdrop.reporting.comparison_pages import comparison_document, write_comparison
+from bayesdrop.reporting.costs import SizeFigures
+from bayesdrop.reporting.methods import Method
+from bayesdrop.reporting.report_pages import report_document, write_page, write_report
+from bayesdrop.reporting.report_record import Report
+from bayesdrop.reporting.results import MethodResult
+from bayesdrop.reporting.tables import rich_table
 from bayesdrop.tables import markdown_table
 
 __all__ = [
     "Analysis",
     "Comparison",
     "ComparisonRow",
-    "GuideDiagnostic",
+    "Method",
+    "MethodResult",
     "Report",
-    "Row",
+    "SizeFigures",
+    "add_analysis",
     "add_baseline",
     "analyse",
     "build_report",
     "compare_predictions",
-    "guide_diagnostic",
+    "comparison_document",
     "markdown_table",
+    "plots",
     "read_json",
+    "report",
+    "report_document",
     "rich_table",
-    "to_inference_data",
+    "write_comparison",
     "write_json",
+    "write_page",
+    "write_report",
     "write_text",
 ]

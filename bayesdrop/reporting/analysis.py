@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
@@ -19,6 +18,7 @@ from bayesdrop.compression import (
     sweep_thresholds,
 )
 from bayesdrop.diagnostics import ELBOCheck, check_elbo
+from bayesdrop.diagnostics.evaluator import figures_of
 from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.errors import CompactionError, DataError
 from bayesdrop.inference.predict import predict
@@ -34,17 +34,13 @@ from bayesdrop.metrics import (
     risk_coverage,
     select_threshold,
     table_by_class,
-    uncertainty_scores,
 )
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.record import Record, plain
+from bayesdrop.reporting.methods import Method
+from bayesdrop.reporting.results import MethodResult, Pair
 from bayesdrop.reporting.shift_analysis import ShiftAnalysis, analyse_shift
-
-if TYPE_CHECKING:
-    from bayesdrop.reporting.report import Report
-
-Pair = tuple[Tensor, Tensor]
 
 TARGET_RISKS = (0.001, 0.005, 0.01, 0.02, 0.05)
 """Shares of errors for which the coverage is reported."""
@@ -55,6 +51,7 @@ CREDIBLE_LEVEL = 0.9
 MAX_ERROR_INCREASE = 0.1
 """Percentage points that the threshold marked on the frontier may cost on validation data."""
 
+_CALIBRATION = ("ece", "adaptive_ece", "mce", "classwise_ece", "brier_parts")
 _TARGET_RISK, _FAILURE_PROBABILITY = 0.01, 0.05
 _SEED = 0
 _SIZE_SAMPLES = 200
@@ -68,48 +65,55 @@ class Analysis(Record):
 
     Args:
         main: The method that the single figures are about.
+        quoted: The method that the summary quotes: the one with the lower NLL, on validation data
+            if there are any, else on the test set.
+        results: What each method that differs makes of the test set.
+        images: The test inputs.
         bootstrap: Figures of all methods with confidence intervals.
         reliability: Method to reliability diagram.
-        calibration: Method to calibration errors and the Brier score's parts.
         temperature: Temperature scaling fitted on validation data: figures of the test set before
             and after; None without.
         classes: Error, likelihood and uncertainty of each class.
         risk_coverage: Method to risk-coverage curve.
         threshold: Confidence chosen on validation data, and what it did on the test set; or None.
-        scores: Data set to OOD scores of the main method, the test set first.
         shift: Shift curves of each method, if any.
         size: Posterior over size, or None.
         frontier: Accuracy, calibration and FLOPs by threshold, on validation data, or None.
         chosen: The frontier's threshold within ``MAX_ERROR_INCREASE``.
+        notes: Section to why something is not there.
+        validated: Whether there were validation data.
+        class_names: One name for each class.
         diagnostic: Pareto k of the guide, on request.
         elbo: The table of ``check_elbo``, on request.
-        notes: Section to why something is not there.
-        images: The test images.
-        predictions: Class probabilities of the main method.
-        labels: The test labels.
-        class_names: One name for each class.
     """
 
-    main: str
+    main: Method
+    quoted: Method
+    results: dict[Method, MethodResult] = field(repr=False)
+    images: Tensor = field(repr=False)
     bootstrap: Bootstrap
-    reliability: dict[str, ReliabilityDiagram]
-    calibration: dict[str, dict[str, Any]]
+    reliability: dict[Method, ReliabilityDiagram]
     temperature: dict[str, float] | None
     classes: UncertaintyTable
-    risk_coverage: dict[str, RiskCoverage]
+    risk_coverage: dict[Method, RiskCoverage]
     threshold: dict[str, Any] | None
-    scores: dict[str, dict[str, Tensor]]
     shift: ShiftAnalysis
     size: SizePosterior | None
     frontier: Frontier | None
     chosen: float | None
-    diagnostic: GuideDiagnostic | None
-    elbo: ELBOCheck | None
     notes: dict[str, str]
-    images: Tensor = field(repr=False)
-    predictions: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
+    validated: bool
     class_names: tuple[str, ...] = ()
+    diagnostic: GuideDiagnostic | None = None
+    elbo: ELBOCheck | None = None
+
+    @property
+    def calibration(self) -> dict[Method, dict[str, Any]]:
+        """Method to its calibration errors and the parts of its Brier score."""
+        return {
+            method: {name: plain(getattr(result.figures, name)) for name in _CALIBRATION}
+            for method, result in self.results.items()
+        }
 
     @override
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +126,7 @@ class Analysis(Record):
         return plain(
             {
                 "main": self.main,
+                "quoted": self.quoted,
                 "bootstrap": self.bootstrap,
                 "calibration": self.calibration,
                 "reliability": self.reliability,
@@ -141,26 +146,30 @@ class Analysis(Record):
 
 
 def analyse(
-    report: Report,
+    results: Mapping[Method, MethodResult],
     bnn: BayesianNetwork,
     plain: BayesianNetwork | None,
     test: Pair,
     *,
+    num_samples: int = 64,
+    seed: int = 0,
     validation: Pair | None = None,
     train: Pair | None = None,
     class_names: tuple[str, ...] = (),
     shift: bool | None = None,
-) -> Report:
-    """Return a report with intervals, calibration, shift, selection, size and the frontier.
+) -> Analysis:
+    """Return intervals, calibration, shift, selection, size and the frontier of a classifier.
 
     Nothing is chosen on the test set: temperature, confidence and pruning thresholds come from
     validation data, or are left out.
 
     Args:
-        report: What ``build_report`` returned for these networks and test set; not changed.
+        results: What each method that differs makes of the test set; one label an example.
         bnn: The Bayesian network.
         plain: The network without Bayesian dropout, or None.
         test: The test images and labels.
+        num_samples: Posterior samples for validation data.
+        seed: Of the posterior samples.
         validation: Validation images and labels, if there are any.
         train: Training images and labels, to check the objective and the guide by, which takes
             minutes to hours (``check_elbo``, and ``guide_diagnostic``'s passes over all of them).
@@ -171,72 +180,75 @@ def analyse(
     Raises:
         ImportError: If ``train`` is given and ArviZ is not installed.
     """
-    methods, labels = report.methods, test[1]
-    inside = {method: report.inside[method] for method in methods}
-    main = list(methods)[-1]
+    main, labels = list(results)[-1], test[1]
+    prediction = results[main].prediction
     notes: dict[str, str] = {}
     held_out = None
     if validation is None:
         notes["validation"] = (
-            "The run held out no validation data, so nothing was chosen: no temperature, no "
+            "No validation data were held out, so nothing was chosen: no temperature, no "
             "threshold of confidence, and no frontier along the pruning threshold."
         )
     else:
-        options: dict[str, Any] = {"num_samples": report.values["num_samples"]}
-        options |= {"seed": int(report.values["seed"]), "keep_samples": False}
-        held_out = predict(bnn, validation, **options)
-    shifted = analyse_shift(report, bnn, plain, test, wanted=shift)
+        held_out = predict(bnn, validation, num_samples=num_samples, seed=seed, keep_samples=False)
+    shifted = analyse_shift(results, bnn, plain, test, num_samples=num_samples, wanted=shift)
     if shifted.note:
         notes["shift"] = shifted.note
     frontier = _frontier(bnn, validation, notes)
-    analysis = Analysis(
+    chosen = None
+    if frontier is not None:
+        chosen = choose_threshold(frontier, max_error_increase=MAX_ERROR_INCREASE)
+    return Analysis(
         main=main,
-        bootstrap=_bootstrap(report, inside, labels),
-        reliability={m: reliability(p.mean, labels) for m, p in inside.items()},
-        calibration={m: _calibration(p.mean, labels) for m, p in inside.items()},
-        temperature=_temperature(held_out, inside[main], labels, notes),
-        classes=_classes(inside[main], labels),
-        risk_coverage={m: risk_coverage(p.mean, labels) for m, p in inside.items()},
-        threshold=_threshold(held_out, inside[main], labels, notes),
-        scores={
-            name: uncertainty_scores(prediction)
-            for name, prediction in {"test set": inside[main], **report.outside[main]}.items()
-        },
-        shift=shifted,
-        size=_size(bnn, test[0], int(report.values["seed"]), notes),
-        frontier=frontier,
-        chosen=None
-        if frontier is None
-        else choose_threshold(frontier, max_error_increase=MAX_ERROR_INCREASE),
-        notes=notes,
+        quoted=_quoted(results, bnn, validation, held_out),
+        results=dict(results),
         images=test[0],
-        predictions=inside[main].mean,
-        labels=labels,
+        bootstrap=_bootstrap(results, labels),
+        reliability={m: reliability(r.prediction.mean, labels) for m, r in results.items()},
+        temperature=_temperature(held_out, prediction, labels, notes),
+        classes=_classes(prediction, labels),
+        risk_coverage={m: risk_coverage(r.prediction.mean, labels) for m, r in results.items()},
+        threshold=_threshold(held_out, prediction, labels, notes),
+        shift=shifted,
+        size=_size(bnn, test[0], seed, notes),
+        frontier=frontier,
+        chosen=chosen,
+        notes=notes,
+        validated=validation is not None,
         class_names=class_names,
         **_diagnostics(bnn, train),
     )
-    values = {**report.values, "analysis": analysis.to_dict()}
-    return dataclasses.replace(report, values=values, analysis=analysis)
 
 
-def _bootstrap(report: Report, inside: Mapping[str, Prediction], labels: Tensor) -> Bootstrap:
+def _quoted(
+    results: Mapping[Method, MethodResult],
+    bnn: BayesianNetwork,
+    validation: Pair | None,
+    held_out: Prediction | None,
+) -> Method:
+    """Return which of the Bayesian network's methods has the lower NLL."""
+    bayesian = [method for method in results if method is not Method.PLAIN]
+    if not bayesian:
+        return next(iter(results))
+    figures = {method: results[method].figures for method in bayesian}
+    if validation is not None and held_out is not None:
+        mean = predict(bnn, validation, sample=False, keep_samples=False)
+        figures = {m: figures_of(bnn, held_out if m.samples else mean) for m in bayesian}
+    return min(bayesian, key=lambda method: figures[method].nll or 0.0)
+
+
+def _bootstrap(results: Mapping[Method, MethodResult], labels: Tensor) -> Bootstrap:
     entropy = "predictive_entropy"
-    sets = next(iter(report.outside.values()))
+    sets = next(iter(results.values())).outside
     return bootstrap_metrics(
-        {method: prediction.mean for method, prediction in inside.items()},
+        {method: result.prediction.mean for method, result in results.items()},
         labels,
         ood={
-            name: {method: getattr(report.outside[method][name], entropy) for method in inside}
+            name: {m: getattr(result.outside[name], entropy) for m, result in results.items()}
             for name in sets
         },
-        scores={method: getattr(prediction, entropy) for method, prediction in inside.items()},
+        scores={m: getattr(result.prediction, entropy) for m, result in results.items()},
     )
-
-
-def _calibration(probabilities: Tensor, labels: Tensor) -> dict[str, Any]:
-    figures = ClassifierFigures.from_predictions(probabilities, labels)
-    names = ("ece", "adaptive_ece", "mce", "classwise_ece", "brier_parts")
-    return {name: plain(getattr(figures, name)) for name in names}
 
 
 def _temperature(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
@@ -14,10 +13,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.metrics import Bootstrap, Estimate, bootstrap_metrics
 from bayesdrop.metrics.checks import Array
 from bayesdrop.record import Record, plain
-from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
-from bayesdrop.reporting.estimates import estimate_text, figure_text, metric_title
-from bayesdrop.reporting.plots import plot_comparison
-from bayesdrop.reporting.publish import publish
+from bayesdrop.reporting.estimates import figure_text, metric_title
 
 _DETAILS = {
     "units": "units",
@@ -102,69 +98,6 @@ class Comparison(Record):
             for row in self.rows
         ]
         return header, cells
-
-    def document(self) -> Document:
-        """Return the comparison's text, tables and figure."""
-        bootstrap, metrics = self.bootstrap, self.bootstrap.metrics
-        several = [row for row in self.rows if len(row.members) > 1]
-        level = f"{100 * bootstrap.level:g} %"
-        lead: list[Block] = [
-            f"{bootstrap.num_examples:,} test images, the same for all."
-            + (" Where there are several seeds: medians." if several else ""),
-            Table(*self.table(), caption="Side by side"),
-        ]
-        header = ["", *map(metric_title, metrics)]
-        parts: list[Block] = [
-            f"{level} intervals from {bootstrap.num_resamples:,} resamples of the test images "
-            f"(seed {bootstrap.seed}). They say how much depends on which images were tested, not "
-            f"on the seed of training."
-        ]
-        estimates = [
-            [row.name, *(estimate_text(m, row.estimates[m]) for m in metrics)] for row in self.rows
-        ]
-        parts.append(Table(header, estimates, f"Figures with {level} intervals"))
-        parts.append(
-            Picture(
-                "compare.png",
-                f"Each figure with its {level} interval, and single seeds as dots",
-                lambda: plot_comparison(self),
-            )
-        )
-        sections = [Section("Figures and their uncertainty", parts)]
-        if len(self.rows) > 1:
-            differences = [
-                [row.name, *(estimate_text(m, row.differences[m], signed=True) for m in metrics)]
-                for row in self.rows[1:]
-            ]
-            note = (
-                f"Less the figure of {self.rows[0].name!r}, on the same resamples: the same "
-                f"images are hard for all, so differences are surer than figures. A star marks "
-                f"intervals without zero; of many intervals some have none by chance."
-            )
-            table = Table(header, differences, f"Paired differences from {self.rows[0].name}")
-            sections.append(Section("Paired differences", [note, table]))
-        if several:
-            ranges = [
-                [row.name, str(len(row.members)), *(_range(m, row.ranges[m]) for m in metrics)]
-                for row in several
-            ]
-            table = Table(["", "seeds", *header[1:]], ranges, "Lowest and highest of the seeds")
-            sections.append(Section("Range over seeds", [table]))
-        return Document(self.title, lead, sections)
-
-    def write(self, out: str | Path, *, figures: bool = True, html: bool = False) -> list[Path]:
-        """Write ``compare.json``, ``compare.md``, the figure and the page; return the paths.
-
-        Args:
-            out: The folder.
-            figures: Whether to draw the figure.
-            html: Whether to write ``compare.html``, with everything inside.
-
-        Raises:
-            ImportError: If figures are asked for and matplotlib is not installed.
-            CheckpointError: If a file cannot be written.
-        """
-        return publish(self.document(), self.to_dict(), out, "compare", figures=figures, html=html)
 
 
 def compare_predictions(
@@ -259,10 +192,6 @@ def _median(values: Sequence[Any]) -> Any:
     if isinstance(values[0], list | tuple):
         return [statistics.median(entries) for entries in zip(*values, strict=True)]
     return statistics.median(values)
-
-
-def _range(metric: str, ends: tuple[float, float]) -> str:
-    return " to ".join(figure_text(metric, end) for end in ends)
 
 
 def _detail(value: Any) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bayesdrop.compression import (
+    PerInputCost,
+    SparsityTable,
     compact,
     count_bytes,
     count_flops,
@@ -25,6 +29,8 @@ from bayesdrop.inference.predict import predict
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
+from bayesdrop.record import Record
+from bayesdrop.reporting.methods import Method
 
 LATENCY_BATCH = 100
 """Examples of a timed batch."""
@@ -32,50 +38,78 @@ LATENCY_BATCH = 100
 _REPEATS = 15
 
 
+@dataclass(frozen=True)
+class SizeFigures(Record, also=("flops_speedup",)):
+    """A network's size before and after units are removed.
+
+    Args:
+        params_total: Parameters of the network without Bayesian layers.
+        bytes_total: Their bytes.
+        flops_total: Its operations per example, multiply and add both counted.
+        params: Parameters of the compact network; this and what follows is None if there is none.
+        bytes: Their bytes.
+        flops: Its operations.
+        compact_max_abs_diff: Largest difference between its outputs and the masked network's.
+        sparsity: Bytes on disk where single weights are pruned, else None.
+        compact_error: Why there is no compact network.
+    """
+
+    params_total: int
+    bytes_total: int
+    flops_total: int
+    params: int | None = None
+    bytes: int | None = None
+    flops: int | None = None
+    compact_max_abs_diff: float | None = None
+    sparsity: SparsityTable | None = None
+    compact_error: str | None = None
+
+    @property
+    def flops_speedup(self) -> float | None:
+        """How many times fewer operations the compact network takes."""
+        return None if self.flops is None else self.flops_total / max(1, self.flops)
+
+    @override
+    def to_dict(self) -> dict[str, Any]:
+        """Return all numbers; ``sparsity`` and ``compact_error`` only where there is one."""
+        optional = ("sparsity", "compact_error")
+        values = super().to_dict()
+        return {k: v for k, v in values.items() if v is not None or k not in optional}
+
+
 @torch.no_grad()
-def compact_figures(
-    bnn: BayesianNetwork, images: Tensor
-) -> tuple[dict[str, Any], nn.Module | None]:
+def compact_figures(bnn: BayesianNetwork, images: Tensor) -> tuple[SizeFigures, nn.Module | None]:
     """Return parameters, bytes and FLOPs before and after, and the compact network.
 
-    Numbers of a compact network that could not be made are None, with the reason under
-    ``compact_error``.
+    The compact network is None where it could not be made.
     """
     original = without_dropout(bnn).eval()
     example = images[:1]
-    totals: dict[str, Any] = {
-        "params_total": count_params(original),
-        "bytes_total": count_bytes(original),
-        "flops_total": count_flops(original, example),
-    }
-    if bnn.named_weight_layers() and not bnn.named_dropout_layers():
-        totals["sparsity"] = measure_sparsity(bnn).to_dict()
+    totals = count_params(original), count_bytes(original), count_flops(original, example)
+    words = bnn.total()
+    sparsity = measure_sparsity(bnn) if list(words) == ["weights"] else None
     try:
         small = compact(bnn, example)
     except CompactionError as error:
-        nothing = dict.fromkeys(
-            ("flops_speedup", "params", "bytes", "flops", "compact_max_abs_diff")
-        )
-        return {**nothing, **totals, "compact_error": str(error)}, None
+        return SizeFigures(*totals, sparsity=sparsity, compact_error=str(error)), None
     some = images[:1000]
     bnn.eval()
-    flops = count_flops(small, example)
-    return {
-        "flops_speedup": totals["flops_total"] / max(1, flops),
-        "params": count_params(small),
-        "bytes": count_bytes(small),
-        "flops": flops,
-        "compact_max_abs_diff": float((small(some) - bnn(some)).abs().max()),
-        **totals,
-    }, small
+    return SizeFigures(
+        *totals,
+        params=count_params(small),
+        bytes=count_bytes(small),
+        flops=count_flops(small, example),
+        compact_max_abs_diff=float((small(some) - bnn(some)).abs().max()),
+        sparsity=sparsity,
+    ), small
 
 
-def per_input_figures(bnn: BayesianNetwork, images: Tensor) -> dict[str, Any] | None:
+def per_input_figures(bnn: BayesianNetwork, images: Tensor) -> PerInputCost | None:
     """Return the units kept and FLOPs per image, if masks depend on it and can be followed."""
     if not any(layer.input_dependent for _, layer in bnn.named_dropout_layers()):
         return None
     try:
-        return measure_per_input(bnn, images).to_dict()
+        return measure_per_input(bnn, images)
     except CompactionError:
         return None
 
@@ -87,12 +121,15 @@ def latency_figures(
     small: nn.Module | None,
     images: Tensor,
     num_samples: int,
-) -> dict[str, float]:
+) -> dict[Method, float]:
     """Return milliseconds a batch takes by each method."""
     batch = images[:LATENCY_BATCH]
-    nets = {"plain": _bare(plain), "mean_mask": _bare(bnn) if small is None else small}
-    calls: dict[str, Callable[[], object]] = {n: partial(net, batch) for n, net in nets.items()}
-    calls["monte_carlo"] = partial(
+    nets = {
+        Method.PLAIN: _bare(plain),
+        Method.MEAN_MASK: _bare(bnn) if small is None else small,
+    }
+    calls: dict[Method, Callable[[], object]] = {m: partial(n, batch) for m, n in nets.items()}
+    calls[Method.MONTE_CARLO] = partial(
         predict, bnn, batch, num_samples=num_samples, keep_samples=False
     )
     with torch.random.fork_rng(), evaluation_mode(*nets.values()):

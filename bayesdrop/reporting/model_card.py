@@ -3,44 +3,77 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from bayesdrop.distributions.elements import elements
-from bayesdrop.nn import BayesianDropout, BayesianLayer, ConditionalOwner
+from bayesdrop.nn import ConditionalOwner, LatentOwner
 from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.record import Record
 
 
-def describe_network(bnn: BayesianNetwork) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PriorCard(Record):
+    """What is known of one owner of latents.
+
+    Args:
+        kind: Its class.
+        reference: The publication.
+        prior: The prior of each site, in words.
+        kl_scale: Factor on its KL divergence.
+        units: Units that it masks; None for weights.
+    """
+
+    kind: str
+    reference: str
+    prior: str
+    kl_scale: float
+    units: int | None
+
+
+@dataclass(frozen=True)
+class NetworkCard(Record):
+    """What a network is.
+
+    Args:
+        network: Its class.
+        priors: Path of each owner of latents to what is known of it.
+    """
+
+    network: str
+    priors: dict[str, PriorCard]
+
+
+def describe_network(bnn: BayesianNetwork) -> NetworkCard:
     """Return the network's class and, for each owner of latents, its kind, prior and units.
 
     Example:
         >>> import bayesdrop as bd
         >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
-        >>> described = describe_network(bd.BayesianNetwork(net, bd.Categorical(), 10))
-        >>> described["priors"]["0"]["prior"]
+        >>> card = describe_network(bd.BayesianNetwork(net, bd.Categorical(), 10))
+        >>> card.priors["0"].prior
         'pi ~ Beta(concentration1=0.0001, concentration0=1)'
     """
-    priors = {}
-    for path, owner in bnn.named_owners():
-        if isinstance(owner, ConditionalOwner):
-            prior = f"given what layers share ({type(owner.parent).__name__})"
-        else:
-            prior = "; ".join(f"{site} ~ {_describe(fn)}" for site, fn in owner.prior().items())
-        if not prior:
-            prior = f"no global latents: {owner.extra_repr()}"
-        priors[path] = {
-            "kind": type(owner).__name__,
-            "reference": owner.reference if isinstance(owner, BayesianLayer) else "",
-            "prior": prior,
-            "kl_scale": owner.kl_scale,
-            "units": owner.num_units if isinstance(owner, BayesianDropout) else None,
-        }
-    return {"network": type(bnn.network).__name__, "priors": priors}
+    priors = {path: _describe_owner(owner) for path, owner in bnn.named_owners()}
+    return NetworkCard(type(bnn.network).__name__, priors)
+
+
+def _describe_owner(owner: LatentOwner) -> PriorCard:
+    if isinstance(owner, ConditionalOwner):
+        prior = f"given what layers share ({type(owner.parent).__name__})"
+    else:
+        prior = "; ".join(f"{site} ~ {_describe(fn)}" for site, fn in owner.prior().items())
+    return PriorCard(
+        kind=type(owner).__name__,
+        reference=owner.reference,
+        prior=prior or f"no global latents: {owner.extra_repr()}",
+        kl_scale=owner.kl_scale,
+        units=owner.total() if owner.unit_word == "units" else None,
+    )
 
 
 def versions() -> dict[str, str]:

@@ -50,3 +50,14 @@ def publish(
         images = {path.name: path.read_bytes() for path in drawn}
         written.append(write_text(out / f"{name}.html", to_html(document, images, footer=footer)))
     return [*written, *drawn]
+
+
+def publish_page(document: Document, path: str | Path) -> Path:
+    """Write a document as one HTML file, its figures inside, and return the path.
+
+    Raises:
+        ImportError: If there are figures and matplotlib is not installed.
+        CheckpointError: If the file cannot be written.
+    """
+    images = {picture.file: plots.to_png(picture.draw()) for picture in document.pictures()}
+    return write_text(Path(path), to_html(document, images, footer="Written by bayesdrop."))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from bayesdrop.diagnostics import ShiftCurves, measure_shift
 from bayesdrop.metrics import corruptions
 from bayesdrop.program.network import BayesianNetwork
-
-if TYPE_CHECKING:
-    from bayesdrop.reporting.report import Report
+from bayesdrop.reporting.methods import Method
+from bayesdrop.reporting.results import MethodResult, Pair
 
 SHIFT_SEED = 0
 """Of the choice of test images, their corruption and the posterior samples."""
@@ -33,7 +32,7 @@ class ShiftAnalysis:
         note: Why they were left out.
     """
 
-    curves: dict[str, ShiftCurves] = field(default_factory=dict)
+    curves: dict[Method, ShiftCurves] = field(default_factory=dict)
     num_images: int = 0
     num_samples: int = 0
     note: str = ""
@@ -51,33 +50,35 @@ class ShiftAnalysis:
 
 
 def analyse_shift(
-    report: Report,
+    results: Mapping[Method, MethodResult],
     bnn: BayesianNetwork,
     plain: BayesianNetwork | None,
-    test: tuple[Tensor, Tensor],
+    test: Pair,
     *,
+    num_samples: int = 64,
     wanted: bool | None = None,
 ) -> ShiftAnalysis:
     """Return the shift curves of each method on some of the test images.
 
     Args:
-        report: The report of these networks.
+        results: What each method made of the test set, for its cost.
         bnn: The Bayesian network.
         plain: The network without Bayesian dropout, or None.
         test: The test images and labels.
+        num_samples: Posterior samples of the Monte Carlo prediction, of which 16 are used at most.
         wanted: True for up to 2,000 images, whatever it takes; None for as many as take a minute
             or two, if these are at least 200; False for none.
     """
-    channels, *sides = test[0].shape[1:]
+    shape = test[0].shape[1:]
     if wanted is False:
         return ShiftAnalysis(note="Left out on request.")
-    if channels not in (1, 3) or len(sides) != 2 or min(sides) < 4:
+    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 4:
         note = "Left out: only images of at least 4 x 4 pixels, grey or RGB, can be corrupted."
         return ShiftAnalysis(note=note)
-    samples = min(_SAMPLES, report.values["num_samples"])
-    passes = {"plain": 1, "mean_mask": 1, "monte_carlo": samples}
+    samples = min(_SAMPLES, num_samples)
     conditions = 5 * len(corruptions) + 1
-    price = report.values["flops_total"] * conditions * sum(passes[m] for m in report.methods)
+    passes = sum(samples if method.samples else 1 for method in results)
+    price = (results[Method.PLAIN].flops or 0) * conditions * passes
     limit = min(_IMAGES, len(test[1]))
     count = limit if wanted else min(limit, int(_FLOPS // max(1, price)))
     if count < min(limit, _FEWEST):
@@ -88,15 +89,14 @@ def analyse_shift(
     generator = torch.Generator().manual_seed(SHIFT_SEED)
     rows = torch.randperm(len(test[1]), generator=generator)[:count]
     some = test[0][rows], test[1][rows]
-    networks = {"plain": bnn if plain is None else plain, "mean_mask": bnn, "monte_carlo": bnn}
     curves = {
         method: measure_shift(
-            networks[method],
+            method.network(bnn, plain),
             some,
             num_samples=samples,
             seed=SHIFT_SEED,
-            predict_options={"sample": method == "monte_carlo"},
+            predict_options={"sample": method.samples},
         )
-        for method in report.methods
+        for method in results
     }
     return ShiftAnalysis(curves, count, samples)

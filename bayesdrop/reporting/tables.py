@@ -3,75 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from bayesdrop.metrics import ClassifierFigures, RegressionFigures
+from bayesdrop.metrics.figures import COVERAGE_LEVELS
+from bayesdrop.reporting.results import MethodResult
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method's line in the comparison.
+def table_cells(
+    results: Sequence[MethodResult], *, latency_batch: int
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells of the comparison table.
 
     Args:
-        method: What to call it.
-        error: Wrong classes, in percent.
-        nll: Nats per example.
-        brier: Brier score, summed over classes.
-        ece: Expected calibration error, 15 bins.
-        auroc: Out-of-distribution data set to AUROC of the predictive entropy.
-        units: Units kept by each dropout layer, or the widths of a network without.
-        params: Parameters of the network that predicts.
-        flops: Operations per example, multiply and add both counted.
-        latency_ms: Measured milliseconds per batch; None if not measured.
+        results: All of a classifier, or all of a regression.
+        latency_batch: Examples of a timed batch.
     """
-
-    method: str
-    error: float
-    nll: float
-    brier: float
-    ece: float
-    auroc: dict[str, float] = field(default_factory=dict)
-    units: Sequence[int] = ()
-    params: int | None = None
-    flops: int | None = None
-    latency_ms: float | None = None
-
-
-def table_cells(rows: Sequence[Row], *, latency_batch: int) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the cells of the comparison table."""
-    sets = list(dict.fromkeys(name for row in rows for name in row.auroc))
-    header = ["method", "error %", "NLL", "Brier", "ECE"]
+    sets = list(dict.fromkeys(name for result in results for name in result.ood))
+    header = ["method", *(_figures(results[0].figures) if results else ())]
     header += [f"AUROC {name}" for name in sets]
     header += ["units kept", "parameters", "FLOPs", f"ms / {latency_batch}"]
     cells = [
         [
-            row.method,
-            f"{row.error:.2f}",
-            f"{row.nll:.4f}",
-            f"{row.brier:.4f}",
-            f"{row.ece:.4f}",
-            *(f"{row.auroc[name]:.3f}" if name in row.auroc else "–" for name in sets),
-            "-".join(str(count) for count in row.units) or "–",
-            "–" if row.params is None else f"{row.params:,}",
-            "–" if row.flops is None else f"{row.flops:,}",
-            "–" if row.latency_ms is None else f"{row.latency_ms:.2f}",
+            result.title,
+            *_figures(result.figures).values(),
+            *(number(result.auroc(name), ".3f") for name in sets),
+            "-".join(str(count) for count in result.units) or "–",
+            number(result.params, ","),
+            number(result.flops, ","),
+            number(result.latency_ms, ".2f"),
         ]
-        for row in rows
+        for result in results
     ]
     return header, cells
 
 
-def rich_table(rows: Sequence[Row], *, title: str, latency_batch: int) -> Table:
+def number(value: float | None, style: str = ".4f") -> str:
+    """Return a number as text, or a dash where there is none or it is NaN."""
+    return "–" if value is None or value != value else f"{value:{style}}"
+
+
+def rich_table(results: Sequence[MethodResult], *, title: str, latency_batch: int) -> Table:
     """Return the comparison as a rich table."""
     from rich import box
     from rich.table import Table
 
-    header, cells = table_cells(rows, latency_batch=latency_batch)
+    header, cells = table_cells(results, latency_batch=latency_batch)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1))
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", overflow="fold")
     for line in cells:
         table.add_row(*line)
     return table
+
+
+def _figures(figures: ClassifierFigures | RegressionFigures) -> dict[str, str]:
+    """Return the name of each column of figures, and its text."""
+    if isinstance(figures, ClassifierFigures):
+        return {
+            "error %": f"{figures.error:.2f}",
+            "NLL": f"{figures.nll:.4f}",
+            "Brier": f"{figures.brier:.4f}",
+            "ECE": f"{figures.ece:.4f}",
+        }
+    shares = figures.coverage or {}
+    return {
+        "RMSE": f"{figures.rmse:.4g}",
+        "NLL": number(figures.nll),
+        "CRPS": number(figures.crps, ".4g"),
+        **{
+            f"in {100 * level:g} %": number(100 * shares.get(level, float("nan")), ".1f") + " %"
+            for level in COVERAGE_LEVELS
+        },
+    }

@@ -10,7 +10,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.data import load_data
-from bayesdrop.reporting import analyse, build_report
+from bayesdrop.reporting import add_analysis, build_report, write_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 COUNT = (
@@ -47,9 +47,9 @@ def page(tmp_path):
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 4))
     bnn = bd.BayesianNetwork(bd.convert(net), bd.Categorical(), 100).eval()
     test = load_data("digits:0-3").test
-    description = {"recipe": "<r>", "data": "d", "data_title": "D", "seed": 0, "minutes": 0.0}
+    description = {"recipe": "<r>", "data": "d", "data_title": "D", "minutes": 0.0}
     report = build_report(bnn, None, test, description=description, num_samples=2)
-    analyse(report, bnn, None, test).write(tmp_path, html=True)
+    write_report(add_analysis(report), tmp_path, html=True)
     return tmp_path / "report.html"
 
 

@@ -6,7 +6,7 @@ import torch
 
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.metrics import error_percent, ood_metrics
-from bayesdrop.reporting import compare_predictions
+from bayesdrop.reporting import compare_predictions, comparison_document, write_comparison
 from tests.reporting.page import check_page
 
 
@@ -67,7 +67,7 @@ def test_numpy_arrays_and_posterior_samples_will_do(data):
 def test_files_are_json_markdown_html_and_one_figure(data, tmp_path):
     pytest.importorskip("matplotlib")
     comparison = compare_predictions(*data, groups=GROUPS, title="A & B", about={"data": "d"})
-    names = [path.name for path in comparison.write(tmp_path, html=True)]
+    names = [path.name for path in write_comparison(comparison, tmp_path, html=True)]
     assert names == ["compare.json", "compare.md", "compare.html", "compare.png"]
     values = json.loads((tmp_path / "compare.json").read_text())
     assert values["data"] == "d" and values["first"] == "exact"
@@ -83,7 +83,7 @@ def test_a_star_marks_what_is_more_than_noise():
     labels = torch.arange(200) % 2
     p = {q: torch.where(labels == 1, q, 1 - q) for q in (0.9, 0.6)}
     comparison = compare_predictions({"a": p[0.9], "b": p[0.6], "c": p[0.9]}, labels)
-    differences = comparison.document().sections[1].blocks[1].cells
+    differences = comparison_document(comparison).sections[1].blocks[1].cells
     assert differences[0][2].endswith(" *") and not differences[1][2].endswith(" *")
 
 

@@ -6,14 +6,14 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
-from bayesdrop.reporting import add_baseline, build_report
+from bayesdrop.reporting import add_baseline, build_report, report_document, write_report
 
 SPECIFIED = {
     "recipe", "data", "seed", "num_samples", "minutes", "error", "nll", "brier", "ece", "units",
     "units_total", "flops_speedup", "params", "params_total", "compact_max_abs_diff",
     "latency_ms", "ood",
 }  # fmt: skip
-DESCRIPTION = {"recipe": "r", "data": "digits:0-3", "data_title": "D", "seed": 3, "minutes": 0.5}
+DESCRIPTION = {"recipe": "r", "data": "digits:0-3", "data_title": "D", "minutes": 0.5}
 
 
 @pytest.fixture
@@ -43,12 +43,13 @@ def report(networks, test_set):
         description=DESCRIPTION,
         ood={"digits:8-9": load_ood("digits:8-9", "digits:0-3")},
         num_samples=8,
+        seed=3,
         history={"plain": [{"epoch": 1, "loss": 1.0, "nll": 1.0, "kl": 0.0, "units": []}]},
     )
 
 
 def test_the_keys_are_those_that_everything_downstream_reads(report):
-    values = report.values
+    values = report.to_dict()
     assert set(values) >= SPECIFIED
     for key in ("error", "nll", "brier", "ece", "latency_ms"):
         assert list(values[key]) == ["plain", "mean_mask", "monte_carlo"]
@@ -67,12 +68,12 @@ def test_the_figures_are_those_of_evaluate(report, networks, test_set):
         "monte_carlo": bd.evaluate(bnn, test_set, ood=ood, num_samples=8, seed=3),
     }.items():
         for key in ("error", "nll", "brier", "ece"):
-            assert report.values[key][method] == evaluation.to_dict()[key]
-    assert report.values["ood"] == evaluation.to_dict()["ood"]
+            assert report.to_dict()[key][method] == evaluation.to_dict()[key]
+    assert report.to_dict()["ood"] == evaluation.to_dict()["ood"]
 
 
 def test_sizes_equal_hand_counts(report):
-    values = report.values
+    values = report.to_dict()
     assert values["units"] == [44, 4] and values["units_total"] == [64, 6]
     assert values["params_total"] == 64 * 6 + 6 + 6 * 4 + 4
     assert values["params"] == 44 * 4 + 4 + 4 * 4 + 4
@@ -82,31 +83,29 @@ def test_sizes_equal_hand_counts(report):
 
 def test_the_compact_network_predicts_what_the_mean_mask_predicts(report, test_set):
     probabilities = report.compact(test_set[0]).softmax(1)
-    torch.testing.assert_close(probabilities, report.probabilities["mean_mask"])
+    torch.testing.assert_close(probabilities, report.results["mean_mask"].probabilities)
 
 
 def test_a_network_without_bayesian_dropout_has_one_row(networks, test_set):
     report = build_report(networks[1], None, test_set, description=DESCRIPTION)
-    assert [row.method for row in report.rows] == ["plain network"]
-    assert len(set(report.values["error"].values())) == 1
-    assert report.values["units"] == [] and report.values["flops_speedup"] == 1.0
-    assert "Units and size" not in report.markdown()
+    assert [row.title for row in report.rows] == ["plain network"]
+    assert len(set(report.to_dict()["error"].values())) == 1
+    assert report.to_dict()["units"] == [] and report.to_dict()["flops_speedup"] == 1.0
+    assert "Units and size" not in report_document(report).to_markdown()
 
 
 def test_a_baseline_gets_its_row_and_leaves_the_report(report, networks, test_set):
-    more = add_baseline(report, "nn.Dropout", networks[1], test_set, after=0)
+    more = add_baseline(report, "nn.Dropout", networks[1])
     methods = ["plain network", "nn.Dropout", "mean mask", "Monte Carlo"]
-    assert [row.method for row in more.rows] == methods and len(report.rows) == 3
-    assert more.values["baselines"]["nn.Dropout"]["nll"] == report.values["nll"]["plain"]
-    assert "baselines" not in report.values
+    assert [row.title for row in more.rows] == methods and len(report.rows) == 3
+    assert more.to_dict()["baselines"]["nn.Dropout"]["nll"] == report.to_dict()["nll"]["plain"]
+    assert "baselines" not in report.to_dict()
 
 
 def test_files_are_json_markdown_and_png(report, tmp_path):
     pytest.importorskip("matplotlib")
-    paths = report.write(tmp_path)
-    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(
-        json.dumps(report.values)
-    )
+    paths = write_report(report, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == report.to_dict()
     text = (tmp_path / "report.md").read_text()
     for method in ("plain network", "mean mask", "Monte Carlo"):
         assert f"| {method} |" in text
@@ -118,10 +117,10 @@ def test_files_are_json_markdown_and_png(report, tmp_path):
 
 def test_without_figures_matplotlib_is_not_needed(report, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    names = [path.name for path in report.write(tmp_path, figures=False)]
+    names = [path.name for path in write_report(report, tmp_path, figures=False)]
     assert names == ["report.json", "report.md"]
     with pytest.raises(ImportError, match=r"pip install 'bayesdrop\[plots\]'"):
-        report.write(tmp_path)
+        write_report(report, tmp_path)
 
 
 def test_masks_that_look_at_the_input_get_their_cost_and_pictures(networks, test_set, tmp_path):
@@ -129,11 +128,11 @@ def test_masks_that_look_at_the_input_get_their_cost_and_pictures(networks, test
     report = build_report(
         bd.to_dependent(bnn), plain, test_set, description=DESCRIPTION, num_samples=2
     )
-    cost = report.values["per_input"]
+    cost = report.to_dict()["per_input"]
     assert cost["num_examples"] == len(test_set[1])
     assert 0 < cost["speedup_needed"] <= cost["speedup"]
-    assert f"{cost['speedup']:.1f}x fewer" in report.markdown()
-    names = {path.name for path in report.write(tmp_path)}
+    assert f"{cost['speedup']:.1f}x fewer" in report_document(report).to_markdown()
+    names = {path.name for path in write_report(report, tmp_path)}
     assert {"class_masks.png", "class_correlations.png"} <= names
 
 
@@ -142,5 +141,5 @@ def test_sticks_are_drawn_where_there_are_some(networks, test_set, tmp_path):
     net = bd.convert(plain.network, "indian-buffet")
     bnn = bd.BayesianNetwork(net, bd.Categorical(), 100)
     report = build_report(bnn, plain, test_set, description=DESCRIPTION, num_samples=2)
-    assert report.values["per_input"] is None and report.class_masks == {}
-    assert "sticks.png" in {path.name for path in report.write(tmp_path)}
+    assert report.to_dict()["per_input"] is None and report.class_masks == {}
+    assert "sticks.png" in {path.name for path in write_report(report, tmp_path)}

@@ -1,14 +1,26 @@
+import dataclasses
 import io
 
+import torch
 from rich.console import Console
 
-from bayesdrop.reporting import Row, rich_table
+from bayesdrop.metrics import ClassifierFigures
+from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.reporting import MethodResult, rich_table
 from bayesdrop.reporting.tables import table_cells
 from bayesdrop.tables import markdown_table
 
+
+def result(title, error, **options):
+    figures = ClassifierFigures.from_predictions(torch.eye(2), torch.arange(2))
+    figures = dataclasses.replace(figures, error=error)
+    return MethodResult(title, figures, Prediction(torch.eye(2), 1), **options)
+
+
+ROC = {"ood": {"entropy": {"auroc": 0.9}}}
 ROWS = [
-    Row("plain", 1.5, 0.05, 0.02, 0.01, {"ood": 0.9}, [64, 10], 12345, 67890, 0.25),
-    Row("other", 2.0, 0.06, 0.03, 0.02),
+    result("plain", 1.5, ood=ROC, units=[64, 10], params=12345, flops=67890, latency_ms=0.25),
+    result("other", 2.0),
 ]
 
 
@@ -25,5 +37,6 @@ def test_markdown_and_terminal_show_the_same_cells():
     assert [line.count("|") for line in text.splitlines()] == [len(header) + 1] * 4
     console = Console(file=io.StringIO(), width=160)
     console.print(rich_table(ROWS, title="t", latency_batch=100))
+    assert "0.900" in cells[0]
     for cell in cells[0]:
         assert cell in console.file.getvalue()

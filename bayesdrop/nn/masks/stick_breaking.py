@@ -165,6 +165,10 @@ class StickBreakingDropout(BernoulliDropout):
         self.register_buffer("rank", torch.arange(num_units))
 
     @override
+    def order_curves(self) -> tuple[Tensor, Tensor]:
+        return self.sticks.posterior()["v"].mean, self.keep_prob()[self.rank.argsort()]
+
+    @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
         mean = self.keep_prob()
         return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)

@@ -14,7 +14,7 @@ from bayesdrop.reporting.plots.selective import plot_risk_coverage
 from bayesdrop.reporting.plots.shift import plot_shift
 from bayesdrop.reporting.plots.size import plot_size
 from bayesdrop.reporting.plots.sticks import plot_sticks
-from bayesdrop.reporting.plots.style import COLOURS, save_figure, styled
+from bayesdrop.reporting.plots.style import COLOURS, save_figure, styled, to_png
 from bayesdrop.reporting.plots.training import plot_history
 from bayesdrop.reporting.plots.uncertain_images import plot_uncertain_images
 from bayesdrop.reporting.plots.width import plot_widths
@@ -40,4 +40,5 @@ __all__ = [
     "plot_widths",
     "save_figure",
     "styled",
+    "to_png",
 ]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import StickBreakingDropout, named_dropout_layers
-from bayesdrop.reporting.plots.style import COLOURS, styled
+from bayesdrop.nn import named_dropout_layers
+from bayesdrop.reporting.plots.style import COLOURS, stacked_axes, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,34 +26,29 @@ def plot_sticks(network: nn.Module) -> Figure:
     Raises:
         ConfigError: If there are none.
     """
-    from matplotlib.figure import Figure
-
-    layers = [
-        (name, layer)
-        for name, layer in named_dropout_layers(network)
-        if isinstance(layer, StickBreakingDropout)
-    ]
-    if not layers:
+    layers = {name: layer for name, layer in named_dropout_layers(network)}
+    with torch.no_grad():
+        found = {name: layer.order_curves() for name, layer in layers.items()}
+    curves = {name: values for name, values in found.items() if values}
+    if not curves:
         raise ConfigError(
             "plot_sticks",
             expected="a network with Indian buffet dropout layers",
             got=f"a {type(network).__name__} without",
             hint="Put them in with bd.convert(network, 'indian-buffet').",
         )
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
+    figure, (top, bottom) = stacked_axes(6.4, 5.6, rows=2, sharex=True)
+    drawn: list[Tensor] = []
     # What layers share has the first one's colour, and comes once.
-    for index, (name, layer) in enumerate(layers):
+    for index, (name, (means, keep)) in enumerate(curves.items()):
         colour = COLOURS[index % len(COLOURS)]
-        sticks = layer.sticks
-        with torch.no_grad():
-            means = sticks.posterior()["v"].mean.cpu()
-            keep = layer.keep_prob()[layer.rank.argsort()].cpu()
-        if not any(sticks in former.modules() for _, former in layers[:index]):
-            top.plot(_order(means), means.numpy(), color=colour, linewidth=1.5)
-        label = f"{name}: {int(layer.kept().sum())} of {layer.num_units} kept"
-        kept = keep.clamp(min=1e-6).numpy()
-        bottom.plot(_order(keep), kept, color=colour, linewidth=1.8, label=label)
+        if not any(torch.equal(means, former) for former in drawn):
+            top.plot(_order(means), means.cpu().numpy(), color=colour, linewidth=1.5)
+        drawn.append(means)
+        layer = layers[name]
+        label = f"{name}: {int(layer.kept().sum())} of {layer.total()} kept"
+        shown = keep.cpu().clamp(min=1e-6).numpy()
+        bottom.plot(_order(keep), shown, color=colour, linewidth=1.8, label=label)
         bottom.axhline(layer.threshold, color="#999999", linewidth=1, linestyle="--")
     top.set(ylabel="mean of the stick v", ylim=(-0.02, 1.02), title="Learned sticks")
     bottom.set(ylabel="keep probability", yscale="log", ylim=(7e-7, 1.5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -65,6 +66,13 @@ def stacked_axes(
     return figure, list(axes[:, 0])
 
 
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG, at 150 dots an inch."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=150, format="png")
+    return file.getvalue()
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and return its path.
 
@@ -74,7 +82,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150, format="png")
+        path.write_bytes(to_png(figure))
     except OSError as error:
         raise BayesdropError(
             f"figure {path}",

@@ -13,46 +13,43 @@ from bayesdrop.reporting.analysis import (
 )
 from bayesdrop.reporting.document import Block, Picture, Table
 from bayesdrop.reporting.estimates import estimate_text, metric_title
+from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.plots import (
     plot_frontier,
     plot_risk_coverage,
     plot_roc,
-    plot_scores,
     plot_shift,
     plot_size,
     plot_uncertain_images,
 )
 from bayesdrop.reporting.shift_analysis import SHIFT_SEED
+from bayesdrop.reporting.tables import number
 
 Blocks = Iterator[tuple[str, Block]]
 
-_SHOWN_SCORES = ("entropy", "mutual_information", "energy")
 
-
-def analysis_blocks(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+def analysis_blocks(analysis: Analysis) -> Blocks:
     """Yield the key of a section of the report, or ``"lead"``, and what belongs there.
 
     Args:
         analysis: What ``analyse`` found.
-        methods: Method to title.
     """
-    for part in (_lead, _metrics, _calibration, _uncertainty, _ood, _shift, _selective):
-        yield from part(analysis, methods)
-    yield from _size(analysis)
-    yield from _diagnostics(analysis)
+    parts = (_lead, _metrics, _calibration, _uncertainty, _ood, _shift, _selective, _size)
+    for part in (*parts, _diagnostics):
+        yield from part(analysis)
 
 
-def spoken(title: str) -> str:
-    """Return a method's title as it stands in a sentence."""
-    return "the Monte Carlo prediction" if title == "Monte Carlo" else f"the {title}"
-
-
-def _lead(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
-    bootstrap, main = analysis.bootstrap, analysis.main
+def _lead(analysis: Analysis) -> Blocks:
+    bootstrap, main = analysis.bootstrap, analysis.quoted
     error = bootstrap.interval(main, "error")
     gap = bootstrap.interval(main, "ece")
+    choice = ""
+    if len(analysis.results) > 1:
+        other = next(m for m in analysis.results if m not in (main, Method.PLAIN))
+        data = "validation data" if analysis.validated else "the test set, for want of others"
+        choice = f" (which has a lower NLL than {other.spoken} on {data})"
     text = (
-        f"In short, {spoken(methods[main])}: {error.value:.2f} % of "
+        f"In short, {main.spoken}{choice}: {error.value:.2f} % of "
         f"{bootstrap.num_examples:,} test images are wrong ({100 * bootstrap.level:g} % interval "
         f"{error.lower:.2f} to {error.upper:.2f} %). Its confidence and its accuracy differ by "
         f"{100 * gap.value:.2f} percentage points on average (ECE)."
@@ -71,7 +68,7 @@ def _lead(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
     yield "lead", text
 
 
-def _metrics(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+def _metrics(analysis: Analysis) -> Blocks:
     bootstrap = analysis.bootstrap
     yield (
         "metrics",
@@ -82,15 +79,18 @@ def _metrics(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
     )
     header = ["method", *map(metric_title, bootstrap.metrics)]
     cells = [
-        [title, *(estimate_text(m, bootstrap.interval(method, m)) for m in bootstrap.metrics)]
-        for method, title in methods.items()
+        [
+            method.label,
+            *(estimate_text(m, bootstrap.interval(method, m)) for m in bootstrap.metrics),
+        ]
+        for method in analysis.results
     ]
     yield "metrics", Table(header, cells, "Each method's figures, with intervals")
-    first, *others = methods
+    first, *others = analysis.results
     if others:
         cells = [
             [
-                methods[method],
+                method.label,
                 *(
                     estimate_text(m, bootstrap.difference(method, first, m), signed=True)
                     for m in bootstrap.metrics
@@ -103,12 +103,12 @@ def _metrics(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
             Table(
                 header,
                 cells,
-                f"Paired differences from {spoken(methods[first])}; * if more than noise",
+                f"Paired differences from {first.spoken}; * if more than noise",
             ),
         )
 
 
-def _calibration(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+def _calibration(analysis: Analysis) -> Blocks:
     errors = {
         "ece": "ECE",
         "adaptive_ece": "adaptive ECE",
@@ -118,14 +118,13 @@ def _calibration(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
     parts = {"reliability": "reliability", "resolution": "resolution"}
     parts |= {"uncertainty": "uncertainty", "brier": "Brier score"}
     cells = []
-    for method, title in methods.items():
-        found = analysis.calibration[method]
+    for method, found in analysis.calibration.items():
         brier = found["brier_parts"] or {}
         cells.append(
             [
-                title,
-                *(_number(found[key]) for key in errors),
-                *(_number(brier.get(key)) for key in parts),
+                method.label,
+                *(number(found[key]) for key in errors),
+                *(number(brier.get(key)) for key in parts),
             ]
         )
     header = ["method", *errors.values(), *parts.values()]
@@ -134,35 +133,33 @@ def _calibration(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
     yield (
         "calibration",
         f"Even a calibrated classifier has an ECE on {bootstrap.num_examples:,} images: with the "
-        f"confidences of {spoken(methods[main])} it would stay below "
+        f"confidences of {main.spoken} it would stay below "
         f"{bootstrap.calibrated_ece(main):.4f} in {100 * bootstrap.level:g} % of test sets. Here "
         f"it is {bootstrap.values[main]['ece']:.4f}.",
     )
-    for method, title in list(methods.items())[-1:]:
-        diagram = analysis.reliability[method]
-        filled = [b for b, count in enumerate(diagram.count.tolist()) if count]
-        bins = [
-            [
-                f"{float(diagram.left[b]):.2f} to {float(diagram.right[b]):.2f}",
-                f"{int(diagram.count[b]):,}",
-                f"{float(diagram.confidence[b]):.3f}",
-                f"{float(diagram.accuracy[b]):.3f}",
-                f"{float(diagram.lower[b]):.3f} to {float(diagram.upper[b]):.3f}",
-            ]
-            for b in filled
+    diagram = analysis.reliability[main]
+    bins = [
+        [
+            f"{float(diagram.left[b]):.2f} to {float(diagram.right[b]):.2f}",
+            f"{int(diagram.count[b]):,}",
+            f"{float(diagram.confidence[b]):.3f}",
+            f"{float(diagram.accuracy[b]):.3f}",
+            f"{float(diagram.lower[b]):.3f} to {float(diagram.upper[b]):.3f}",
         ]
-        names = ["confidence from", "images", "mean confidence", "accuracy"]
-        names += [f"{100 * diagram.level:g} % band"]
-        yield (
-            "calibration",
-            Table(names, bins, f"The reliability diagram of {spoken(title)} as a table"),
-        )
+        for b in diagram.count.nonzero().flatten().tolist()
+    ]
+    names = ["confidence from", "images", "mean confidence", "accuracy"]
+    names += [f"{100 * diagram.level:g} % band"]
+    yield (
+        "calibration",
+        Table(names, bins, f"The reliability diagram of {main.spoken} as a table"),
+    )
     scaled = analysis.temperature
     if scaled is not None:
         yield (
             "calibration",
             f"A temperature of {scaled['temperature']:.3f}, fitted on validation data, would "
-            f"change the NLL of {spoken(methods[analysis.main])} from "
+            f"change the NLL of {analysis.main.spoken} from "
             f"{scaled['nll_before']:.4f} to {scaled['nll_after']:.4f}, and its ECE from "
             f"{scaled['ece_before']:.4f} to {scaled['ece_after']:.4f}. "
             "Nothing else on this page uses it.",
@@ -170,7 +167,8 @@ def _calibration(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
     yield from _notes(analysis, "calibration", "temperature")
 
 
-def _uncertainty(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+def _uncertainty(analysis: Analysis) -> Blocks:
+    result = analysis.results[analysis.main]
     if analysis.images.ndim == 4 and analysis.images.shape[1] in (1, 3):
         yield (
             "uncertainty",
@@ -178,7 +176,7 @@ def _uncertainty(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
                 "uncertain_images.png",
                 "The test images with the highest and with the lowest predictive entropy",
                 lambda: plot_uncertain_images(
-                    analysis.images, analysis.predictions, analysis.labels
+                    analysis.images, result.prediction.mean, result.labels
                 ),
             ),
         )
@@ -186,42 +184,32 @@ def _uncertainty(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
     cells = table.cells()
     for line, name in zip(cells, analysis.class_names, strict=False):
         line[0] = name if name == line[0] else f"{line[0]} ({name})"
-    title = f"Each class, by {spoken(methods[analysis.main])}; entropies in nats"
+    title = f"Each class, by {analysis.main.spoken}; entropies in nats"
     titles = {"error": "error (%)", "nll": "NLL (nats)"}
     header = [titles.get(name, name) for name in table.header]
     yield "uncertainty", Table(header, cells, title)
 
 
-def _ood(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
-    if len(analysis.scores) == 1:
+def _ood(analysis: Analysis) -> Blocks:
+    result = analysis.results[analysis.main]
+    if not result.outside:
         yield (
             "ood",
             "No data were given that the network was not trained on: pass --ood NAME (ood=...).",
         )
         return
-    kept = [score for score in _SHOWN_SCORES if score in analysis.scores["test set"]]
-    (name, inside), *others = (
-        (key, {score: values[score] for score in kept}) for key, values in analysis.scores.items()
-    )
-    yield (
-        "ood",
-        Picture(
-            "ood_histograms.png",
-            f"Scores of known and unknown images by {spoken(methods[analysis.main])}",
-            lambda: plot_scores(inside, dict(others), name=name),
-        ),
-    )
+    inside, outside = result.shown_scores()
     yield (
         "ood",
         Picture(
             "ood_roc.png",
             "ROC curves: share of unknown images found against share of known ones flagged",
-            lambda: plot_roc(inside, dict(others), name=name),
+            lambda: plot_roc(inside, outside),
         ),
     )
 
 
-def _shift(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+def _shift(analysis: Analysis) -> Blocks:
     found = analysis.shift
     if not found.curves:
         yield from _notes(analysis, "shift", "shift")
@@ -242,24 +230,24 @@ def _shift(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
             (0, *curves.severities), zip(*columns, strict=True), strict=True
         ):
             numbers = [f"{value:.4f}" for value in rest]
-            cells.append([methods[method], str(severity), f"{accuracy:.2f}", *numbers])
+            cells.append([method.label, str(severity), f"{accuracy:.2f}", *numbers])
     yield (
         "shift",
         Picture(
             "shift.png",
             "Accuracy, NLL, ECE and predictive entropy as images are corrupted more and more",
-            lambda: plot_shift({methods[m]: curves for m, curves in found.curves.items()}),
+            lambda: plot_shift({m.label: curves for m, curves in found.curves.items()}),
         ),
     )
     yield "shift", Table(header, cells, "Means over the corruptions")
 
 
-def _selective(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
+def _selective(analysis: Analysis) -> Blocks:
     header = ["method", "AURC", "excess AURC"]
     header += [f"answered at {100 * risk:g} % errors" for risk in TARGET_RISKS]
     cells = [
         [
-            methods[method],
+            method.label,
             f"{curve.aurc:.5f}",
             f"{curve.excess_aurc:.5f}",
             *(f"{100 * curve.coverage_at_risk(risk):.1f} %" for risk in TARGET_RISKS),
@@ -276,7 +264,7 @@ def _selective(analysis: Analysis, methods: Mapping[str, str]) -> Blocks:
             "risk_coverage.png",
             "Errors among the images that are answered, against how many are",
             lambda: plot_risk_coverage(
-                {methods[m]: curve for m, curve in analysis.risk_coverage.items()}
+                {m.label: curve for m, curve in analysis.risk_coverage.items()}
             ),
         ),
     )
@@ -381,7 +369,7 @@ def _diagnostics(analysis: Analysis) -> Blocks:
             [
                 row.check,
                 row.where,
-                *(_number(v, "6g") for v in (row.value, row.expected, row.tolerance)),
+                *(number(v, "6g") for v in (row.value, row.expected, row.tolerance)),
                 "pass" if row.passed else "FAIL",
             ]
             for row in analysis.elbo.rows
@@ -393,7 +381,3 @@ def _notes(analysis: Analysis, section: str, *keys: str) -> Blocks:
     for key in keys:
         if key in analysis.notes:
             yield section, analysis.notes[key]
-
-
-def _number(value: float | None, style: str = ".4f") -> str:
-    return "–" if value is None or value != value else f"{value:{style}}"

@@ -1,0 +1,268 @@
+"""Reports of networks: evaluated three ways, with the size, and on request all the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesdrop.diagnostics.class_masks import class_averaged_masks
+from bayesdrop.errors import ConfigError
+from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.network import BayesianNetwork
+from bayesdrop.reporting.analysis import analyse
+from bayesdrop.reporting.costs import (
+    LATENCY_BATCH,
+    compact_figures,
+    latency_figures,
+    pass_latency,
+    per_input_figures,
+)
+from bayesdrop.reporting.methods import Method
+from bayesdrop.reporting.model_card import describe_network
+from bayesdrop.reporting.report_pages import write_page
+from bayesdrop.reporting.report_record import Report
+from bayesdrop.reporting.results import MethodResult, Pair, measure_method
+
+
+def report(
+    bnn: BayesianNetwork,
+    test: Pair,
+    *,
+    plain: BayesianNetwork | None = None,
+    validation: Pair | None = None,
+    train: Pair | None = None,
+    ood: Mapping[str, Tensor] | None = None,
+    class_names: Sequence[str] = (),
+    title: str | None = None,
+    html: str | Path | None = None,
+    num_samples: int = 64,
+    shift: bool | None = None,
+    seed: int = 0,
+) -> Report:
+    """Find out, and on request write on a page, whether to trust a network of one's own.
+
+    A classifier's report has figures of merit with confidence intervals, calibration, uncertainty
+    by class, out-of-distribution detection, dataset shift of images, selective prediction, the
+    size before and after pruning with its posterior, and the frontier of accuracy and size. A
+    regression's has RMSE, NLL, CRPS and the coverage of its intervals, and the size. What was not
+    given (validation data, OOD data, a plain network) is left out, and the page says so.
+
+    Args:
+        bnn: The network; it is not changed. It may have no Bayesian layers.
+        test: Test inputs and targets, which nothing was chosen on.
+        plain: A network without Bayesian layers to compare it with.
+        validation: Inputs and targets that thresholds may be chosen on; those of a classifier.
+        train: The training data, to check the ELBO and the guide by, which is slow; those of a
+            classifier.
+        ood: Name to inputs that the network was not trained for; those of a classifier.
+        class_names: One name for each class.
+        title: What to call the data; None says "test data".
+        html: File for the page, with its figures inside. ``write_report`` of ``bd.reporting``
+            writes a folder with JSON and Markdown as well.
+        num_samples: Posterior samples.
+        shift: Whether to corrupt test images; None does so as far as it takes a minute or two.
+        seed: Of the posterior samples.
+
+    Returns:
+        All numbers and predictions; ``to_dict()`` has the numbers, for JSON.
+
+    Raises:
+        ConfigError: If it is no ``BayesianNetwork``, or there are OOD sets, validation or training
+            data with a regression.
+        DataError: If targets are missing or do not fit the likelihood.
+        ImportError: If ``html`` is given without matplotlib, or ``train`` without ArviZ.
+        CheckpointError: If the page cannot be written.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
+        >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+        >>> test = torch.randn(60, 4), torch.arange(60) % 3
+        >>> found = bd.report(bnn, test, num_samples=4)
+        >>> found.results["mean_mask"].figures.error == found.to_dict()["error"]["mean_mask"]
+        True
+    """
+    if not isinstance(bnn, BayesianNetwork):
+        raise ConfigError(
+            "report",
+            expected="a BayesianNetwork",
+            got=type(bnn).__name__,
+            hint="Wrap a module with bd.BayesianNetwork; see bd.evaluate for an auto-encoder.",
+        )
+    if not bnn.likelihood.is_classifier:
+        given = {"validation": validation, "train": train, "ood": ood}
+        bad = [name for name, value in given.items() if value]
+        if bad:
+            raise ConfigError(
+                "report",
+                expected="a classifier for " + ", ".join(f"{name}=..." for name in bad),
+                got=f"likelihood {type(bnn.likelihood).__name__}",
+                hint="For regression pass bnn, test and plain. Unknown inputs are scored by "
+                "predict(...).epistemic_variance with bd.metrics.ood_metrics.",
+            )
+    with evaluation_mode(*(network for network in (bnn, plain) if network is not None)):
+        found = build_report(
+            bnn,
+            plain,
+            test,
+            description={} if title is None else {"data_title": title},
+            ood=ood,
+            num_samples=num_samples,
+            seed=seed,
+        )
+        if has_one_label(found):
+            found = add_analysis(
+                found,
+                validation=validation,
+                train=train,
+                class_names=tuple(class_names),
+                shift=shift,
+            )
+    if html is not None:
+        write_page(found, html)
+    return found
+
+
+def has_one_label(report: Report) -> bool:
+    """Return whether each example has one label of several classes, as ``analyse`` needs it."""
+    probabilities = report.main.probabilities
+    return (
+        probabilities is not None
+        and report.main.prediction.mean.ndim == 2
+        and probabilities.shape == report.main.prediction.mean.shape
+    )
+
+
+def build_report(
+    bnn: BayesianNetwork,
+    plain: BayesianNetwork | None,
+    test: Pair,
+    *,
+    description: Mapping[str, Any] | None = None,
+    ood: Mapping[str, Tensor] | None = None,
+    num_samples: int = 64,
+    seed: int = 0,
+    history: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Report:
+    """Evaluate a network three ways: plain, with the mean mask, and by Monte Carlo.
+
+    Args:
+        bnn: The Bayesian network, in evaluation mode.
+        plain: The network without Bayesian dropout to compare it with; None takes ``bnn``.
+        test: Test inputs and targets.
+        description: What is known of the run, to be kept in ``report.json``; see ``Report``.
+        ood: Data-set name to inputs that the network was not trained for.
+        num_samples: Posterior samples of the Monte Carlo prediction.
+        seed: Of the posterior samples.
+        history: Stage name to the records of ``fit``.
+    """
+    results = {
+        method: measure_method(
+            method.label,
+            method.network(bnn, plain),
+            test,
+            ood or {},
+            sample=method.samples,
+            num_samples=num_samples,
+            seed=seed,
+        )
+        for method in Method
+    }
+    size, small = compact_figures(bnn, test[0])
+    latency = latency_figures(bnn if plain is None else plain, bnn, small, test[0], num_samples)
+    kept, total = bnn.units(), bnn.units_total()
+    costs = {
+        Method.PLAIN: (total, size.params_total, size.flops_total),
+        Method.MEAN_MASK: (kept, size.params, size.flops),
+        Method.MONTE_CARLO: (kept, size.params_total, size.flops_total * num_samples),
+    }
+    looks = any(layer.input_dependent for _, layer in bnn.named_dropout_layers())
+    labelled = looks and results[Method.PLAIN].labels is not None and test[1].ndim == 1
+    return Report(
+        results={
+            method: dataclasses.replace(
+                result,
+                units=costs[method][0],
+                params=costs[method][1],
+                flops=costs[method][2],
+                latency_ms=latency[method],
+            )
+            for method, result in results.items()
+        },
+        size=size,
+        card=describe_network(bnn),
+        bnn=bnn,
+        plain=plain,
+        test=test,
+        num_samples=num_samples,
+        seed=seed,
+        latency_batch=min(LATENCY_BATCH, len(test[1])),
+        threads=torch.get_num_threads(),
+        description=description or {},
+        history=history or {},
+        per_input=per_input_figures(bnn, test[0]),
+        class_masks=class_averaged_masks(bnn, test) if labelled else {},
+        compact=small,
+    )
+
+
+def add_analysis(
+    report: Report,
+    *,
+    validation: Pair | None = None,
+    train: Pair | None = None,
+    class_names: tuple[str, ...] = (),
+    shift: bool | None = None,
+) -> Report:
+    """Return a classifier's report with ``analysis``: what ``analyse`` finds, in minutes.
+
+    Args:
+        report: The report; not changed.
+        validation: As in ``analyse``.
+        train: As in ``analyse``.
+        class_names: As in ``analyse``.
+        shift: As in ``analyse``.
+    """
+    found = analyse(
+        {method: report.results[method] for method in report.methods},
+        report.bnn,
+        report.plain,
+        report.test,
+        num_samples=report.num_samples,
+        seed=report.seed,
+        validation=validation,
+        train=train,
+        class_names=class_names,
+        shift=shift,
+    )
+    return dataclasses.replace(report, analysis=found)
+
+
+def add_baseline(
+    report: Report,
+    title: str,
+    network: BayesianNetwork,
+    ood: Mapping[str, Tensor] | None = None,
+) -> Report:
+    """Return the report with another network's row, and its figures under ``baselines``.
+
+    Args:
+        report: The report; not changed.
+        title: What to call the network.
+        network: A network without Bayesian dropout of the same architecture as the plain one.
+        ood: The out-of-distribution images of the report.
+    """
+    first = report.results[Method.PLAIN]
+    result: MethodResult = dataclasses.replace(
+        measure_method(title, network, report.test, ood or {}),
+        units=first.units,
+        params=first.params,
+        flops=first.flops,
+        latency_ms=pass_latency(network, report.test[0]),
+    )
+    return dataclasses.replace(report, baselines={**report.baselines, title: result})

@@ -1,0 +1,125 @@
+"""What one method makes of the test set, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from bayesdrop.diagnostics.evaluator import figures_of
+from bayesdrop.inference.predict import predict
+from bayesdrop.metrics import ClassifierFigures, RegressionFigures, compare_ood, uncertainty_scores
+from bayesdrop.metrics.ood import OODMetrics
+from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.program.network import BayesianNetwork
+
+Pair = tuple[Tensor, Tensor]
+"""Inputs and targets."""
+
+SHOWN_SCORES = ("entropy", "mutual_information", "energy")
+"""Scores that figures show; tables have all."""
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One method's line in the comparison, and what it was computed from.
+
+    Args:
+        title: What to call it.
+        figures: Figures of merit on the test set.
+        prediction: Of the test set.
+        outside: OOD set to its prediction.
+        ood: OOD set to score to how well the score tells it from the test set.
+        probabilities: Of each label, as ``Likelihood.flatten_labels`` has them; None of a
+            regression.
+        labels: The labels; None of a regression.
+        units: Units kept by each dropout layer, or the widths of a network without.
+        params: Parameters of the network that predicts.
+        flops: Operations per example, multiply and add both counted.
+        latency_ms: Measured milliseconds per batch; None if not measured.
+    """
+
+    title: str
+    figures: ClassifierFigures | RegressionFigures
+    prediction: Prediction = field(repr=False)
+    outside: dict[str, Prediction] = field(default_factory=dict, repr=False)
+    ood: dict[str, dict[str, OODMetrics]] = field(default_factory=dict)
+    probabilities: Tensor | None = field(default=None, repr=False)
+    labels: Tensor | None = field(default=None, repr=False)
+    units: Sequence[int] = ()
+    params: int | None = None
+    flops: int | None = None
+    latency_ms: float | None = None
+
+    def headline(self) -> dict[str, float | dict[float, float] | None]:
+        """Return the figures that ``report.json`` has for each method."""
+        names = ("error", "nll", "brier", "ece")
+        if isinstance(self.figures, RegressionFigures):
+            names = ("rmse", "nll", "crps", "coverage")
+        return {name: getattr(self.figures, name) for name in names}
+
+    def auroc(self, name: str) -> float | None:
+        """Return the AUROC of the predictive entropy on an OOD set; None if it was not asked."""
+        return self.ood[name]["entropy"]["auroc"] if name in self.ood else None
+
+    def shown_scores(self) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """Return the scores that figures show, of the test set and of each OOD set."""
+        inside, *outside = (
+            {k: v for k, v in uncertainty_scores(prediction).items() if k in SHOWN_SCORES}
+            for prediction in (self.prediction, *self.outside.values())
+        )
+        return inside, dict(zip(self.outside, outside, strict=True))
+
+
+def measure_method(
+    title: str,
+    network: BayesianNetwork,
+    test: Pair,
+    ood: Mapping[str, Tensor],
+    *,
+    sample: bool = False,
+    num_samples: int = 64,
+    seed: int = 0,
+) -> MethodResult:
+    """Return what a network makes of the test set and of inputs from elsewhere.
+
+    Args:
+        title: What to call it.
+        network: The network.
+        test: Test inputs and targets.
+        ood: OOD set to inputs; of a classifier only.
+        sample: Whether to average over posterior samples.
+        num_samples: How many.
+        seed: Of the samples, the same for all sets.
+
+    Raises:
+        DataError: If there is no target, or one does not fit the likelihood.
+    """
+    classifier = network.likelihood.is_classifier
+
+    def run(inputs: Pair | Tensor) -> Prediction:
+        return predict(
+            network,
+            inputs,
+            sample=sample,
+            num_samples=num_samples,
+            seed=seed,
+            keep_samples=not classifier,  # the CRPS is that of the samples' mixture
+        )
+
+    prediction = run(test)
+    figures = figures_of(network, prediction)
+    outside = {name: run(inputs) for name, inputs in ood.items()}
+    flat: tuple[Tensor | None, Tensor | None] = (None, None)
+    if classifier and prediction.y is not None:
+        flat = network.likelihood.flatten_labels(prediction.mean, prediction.y)
+    return MethodResult(
+        title=title,
+        figures=figures,
+        prediction=prediction,
+        outside=outside,
+        ood=compare_ood(prediction, outside).metrics if outside else {},
+        probabilities=flat[0],
+        labels=flat[1],
+    )
