@@ -188,11 +188,10 @@ def _calibration(report: Report) -> Iterator[tuple[str, Block]]:
                 lambda: plots.plot_coverage(regressions),
             ),
         )
-        header = ["method", "CRPS", "interval", "targets inside (%)", "95 % band (%)"]
+        header = ["method", "interval", "targets inside (%)", "95 % band (%)"]
         cells = [
             [
                 title,
-                f"{found.crps:.4g}",
                 f"{100 * level:g} %",
                 f"{100 * inside:.1f}",
                 f"{100 * lower:.1f} to {100 * upper:.1f}",

@@ -1,0 +1,105 @@
+"""``bd.report`` of a network of one's own, without a recipe."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError, DataError
+from tests.reporting.page import check_page
+
+
+def network(outputs, likelihood=None):
+    layers = [bd.BetaBernoulliDropout(5), nn.Linear(5, outputs)]
+    layers[0].raw_concentration1.data[0] = -9.0
+    return bd.BayesianNetwork(nn.Sequential(*layers), likelihood or bd.Categorical(), 100)
+
+
+def labelled(rows=60, classes=3):
+    return torch.randn(rows, 5), torch.arange(rows) % classes
+
+
+def regression():
+    bnn = network(1, bd.Gaussian(0.5))
+    x = torch.randn(60, 5)
+    return bnn, (x, bnn.network.eval()(x).detach() + 0.5 * torch.randn(60, 1))
+
+
+def test_a_network_and_its_test_set_are_enough():
+    bnn, test = network(3), labelled()
+    bnn.train()
+    found = bd.report(bnn, test, num_samples=4)
+    assert bnn.training, "the network is not changed"
+    for method, options in {"mean_mask": {"sample": False}, "monte_carlo": {}}.items():
+        figures = bd.evaluate(bnn.eval(), test, num_samples=4, seed=0, **options).figures
+        assert found.results[method].figures == figures
+    values = found.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["error"]["mean_mask"] == found.results["mean_mask"].figures.error
+    assert values["units"] == [4] and values["analysis"]["frontier"] is None
+
+
+def test_the_page_is_written_on_request_and_has_what_was_given(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "new" / "page.html"
+    plain = bd.BayesianNetwork(nn.Linear(5, 3), bd.Categorical(), 100)
+    bd.report(
+        network(3),
+        labelled(),
+        plain=plain,
+        validation=labelled(50),
+        ood={"<far>": 9 * torch.randn(40, 5)},
+        title="flowers",
+        html=path,
+        num_samples=4,
+    )
+    assert list(path.parent.iterdir()) == [path], "the figures are inside"
+    page = check_page(path.read_text())
+    assert page.headings[0] == "Sequential on flowers" and "Training" not in page.headings
+    assert "<far>" in page.text and "on validation data" in page.text
+    assert len(page.images) > 5
+
+
+def test_the_summary_quotes_the_better_method():
+    bnn, validation = network(3), labelled(80)
+    analysis = bd.report(bnn, labelled(), validation=validation, num_samples=4).analysis
+    nll = {
+        "mean_mask": bd.evaluate(bnn.eval(), validation, sample=False).nll,
+        "monte_carlo": bd.evaluate(bnn, validation, num_samples=4, seed=0).nll,
+    }
+    assert analysis.quoted == min(nll, key=nll.get)
+
+
+def test_a_regression_has_its_figures_and_its_coverage(tmp_path):
+    pytest.importorskip("matplotlib")
+    bnn, test = regression()
+    found = bd.report(bnn, test, num_samples=8, html=tmp_path / "page.html")
+    figures = bd.evaluate(bnn, test, num_samples=8, seed=0, keep_samples=True).figures
+    values = found.to_dict()
+    assert values["rmse"]["monte_carlo"] == figures.rmse and figures.rmse > 0
+    assert values["nll"]["monte_carlo"] == figures.nll
+    assert values["crps"]["monte_carlo"] == figures.crps
+    assert values["coverage"]["monte_carlo"]["0.9"] == figures.coverage[0.9]
+    page = check_page((tmp_path / "page.html").read_text())
+    assert "Coverage of central intervals" in page.text
+    assert page.tables[0][0][1:5] == ["RMSE", "NLL", "CRPS", "in 50 %"]
+
+
+def test_several_labels_an_example_have_figures_but_no_analysis():
+    bnn = network(3, bd.Bernoulli())
+    test = torch.randn(40, 5), torch.randint(2, (40, 3)).double()
+    found = bd.report(bnn, test, num_samples=2)
+    assert found.analysis is None
+    assert found.results["plain"].figures == bd.evaluate(bnn.eval(), test, sample=False).figures
+
+
+def test_what_a_report_cannot_take_is_refused():
+    bnn, test = regression()
+    with pytest.raises(ConfigError, match=r"a classifier for ood=\.\.\., got likelihood Gaussian"):
+        bd.report(bnn, test, ood={"far": test[0]})
+    with pytest.raises(ConfigError, match="expected a BayesianNetwork, got Linear"):
+        bd.report(nn.Linear(2, 2), labelled())
+    with pytest.raises(DataError, match="both tensors"):
+        bd.report(network(3), (torch.randn(4, 5), None))
