@@ -1,6 +1,7 @@
 """An input-dependent gate that is not the package's own is pruned and compacted like its own."""
 
 import pyro
+import pytest
 import torch
 from torch import nn
 
@@ -76,3 +77,20 @@ def test_units_of_a_gate_from_outside_are_pruned_where_no_example_uses_them():
     assert bd.prune_unused_units(bnn, x) == {"0": 2}
     assert net[0].kept().tolist() == [True, False, True, False]
     torch.testing.assert_close(bnn(x), before)
+
+
+@pytest.mark.parametrize("per_input", [False, True], ids=["dense", "per input"])
+@pytest.mark.parametrize("make", [bd.DependentBetaBernoulliDropout, Switch])
+def test_examples_in_the_second_dimension_are_compacted_exactly(make, per_input):
+    net = nn.Sequential(
+        make(4, batch_dim=1, threshold=0.3),
+        nn.Linear(4, 8),
+        nn.ReLU(),
+        make(8, batch_dim=1, threshold=0.3),
+        nn.Linear(8, 3),
+    ).eval()
+    net[3].prune(torch.arange(8) >= 6)
+    x = torch.randn(6, 5, 4)
+    small = bd.compact(net, x, per_input=per_input)
+    torch.testing.assert_close(small(x), net(x), rtol=1e-6, atol=1e-6)
+    assert bd.compression.count_params(small) < bd.compression.count_params(net)
