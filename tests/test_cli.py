@@ -289,7 +289,7 @@ def test_demo_writes_report_figures_and_compact_network(tmp_path):
     "arguments, message",
     [
         (
-            ["train", "lenet-500-300-beta"],
+            ["train", "lenet-500-300-beta-bernouli"],
             "unknown recipe .* Did you mean 'lenet-500-300-beta-bernoulli'",
         ),
         (["train", "digits-mlp", "--data", "digit"], "unknown data set .* mean 'digits'"),
