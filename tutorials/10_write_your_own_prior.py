@@ -6,7 +6,7 @@
 #
 # **Answer.** Write down the prior and the posterior of what is random, the mask given it, and two
 # averages: five short methods. Register the class. Everything else is there already, and the
-# contract tests of the package run on your class without a line of test code.
+# contract tests of the package run on your class with two lines of test code.
 
 # %%
 import os
@@ -98,9 +98,10 @@ class SmoothFieldDropout(bd.BayesianDropout):
 #     bayesdrop --plugin smooth_field list dropouts
 #     bayesdrop --plugin smooth_field train digits-smooth-field
 #
-# and, from a checkout of the repository, the tests of the contract run for your class:
+# and the tests of the contract run for your class with two lines in a test file of yours:
 #
-#     python -m pytest -p smooth_field tests/test_contract.py -k smooth-field
+#     class TestSmoothField(bayesdrop.testing.MaskContract):
+#         key = "smooth-field"
 
 # %%
 bd.nn.register(SmoothFieldDropout)
