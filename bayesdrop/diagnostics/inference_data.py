@@ -62,6 +62,8 @@ def to_inference_data(
       that draw, :math:`P(z = 1 \mid \pi_s)` (for ``pi`` itself the same number, a constant for a
       layer without latents). Both have the dimension ``fc1_dropout.unit``. Masks that depend on
       the input have no such number and are left out.
+      The order of nested layers is ``fc1_dropout.order`` where it is global: where the batch
+      shares it.
       Random weights, such as ``fc1.weight``, have dimensions ``fc1.weight_0`` and so on; they are
       held in memory for every draw, within ``memory_limit``.
     * ``prior``: the same from the prior, where it can be sampled.

@@ -145,3 +145,21 @@ def test_bad_arguments_are_refused():
         bd.VariationalNestedDropout(4, temperature=0.0)
     with pytest.raises(ConfigError, match="unknown shared_by"):
         bd.VariationalNestedDropout(4, shared_by="both")
+
+
+def test_the_order_is_in_inference_data_where_the_batch_shares_it():
+    pytest.importorskip("arviz")
+
+    def posterior(layer):
+        net = nn.Sequential(layer, nn.Linear(4, 3))
+        bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=9)
+        return bd.to_inference_data(bnn, torch.randn(9, 4), torch.arange(9) % 3, num_samples=8)
+
+    layer = bd.VariationalNestedDropout(4, shared_by="batch")
+    found = posterior(layer)
+    order = torch.tensor(found.posterior["0.order"].values[0])
+    assert order.shape == (8, layer.num_ordered)
+    assert bool((order.diff() <= 0).all()), "what is kept is a prefix"
+    assert found.prior["0.order"].shape == (1, 8, layer.num_ordered)
+    alone = bd.VariationalNestedDropout(4, shared_by="example")
+    assert "0.order" not in posterior(alone).posterior
