@@ -17,6 +17,9 @@ Latents: TypeAlias = Mapping[str, Tensor]
 SharedBy: TypeAlias = Literal["batch", "example"]
 """Who shares a random draw: all examples of a batch, or none, each example having its own."""
 
+NumMasks: TypeAlias = int | Literal["exact"]
+"""Masks of each example inside the logarithm of its likelihood; ``"exact"`` sums over all."""
+
 
 class LossTerms(NamedTuple):
     """The two halves of a loss in nats for the whole data set; ``loss`` is minus the ELBO."""

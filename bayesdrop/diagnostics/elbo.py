@@ -26,7 +26,7 @@ from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn import LatentOwner, prior_among
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
-from bayesdrop.typing import Latents, LossTerms
+from bayesdrop.typing import Latents, LossTerms, NumMasks
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
 
@@ -75,6 +75,7 @@ def check_elbo(
     *,
     num_samples: int = 10_000,
     num_repeats: int = 50,
+    num_masks: NumMasks = 1,
     seed: int = 0,
 ) -> ELBOCheck:
     r"""Check the laws of the ELBO on a network and some data.
@@ -104,6 +105,7 @@ def check_elbo(
         num_samples: Posterior samples for the KL divergence and the support. With random weights
             each is as large as the network: 1000 are plenty.
         num_repeats: Repetitions of the sampled losses and gradients.
+        num_masks: Masks of each example inside the logarithm, as for ``bnn.loss``.
         seed: Makes the table reproducible; torch's global generator is left alone.
 
     Raises:
@@ -122,6 +124,7 @@ def check_elbo(
         True
     """
     _check_arguments(bnn, x, num_samples, num_repeats)
+    bnn.check_num_masks(num_masks)
     work = copy.deepcopy(bnn).double()
     rows_used = len(x) // _PARTS[-1] * _PARTS[-1]
     x, y = (value[:rows_used].detach() for value in (x, y))
@@ -143,9 +146,9 @@ def check_elbo(
         if not any(
             row.detail == UNREGISTERED or (row.check == SUPPORT and not row.passed) for row in rows
         ):
-            rows += _check_batch_size(work, x, y, seed)
-            rows += _check_pyro_batch_size(work, x, y, num_repeats, comparisons)
-            rows += _check_gradients(work, x, y, num_repeats)
+            rows += _check_batch_size(work, x, y, num_masks, seed)
+            rows += _check_pyro_batch_size(work, x, y, num_masks, num_repeats, comparisons)
+            rows += _check_gradients(work, x, y, num_masks, num_repeats)
     return ELBOCheck(tuple(rows))
 
 
@@ -153,7 +156,9 @@ def check_elbo(
 
 
 @torch.no_grad()
-def _check_batch_size(bnn: Program, x: Tensor, y: Tensor, seed: int) -> Iterator[CheckRow]:
+def _check_batch_size(
+    bnn: Program, x: Tensor, y: Tensor, num_masks: NumMasks, seed: int
+) -> Iterator[CheckRow]:
     # The loss of training, in a network without noise: mean masks, no batch statistics.
     bnn.train()
     bnn.network.eval()
@@ -161,7 +166,7 @@ def _check_batch_size(bnn: Program, x: Tensor, y: Tensor, seed: int) -> Iterator
     def terms_of(x: Tensor, y: Tensor) -> LossTerms:
         # What layers share is drawn even here.
         torch.manual_seed(seed)
-        return bnn.loss(x, y)
+        return bnn.loss(x, y, num_masks=num_masks)
 
     whole = terms_of(x, y)
     for parts in _PARTS:
@@ -183,15 +188,16 @@ def _check_batch_size(bnn: Program, x: Tensor, y: Tensor, seed: int) -> Iterator
 
 @torch.no_grad()
 def _check_pyro_batch_size(
-    bnn: Program, x: Tensor, y: Tensor, num_repeats: int, comparisons: int
+    bnn: Program, x: Tensor, y: Tensor, num_masks: NumMasks, num_repeats: int, comparisons: int
 ) -> Iterator[CheckRow]:
     bnn.eval()
     elbo = TraceMeanField_ELBO()
+    options = {"num_masks": num_masks}
 
     def losses(parts: int) -> Tensor:
         batches = _split(x, y, parts)
         draws = [
-            sum(elbo.loss(bnn.model, bnn.guide, a, b) for a, b in batches) / parts
+            sum(elbo.loss(bnn.model, bnn.guide, a, b, **options) for a, b in batches) / parts
             for _ in range(num_repeats)
         ]
         return torch.tensor(draws, dtype=torch.float64)
@@ -222,7 +228,9 @@ def _split(x: Tensor, y: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
 # -- gradients ------------------------------------------------------------------------------------
 
 
-def _check_gradients(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> Iterator[CheckRow]:
+def _check_gradients(
+    bnn: Program, x: Tensor, y: Tensor, num_masks: NumMasks, num_repeats: int
+) -> Iterator[CheckRow]:
     # Only the masks are noisy: no batch statistics, no other dropout.
     bnn.eval()
     bnn.training = True
@@ -235,7 +243,7 @@ def _check_gradients(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> It
     squares = dict.fromkeys(parameters, 0.0)
     missing = set(parameters)
     for repeat in range(1, num_repeats + 1):
-        loss = bnn.loss(x, y).loss
+        loss = bnn.loss(x, y, num_masks=num_masks).loss
         grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         for name, grad in zip(parameters, grads, strict=True):
             if grad is None:

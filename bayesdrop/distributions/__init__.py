@@ -7,6 +7,7 @@ from bayesdrop.distributions.kumaraswamy import Kumaraswamy
 from bayesdrop.distributions.log_normal import LogNormal
 from bayesdrop.distributions.log_uniform import LogUniform
 from bayesdrop.distributions.logit_binary_concrete import LogitBinaryConcrete
+from bayesdrop.distributions.mixture import Mixture, log_mixture
 from bayesdrop.distributions.nested_normal import NestedNormal
 from bayesdrop.distributions.normal import Normal
 from bayesdrop.distributions.ordered_mask import OrderedMask, OrderedMaskStraightThrough
@@ -22,6 +23,7 @@ __all__ = [
     "LogNormal",
     "LogUniform",
     "LogitBinaryConcrete",
+    "Mixture",
     "NestedNormal",
     "Normal",
     "OrderedMask",
@@ -29,4 +31,5 @@ __all__ = [
     "ScaledBernoulli",
     "TruncatedLogNormal",
     "TruncatedLogUniform",
+    "log_mixture",
 ]

@@ -32,6 +32,7 @@ from bayesdrop.inference.training import (
 from bayesdrop.nn import LatentOwner, StickBreakingDropout
 from bayesdrop.ops.stable import flushed_denormals
 from bayesdrop.program.program import Program
+from bayesdrop.typing import NumMasks
 
 Callback: TypeAlias = Callable[[Any, Record], object]
 OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -45,9 +46,9 @@ class FitResult:
 
     Attributes:
         history: One record per epoch: ``epoch``, ``loss``, ``nll`` and ``kl`` (nats per example),
-            ``units``, ``learning_rate``, ``kl_weight``, ``seconds``, what layers declare as
-            schedulable (``temperature``), with random weights ``weights`` (those kept), and with
-            validation data ``val_nll`` and ``val_error`` (percent) or ``val_rmse``.
+            ``units``, ``learning_rate``, ``kl_weight``, ``num_masks``, ``seconds``, what layers
+            declare as schedulable (``temperature``), with random weights ``weights`` (those kept),
+            and with validation data ``val_nll`` and ``val_error`` (percent) or ``val_rmse``.
         best_epoch: Epoch with the lowest monitored value, or the last one without validation.
         stopped_early: Whether patience or a callback ended the run.
         seconds: Training time over all sessions of the run.
@@ -76,6 +77,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     patience: int | None = None,
     monitor: str = "val_nll",
     objective: ELBO | Objective | None = None,
+    num_masks: NumMasks = 1,
     optimizer: OptimizerFactory | None = None,
     callbacks: Iterable[Callback] = (),
     seed: int | None = None,
@@ -87,7 +89,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
 ) -> FitResult:
     r"""Fit the posterior (and the weights) of ``bnn`` by minimising minus the ELBO.
 
-    .. math:: \frac1N \Bigl(\frac{N}{B} \sum_n -\log p(y_n \mid x_n, z_n) + w\,\mathrm{KL}\Bigr)
+    .. math::
+        \frac1N \Bigl(-\frac{N}{B} \sum_n \log \frac1M \sum_m p(y_n \mid x_n, z_{nm})
+        + w\,\mathrm{KL}\Bigr)
 
     Args:
         bnn: The network; trained in place, left in evaluation mode.
@@ -118,6 +122,10 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             nats for the whole data set. An estimator of the gradient of one's own returns
             ``nll.detach() + surrogate - surrogate.detach()``: the value of the loss, with the
             gradient of the surrogate.
+        num_masks: Masks :math:`M` of each example inside the logarithm, or ``"exact"``, as for
+            ``bnn.loss``. 1 is the papers' objective, which prunes well and whose optimum is no
+            posterior of the keep probabilities; 4 to 16 come near it, at :math:`M` times the
+            network's pass.
         optimizer: Called with parameter groups, each with ``lr`` and ``weight_decay``; the
             default is fused Adam.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
@@ -145,6 +153,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     threads wait busily for one another, and small networks then take many times as long.
     """
     _check_settings(epochs, batch_size, patience, validation, monitor, checkpoint_every)
+    bnn.check_num_masks(num_masks)
     data, validation = _split(bnn, data, validation, seed)
     if num_examples(data) != bnn.num_data:
         warnings.warn(
@@ -161,7 +170,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         schedule=schedule if callable(schedule) else steps(*schedule),
         buffers=_buffer_schedules(bnn, buffers or {}),
         kl_weight=None if kl_weight is None else as_schedule(kl_weight),
-        objective=as_objective(objective),
+        objective=as_objective(objective, num_masks),
         clip_norm=clip_norm,
         epochs=epochs,
         settings={
@@ -172,6 +181,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             "clip_norm": clip_norm,
             "patience": patience,
             "monitor": monitor,
+            "num_masks": num_masks,
             "seed": seed,
         },
     )

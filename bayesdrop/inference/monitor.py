@@ -86,7 +86,7 @@ class Monitor:
                 if isinstance(value, list):
                     for index, item in enumerate(value):
                         self._writer.add_scalar(f"{name}/{index}", item, record["epoch"])
-                elif name != "epoch":
+                elif name != "epoch" and not isinstance(value, str):
                     self._writer.add_scalar(name, value, record["epoch"])
 
     def _draw(self, nll: float, kl: float) -> None:

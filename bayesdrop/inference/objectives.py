@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import kl_divergence
 from bayesdrop.program.program import Program
-from bayesdrop.typing import LossTerms
+from bayesdrop.typing import LossTerms, NumMasks
 
 Objective: TypeAlias = Callable[[Any, Tensor, Tensor], LossTerms]
 """A function of the program and a batch that returns the two halves of the loss."""
@@ -24,19 +24,29 @@ def closed_form(bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
     return bnn.loss(x, y)
 
 
-def as_objective(objective: ELBO | Objective | None) -> Objective:
+def as_objective(objective: ELBO | Objective | None, num_masks: NumMasks = 1) -> Objective:
     """Return the function that ``fit`` minimises.
 
     Args:
         objective: As for ``fit``.
+        num_masks: As for ``fit``.
 
     Raises:
-        ConfigError: If it is neither a Pyro ELBO nor a function.
+        ConfigError: If it is neither a Pyro ELBO nor a function, or a function with several masks.
     """
+    if objective is None and num_masks != 1:
+        return lambda bnn, x, y: bnn.loss(x, y, num_masks=num_masks)
     if objective is None:
         return closed_form
     if isinstance(objective, ELBO):
-        return PyroObjective(objective)
+        return PyroObjective(objective, num_masks)
+    if callable(objective) and not isinstance(objective, type) and num_masks != 1:
+        raise ConfigError(
+            "fit",
+            expected="num_masks=1 with an objective of your own",
+            got=f"num_masks={num_masks!r}",
+            hint="Call bnn.loss(x, y, num_masks=...) inside the function.",
+        )
     if isinstance(objective, type) or not callable(objective):
         made = (
             f"{objective.__name__}()" if isinstance(objective, type) else "pyro.infer.Trace_ELBO()"
@@ -56,16 +66,18 @@ class PyroObjective:
     Args:
         elbo: The estimator. One that only knows ``loss_and_grads``, as ``RenyiELBO``, is asked for
             its gradients, which are then handed on.
+        num_masks: Masks of each example in the model.
     """
 
-    def __init__(self, elbo: ELBO) -> None:
+    def __init__(self, elbo: ELBO, num_masks: NumMasks = 1) -> None:
         self.elbo: Any = elbo
+        self._options = {} if num_masks == 1 else {"num_masks": num_masks}
 
     def __call__(self, bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
         """Return the estimator's loss, with the KL part of the global latents in closed form."""
         with pyro.settings.context(module_local_params=True):
             if hasattr(self.elbo, "differentiable_loss"):
-                loss = self.elbo.differentiable_loss(bnn.model, bnn.guide, x, y)
+                loss = self.elbo.differentiable_loss(bnn.model, bnn.guide, x, y, **self._options)
             else:
                 loss = self._with_its_gradients(bnn, x, y)
         # The split is for the record only; the gradient is the estimator's.
@@ -78,7 +90,7 @@ class PyroObjective:
         before = [p.grad for p in parameters]
         for parameter in parameters:
             parameter.grad = None
-        loss = self.elbo.loss_and_grads(bnn.model, bnn.guide, x, y)
+        loss = self.elbo.loss_and_grads(bnn.model, bnn.guide, x, y, **self._options)
         surrogate = torch.zeros((), device=x.device)
         for parameter, kept in zip(parameters, before, strict=True):
             if parameter.grad is not None:

@@ -102,6 +102,7 @@ class TrainingRun:
             record[name] = float(buffers[0].reshape(-1)[0])
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         record["kl_weight"] = self.bnn.kl_weight
+        record["num_masks"] = self.settings.get("num_masks", 1)
         return record
 
     def _train_step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
@@ -169,17 +170,19 @@ class TrainingRun:
         """Continue from a checkpoint, or refuse one of another run."""
         payload = checkpoint.read(path, "training")
         checkpoint.check_state(self.bnn, payload["state"], path)
+        # What is not in an older file was then the only choice.
+        theirs = {"num_masks": 1, **payload["settings"], "num_data": payload["num_data"]}
         changed = {
-            name: (payload["settings"].get(name), value)
+            name: (theirs.get(name), value)
             for name, value in {**self.settings, "num_data": self.bnn.num_data}.items()
-            if {**payload["settings"], "num_data": payload["num_data"]}.get(name) != value
+            if theirs.get(name) != value
         }
         if changed:
-            name, (theirs, ours) = next(iter(changed.items()))
+            name, (saved, ours) = next(iter(changed.items()))
             raise CheckpointError(
                 f"checkpoint {path}",
                 expected=f"a run with {name}={ours}",
-                got=f"one with {name}={theirs}",
+                got=f"one with {name}={saved}",
                 hint="Pass the same settings, another checkpoint_dir, or resume=False.",
             )
         self.bnn.load_state_dict(payload["state"])

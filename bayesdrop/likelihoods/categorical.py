@@ -92,6 +92,12 @@ class Categorical(Likelihood):
         return y.long()
 
     @override
+    def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
+        target = self.target(output, y)
+        nll = F.cross_entropy(output, target, reduction="none", ignore_index=self.ignore_index)
+        return -nll.flatten(1).sum(1) if nll.ndim > 1 else -nll
+
+    @override
     def nll(self, output: Tensor, y: Tensor) -> Tensor:
         target = self.target(output, y)
         return F.cross_entropy(output, target, reduction="sum", ignore_index=self.ignore_index)

@@ -80,6 +80,17 @@ class Likelihood(nn.Module, ABC):
 
     # -- what it may define --------------------------------------------------------------------
 
+    def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return the log-likelihood of each example in nats, ``(N,)``.
+
+        All of an example's outputs are summed; what is missing adds nothing.
+
+        Args:
+            output: Network output, ``(N, ...)``.
+            y: Targets of any shape that ``target`` takes.
+        """
+        return self.distribution(output).log_prob(self.target(output, y))
+
     def nll(self, output: Tensor, y: Tensor) -> Tensor:
         """Return the summed negative log-likelihood of a batch, in nats."""
         return -self.distribution(output).log_prob(self.target(output, y)).sum()

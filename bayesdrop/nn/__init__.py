@@ -25,6 +25,7 @@ from bayesdrop.nn.latents import (
 )
 from bayesdrop.nn.layer_kinds import LAYER_KINDS, LayerKind
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
+from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
 from bayesdrop.nn.masks import (
     BernoulliDropout,
     BetaBernoulliDropout,
@@ -92,6 +93,7 @@ __all__ = [
     "LatentOwner",
     "LayerKind",
     "MaskContext",
+    "MaskSum",
     "MeanGate",
     "ModelPass",
     "MonteCarloDropout",
@@ -117,6 +119,7 @@ __all__ = [
     "prior_among",
     "register",
     "registered",
+    "repeat_rows",
     "to_dependent",
     "with_plain_weights",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -15,6 +15,7 @@ from bayesdrop.errors import unknown_name
 from bayesdrop.nn.context import MaskContext
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
+from bayesdrop.nn.mask_sum import MaskSum
 from bayesdrop.nn.weight import BayesianWeights
 from bayesdrop.typing import Latents
 
@@ -42,17 +43,23 @@ class TrainingPass(MaskContext):
     layer that is called twice keeps its latents, as in the Pyro model.
 
     Args:
-        num_rows: Number of examples.
+        num_rows: Number of examples, or of examples x masks.
+        mask_sum: Says all masks of its layer, which is then not drawn.
     """
 
-    def __init__(self, num_rows: int | None = None) -> None:
+    def __init__(self, num_rows: int | None = None, mask_sum: MaskSum | None = None) -> None:
         super().__init__(num_rows)
+        self.mask_sum = mask_sum
         self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
         self.latents: dict[LatentOwner, Latents] = {}
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        return layer.draw_mask(self._draw(layer), x) if layer.training else None
+        if not layer.training:
+            return None
+        if self.mask_sum is not None and self.num_rows is not None:
+            return self.mask_sum.mask(self._draw(layer), x, self.num_rows // len(self.mask_sum))
+        return layer.draw_mask(self._draw(layer), x)
 
     @override
     def values(self, owner: LatentOwner) -> Latents | None:
@@ -74,25 +81,42 @@ class ModelPass(MaskContext):
         latents: The global latents of every owner, drawn by the Pyro model.
         particles: Batch shape to the left of the examples.
         num_examples: Number of examples, the size of the data plate.
+        num_masks: Masks :math:`M` of each example, which stand in a row.
+        mask_sum: Says all masks of its layer, which then has no site.
 
-    Sites:  ``{module path}.z`` of every layer that runs, event ``(K,)``.
+    Sites:  ``{module path}.z`` of every layer that runs, event ``(K,)``, or ``(M, K)`` if an
+        example has several masks.
     """
 
     def __init__(
-        self, latents: Mapping[LatentOwner, Latents], particles: torch.Size, num_examples: int
+        self,
+        latents: Mapping[LatentOwner, Latents],
+        particles: torch.Size,
+        num_examples: int,
+        num_masks: int = 1,
+        mask_sum: MaskSum | None = None,
     ) -> None:
-        super().__init__(particles.numel() * num_examples)
+        super().__init__(particles.numel() * num_examples * num_masks)
         self.latents = latents
         self.particles = particles
-        self.batch_shape = particles + (num_examples,)
+        self.num_examples, self.num_masks = num_examples, num_masks
+        self.mask_sum = mask_sum
+        self.batch_shape = particles + (num_examples * num_masks,)
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         latents = self.latents.get(layer)
         if latents is None:
             return None
+        if self.mask_sum is not None:
+            return self.mask_sum.mask(latents, x, self.num_examples)
         fn = layer.mask_distribution(latents, x).expand(self.batch_shape)
         z = fn.rsample() if fn.has_rsample else fn.sample()
+        if self.num_masks > 1:
+            by_example = self.particles + (self.num_examples, self.num_masks, layer.num_units)
+            z = z.reshape(by_example)
+            z = pyro.sample(f"{layer.path}.z", Delta(z, event_dim=2).mask(False), obs=z)
+            return z.expand(by_example).reshape(-1, layer.num_units)
         z = pyro.sample(f"{layer.path}.z", fn.mask(False), obs=z)
         return z.expand(self.batch_shape + (layer.num_units,))
 

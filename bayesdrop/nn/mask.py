@@ -239,6 +239,26 @@ class BayesianDropout(LatentOwner):
             importance: A number for each unit, such as the norm of its weights, shape ``(K,)``.
         """
 
+    def all_masks(self) -> Tensor | None:
+        """Return every value that the exact mask has, ``(S, K)``; None if they are not few.
+
+        With it, and with ``log_prob_of_masks``, an objective can sum the masks out
+        (``num_masks="exact"``).
+        """
+        return None
+
+    def log_prob_of_masks(
+        self, masks: Tensor, latents: Latents, x: Tensor | None = None
+    ) -> Tensor:
+        """Return the log-probability of exact masks, in either mode, ``(..., S)``.
+
+        Args:
+            masks: Values of the mask, ``(S, K)``.
+            latents: Values of the global latents.
+            x: The layer's input, a row for each mask; only input-dependent masks look at it.
+        """
+        return self.mask_distribution(latents, x).log_prob(masks)
+
     def order_curves(self) -> tuple[Tensor, Tensor] | None:
         """Return the means of the sticks and the keep probabilities in the sticks' order.
 

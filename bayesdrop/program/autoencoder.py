@@ -16,7 +16,7 @@ from bayesdrop.program.latent_code import LatentCode, MaskPosterior
 from bayesdrop.program.nested_code import NestedCode
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import PyroFunction
-from bayesdrop.typing import Latents, LossTerms, SharedBy
+from bayesdrop.typing import Latents, LossTerms, NumMasks, SharedBy
 
 
 class VariationalAutoencoder(Program):
@@ -157,7 +157,7 @@ class VariationalAutoencoder(Program):
         return self.code.num_features
 
     @override
-    def loss(self, x: Tensor, y: Tensor | None = None) -> LossTerms:
+    def loss(self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats: one reparameterised sample.
 
         In training mode it has the value and the gradient of ``TraceMeanField_ELBO`` for the same
@@ -166,8 +166,10 @@ class VariationalAutoencoder(Program):
         Args:
             x: A batch of inputs, ``(B, ...)``.
             y: What to reconstruct; None is ``x``.
+            num_masks: 1, as an example's mask has a posterior of its own.
         """
         y = x if y is None else y
+        self.check_num_masks(num_masks)
         self.check_batch(x, y)
         scale = self.num_data / x.shape[0]
         mask = self.code.mask
@@ -323,7 +325,7 @@ class _LocalFunction(PyroFunction):
 
 class _Guide(_LocalFunction):
     @override
-    def _run(self, x: Tensor, y: Tensor | None) -> None:
+    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> None:
         vae = self.bnn
         rates = self._sample_rates({} if vae.code.mask is None else vae.code.mask.posterior())
         with self._data_plate(x, x if y is None else y):
@@ -332,7 +334,7 @@ class _Guide(_LocalFunction):
 
 class _Model(_LocalFunction):
     @override
-    def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor:
         vae, y = self.bnn, x if y is None else y
         code = vae.code
         rates = self._sample_rates({} if code.mask is None else code.mask.prior())

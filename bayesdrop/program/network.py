@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bayesdrop.distributions import log_mixture
 from bayesdrop.likelihoods import Likelihood
-from bayesdrop.nn import LatentOwner, PosteriorSample, TrainingPass, kl_divergence
+from bayesdrop.nn import (
+    LatentOwner,
+    MaskSum,
+    PosteriorSample,
+    TrainingPass,
+    kl_divergence,
+    repeat_rows,
+)
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
-from bayesdrop.typing import Latents, LossTerms, SharedBy
+from bayesdrop.typing import Latents, LossTerms, NumMasks, SharedBy
 
 
 class BayesianNetwork(Program):
@@ -22,7 +30,8 @@ class BayesianNetwork(Program):
         - \sum_l \mathrm{KL}(q_l \,\|\, p_l), \qquad z_n \sim q(z \mid \pi),\ \pi \sim q(\pi)
 
     ``model`` and ``guide`` go to stock Pyro (``SVI``, ``Predictive``, ``poutine``); ``loss`` is
-    the same objective in plain torch; calling the object runs the network.
+    the same objective in plain torch; calling the object runs the network. All three take
+    ``num_masks``, as in ``svi.step(x, y, num_masks=4)``.
 
     Args:
         network: Any module; its ``BayesianDropout`` layers are found by name. It is used, not
@@ -72,25 +81,56 @@ class BayesianNetwork(Program):
         return bool(self.named_owners())
 
     @override
-    def loss(self, x: Tensor, y: Tensor) -> LossTerms:
-        """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
+    def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
+        r"""Return minus the ELBO for the whole data set, in nats, as NLL and KL.
+
+        .. math::
+            -\frac{N}{B} \sum_{n=1}^{B} \log \frac1M \sum_{m=1}^{M} p(y_n \mid f(x_n; z_{nm}))
+            + \sum_l \mathrm{KL}(q_l \,\|\, p_l)
 
         In training mode this is one reparameterised sample of what ``TraceMeanField_ELBO``
         computes from ``model`` and ``guide``, without running them: same value and gradient for
-        the same noise.
+        the same noise. In evaluation mode it takes the mean masks, whatever ``num_masks`` is.
+
+        All :math:`M` masks come from one draw of the global latents, and the batch runs once, with
+        each example :math:`M` times in a row: batch norm, and the running statistics of
+        input-dependent layers, see :math:`M B` rows and are updated once. ``M > 1`` is a bound of
+        the evidence where a mask is an example's own given its rates. Where it stands for what
+        all examples share (Monte Carlo and Gaussian dropout, layers with ``shared_by="example"``)
+        it is the likelihood of predictions instead, and no bound (Li and Gal, 2017).
 
         Args:
             x: A batch of inputs, ``(B, ...)``.
             y: The batch's targets.
+            num_masks: Masks :math:`M` of each example. More bring the optimum nearer to the
+                posterior, each at the price of another pass. ``"exact"`` sums over all masks of
+                the one layer, of at most 10 Bernoulli units; they are then not relaxed.
+
+        Raises:
+            ConfigError: If the network cannot have several masks, or not be summed over.
+
+        References:
+            Burda, Grosse, Salakhutdinov (2016), "Importance Weighted Autoencoders", section 3,
+            https://arxiv.org/abs/1509.00519; here weights are likelihoods, as q(z | pi) is the
+            prior. Li, Gal (2017), https://arxiv.org/abs/1703.02914.
         """
+        self.check_num_masks(num_masks)
         self.check_batch(x, y)
         scale = self.num_data / x.shape[0]
         if not self.training:
             nll = self.likelihood.nll(self.network(x), y) * scale
             return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
-        draws = TrainingPass(x.shape[0])
+        mask_sum = MaskSum(self.network) if num_masks == "exact" else None
+        masks = int(num_masks) if mask_sum is None else len(mask_sum)
+        draws = TrainingPass(x.shape[0] * masks, mask_sum)
         with draws:
-            nll = self.likelihood.nll(self.network(x), y) * scale
+            output = self.network(repeat_rows(x, masks))
+        if masks == 1:
+            nll = self.likelihood.nll(output, y) * scale
+        else:
+            terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
+            weights = None if mask_sum is None else mask_sum.log_weights
+            nll = -log_mixture(terms, weights).sum() * scale
         kl = kl_divergence(self.network, draws.posteriors)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 

@@ -21,7 +21,7 @@ from bayesdrop.nn import (
     named_shared,
     named_weight_layers,
 )
-from bayesdrop.typing import LossTerms, SharedBy
+from bayesdrop.typing import LossTerms, NumMasks, SharedBy
 
 Pass: TypeAlias = Callable[[Tensor], Tensor]
 """A function from a batch of inputs to the network's outputs."""
@@ -92,12 +92,13 @@ class Program(nn.Module, ABC):
         """Return the Pyro model and guide of this object."""
 
     @abstractmethod
-    def loss(self, x: Tensor, y: Tensor) -> LossTerms:
+    def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
 
         Args:
             x: A batch of inputs, ``(B, ...)``.
             y: The batch's targets.
+            num_masks: Masks of each example inside the logarithm, as far as the program knows.
         """
 
     @property
@@ -225,6 +226,35 @@ class Program(nn.Module, ABC):
                 hint="num_data is the size of the training set, not of a batch.",
             )
         self.input_shape = tuple(x.shape[1:])
+
+    def check_num_masks(self, num_masks: NumMasks) -> None:
+        """Raise ``ConfigError`` unless examples can have this many masks in this program."""
+        whole = isinstance(num_masks, int) and not isinstance(num_masks, bool)
+        if num_masks != "exact" and not (whole and int(num_masks) >= 1):
+            raise ConfigError(
+                type(self).__name__,
+                expected="num_masks >= 1 or 'exact'",
+                got=f"num_masks={num_masks!r}",
+                hint="1 is the ELBO of one mask an example; 4 to 16 come near the posterior.",
+            )
+        if num_masks == 1:
+            return
+        if self.has_local_latents:
+            raise ConfigError(
+                type(self).__name__,
+                expected="num_masks=1, since an example has latents of its own",
+                got=f"num_masks={num_masks!r}",
+                hint="For several importance samples use pyro.infer.RenyiELBO(alpha=0).",
+            )
+        for path, layer in self.named_weight_layers():
+            if not layer.draws_as_model:
+                raise ConfigError(
+                    f"num_masks={num_masks!r}",
+                    expected="random weights that are drawn once for all examples",
+                    got=f"noise={layer.noise!r}, shared_by={layer.shared_by!r} in {path!r}",
+                    hint="Weights are global: averaged inside an example's logarithm they give "
+                    "no bound. Pass noise='weights', shared_by='batch' to the layer.",
+                )
 
     def extra_repr(self) -> str:
         """Show the size of the data set."""

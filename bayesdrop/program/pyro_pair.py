@@ -14,10 +14,11 @@ from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bayesdrop.distributions import Mixture
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn import LatentOwner, ModelPass, prior_among
+from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.program.program import Program
-from bayesdrop.typing import Latents
+from bayesdrop.typing import Latents, NumMasks
 
 _REAL = torch.distributions.constraints.real
 
@@ -37,14 +38,17 @@ class PyroFunction(nn.Module, ABC):
         return pyro.get_param_store().scope({"params": {}, "constraints": {}})
 
     @override
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1
+    ) -> Tensor | None:
+        self.bnn.check_num_masks(num_masks)
         self.bnn.check_batch(x, y)
         with self._parameter_scope():
             self._register_parameters()
-            return self._run(x, y)
+            return self._run(x, y, num_masks)
 
     @abstractmethod
-    def _run(self, x: Tensor, y: Tensor | None) -> Tensor | None:
+    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor | None:
         """Run the program's sample statements."""
 
     def _register_parameters(self) -> None:
@@ -76,7 +80,7 @@ class Guide(PyroFunction):
     """The global latents' posteriors."""
 
     @override
-    def _run(self, x: Tensor, y: Tensor | None) -> None:
+    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> None:
         for path, owner in self.bnn.named_owners():
             with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
                 for name, fn in owner.posterior().items():
@@ -87,10 +91,13 @@ class Guide(PyroFunction):
 
 
 class Model(PyroFunction):
-    """The global latents' priors, the masks given them, and the observations."""
+    """The global latents' priors, the masks given them, and the observations.
+
+    With several masks of an example its observation is a mixture of what they say.
+    """
 
     @override
-    def _run(self, x: Tensor, y: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor:
         latents: dict[LatentOwner, Latents] = {}
         batch_shapes: list[torch.Size] = []
         for path, owner in self.bnn.named_owners():
@@ -109,11 +116,17 @@ class Model(PyroFunction):
         rows = x.shape[0]
         if particles:
             x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
-        with self._data_plate(x[:rows], y), ModelPass(latents, particles, rows):
-            output = self.bnn.network(x)
+        mask_sum = MaskSum(self.bnn.network) if num_masks == "exact" else None
+        masks = int(num_masks) if mask_sum is None else len(mask_sum)
+        context = ModelPass(latents, particles, rows, masks, mask_sum)
+        with self._data_plate(x[:rows], y), context:
+            output = self.bnn.network(repeat_rows(x, masks))
             target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
-            output = output.reshape(particles + (rows,) + output.shape[1:])
-            fn = self.bnn.likelihood.distribution(output, batch_ndim=len(particles) + 1)
+            batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
+            output = output.reshape(batch_shape + output.shape[1:])
+            fn = self.bnn.likelihood.distribution(output, batch_ndim=len(batch_shape))
+            if masks > 1:
+                fn = Mixture(fn, None if mask_sum is None else mask_sum.log_weights)
             pyro.sample("obs", fn, obs=target)
         return output
 

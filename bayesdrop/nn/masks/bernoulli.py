@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.typing import Latents
+
+_MOST_UNITS = 10  # a thousand masks an example
 
 
 class BernoulliDropout(BayesianDropout):
@@ -87,3 +90,19 @@ class BernoulliDropout(BayesianDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         logits = self.keep_logits(latents, x)
         return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
+
+    @override
+    def all_masks(self) -> Tensor | None:
+        """Return all 2^K masks of at most 10 units, ``(2^K, K)``."""
+        if self.num_units > _MOST_UNITS:
+            return None
+        masks = list(itertools.product((0.0, 1.0), repeat=self.num_units))
+        return torch.tensor(masks, device=self.temperature.device)
+
+    @override
+    def log_prob_of_masks(
+        self, masks: Tensor, latents: Latents, x: Tensor | None = None
+    ) -> Tensor:
+        logits = self.keep_logits(latents, x)
+        exact = bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=False)
+        return exact.log_prob(masks)
