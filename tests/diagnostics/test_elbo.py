@@ -263,7 +263,7 @@ def test_gradient_noise_is_that_of_the_draws():
     )
     bnn.network[1].weight.data.fill_(0.0)
     x = torch.ones(4, 1)
-    rows = _check_gradients(bnn, x, torch.ones(4), num_repeats=1000)
+    rows = _check_gradients(bnn, x, torch.ones(4), {}, num_repeats=1000)
     (row,) = [row for row in rows if row.where == "weights"]
     # -sum of the four masks, which share pi.
     layer = bnn.network[0].train()
