@@ -136,7 +136,7 @@ def main() -> None:
         "compact_dbb": bd.compact(dependent, x[:2]),
         "gather_dbb": bd.compact(dependent, x[:2], per_input=True),
     }
-    cost = bd.measure_per_input(dependent, x)
+    cost = bd.compression.measure_per_input(dependent, x)
     with torch.inference_mode():
         expected = dependent(x[:100])
         rows = torch.cat([networks["gather_dbb"](row) for row in x[:100].split(1)])
@@ -161,7 +161,11 @@ def main() -> None:
         },
         "flops": {
             "plain": cost.flops_total,
-            **{name: bd.count_flops(net, x[:1]) for name, net in networks.items() if "_" in name},
+            **{
+                name: bd.compression.count_flops(net, x[:1])
+                for name, net in networks.items()
+                if "_" in name
+            },
             "gather_dbb": cost.flops_needed,
             "as_published": cost.flops,
         },

@@ -83,7 +83,7 @@ def inputs(data: str, args: argparse.Namespace) -> dict[str, Tensor]:
     found = {"test": test, "ood": load_ood(OTHER[data], data, data_dir=args.data_dir)}
     for kind in KINDS:
         for severity in range(1, 6):
-            found[f"{kind} {severity}"] = bd.corrupt(test[:SHIFTED], kind, severity)
+            found[f"{kind} {severity}"] = bd.metrics.corrupt(test[:SHIFTED], kind, severity)
     return found
 
 

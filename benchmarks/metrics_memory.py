@@ -46,7 +46,7 @@ def main() -> None:
     options = parse_arguments()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    metrics = bd.ClassificationMetrics()
+    metrics = bd.metrics.ClassificationMetrics()
     at_start, seconds = peak_bytes(), 0.0
     begin = time.perf_counter()
     for start in range(0, options.num_examples, options.batch_size):

@@ -192,7 +192,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
     ood = {other: load_ood(other, args.data, data_dir=args.data_dir)} if other else None
     widths = [1.0] if method == "separate" else args.widths
     has_norm = any(isinstance(module, nn.BatchNorm2d) for module in bnn.modules())
-    sweep = bd.sweep_widths(
+    sweep = bd.compression.sweep_widths(
         bnn,
         held_out,
         widths,

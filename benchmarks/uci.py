@@ -130,7 +130,7 @@ def measure(
     sampled = bd.predict(known, (x, y), num_samples=num_samples, keep_samples=False, seed=0)
     mean_mask = bd.predict(known, x, sample=False)
 
-    def rmse(prediction: bd.Prediction) -> float:
+    def rmse(prediction: bd.metrics.Prediction) -> float:
         return split.y_scale * float((prediction.mean[:, 0] - y).square().mean().sqrt())
 
     return {

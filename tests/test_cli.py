@@ -87,9 +87,9 @@ def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_pat
 
     loaded = load_run(out)
     bnn, (x, y) = loaded.bnn, loaded.load_data().test
-    sizes = bd.measure_size(bnn, num_samples=5, seed=0)
+    sizes = bd.compression.measure_size(bnn, num_samples=5, seed=0)
     assert int(sizes.total("units").max()) <= 864
-    rows = bd.sweep_thresholds(bnn, (x, y)).rows
+    rows = bd.compression.sweep_thresholds(bnn, (x, y)).rows
     assert [sum(row.units) for row in rows] == sorted((sum(r.units) for r in rows), reverse=True)
     assert bd.check_elbo(bnn, x[:16], y[:16], num_samples=200, num_repeats=10).passed
     idata = bd.to_inference_data(bnn, x[:4], y[:4], num_samples=6, seed=0)

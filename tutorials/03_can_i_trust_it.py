@@ -121,7 +121,7 @@ figures = comparison.bootstrap
 for name in METHODS:
     ece, noise = figures.values[name]["ece"], figures.calibrated_ece(name)
     print(f"{name:15} ECE {ece:.3f}, of a calibrated one at most {noise:.3f}")
-diagram = bd.reliability(test["beta-Bernoulli"], y_test, num_bins=5)
+diagram = bd.metrics.reliability(test["beta-Bernoulli"], y_test, num_bins=5)
 torch.stack([diagram.confidence, diagram.accuracy, diagram.lower, diagram.upper], dim=1)
 
 # %% [markdown]
@@ -129,7 +129,7 @@ torch.stack([diagram.confidence, diagram.accuracy, diagram.lower, diagram.upper]
 
 # %%
 validation = {name: method(x_val) for name, method in METHODS.items()}
-scalings = {name: bd.fit_temperature(validation[name], y_val) for name in METHODS}
+scalings = {name: bd.metrics.fit_temperature(validation[name], y_val) for name in METHODS}
 scaled_ece = {}
 for name, scaling in scalings.items():
     scaled_ece[name] = expected_calibration_error(scaling(test[name]), y_test)
@@ -142,7 +142,7 @@ for name, scaling in scalings.items():
 
 # %%
 for name in METHODS:
-    table = bd.compare_ood(test[name], {"8 and 9": outside[name]}).metrics["8 and 9"]
+    table = bd.metrics.compare_ood(test[name], {"8 and 9": outside[name]}).metrics["8 and 9"]
     print(name, {score: round(found["auroc"], 3) for score, found in table.items()})
 
 # %% [markdown]
@@ -153,11 +153,11 @@ for name in METHODS:
 # %%
 risk = {}
 for name in METHODS:
-    chosen = bd.select_threshold(validation[name], y_val, target_risk=0.01)
+    chosen = bd.metrics.select_threshold(validation[name], y_val, target_risk=0.01)
     answered = chosen.accept(test[name])
     wrong = test[name].mean(0).argmax(1) != y_test
     risk[name] = wrong.double().mean().item(), wrong[answered].double().mean().item()
-    aurc = 1000 * bd.risk_coverage(test[name], y_test).aurc
+    aurc = 1000 * bd.metrics.risk_coverage(test[name], y_test).aurc
     share, (before, after) = 100 * answered.double().mean(), (100 * r for r in risk[name])
     print(f"{name:15} answers {share:.1f} %: {after:.2f} % wrong, not {before:.2f}, {aurc=:.2f}")
 
@@ -167,7 +167,7 @@ for name in METHODS:
 # %%
 kinds = ["gaussian-noise", "gaussian-blur", "contrast", "rotation", "translation"]
 curves = {
-    name: bd.measure_shift(
+    name: bd.diagnostics.measure_shift(
         lambda images, m=method: m(images).mean(0), (x_test, y_test), kinds=kinds
     )
     for name, method in METHODS.items()

@@ -83,7 +83,10 @@ accuracy(fixed), accuracy(bnn)
 # `flops_needed` has all outputs. `compact(..., per_input=True)` really computes with that many.
 
 # %%
-before, after = bd.measure_per_input(fixed, x_test), bd.measure_per_input(bnn, x_test)
+before, after = (
+    bd.compression.measure_per_input(fixed, x_test),
+    bd.compression.measure_per_input(bnn, x_test),
+)
 for name, units in after.units.items():
     (name, after.units_total[name], before.units[name], units)
 before.speedup, after.speedup, after.speedup_needed
@@ -99,7 +102,7 @@ before.speedup, after.speedup, after.speedup_needed
 #     plots.plot_class_correlations(masks)
 
 # %%
-masks = bd.class_averaged_masks(bnn, (x_test, y_test))
+masks = bd.diagnostics.class_averaged_masks(bnn, (x_test, y_test))
 first, *_, last = masks
 for digit in (0, 1):
     masks[first][digit].reshape(8, 8).round(decimals=1)
@@ -127,8 +130,8 @@ def similarity(values):
 
 # %%
 small = bd.compact(bnn, x_test[:2], per_input=True)
-flops = [bd.count_flops(small, row) for row in x_test[:20].split(1)]
-min(flops), max(flops), bd.count_flops(bd.compact(fixed, x_test[:2]), x_test[:1])
+flops = [bd.compression.count_flops(small, row) for row in x_test[:20].split(1)]
+min(flops), max(flops), bd.compression.count_flops(bd.compact(fixed, x_test[:2]), x_test[:1])
 
 # %% [markdown]
 # ## The claim, checked

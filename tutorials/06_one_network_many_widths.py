@@ -93,7 +93,7 @@ ordered = classifier(
 
 # %%
 validation = (x_test[:150], y_test[:150])
-sweep = bd.sweep_widths(ordered, validation, repeats=5, seed=0)
+sweep = bd.compression.sweep_widths(ordered, validation, repeats=5, seed=0)
 sweep
 
 # %% [markdown]
@@ -140,6 +140,6 @@ by_width
 # %%
 assert by_width[0.25][0] > by_width[0.25][1] + 0.05, by_width
 assert by_width[0.25][0] > 0.8 and by_width[1.0][0] > by_width[1.0][1] - 0.04, by_width
-assert bd.count_flops(small, x[:1]) <= full.flops // 4
+assert bd.compression.count_flops(small, x[:1]) <= full.flops // 4
 narrow, wide = (dict(net.named_parameters())["3.weight"] for net in (small, large))
 assert torch.equal(narrow, wide[: narrow.shape[0], : narrow.shape[1]])

@@ -141,7 +141,8 @@ used = {size: vae.feature_probs(images_test).sum(1).detach() for size, vae in co
 # %%
 vae = codes[20]
 loose, tight = (
-    bd.log_likelihood_bound(vae, images_test, num_samples=count, seed=0).mean for count in (1, 50)
+    bd.diagnostics.log_likelihood_bound(vae, images_test, num_samples=count, seed=0).mean
+    for count in (1, 50)
 )
 baseline = images.mean(0).clamp(0.01, 0.99)  # every pixel on its own
 independent = torch.distributions.Bernoulli(baseline).log_prob(images_test).sum((1, 2, 3)).mean()

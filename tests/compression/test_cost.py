@@ -11,7 +11,9 @@ from tests.compression.networks import keep
 
 def test_flops_and_parameters_equal_hand_counts_for_lenet_500_300():
     net = bd.networks.lenet_500_300()
-    assert bd.count_flops(net, torch.zeros(1, 1, 28, 28)) == 2 * (784 * 500 + 500 * 300 + 300 * 10)
+    assert bd.compression.count_flops(net, torch.zeros(1, 1, 28, 28)) == 2 * (
+        784 * 500 + 500 * 300 + 300 * 10
+    )
     assert count_params(net) == 784 * 500 + 500 + 500 * 300 + 300 + 300 * 10 + 10
     assert count_bytes(net) == 8 * count_params(net)
 
@@ -19,19 +21,21 @@ def test_flops_and_parameters_equal_hand_counts_for_lenet_500_300():
 def test_flops_and_parameters_equal_hand_counts_for_lenet5():
     net = bd.networks.lenet5_caffe()
     hand = 24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25 + 800 * 500 + 500 * 10
-    assert bd.count_flops(net, torch.zeros(3, 1, 28, 28)) == 2 * hand
+    assert bd.compression.count_flops(net, torch.zeros(3, 1, 28, 28)) == 2 * hand
     assert count_params(net) == 20 * 25 + 20 + 50 * 500 + 50 + 800 * 500 + 500 + 5000 + 10
 
 
 def test_flops_are_per_example():
     net = bd.networks.lenet_500_300()
-    assert bd.count_flops(net, torch.zeros(7, 784)) == bd.count_flops(net, torch.zeros(1, 784))
+    assert bd.compression.count_flops(net, torch.zeros(7, 784)) == bd.compression.count_flops(
+        net, torch.zeros(1, 784)
+    )
 
 
 def test_counting_leaves_modes_and_statistics_alone():
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
     net[2].eval()
-    bd.count_flops(net, torch.randn(5, 4))
+    bd.compression.count_flops(net, torch.randn(5, 4))
     measure_latency(net, example_input=torch.randn(5, 4), repeats=1)
     assert [module.training for module in net.modules()] == [True, True, True, False]
     assert bool((net[1].running_mean == 0).all())
@@ -44,7 +48,9 @@ def test_table_compares_the_plain_networks():
     keep(net.fc3_dropout, range(65))
     x = torch.rand(2, 784)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
-    table = bd.measure_compression(bnn, bd.compact(bnn, x), x, batch_sizes=(1, 3), repeats=2)
+    table = bd.compression.measure_compression(
+        bnn, bd.compact(bnn, x), x, batch_sizes=(1, 3), repeats=2
+    )
     assert table.params_total == 545_810
     assert table.params == 264 * 140 + 140 + 140 * 65 + 65 + 65 * 10 + 10
     flops = 264 * 140 + 140 * 65 + 65 * 10
@@ -58,7 +64,9 @@ def test_table_compares_the_plain_networks():
 
 def test_table_is_markdown():
     net = nn.Linear(4, 2)
-    table = bd.measure_compression(net, net, torch.rand(2, 4), batch_sizes=(1,), repeats=1)
+    table = bd.compression.measure_compression(
+        net, net, torch.rand(2, 4), batch_sizes=(1,), repeats=1
+    )
     lines = str(table).splitlines()
     assert len(lines) == 2 + 3 + 1
     assert {line.count("|") for line in lines} == {5}
@@ -67,4 +75,4 @@ def test_table_is_markdown():
 
 def test_empty_example_is_refused():
     with pytest.raises(bd.errors.DataError, match=r"at least one example, got .*\(0, 4\)"):
-        bd.count_flops(nn.Linear(4, 2), torch.zeros(0, 4))
+        bd.compression.count_flops(nn.Linear(4, 2), torch.zeros(0, 4))

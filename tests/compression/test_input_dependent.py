@@ -234,9 +234,9 @@ def test_one_example_is_computed_with_its_own_inputs():
     small = bd.compact(lenet_by_sign(), positive(3, 5), per_input=True)
     rest = 2 * (500 * 300 + 300 * 10)
     for count in (1, 30, 784):
-        assert bd.count_flops(small, positive(count)) == 2 * count * 500 + rest
+        assert bd.compression.count_flops(small, positive(count)) == 2 * count * 500 + rest
     # A batch has the units that any example has: 30 of them.
-    assert bd.count_flops(small, positive(30, 10)) == 2 * 30 * 500 + rest
+    assert bd.compression.count_flops(small, positive(30, 10)) == 2 * 30 * 500 + rest
 
 
 @BOTH
@@ -246,7 +246,7 @@ def test_an_input_with_all_units_closed_gives_the_bias_s_output(per_input):
     with torch.no_grad():
         assert torch.equal(small(positive(0)), small(-5 * torch.ones(1, 784)))
     if per_input:
-        assert bd.count_flops(small, positive(0)) == 2 * (500 * 300 + 300 * 10)
+        assert bd.compression.count_flops(small, positive(0)) == 2 * (500 * 300 + 300 * 10)
 
 
 @BOTH
@@ -285,7 +285,7 @@ def test_masks_of_an_unknown_kind_are_refused_by_name():
     with pytest.raises(bd.errors.CompactionError, match=message):
         bd.compact(net, torch.ones(1, 3))
     with pytest.raises(bd.errors.CompactionError, match=message):
-        bd.measure_per_input(net, torch.ones(1, 3))
+        bd.compression.measure_per_input(net, torch.ones(1, 3))
 
 
 def test_compact_leaves_its_argument_alone():
@@ -293,7 +293,7 @@ def test_compact_leaves_its_argument_alone():
     net.train()
     before = copy.deepcopy(net.state_dict())
     bd.compact(net, x)
-    bd.measure_per_input(net, x)
+    bd.compression.measure_per_input(net, x)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
 
@@ -342,7 +342,7 @@ def test_state_round_trip():
 
 
 def test_cost_equals_the_hand_count_for_lenet_500_300():
-    cost = bd.measure_per_input(lenet_by_sign(), positive(10, 20, 0))
+    cost = bd.compression.measure_per_input(lenet_by_sign(), positive(10, 20, 0))
     assert cost.units == {"fc1_dropout": 10.0, "fc2_dropout": 500.0, "fc3_dropout": 300.0}
     assert cost.units_total == {"fc1_dropout": 784, "fc2_dropout": 500, "fc3_dropout": 300}
     assert cost.flops == cost.flops_needed == 2 * (10 * 500 + 500 * 300 + 300 * 10)
@@ -354,7 +354,7 @@ def test_cost_equals_the_hand_count_for_lenet_500_300():
 def test_cost_equals_a_sum_over_examples(per_batch):
     net, x = build("lenet-500-300", examples=7)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), 7)
-    cost = bd.measure_per_input(bnn, x, batch_size=per_batch)
+    cost = bd.compression.measure_per_input(bnn, x, batch_size=per_batch)
     masks = masks_of(net, x).values()
     flops = needed = 0.0
     for a, b, c in zip(*masks, strict=True):
@@ -379,7 +379,7 @@ def test_cost_equals_the_hand_count_for_convolutions():
     net.set_submodule("conv1_dropout", by_sign(20, unit_dim=-3))
     net.conv1.bias.data[6:] = -1.0  # closed, though not for good
     net.fc1_dropout.shift_loc.data[5 * 16 :] = -1.0  # features of the first five channels are open
-    cost = bd.measure_per_input(net, torch.randn(3, 1, 28, 28))
+    cost = bd.compression.measure_per_input(net, torch.randn(3, 1, 28, 28))
     assert cost.units["conv1_dropout"] == 6 and cost.units["fc1_dropout"] == 80
     inside, first, second = 24 * 24 * 25, 8 * 8 * 25, 80 * 500 + 500 * 10
     assert cost.flops == 2 * (6 * inside + 6 * 50 * first + second)
@@ -390,8 +390,8 @@ def test_cost_equals_the_hand_count_for_convolutions():
 def test_cost_is_what_the_per_input_network_does(name):
     net, x = build(name, examples=4)
     small = bd.compact(net, x, per_input=True)
-    measured = sum(bd.count_flops(small, row) for row in x.split(1)) / 4
-    needed = bd.measure_per_input(net, x).flops_needed
+    measured = sum(bd.compression.count_flops(small, row) for row in x.split(1)) / 4
+    needed = bd.compression.measure_per_input(net, x).flops_needed
     if name == "user module":  # The sum sees the first mask's zeros too: nothing is gathered.
         assert needed < measured
     else:
@@ -402,9 +402,9 @@ def test_cost_is_what_the_per_input_network_does(name):
 def test_cost_of_fixed_masks_is_the_compact_network_s(name):
     make, shape = NETWORKS[name]
     net, x = randomise(bd.convert(make())), torch.randn(3, *shape)
-    cost = bd.measure_per_input(net, x)
-    assert cost.flops == cost.flops_needed == bd.count_flops(bd.compact(net, x), x)
-    assert cost.flops_total == bd.count_flops(net, x)
+    cost = bd.compression.measure_per_input(net, x)
+    assert cost.flops == cost.flops_needed == bd.compression.count_flops(bd.compact(net, x), x)
+    assert cost.flops_total == bd.compression.count_flops(net, x)
     assert list(cost.units.values()) == bd.BayesianNetwork(net, bd.Categorical(), 9).units()
 
 
@@ -412,7 +412,7 @@ def test_cost_of_the_published_units():
     net = bd.convert(bd.networks.lenet_500_300())
     for name, count in (("fc1_dropout", 100), ("fc2_dropout", 36), ("fc3_dropout", 34)):
         keep(net.get_submodule(name), range(count))
-    cost = bd.measure_per_input(net, torch.zeros(1, 784))
+    cost = bd.compression.measure_per_input(net, torch.zeros(1, 784))
     assert cost.speedup == (784 * 500 + 500 * 300 + 3000) / (100 * 36 + 36 * 34 + 34 * 10)
 
 
@@ -420,8 +420,8 @@ def test_cost_reads_a_loader_and_is_json():
     net, x = build("lenet-500-300", examples=5)
     y = torch.zeros(5).long()
     loader = DataLoader(list(zip(x, y, strict=True)), batch_size=2)
-    cost = bd.measure_per_input(net, loader)
-    assert cost == bd.measure_per_input(net, (x, y))
+    cost = bd.compression.measure_per_input(net, loader)
+    assert cost == bd.compression.measure_per_input(net, (x, y))
     plain = json.loads(json.dumps(cost.to_dict()))
     assert plain["speedup"] == cost.speedup > plain["speedup_needed"] > 1.0
 
@@ -429,7 +429,7 @@ def test_cost_reads_a_loader_and_is_json():
 def test_no_examples_are_refused():
     net = lenet_by_sign()
     with pytest.raises(bd.errors.DataError, match="at least one example, got an empty data set"):
-        bd.measure_per_input(net, torch.zeros(0, 784))
+        bd.compression.measure_per_input(net, torch.zeros(0, 784))
     loader = DataLoader(torch.zeros(3, 784), batch_size=4, drop_last=True)
     with pytest.raises(bd.errors.DataError, match="at least one batch, got none"):
-        bd.measure_per_input(net, loader)
+        bd.compression.measure_per_input(net, loader)

@@ -67,7 +67,7 @@ def test_random_weights_are_stored_as_their_pruned_means(tmp_path):
     plain = load_plain(tmp_path / "net.pt", bd.networks.lenet_300_100(in_features=30))
     x = torch.randn(3, 30)
     assert torch.equal(plain(x), bnn(x))
-    cost = bd.measure_compression(bnn, bd.compact(bnn, x), x, repeats=1)
+    cost = bd.compression.measure_compression(bnn, bd.compact(bnn, x), x, repeats=1)
     assert cost.to_dict()["sparsity"] == table.to_dict()
     assert "bytes on disk, stored sparsely" in str(cost)
 

@@ -135,7 +135,9 @@ def sweep():
         bnn = bd.BayesianNetwork(dense(), bd.Categorical(), num_data=20)
         x = torch.randn(60, 6, dtype=next(bnn.parameters()).dtype)
         y = bnn(x).argmax(1)
-        return bd.sweep_widths(bnn, (x, y), WIDTHS, ood={"far": 9 * x}, repeats=1, seed=0)
+        return bd.compression.sweep_widths(
+            bnn, (x, y), WIDTHS, ood={"far": 9 * x}, repeats=1, seed=0
+        )
 
 
 def test_sweep_has_a_row_for_each_width(sweep):
@@ -186,13 +188,13 @@ def test_networks_without_nested_layers_are_refused():
     with pytest.raises(ConfigError, match="nested dropout layers"):
         bd.cut_to_width(nn.Linear(2, 2), 0.5, torch.ones(1, 2))
     with pytest.raises(ConfigError, match="a BayesianNetwork that classifies"):
-        bd.sweep_widths(nn.Linear(2, 2), torch.ones(1, 2), [0.5])
+        bd.compression.sweep_widths(nn.Linear(2, 2), torch.ones(1, 2), [0.5])
 
 
 def test_sampled_weights_are_averaged_at_each_width():
     net = bd.convert(dense(), "sparse-variational")
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     x, y = torch.randn(20, 6), torch.randint(3, (20,))
-    result = bd.sweep_widths(bnn, (x, y), [0.5, 1.0], num_samples=4, repeats=1, seed=0)
+    result = bd.compression.sweep_widths(bnn, (x, y), [0.5, 1.0], num_samples=4, repeats=1, seed=0)
     assert result.num_samples == 4
     assert result.rows[0].flops < result.rows[1].flops

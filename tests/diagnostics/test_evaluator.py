@@ -46,8 +46,8 @@ def test_classifier_figures_are_those_of_the_averaged_probabilities():
     assert result.adaptive_ece == pytest.approx(adaptive_calibration_error(mean, y))
     assert result.mce == pytest.approx(maximum_calibration_error(mean, y))
     assert result.classwise_ece == pytest.approx(classwise_calibration_error(mean, y))
-    assert result.aurc == pytest.approx(bd.risk_coverage(mean, y).aurc)
-    assert result.excess_aurc == pytest.approx(bd.risk_coverage(mean, y).excess_aurc)
+    assert result.aurc == pytest.approx(bd.metrics.risk_coverage(mean, y).aurc)
+    assert result.excess_aurc == pytest.approx(bd.metrics.risk_coverage(mean, y).excess_aurc)
     assert result.coverage is None and result.crps is None
     assert result.num_samples == 7
     assert result.rmse is None

@@ -148,7 +148,7 @@ def test_the_result_is_json():
     figures = json.loads(json.dumps(result.to_dict()))
     assert figures["threshold"] == pytest.approx(0.5)
     assert figures["verdict"] == result.verdict
-    usable = bd.GuideDiagnostic(0.6, 0.7, 50.0, 2200, 1, 3)
+    usable = bd.diagnostics.GuideDiagnostic(0.6, 0.7, 50.0, 2200, 1, 3)
     assert usable.verdict.startswith("Usable") and usable.reliable
 
 

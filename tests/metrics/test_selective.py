@@ -23,7 +23,7 @@ def test_areas_agree_with_their_definition():
     losses = (p.argmax(1) != y)[np.argsort(-p.max(1))]
     risks = [losses[:k].mean() for k in range(1, len(y) + 1)]
     best = [np.sort(losses)[:k].mean() for k in range(1, len(y) + 1)]
-    curve = bd.risk_coverage(probabilities, labels)
+    curve = bd.metrics.risk_coverage(probabilities, labels)
     assert curve.aurc == pytest.approx(np.mean(risks), rel=1e-12)
     assert curve.excess_aurc == pytest.approx(np.mean(risks) - np.mean(best), rel=1e-10)
     joint = [losses[:k].sum() / len(y) for k in range(1, len(y) + 1)]
@@ -66,10 +66,12 @@ def test_ties_are_the_average_over_random_orders():
 
 def test_only_the_order_of_confidence_matters():
     probabilities, labels = example()
-    plain = bd.risk_coverage(probabilities, labels)
-    other = bd.risk_coverage(probabilities, labels, confidence=probabilities.amax(1).exp().numpy())
+    plain = bd.metrics.risk_coverage(probabilities, labels)
+    other = bd.metrics.risk_coverage(
+        probabilities, labels, confidence=probabilities.amax(1).exp().numpy()
+    )
     assert other.aurc == plain.aurc and torch.equal(other.risk, plain.risk)
-    worse = bd.risk_coverage(probabilities, labels, confidence=-probabilities.amax(1))
+    worse = bd.metrics.risk_coverage(probabilities, labels, confidence=-probabilities.amax(1))
     assert worse.aurc > plain.aurc
 
 
@@ -87,7 +89,7 @@ def test_reading_the_curve():
 
 
 def test_the_curve_as_a_dictionary_is_plain_json_and_short():
-    values = json.loads(json.dumps(bd.risk_coverage(*example()).to_dict()))
+    values = json.loads(json.dumps(bd.metrics.risk_coverage(*example()).to_dict()))
     assert len(values["curve"]["risk"]) == 101
     assert values["curve"]["coverage"][-1] == 1.0
     assert values["curve"]["risk"][-1] == values["risk"]
@@ -95,8 +97,8 @@ def test_the_curve_as_a_dictionary_is_plain_json_and_short():
 
 def test_without_a_bound_the_largest_coverage_that_meets_the_target_is_taken():
     probabilities, labels = example()
-    chosen = bd.select_threshold(probabilities, labels, target_risk=0.1)
-    curve = bd.risk_coverage(probabilities, labels)
+    chosen = bd.metrics.select_threshold(probabilities, labels, target_risk=0.1)
+    curve = bd.metrics.risk_coverage(probabilities, labels)
     assert chosen.coverage == curve.coverage_at_risk(0.1)
     accepted = chosen.accept(probabilities)
     wrong = probabilities.argmax(1) != labels
@@ -108,7 +110,7 @@ def test_without_a_bound_the_largest_coverage_that_meets_the_target_is_taken():
 
 def test_a_target_above_the_risk_of_all_answers_all():
     probabilities, labels = example()
-    chosen = bd.select_threshold(probabilities, labels, target_risk=0.9)
+    chosen = bd.metrics.select_threshold(probabilities, labels, target_risk=0.9)
     assert chosen.coverage == 1.0 and chosen.threshold == -math.inf
     assert chosen.accept(probabilities).all()
     assert json.loads(json.dumps(chosen.to_dict(), allow_nan=False))["threshold"] is None
@@ -116,8 +118,10 @@ def test_a_target_above_the_risk_of_all_answers_all():
 
 def test_a_bound_costs_coverage_and_lies_above_the_risk():
     probabilities, labels = example(2000)
-    loose = bd.select_threshold(probabilities, labels, target_risk=0.15)
-    safe = bd.select_threshold(probabilities, labels, target_risk=0.15, failure_probability=0.05)
+    loose = bd.metrics.select_threshold(probabilities, labels, target_risk=0.15)
+    safe = bd.metrics.select_threshold(
+        probabilities, labels, target_risk=0.15, failure_probability=0.05
+    )
     assert safe.risk < safe.risk_bound <= 0.15
     assert 0.2 < safe.coverage < loose.coverage
 
@@ -135,7 +139,7 @@ def test_the_bound_holds_as_often_as_promised(ties):
         errors = (torch.rand(rows) < (1 - confidence) / 2).long()
         p = torch.tensor([[1.0, 0.0]]).expand(rows, 2)
         try:
-            chosen = bd.select_threshold(
+            chosen = bd.metrics.select_threshold(
                 p, errors, target_risk=target, failure_probability=failure, confidence=confidence
             )
         except DataError:
@@ -155,7 +159,7 @@ def test_without_a_bound_the_target_is_missed_often():
         confidence = torch.rand(200)
         errors = (torch.rand(200) < (1 - confidence) / 2).long()
         p = torch.tensor([[1.0, 0.0]]).expand(200, 2)
-        chosen = bd.select_threshold(p, errors, target_risk=0.1, confidence=confidence)
+        chosen = bd.metrics.select_threshold(p, errors, target_risk=0.1, confidence=confidence)
         exceeded += (1 - max(0.0, chosen.threshold)) / 4 > 0.1
     assert binom.sf(exceeded - 1, 100, 0.2) < TEST_FAILURE_RATE
 
@@ -164,7 +168,7 @@ def test_samples_probabilities_and_scores_are_accepted_alike():
     samples = torch.randn(5, 60, 3).softmax(-1)
     labels = samples.mean(0).argmax(1)
     labels[samples.mean(0).amax(1).argsort()[:10]] = 0
-    chosen = bd.select_threshold(samples, labels, target_risk=0.05)
+    chosen = bd.metrics.select_threshold(samples, labels, target_risk=0.05)
     mean = samples.mean(0)
     assert torch.equal(chosen.accept(samples), chosen.accept(mean))
     assert torch.equal(chosen.accept(mean.amax(1)), chosen.accept(mean.numpy()))
@@ -178,25 +182,25 @@ def test_bad_input_is_refused():
     with pytest.raises(
         DataError, match="some coverage with a risk of at most 0.1, got a risk from"
     ):
-        bd.select_threshold(P, Y, target_risk=0.1)
+        bd.metrics.select_threshold(P, Y, target_risk=0.1)
     with pytest.raises(DataError, match="got bounds from 1 up. Allow more risk"):
-        bd.select_threshold(P, Y, target_risk=0.1, failure_probability=0.05)
+        bd.metrics.select_threshold(P, Y, target_risk=0.1, failure_probability=0.05)
     with pytest.raises(
         ConfigError, match="0 < target_risk < 1, got target_risk=5. Give a fraction"
     ):
-        bd.select_threshold(P, Y, target_risk=5)
+        bd.metrics.select_threshold(P, Y, target_risk=5)
     with pytest.raises(
         ConfigError, match="0 < failure_probability < 1, got failure_probability=0"
     ):
-        bd.select_threshold(P, Y, target_risk=0.1, failure_probability=0)
+        bd.metrics.select_threshold(P, Y, target_risk=0.1, failure_probability=0)
     with pytest.raises(ShapeError, match="risk_coverage: expected 3 confidences, .* got 2"):
-        bd.risk_coverage(P, Y, confidence=torch.zeros(2))
+        bd.metrics.risk_coverage(P, Y, confidence=torch.zeros(2))
     with pytest.raises(DataError, match="risk_coverage: expected finite confidence scores"):
-        bd.risk_coverage(P, Y, confidence=torch.tensor([0, math.nan, 1]))
+        bd.metrics.risk_coverage(P, Y, confidence=torch.tensor([0, math.nan, 1]))
     with pytest.raises(DataError, match="risk_coverage: .*sum to one"):
-        bd.risk_coverage(0.5 * P, Y)
+        bd.metrics.risk_coverage(0.5 * P, Y)
     with pytest.raises(ShapeError, match="risk_coverage: expected 3 labels"):
-        bd.risk_coverage(P, Y[:1])
+        bd.metrics.risk_coverage(P, Y[:1])
     with pytest.raises(DataError, match="expected losses >= 0, got -1"):
         risk_coverage_of_losses(-torch.ones(2), torch.zeros(2))
     with pytest.raises(ShapeError, match="risk_coverage_of_losses: expected 2 confidences"):

@@ -15,7 +15,7 @@ def example(samples=6, rows=301, classes=4):
 
 
 def streamed(samples, labels, size):
-    metrics = bd.ClassificationMetrics()
+    metrics = bd.metrics.ClassificationMetrics()
     dim = samples.ndim - 2
     for batch, y in zip(samples.split(size, dim), labels.split(size), strict=True):
         metrics.update(batch, y)
@@ -26,8 +26,8 @@ def streamed(samples, labels, size):
 def test_batches_give_the_figures_of_the_whole_set(size):
     samples, labels = example()
     metrics = streamed(samples, labels, size)
-    figures, mean, parts = metrics.compute(), samples.mean(0), bd.entropy_parts(samples)
-    curve = bd.risk_coverage(samples, labels)
+    figures, mean, parts = metrics.compute(), samples.mean(0), bd.metrics.entropy_parts(samples)
+    curve = bd.metrics.risk_coverage(samples, labels)
     expected = {
         "error": ev.error_percent(mean, labels),
         "nll": ev.negative_log_likelihood(mean, labels),
@@ -90,7 +90,7 @@ def test_one_class_alone_leaves_out_what_needs_two():
 
 def test_bad_batches_are_refused_and_leave_no_trace():
     samples, labels = example()
-    metrics = bd.ClassificationMetrics()
+    metrics = bd.metrics.ClassificationMetrics()
     with pytest.raises(DataError, match="ClassificationMetrics: expected at least one batch"):
         metrics.compute()
     metrics.update(samples, labels)
@@ -107,4 +107,4 @@ def test_bad_batches_are_refused_and_leave_no_trace():
         metrics.update(samples, labels + 3)
     assert metrics.compute() == before
     with pytest.raises(ConfigError, match="ClassificationMetrics: expected num_bins >= 1"):
-        bd.ClassificationMetrics(num_bins=0)
+        bd.metrics.ClassificationMetrics(num_bins=0)

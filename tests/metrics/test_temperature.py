@@ -19,7 +19,7 @@ def synthetic(temperature, rows=4000, classes=5):
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_the_temperature_of_synthetic_logits_is_recovered(temperature):
     logits, labels = synthetic(temperature)
-    scaling = bd.fit_temperature(logits, labels, logits=True)
+    scaling = bd.metrics.fit_temperature(logits, labels, logits=True)
     # Maximum likelihood in 1 / T: its standard error is that of the Fisher information, which is
     # the variance of the logit under the prediction.
     p = (logits / temperature).softmax(1)
@@ -38,7 +38,7 @@ def test_agrees_with_an_independent_minimiser():
         return log_loss(labels.numpy(), p.numpy())
 
     best = minimize_scalar(nll, bounds=(-3, 3), method="bounded", options={"xatol": 1e-9})
-    scaling = bd.fit_temperature(logits, labels, logits=True)
+    scaling = bd.metrics.fit_temperature(logits, labels, logits=True)
     # A minimum is flat: its place is known to the root of the precision of its value.
     assert scaling.temperature == pytest.approx(math.exp(best.x), rel=1e-6)
     assert scaling.nll_after == pytest.approx(best.fun, rel=1e-12)
@@ -48,18 +48,18 @@ def test_agrees_with_an_independent_minimiser():
 def test_probabilities_and_logits_agree():
     logits, labels = synthetic(3.0, rows=300)
     p = logits.softmax(1)
-    by_logits = bd.fit_temperature(logits, labels, logits=True)
-    by_probabilities = bd.fit_temperature(p.numpy(), labels.numpy())
+    by_logits = bd.metrics.fit_temperature(logits, labels, logits=True)
+    by_probabilities = bd.metrics.fit_temperature(p.numpy(), labels.numpy())
     assert by_probabilities.temperature == pytest.approx(by_logits.temperature, rel=1e-9)
     torch.testing.assert_close(by_logits(logits, logits=True), by_logits(p))
 
 
 def test_scaling_is_the_power_renormalised():
     p = torch.randn(20, 4).softmax(1)
-    scaling = bd.TemperatureScaling(2.5, 0.0, 0.0, 20)
+    scaling = bd.metrics.TemperatureScaling(2.5, 0.0, 0.0, 20)
     power = p ** (1 / 2.5)
     torch.testing.assert_close(scaling(p), power / power.sum(1, keepdim=True))
-    torch.testing.assert_close(bd.TemperatureScaling(1.0, 0.0, 0.0, 20)(p), p)
+    torch.testing.assert_close(bd.metrics.TemperatureScaling(1.0, 0.0, 0.0, 20)(p), p)
     assert (scaling(p).argmax(1) == p.argmax(1)).all()
 
 
@@ -67,14 +67,14 @@ def test_samples_are_averaged_before_they_are_scaled():
     logits, labels = synthetic(3.0, rows=200)
     samples = logits + torch.randn(5, 200, 5)
     mean = samples.softmax(-1).mean(0)
-    scaling = bd.fit_temperature(samples, labels, logits=True)
-    assert scaling == bd.fit_temperature(mean, labels)
+    scaling = bd.metrics.fit_temperature(samples, labels, logits=True)
+    assert scaling == bd.metrics.fit_temperature(mean, labels)
     torch.testing.assert_close(scaling(samples.softmax(-1)), scaling(mean))
 
 
 def test_scaling_mends_other_data_of_an_overconfident_network():
     logits, labels = synthetic(3.0)
-    scaling = bd.fit_temperature(logits[:2000], labels[:2000], logits=True)
+    scaling = bd.metrics.fit_temperature(logits[:2000], labels[:2000], logits=True)
     before, after = logits[2000:].softmax(1), scaling(logits[2000:], logits=True)
     assert scaling.temperature > 1
     test = labels[2000:]
@@ -84,7 +84,7 @@ def test_scaling_mends_other_data_of_an_overconfident_network():
 
 def test_a_certain_mistake_can_be_mended():
     p = torch.tensor([[1.0, 0.0]] * 9 + [[0.0, 1.0]])
-    scaling = bd.fit_temperature(p, torch.tensor([0] * 8 + [1, 1]))
+    scaling = bd.metrics.fit_temperature(p, torch.tensor([0] * 8 + [1, 1]))
     assert math.isfinite(scaling.nll_after) and scaling.nll_after < scaling.nll_before
     # Nine of ten are right, and all are equally certain.
     torch.testing.assert_close(scaling(p).amax(1), torch.full((10,), 0.9))
@@ -94,8 +94,8 @@ def test_binary_probabilities_count_both_classes():
     p = torch.rand(200)
     labels = torch.bernoulli(p).long()
     both = torch.stack([1 - p, p], 1)
-    scaling = bd.fit_temperature(both, labels)
-    assert bd.fit_temperature(p, labels) == scaling
+    scaling = bd.metrics.fit_temperature(both, labels)
+    assert bd.metrics.fit_temperature(p, labels) == scaling
     assert scaling(p).shape == (200, 2)
 
 
@@ -125,4 +125,4 @@ RIGHT = torch.tensor([0, 1, 0])
 )
 def test_bad_input_is_refused(p, labels, logits, error, message):
     with pytest.raises(error, match=f"fit_temperature: .*{message}"):
-        bd.fit_temperature(p, labels, logits=logits)
+        bd.metrics.fit_temperature(p, labels, logits=logits)

@@ -25,7 +25,7 @@ def example(samples=6, rows=200, classes=4):
 
 def test_entropies_agree_with_scipy():
     samples, _ = example()
-    parts = bd.entropy_parts(samples)
+    parts = bd.metrics.entropy_parts(samples)
     total = entropy(samples.mean(0).numpy(), axis=-1)
     expected = entropy(samples.numpy(), axis=-1).mean(0)
     np.testing.assert_allclose(parts.predictive_entropy, total)
@@ -37,21 +37,21 @@ def test_entropies_agree_with_scipy():
 def test_mutual_information_is_the_average_divergence_from_the_mean():
     samples, _ = example()
     divergence = (samples * (samples / samples.mean(0)).log()).sum(-1).mean(0)
-    torch.testing.assert_close(bd.entropy_parts(samples).mutual_information, divergence)
+    torch.testing.assert_close(bd.metrics.entropy_parts(samples).mutual_information, divergence)
 
 
 def test_samples_that_agree_carry_no_information():
     samples, _ = example()
     same = samples[:1].expand(5, -1, -1)
-    parts = bd.entropy_parts(same)
+    parts = bd.metrics.entropy_parts(same)
     assert (parts.mutual_information >= 0).all()
     torch.testing.assert_close(parts.mutual_information, torch.zeros(200))
-    one = bd.entropy_parts(samples[:1])
+    one = bd.metrics.entropy_parts(samples[:1])
     assert torch.equal(one.mutual_information, torch.zeros(200))
 
 
 def test_certain_samples_that_disagree_carry_all_of_it():
-    parts = bd.entropy_parts(torch.eye(4)[:, None])
+    parts = bd.metrics.entropy_parts(torch.eye(4)[:, None])
     assert float(parts.expected_entropy) == 0.0
     assert float(parts.mutual_information) == pytest.approx(math.log(4))
 
@@ -60,15 +60,15 @@ def test_a_bayesian_networks_prediction_has_the_same_parts():
     net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
     prediction = bd.predict(bnn, torch.randn(20, 4), num_samples=8)
-    parts = bd.entropy_parts(prediction.samples)
+    parts = bd.metrics.entropy_parts(prediction.samples)
     for name in ("mean", "predictive_entropy", "expected_entropy", "mutual_information"):
         torch.testing.assert_close(getattr(parts, name), getattr(prediction, name))
 
 
 def test_float32_arrays_are_taken():
     samples, _ = example()
-    parts = bd.entropy_parts(samples.float().numpy())
-    exact = bd.entropy_parts(samples)
+    parts = bd.metrics.entropy_parts(samples.float().numpy())
+    exact = bd.metrics.entropy_parts(samples)
     assert parts.mutual_information.dtype == torch.float64
     torch.testing.assert_close(
         parts.mutual_information, exact.mutual_information, rtol=1e-4, atol=1e-6
@@ -110,7 +110,7 @@ def test_class_rows_average_to_the_whole():
     assert rows[2].count == 0 and rows[2].error is None and rows[2].nll is None
     filled = [row for row in table.rows if row.count]
     mean = samples.mean(0)
-    parts = bd.entropy_parts(samples)
+    parts = bd.metrics.entropy_parts(samples)
     for name, whole in {
         "error": error_percent(mean, labels),
         "nll": negative_log_likelihood(mean, labels),
@@ -150,12 +150,13 @@ S, Y = torch.tensor([[[0.9, 0.1], [0.2, 0.8]]] * 2), torch.tensor([0, 1])
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: bd.entropy_parts(S[0]), ShapeError, r"posterior samples, N, .*got \(2, 2\)"),
-        (lambda: bd.entropy_parts(S[:0]), ShapeError, r"got \(0, 2, 2\)"),
-        (lambda: bd.entropy_parts(S * torch.tensor([1, 0.9])[:, None, None]), DataError,
+        (lambda: bd.metrics.entropy_parts(S[0]), ShapeError,
+         r"posterior samples, N, .*got \(2, 2\)"),
+        (lambda: bd.metrics.entropy_parts(S[:0]), ShapeError, r"got \(0, 2, 2\)"),
+        (lambda: bd.metrics.entropy_parts(S * torch.tensor([1, 0.9])[:, None, None]), DataError,
          "entropy_parts, sample 1: .*sum to one in every row, got a sum of 0.9 in row 0"),
-        (lambda: bd.entropy_parts(S.log()), DataError, r"in \[0, 1\].*Are these logits"),
-        (lambda: bd.entropy_parts(S * math.nan), DataError, "nan or infinity in row 0"),
+        (lambda: bd.metrics.entropy_parts(S.log()), DataError, r"in \[0, 1\].*Are these logits"),
+        (lambda: bd.metrics.entropy_parts(S * math.nan), DataError, "nan or infinity in row 0"),
         (lambda: table_by_class(S, Y[:1]), ShapeError, "table_by_class: expected 2 labels"),
         (lambda: example_table(S, Y, indices=[2]), ConfigError, r"indices in 0\.\.1, got 2 to 2"),
         (lambda: example_table(S, Y, indices=[]), ConfigError, r"indices in 0\.\.1, got none"),

@@ -103,7 +103,7 @@ def test_importance_bound_is_above_the_elbo_and_near_the_truth():
         codes = vae.code.prior({})["h"].expand([3]).rsample((40_000,))
         output = vae.network.decoder(codes.reshape(-1, 2)).reshape(40_000, 3, 10)
         log_p = vae.likelihood.distribution(output, batch_ndim=2).log_prob(x)
-        bound = bd.log_likelihood_bound(vae, x, num_samples=2000, seed=0)
+        bound = bd.diagnostics.log_likelihood_bound(vae, x, num_samples=2000, seed=0)
     weights = (log_p - bound.per_example).exp()
     # A ratio of means of 2000 importance weights; its own error is far below this one.
     assert_mean_close(weights[:2000], torch.ones(3))

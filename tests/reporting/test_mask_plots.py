@@ -111,7 +111,7 @@ def test_sticks_are_drawn_in_their_order():
 
 
 def test_shared_sticks_are_drawn_once():
-    shared = bd.IndianBuffetSticks(5)
+    shared = bd.nn.IndianBuffetSticks(5)
     net = nn.ModuleList(bd.HierarchicalIndianBuffetDropout(size, sticks=shared) for size in (5, 4))
     top, bottom = plots.plot_sticks(net).axes
     assert len(top.lines) == 1 and len(bottom.lines) == 4

@@ -46,7 +46,7 @@ def test_roc_curves_run_from_corner_to_corner_and_name_the_auroc():
         points = line.get_xydata()
         assert points[0].tolist() == [0, 0]
         assert points[-1].tolist() == [1, 1]
-    auroc = bd.compare_ood(inside, outside).metrics["near"]["entropy"]["auroc"]
+    auroc = bd.metrics.compare_ood(inside, outside).metrics["near"]["entropy"]["auroc"]
     assert f"near: AUROC {auroc:.3f}" in {t.get_text() for t in axes.get_legend().get_texts()}
 
 

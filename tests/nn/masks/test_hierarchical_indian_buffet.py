@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
-from bayesdrop import BetaBernoulliDropout, HierarchicalIndianBuffetDropout, IndianBuffetSticks
+from bayesdrop import BetaBernoulliDropout, HierarchicalIndianBuffetDropout
 from bayesdrop.errors import ConfigError, TruncationWarning
+from bayesdrop.nn import IndianBuffetSticks
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 NUM_DATA = 40

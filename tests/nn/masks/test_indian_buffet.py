@@ -7,8 +7,9 @@ from pyro.distributions import Beta
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop import BetaBernoulliDropout, IndianBuffetDropout, IndianBuffetSticks
+from bayesdrop import BetaBernoulliDropout, IndianBuffetDropout
 from bayesdrop.errors import ConfigError, ShapeError, TruncationWarning
+from bayesdrop.nn import IndianBuffetSticks
 from bayesdrop.nn.masks.stick_breaking import log_stick_products
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 

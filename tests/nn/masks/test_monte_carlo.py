@@ -242,5 +242,5 @@ def test_size_and_frontier_prune_nothing():
     torch.set_default_dtype(torch.float32)
     bnn = bd.BayesianNetwork(converted(trained_network()), bd.Categorical(), num_data=10)
     x, y = torch.randn(5, 4), torch.randint(3, (5,))
-    rows = bd.sweep_thresholds(bnn, (x, y), [0.0, 0.99]).rows
+    rows = bd.compression.sweep_thresholds(bnn, (x, y), [0.0, 0.99]).rows
     assert {row.units for row in rows} == {(4, 6, 6)}

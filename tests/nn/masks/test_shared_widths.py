@@ -185,7 +185,7 @@ def test_fit_learns_which_widths_are_good():
 def test_the_posterior_of_a_network_has_one_width_a_draw(shared_by):
     bnn, (x, y) = network(shared_by=shared_by, init_continue_prob=0.6), data()
     bnn(x)
-    units = list(bd.measure_size(bnn, num_samples=40, seed=0).units.values())
+    units = list(bd.compression.measure_size(bnn, num_samples=40, seed=0).units.values())
     assert torch.equal(units[0], 2 * units[1])
     assert len(units[0].unique()) > 1
     bnn.num_data = len(x)

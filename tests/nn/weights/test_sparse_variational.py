@@ -205,7 +205,9 @@ def test_masks_go_in_beside_random_weights_in_either_order():
         assert len(bnn.named_dropout_layers()) == len(bnn.named_weight_layers()) == 4
         small = bd.compact(bnn, x)
         torch.testing.assert_close(small(x), bnn(x), rtol=0, atol=1e-6)
-        assert bd.measure_size(bnn, num_samples=3, example_input=x).total("params").shape == (3,)
+        assert bd.compression.measure_size(bnn, num_samples=3, example_input=x).total(
+            "params"
+        ).shape == (3,)
 
 
 def test_a_mask_learns_of_the_layer_that_replaces_its_own():
