@@ -54,6 +54,15 @@ def test_every_dropout_passes(dropout):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("num_masks", [3, "exact"])
+def test_several_masks_pass(num_masks):
+    net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=500)
+    result = check_elbo(bnn, *data(), **SAMPLES, num_masks=num_masks)
+    assert result.passed, str(result)
+    assert result.rows != check_elbo(bnn, *data(), **SAMPLES).rows
+
+
 @pytest.mark.parametrize("likelihood", [bd.Gaussian("learned", num_outputs=3), bd.Bernoulli()])
 def test_other_likelihoods_and_weights_pass(likelihood):
     bnn = bd.BayesianNetwork(network(), likelihood, num_data=500, kl_weight=0.3)

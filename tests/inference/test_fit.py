@@ -227,6 +227,40 @@ def test_resume_refuses_other_settings_and_other_networks(tmp_path):
     assert (tmp_path / "training.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("num_masks", [3, "exact"])
+def test_several_masks_are_recorded_and_resumed_to_the_bit(num_masks, tmp_path):
+    data, whole, halves = make_data(), make_bnn(), make_bnn()
+    result = fit(whole, data, num_masks=num_masks)
+    assert [record["num_masks"] for record in result.history] == [num_masks] * 4
+    with pytest.raises(StopHereError):
+        fit(halves, data, num_masks=num_masks, checkpoint_dir=tmp_path, callbacks=[stop_at_2])
+    again = make_bnn()
+    with pytest.raises(CheckpointError, match=f"num_masks=1, got one with num_masks={num_masks}"):
+        fit(again, data, checkpoint_dir=tmp_path)
+    fit(again, data, num_masks=num_masks, checkpoint_dir=tmp_path)
+    assert_same_bits(whole, again)
+
+
+class StopHereError(Exception):
+    pass
+
+
+def stop_at_2(bnn, record):
+    if record["epoch"] == 3:
+        raise StopHereError
+
+
+def test_a_checkpoint_from_before_there_were_several_masks_had_one(tmp_path):
+    data, path = make_data(), tmp_path / "training.pt"
+    fit(make_bnn(), data, checkpoint_dir=tmp_path)
+    payload = torch.load(path, weights_only=True)
+    del payload["settings"]["num_masks"]
+    torch.save(payload, path)
+    assert len(fit(make_bnn(), data, checkpoint_dir=tmp_path).history) == 4
+    with pytest.raises(CheckpointError, match="num_masks=2, got one with num_masks=1"):
+        fit(make_bnn(), data, checkpoint_dir=tmp_path, num_masks=2)
+
+
 def test_a_damaged_checkpoint_is_refused_and_left_alone(tmp_path):
     data = make_data()
     fit(make_bnn(), data, checkpoint_dir=tmp_path)
@@ -279,6 +313,8 @@ def test_a_wrong_num_data_is_warned_about():
         ({"validation": 1.5}, "a validation fraction"),
         ({"kl_weight": 0.0}, "kl_weight > 0"),
         ({"schedule": (1.5,)}, "fractions of the run"),
+        ({"num_masks": 0}, "num_masks >= 1 or 'exact'"),
+        ({"num_masks": 2, "objective": lambda *_: None}, "num_masks=1 with an objective of your"),
     ],
 )
 def test_senseless_settings_are_refused(options, message):

@@ -33,6 +33,17 @@ def test_a_pyro_elbo_can_be_the_objective(elbo):
     assert not list(pyro.get_param_store().keys())
 
 
+@pytest.mark.parametrize("elbo", [Trace_ELBO(), RenyiELBO(alpha=0, num_particles=2)])
+def test_a_pyro_elbo_takes_several_masks(elbo):
+    bnn, data = make_bnn(600), make_data(600)
+    result = fit(bnn, data, epochs=3, learning_rate=1e-2, objective=elbo, num_masks=2)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    torch.manual_seed(5)
+    stock = PyroObjective(TraceMeanField_ELBO(), 2)(bnn.train(), *data)
+    torch.manual_seed(5)
+    torch.testing.assert_close(stock.loss, bnn.loss(*data, num_masks=2).loss)
+
+
 def test_importance_weights_tighten_the_bound():
     """E[-log mean of 16 weights] is below E[-log of one]: the same model, one bound nearer."""
     bnn, (x, y) = make_bnn(600), make_data(600)

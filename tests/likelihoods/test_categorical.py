@@ -48,6 +48,7 @@ def test_nll_and_log_prob_are_torchs_cross_entropy(shape, ignore_index):
     log_prob = likelihood.distribution(output).log_prob(likelihood.target(output, y))
     torch.testing.assert_close(log_prob, -each.reshape(ROWS, -1).sum(1))
     assert bool((log_prob[:2] == 0).all())
+    torch.testing.assert_close(likelihood.log_prob(output, y), log_prob)
 
 
 def test_moments_are_the_softmax_over_dimension_1():

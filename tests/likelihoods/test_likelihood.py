@@ -18,6 +18,23 @@ def gaussian(mode, **options):
     return likelihood, (4 if mode == "heteroscedastic" else 2)
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "output", "y"),
+    [
+        (bd.Gaussian("learned", num_outputs=2), (6, 2), (6, 2)),
+        (bd.Gaussian("heteroscedastic"), (6, 4, 3), (6, 2, 3)),
+        (bd.Gaussian(1.0), (6, 1), (6,)),
+        (bd.Bernoulli(), (6, 2, 3), (6, 2, 3)),
+    ],
+)
+def test_log_prob_is_the_likelihood_of_each_example(likelihood, output, y):
+    output, y = torch.randn(output), torch.randint(2, y).double()
+    each = likelihood.log_prob(output, y)
+    assert each.shape == (6,)
+    one_by_one = [-likelihood.nll(output[n : n + 1], y[n : n + 1]) for n in range(6)]
+    torch.testing.assert_close(each, torch.stack(one_by_one))
+
+
 # -- values ---------------------------------------------------------------------------------------
 
 

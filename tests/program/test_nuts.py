@@ -33,6 +33,30 @@ def fit(bnn, x, y):
 
 
 @pytest.mark.slow
+def test_nuts_with_all_masks_summed_out_samples_the_posterior():
+    """The density is then fixed; the posterior of one unit is an integral over a grid."""
+    x = torch.ones(100, 1)
+    y = 2 * (torch.rand(100, 1) < 0.3).double() + torch.randn(100, 1)
+    layer = bd.BetaBernoulliDropout(1, prior_concentration1=1.0)
+    bnn = bd.BayesianNetwork(nn.Sequential(layer), bd.Gaussian(0.5), num_data=100).eval()
+    kernel = NUTS(bnn.model, max_tree_depth=3)
+    mcmc = MCMC(kernel, num_samples=300, warmup_steps=100, disable_progbar=True)
+    mcmc.run(x, y / 2, num_masks="exact")
+    effective = mcmc.diagnostics()["0.pi"]["n_eff"]
+    samples = mcmc.get_samples()["0.pi"].flatten()
+
+    grid = (torch.arange(2000) + 0.5) / 2000
+    kept, dropped = (torch.exp(-0.5 * (y - mean) ** 2) for mean in (2.0, 0.0))
+    weight = (grid * kept + (1 - grid) * dropped).log().sum(0).softmax(0)
+    mean = (weight * grid).sum()
+    deviation = (weight * (grid - mean) ** 2).sum().sqrt()
+    assert float(effective) > 50
+    assert bool((samples.mean() - mean).abs() < 4.4 * deviation / effective.sqrt())
+    # The standard error of a deviation is below 1 / sqrt(2 n) of it for a law near the normal.
+    assert bool((samples.std() / deviation - 1).abs() < 4.4 / (2 * effective).sqrt())
+
+
+@pytest.mark.slow
 def test_nuts_agrees_with_the_fitted_guide_and_not_with_an_untrained_one():
     # As q(z | pi) = p(z | pi), the guide's target is p(pi) exp(sum_n E[log p(y_n | z_n)]). With
     # the masks' noise held fixed the model's density is a Monte Carlo estimate of it, one draw an
