@@ -60,7 +60,8 @@ class BayesianDropout(LatentOwner):
       ``variational_parameters`` and ``mean_parameters`` (which learning rate applies); for
       pruning, ``kept``, ``mean_gate`` (with which ``compact`` takes an input-dependent mask) and
       ``prune``; for ``convert``, ``bind_weights``, ``options_from_dropout``, ``share`` and
-      ``rank_units``; for auto-encoders, ``ordered_law`` and ``options_for_code``;
+      ``rank_units``; for auto-encoders, ``ordered_law`` and ``options_for_code``; where masks
+      can be summed out, ``all_masks`` and ``log_prob_of_masks``;
     * **gets** ``forward``, ``sample_mask``, ``draw_mask``, ``draw_latents``, ``kl_divergence``,
       ``total``, ``rows_of`` and ``repr``: plain torch, the Pyro model and guide, prediction,
       pruning and compact networks follow from the above.

@@ -95,9 +95,10 @@ class BayesianNetwork(Program):
         All :math:`M` masks come from one draw of the global latents, and the batch runs once, with
         each example :math:`M` times in a row: batch norm, and the running statistics of
         input-dependent layers, see :math:`M B` rows and are updated once. ``M > 1`` is a bound of
-        the evidence where a mask is an example's own given its rates. Where it stands for what
-        all examples share (Monte Carlo and Gaussian dropout, layers with ``shared_by="example"``)
-        it is the likelihood of predictions instead, and no bound (Li and Gal, 2017).
+        the evidence where a mask is an example's own given its rates. Where its noise stands for
+        what all examples share (Monte Carlo, Gaussian, concrete and hard-concrete dropout, layers
+        with ``shared_by="example"``) it is the likelihood of predictions, and no bound (Li and
+        Gal, 2017).
 
         Args:
             x: A batch of inputs, ``(B, ...)``.
