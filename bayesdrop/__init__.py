@@ -8,6 +8,8 @@ What most programs need stands here; the rest is in ``bd.nn`` (layers and their 
 ``bd.diagnostics`` (of networks), ``bd.compression`` and ``bd.reporting``.
 """
 
+from typing import TYPE_CHECKING
+
 from bayesdrop import compression, diagnostics, distributions, metrics, networks, nn
 from bayesdrop.compression import (
     choose_threshold,
@@ -45,9 +47,17 @@ from bayesdrop.nn import (
     to_dependent,
 )
 from bayesdrop.program import BayesianNetwork, VariationalAutoencoder
+from bayesdrop.renamed import no_such_name
 from bayesdrop.reporting import report
 
 __version__ = "0.1.0"
+
+
+if not TYPE_CHECKING:  # for a type checker every name would exist
+
+    def __getattr__(name: str) -> object:
+        raise no_such_name(name)
+
 
 __all__ = [
     "BayesianDropout",

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 import bayesdrop as bd
+from bayesdrop.renamed import RENAMED
 
 ROOT = Path(bd.__file__).parent
 
 # Lowest first; modules of one row may import each other. docs/architecture.md has the same list.
 # Networks come after the programs since one of them, the autoencoder, is both.
 LAYERS = [
-    {"errors", "files", "record", "registry", "tables", "typing"},
+    {"errors", "files", "record", "registry", "renamed", "tables", "typing"},
     {"metrics"},
     {"ops"},
     {"distributions"},
@@ -133,3 +134,47 @@ def test_dropouts_have_one_stem(key):
     assert cls.__name__ == "".join(part.capitalize() for part in key.split("-")) + "Dropout"
     assert (Path(__file__).parent / "nn" / "masks" / f"test_{stem}.py").exists()
     assert cls.reference
+
+
+def test_the_top_holds_few_names_and_an_earlier_one_says_where_it_is():
+    assert len(bd.__all__) <= 48 and all(hasattr(bd, name) for name in bd.__all__)
+    for name, today in RENAMED.items():
+        assert name not in bd.__all__
+        thing = bd
+        for part in today.split("."):
+            thing = getattr(thing, part)
+        with pytest.raises(AttributeError, match=f"it is bayesdrop.{today} now"):
+            getattr(bd, name)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'$"):
+        _ = bd.nothing
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_has_at_most_four_hundred_lines(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def final_classes():
+    """Names of the priors, posteriors and likelihoods that can be built."""
+    classes = [*bd.nn.layers.values(), bd.nn.IndianBuffetSticks]
+    classes += [bd.Bernoulli, bd.Categorical, bd.Gaussian]
+    return {cls.__name__ for cls in classes}
+
+
+KINSHIP = ("isinstance", "issubclass")
+OWN_ROOMS = ("nn/masks", "nn/weights", "likelihoods")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_outside_asks_for_a_concrete_prior_or_likelihood(path):
+    if path.relative_to(ROOT).as_posix().startswith(OWN_ROOMS):
+        return
+    asked = {
+        name.id
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") in ("isinstance", "issubclass")
+        for name in ast.walk(node.args[1])
+        if isinstance(name, ast.Name)
+    }
+    assert not asked & final_classes()
