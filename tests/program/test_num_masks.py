@@ -1,5 +1,6 @@
 """Laws of the objective with several masks of an example inside the logarithm."""
 
+import copy
 import itertools
 import math
 
@@ -111,19 +112,23 @@ def test_exact_loss_given_the_rate_is_the_sum_over_masks(same_noise):
 @pytest.mark.parametrize("key", DROPOUTS)
 def test_one_mask_is_the_loss_of_before_to_the_bit(key):
     bnn, (x, y) = bayesian(key), batch()
-    torch.manual_seed(5)
-    terms = bnn.loss(x, y, num_masks=1)
-    torch.manual_seed(5)
-    default = bnn.loss(x, y)
-    torch.manual_seed(5)
-    draws = TrainingPass(len(x))
-    with draws:
-        nll = bnn.likelihood.nll(bnn.network(x), y) * (40 / len(x))
-    kl = bd.nn.kl_divergence(bnn.network, draws.posteriors)
-    if key == "dependent-beta-bernoulli":  # its running statistics have moved
-        return
-    assert torch.equal(terms.nll, default.nll) and torch.equal(terms.kl, default.kl)
-    assert torch.equal(terms.nll, nll) and torch.equal(terms.kl, kl)
+
+    def terms(of):
+        torch.manual_seed(5)
+        return of(copy.deepcopy(bnn))  # running statistics move
+
+    def before(bnn):
+        draws = TrainingPass(len(x))
+        with draws:
+            nll = bnn.likelihood.nll(bnn.network(x), y) * (40 / len(x))
+        return nll, bd.kl_divergence(bnn.network, draws.posteriors)
+
+    expected = terms(before)
+    for found in (
+        terms(lambda bnn: bnn.loss(x, y)),
+        terms(lambda bnn: bnn.loss(x, y, num_masks=1)),
+    ):
+        assert torch.equal(found.nll, expected[0]) and torch.equal(found.kl, expected[1])
 
 
 def test_in_evaluation_mode_the_masks_are_the_means():
@@ -212,6 +217,35 @@ def test_stock_inference_takes_several_masks(num_masks):
         draws = predictive(x, num_masks=num_masks)
         assert draws["obs"].shape == (5, 8)
         assert ("0.z" in draws) == (num_masks == 3)
+
+
+@pytest.mark.parametrize("key", SUMMABLE)
+def test_all_masks_of_several_particles_are_those_of_each(key):
+    bnn, (x, y) = bayesian(key).eval(), batch()
+    latents = {name: bnn.network[0].draw_latents() for name in ("first", "second")}
+
+    def log_prob(values, particles=()):
+        sites = {f"0.{name}": value for name, value in values.items()}
+        model = poutine.condition(bnn.model, sites)
+        if particles:
+            model = pyro.plate("particles", *particles, dim=-2)(model)
+        trace = poutine.trace(model).get_trace(x, y, num_masks="exact")
+        trace.compute_log_prob()
+        return trace.nodes["obs"]["log_prob"]
+
+    stacked = {
+        name: torch.stack([values[name] for values in latents.values()])[:, None]
+        for name in latents["first"]
+    }
+    expected = torch.stack([log_prob(values) for values in latents.values()])
+    torch.testing.assert_close(log_prob(stacked, (2,)), expected)
+
+
+def test_rates_of_zero_and_one_are_one_mask():
+    layer = bd.BetaBernoulliDropout(4)
+    masks, kept = layer.all_masks(), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    chances = layer.log_prob_of_masks(masks, {"pi": kept}).exp()
+    torch.testing.assert_close(chances, (masks == kept).all(1).double())
 
 
 def test_masks_of_an_example_are_one_site():

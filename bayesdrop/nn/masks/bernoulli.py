@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
@@ -104,5 +105,5 @@ class BernoulliDropout(BayesianDropout):
         self, masks: Tensor, latents: Latents, x: Tensor | None = None
     ) -> Tensor:
         logits = self.keep_logits(latents, x)
-        exact = bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=False)
-        return exact.log_prob(masks)
+        # Not Bernoulli's log_prob, which is NaN where a unit is kept for certain.
+        return logsigmoid(torch.where(masks > 0, logits, -logits)).sum(-1)
