@@ -108,7 +108,7 @@ outside = {name: method(x_unknown) for name, method in METHODS.items()}
 
 # %%
 comparison = compare_predictions(test, y_test, ood={"8 and 9": outside})
-print(comparison.document().to_markdown(pictures=False))
+print(bd.reporting.comparison_document(comparison).to_markdown(pictures=False))
 figures = comparison.bootstrap
 
 # %% [markdown]
