@@ -4,6 +4,7 @@
 have in common, an owner of global latents, is in ``latents``.
 """
 
+from bayesdrop.nn import masks, weights
 from bayesdrop.nn.catalogue import BayesianLayer, layers, make, register, registered
 from bayesdrop.nn.context import MaskContext, active_context
 from bayesdrop.nn.contexts import (
@@ -26,69 +27,18 @@ from bayesdrop.nn.latents import (
 from bayesdrop.nn.layer_kinds import LAYER_KINDS, LayerKind
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
-from bayesdrop.nn.masks import (
-    BernoulliDropout,
-    BetaBernoulliDropout,
-    ConcreteDropout,
-    DependentBetaBernoulliDropout,
-    GaussianDropout,
-    HardConcreteDropout,
-    HierarchicalIndianBuffetDropout,
-    IndianBuffetDropout,
-    IndianBuffetSticks,
-    MonteCarloDropout,
-    NestedDropout,
-    OrderedUnits,
-    StickBreakingDropout,
-    StructuredBayesianPruningDropout,
-    VariationalNestedDropout,
-    to_dependent,
-)
+from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
-from bayesdrop.nn.weights import (
-    Dropconnect,
-    FixedRateWeights,
-    GaussianDropconnect,
-    SparseVariational,
-)
-
-_REGISTERED: tuple[type[BayesianDropout] | type[BayesianWeights], ...] = (
-    BetaBernoulliDropout,
-    DependentBetaBernoulliDropout,
-    IndianBuffetDropout,
-    HierarchicalIndianBuffetDropout,
-    NestedDropout,
-    VariationalNestedDropout,
-    MonteCarloDropout,
-    GaussianDropout,
-    ConcreteDropout,
-    StructuredBayesianPruningDropout,
-    HardConcreteDropout,
-    SparseVariational,
-    Dropconnect,
-    GaussianDropconnect,
-)
-for _cls in _REGISTERED:
-    register(_cls)
+from bayesdrop.nn.weights import *  # noqa: F403
 
 __all__ = [
+    *masks.__all__,
+    *weights.__all__,
     "BayesianDropout",
     "BayesianLayer",
     "BayesianWeights",
-    "BernoulliDropout",
-    "BetaBernoulliDropout",
-    "ConcreteDropout",
     "ConditionalOwner",
-    "DependentBetaBernoulliDropout",
-    "Dropconnect",
-    "FixedRateWeights",
-    "GaussianDropconnect",
-    "GaussianDropout",
-    "HardConcreteDropout",
-    "HierarchicalIndianBuffetDropout",
     "ImposedMasks",
-    "IndianBuffetDropout",
-    "IndianBuffetSticks",
     "LAYER_KINDS",
     "LatentOwner",
     "LayerKind",
@@ -96,17 +46,10 @@ __all__ = [
     "MaskSum",
     "MeanGate",
     "ModelPass",
-    "MonteCarloDropout",
-    "NestedDropout",
     "Noise",
-    "OrderedUnits",
     "PosteriorSample",
     "RecordedMasks",
-    "SparseVariational",
-    "StickBreakingDropout",
-    "StructuredBayesianPruningDropout",
     "TrainingPass",
-    "VariationalNestedDropout",
     "active_context",
     "impose_masks",
     "kl_divergence",
@@ -120,6 +63,5 @@ __all__ = [
     "register",
     "registered",
     "repeat_rows",
-    "to_dependent",
     "with_plain_weights",
 ]

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import inverse_softplus
@@ -102,6 +103,7 @@ class BetaBernoulliPosterior(BernoulliDropout):
         return Kumaraswamy(a, b, validate_args=False)
 
 
+@register
 class BetaBernoulliDropout(BetaBernoulliPosterior):
     r"""Beta-Bernoulli dropout.
 

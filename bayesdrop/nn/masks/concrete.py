@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.nn.masks.unit_noise import UnitNoiseDropout
 from bayesdrop.typing import Latents
@@ -21,6 +22,7 @@ from bayesdrop.typing import Latents
 _BOUND = 15.0  # beyond it, 1 / keep_prob is more than three million
 
 
+@register
 class ConcreteDropout(UnitNoiseDropout):
     r"""Concrete dropout: one learned drop rate for each layer, or for each unit.
 

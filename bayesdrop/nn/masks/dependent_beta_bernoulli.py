@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Normal
 from bayesdrop.errors import ConfigError, ConversionError, ShapeError, unknown_name
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.mask import named_dropout_layers
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
@@ -29,6 +30,7 @@ _VARIANCE_EPS = 1e-5
 Network = TypeVar("Network", bound=nn.Module)
 
 
+@register
 class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     r"""Beta-Bernoulli dropout whose masks depend on the layer's input.
 

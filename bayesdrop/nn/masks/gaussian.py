@@ -10,11 +10,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions.normal import Normal
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.mask import MaskKind
 from bayesdrop.nn.masks.unit_noise import FixedNoiseDropout
 from bayesdrop.typing import Latents
 
 
+@register
 class GaussianDropout(FixedNoiseDropout):
     r"""Gaussian dropout: normal noise with the mean and variance of rescaled Bernoulli masks.
 

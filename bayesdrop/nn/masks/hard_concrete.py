@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.hard_concrete import HardConcrete
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
@@ -20,6 +21,7 @@ from bayesdrop.typing import Latents
 _MAX_LOGIT = math.log(100.0)
 
 
+@register
 class HardConcreteDropout(BayesianDropout):
     r"""Hard-concrete gates with an L0 penalty.
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.latents import ConditionalOwner
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation
@@ -26,6 +27,7 @@ from bayesdrop.nn.masks.stick_breaking import (
 from bayesdrop.typing import Latents
 
 
+@register
 class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
     r"""Indian buffet dropout around sticks that several layers share.
 

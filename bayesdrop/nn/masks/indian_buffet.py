@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from typing_extensions import override
 
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
     DEFAULT_CONCENTRATION,
@@ -20,6 +21,7 @@ from bayesdrop.ops.stable import log1mexp
 from bayesdrop.typing import Latents
 
 
+@register
 class IndianBuffetDropout(StickBreakingDropout):
     r"""Stick-breaking Indian buffet dropout.
 

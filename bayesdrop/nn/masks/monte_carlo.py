@@ -9,10 +9,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.unit_noise import FixedNoiseDropout
 from bayesdrop.typing import Latents
 
 
+@register
 class MonteCarloDropout(FixedNoiseDropout):
     r"""Monte Carlo dropout: ``nn.Dropout`` whose masks are samples of a posterior.
 

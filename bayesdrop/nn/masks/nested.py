@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering
 from bayesdrop.nn.masks.unit_mask import UnitMask
 from bayesdrop.typing import Latents
@@ -67,6 +68,7 @@ def with_full_prob(probs: Tensor, full_prob: float | None) -> Tensor:
     return reach[1:] / reach[:-1]
 
 
+@register
 class NestedDropout(OrderedUnits):
     r"""Nested dropout with a fixed law of the number of kept groups.
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.mask import BayesianDropout, MaskKind
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents, SharedBy
@@ -21,6 +22,7 @@ _MAX_LOC = 5.0
 _LOG_SCALES = (-20.0, 5.0)
 
 
+@register
 class StructuredBayesianPruningDropout(BayesianDropout):
     r"""Structured Bayesian pruning.
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.nested import uniform_order_probs, with_full_prob
 from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering
 from bayesdrop.nn.masks.unit_mask import UnitMask
@@ -23,6 +24,7 @@ from bayesdrop.typing import Latents, SharedBy
 _MAX_LOGIT = 5.0
 
 
+@register
 class VariationalNestedDropout(OrderedUnits):
     r"""Variational nested dropout.
 

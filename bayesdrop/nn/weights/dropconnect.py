@@ -8,10 +8,12 @@ from pyro.distributions import TorchDistribution
 from typing_extensions import override
 
 from bayesdrop.distributions import ScaledBernoulli
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.weight import Noise
 from bayesdrop.nn.weights.fixed_rate import FixedRateWeights
 
 
+@register
 class Dropconnect(FixedRateWeights):
     r"""Bernoulli dropconnect: each weight is there with probability :math:`1 - p`.
 

@@ -8,12 +8,14 @@ from pyro.distributions import TorchDistribution
 from typing_extensions import override
 
 from bayesdrop.distributions.normal import Normal
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.weight import Noise
 from bayesdrop.nn.weights.fixed_rate import FixedRateWeights
 
 _TINY = 1e-16  # of a squared weight, so that one of exactly zero has a normal distribution
 
 
+@register
 class GaussianDropconnect(FixedRateWeights):
     r"""Gaussian dropconnect: each weight has normal noise in proportion to its size.
 

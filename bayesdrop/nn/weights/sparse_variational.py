@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import LogUniform, Normal
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.weight import BayesianWeights, Noise
 from bayesdrop.typing import SharedBy
 
@@ -24,6 +25,7 @@ _INIT_LOG_ALPHA = -2.0
 _TINY = 1e-16  # of a squared weight: a ratio of two zeros has no value
 
 
+@register
 class SparseVariational(BayesianWeights):
     r"""Sparse variational dropout of the weights of a Linear layer or a convolution.
 
