@@ -139,8 +139,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     Raises:
         ConfigError: If an argument makes no sense.
         DataError: If the data is empty, non-finite or has labels out of range.
-        DivergenceError: If the loss is not finite; names the step and the site. The weights are
-            those before that step.
+        DivergenceError: If the loss or a gradient is not finite; names the step and the site or
+            parameter. The weights are those before that step.
         CheckpointError: If a checkpoint cannot be written, or one found does not belong to this
             run; it is left alone.
 

@@ -119,6 +119,7 @@ class TrainingRun:
         if not math.isfinite(loss.item()):
             raise diagnose(self.bnn, x, terms, self.step + 1)
         loss.backward()
+        self._check_gradients()
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.bnn.parameters(), self.clip_norm)
         self.optimizer.step()
@@ -127,6 +128,21 @@ class TrainingRun:
                 owner.after_step(self.optimizer)
         self.step += 1
         return terms.nll.item() / self.bnn.num_data, terms.kl.item() / self.bnn.num_data
+
+    def _check_gradients(self) -> None:
+        # One fused norm; only if it is not finite (or overflows) does anything look further.
+        gradients = [p.grad for p in self.bnn.parameters() if p.grad is not None]
+        if math.isfinite(float(nn.utils.get_total_norm(gradients))):
+            return
+        for name, parameter in self.bnn.named_parameters():
+            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                raise DivergenceError(
+                    "fit",
+                    expected="finite gradients",
+                    got=f"NaN or infinity in that of {name!r} at step {self.step + 1}",
+                    hint="The loss is finite: look for a root or quotient of zero in the network. "
+                    "The weights are those before this step.",
+                )
 
     def finish_epoch(self, record: Record, monitor: str | None, patience: int | None) -> None:
         """Count an epoch, and keep the best weights if patience may want them back."""

@@ -1,0 +1,86 @@
+"""What must never be stored or loaded: weights of a non-finite step, and damaged files."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.errors import CheckpointError, DivergenceError
+
+
+class _RootOfZero(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, fails):
+        ctx.fails = fails
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * (float("nan") if ctx.fails else 1.0), None
+
+
+class _BadGradient(nn.Module):
+    """Finite forward; the gradient is NaN in one training step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.bad_step, self.calls = step, 0
+
+    def forward(self, x):
+        self.calls += int(self.training)
+        return _RootOfZero.apply(x, self.calls == self.bad_step)
+
+
+def _network(bad_step=0):
+    torch.manual_seed(0)
+    layers = (nn.Linear(3, 4), bd.BetaBernoulliDropout(4), _BadGradient(bad_step), nn.Linear(4, 2))
+    return bd.BayesianNetwork(nn.Sequential(*layers), bd.Categorical(), num_data=20)
+
+
+def _data():
+    return torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+
+
+@pytest.mark.parametrize("bad_step", [1, 3, 4, 8])  # the first, a middle, an epoch's and the last
+def test_a_nan_gradient_never_reaches_weights_or_a_checkpoint(tmp_path, bad_step):
+    bnn = _network(bad_step)
+    with pytest.raises(DivergenceError, match=rf"'network\.0\.\w+' at step {bad_step}\b"):
+        bd.fit(bnn, _data(), epochs=2, batch_size=5, progress=False, checkpoint_dir=tmp_path)
+    assert all(bool(torch.isfinite(value).all()) for value in bnn.state_dict().values())
+    path = tmp_path / "training.pt"
+    assert path.exists() == (bad_step > 4)
+    if path.exists():
+        state = torch.load(path, weights_only=True)["state"]
+        assert all(bool(torch.isfinite(value).all()) for value in state.values())
+
+
+def test_no_flipped_bit_of_a_checkpoint_changes_a_weight_silently(tmp_path):
+    path = tmp_path / "model.pt"
+    bnn = _network()
+    bd.save(bnn, path)
+    whole = path.read_bytes()
+    before = {name: value.clone() for name, value in bnn.state_dict().items()}
+    refused, source = 0, random.Random(0)
+    for _ in range(50):
+        damaged = bytearray(whole)
+        damaged[source.randrange(len(whole))] ^= 1 << source.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            bd.load(bnn, path)
+        except CheckpointError:
+            refused += 1
+        assert all(torch.equal(value, before[name]) for name, value in bnn.state_dict().items())
+    assert refused > 0
+
+
+def test_a_flipped_bit_of_a_weight_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    bnn = _network()
+    bd.save(bnn, path)
+    whole = path.read_bytes()
+    at = whole.index(bnn.state_dict()["network.0.weight"].numpy().tobytes())
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
+    with pytest.raises(CheckpointError, match="checksum"):
+        bd.load(bnn, path)
