@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -153,6 +154,12 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     threads wait busily for one another, and small networks then take many times as long.
     """
     _check_settings(epochs, batch_size, patience, validation, monitor, checkpoint_every)
+    _check_rates(
+        learning_rate=learning_rate,
+        variational_learning_rate=variational_learning_rate,
+        weight_decay=weight_decay,
+        clip_norm=clip_norm,
+    )
     bnn.check_num_masks(num_masks)
     data, validation = _split(bnn, data, validation, seed)
     if num_examples(data) != bnn.num_data:
@@ -252,9 +259,12 @@ def _check_settings(
         ("checkpoint_every", checkpoint_every),
         ("patience", 1 if patience is None else patience),
     ):
-        if value < 1:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(
-                "fit", expected=f"{name} >= 1", got=f"{name}={value}", hint="Raise it."
+                "fit",
+                expected=f"{name} >= 1, an int",
+                got=f"{name}={value!r}",
+                hint="Pass a whole number of at least 1.",
             )
     if patience is not None and validation is None:
         raise ConfigError(
@@ -269,6 +279,24 @@ def _check_settings(
             expected="monitor to be val_nll, val_error or val_rmse",
             got=repr(monitor),
             hint="The default is val_nll.",
+        )
+
+
+def _check_rates(clip_norm: float | None, **rates: float) -> None:
+    for name, value in rates.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(
+                "fit",
+                expected=f"{name} to be finite and >= 0",
+                got=f"{name}={value}",
+                hint="0 leaves it out.",
+            )
+    if clip_norm is not None and not clip_norm > 0:
+        raise ConfigError(
+            "fit",
+            expected="clip_norm > 0",
+            got=f"clip_norm={clip_norm}",
+            hint="None does not clip.",
         )
 
 

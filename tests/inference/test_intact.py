@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.errors import CheckpointError, DivergenceError
+from bayesdrop.errors import CheckpointError, ConfigError, DivergenceError
 
 
 class _RootOfZero(torch.autograd.Function):
@@ -84,3 +84,22 @@ def test_a_flipped_bit_of_a_weight_is_refused(tmp_path):
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
     with pytest.raises(CheckpointError, match="checksum"):
         bd.load(bnn, path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 1.5},
+        {"epochs": True},
+        {"batch_size": 2.5},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"variational_learning_rate": float("inf")},
+        {"weight_decay": -1.0},
+        {"clip_norm": 0.0},
+        {"clip_norm": float("nan")},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        bd.fit(_network(), _data(), **{"epochs": 1, "progress": False, **wrong})
