@@ -149,6 +149,8 @@ def _refuse_pickles(path: Path) -> None:
     ``torch.export.load`` falls back to unpickling whatever it finds.
     """
     with zipfile.ZipFile(path) as archive:
+        if (wrong := archive.testzip()) is not None:  # torch does not compare checksums
+            raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
         names = archive.namelist()
         odd = [name for name in names if names.count(name) > 1]
         for name in names:
