@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -154,6 +155,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     threads wait busily for one another, and small networks then take many times as long.
     """
     _check_settings(epochs, batch_size, patience, validation, monitor, checkpoint_every)
+    epochs, batch_size = int(epochs), int(batch_size)  # as checkpoints have them
+    patience = None if patience is None else int(patience)
     _check_rates(
         learning_rate=learning_rate,
         variational_learning_rate=variational_learning_rate,
@@ -259,7 +262,7 @@ def _check_settings(
         ("checkpoint_every", checkpoint_every),
         ("patience", 1 if patience is None else patience),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ConfigError(
                 "fit",
                 expected=f"{name} >= 1, an int",

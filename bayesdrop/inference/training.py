@@ -89,7 +89,7 @@ class TrainingRun:
         }
 
     def _apply_schedules(self) -> dict[str, Any]:
-        factor = self.schedule(self.epoch, self.epochs)
+        factor = self._finite("schedule", self.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         if self.kl_weight is not None:
@@ -98,12 +98,23 @@ class TrainingRun:
         for name, buffers in schedulable_buffers(self.bnn).items():
             if name in self.buffers:
                 for buffer in buffers:
-                    buffer.fill_(self.buffers[name](self.epoch, self.epochs))
+                    buffer.fill_(self._finite(name, self.buffers[name]))
             record[name] = float(buffers[0].reshape(-1)[0])
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         record["kl_weight"] = self.bnn.kl_weight
         record["num_masks"] = self.settings.get("num_masks", 1)
         return record
+
+    def _finite(self, name: str, schedule: Schedule) -> float:
+        value = schedule(self.epoch, self.epochs)
+        if not math.isfinite(value):
+            raise ConfigError(
+                "fit",
+                expected=f"the schedule {name!r} to give finite numbers",
+                got=f"{value} in epoch {self.epoch + 1} of {self.epochs}",
+                hint="A schedule is called with the epoch, from 0, and the number of epochs.",
+            )
+        return value
 
     def _train_step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -136,10 +137,10 @@ class BayesianDropout(LatentOwner):
                 got=f"batch_dim={batch_dim}",
                 hint="Use 0 for (N, ..., K) and 1 for sequences (T, N, K).",
             )
-        if not 0.0 <= threshold < 1.0 or not kl_scale > 0.0:
+        if not 0.0 <= threshold < 1.0 or not 0.0 < kl_scale < math.inf:
             raise ConfigError(
                 who,
-                expected="0 <= threshold < 1 and kl_scale > 0",
+                expected="0 <= threshold < 1 and a finite kl_scale > 0",
                 got=f"threshold={threshold}, kl_scale={kl_scale}",
                 hint="The defaults are threshold=1e-3 and kl_scale=1.",
             )

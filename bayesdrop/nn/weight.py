@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -126,10 +127,10 @@ class BayesianWeights(LatentOwner):
             shared_by = "example" if noise == "local" else "batch"
         if shared_by not in get_args(SharedBy):
             raise unknown_name(f"shared_by of {who}", shared_by, get_args(SharedBy))
-        if not kl_scale > 0.0:
+        if not 0.0 < kl_scale < math.inf:
             raise ConfigError(
                 who,
-                expected="kl_scale > 0",
+                expected="a finite kl_scale > 0",
                 got=f"kl_scale={kl_scale}",
                 hint="1 is the ELBO.",
             )

@@ -66,10 +66,10 @@ class Program(nn.Module, ABC):
                 got=repr(likelihood),
                 hint="The order is network (or encoder, decoder), likelihood, num_data.",
             )
-        if num_data < 1:
+        if not num_data >= 1 or num_data != math.floor(num_data):
             raise ConfigError(
                 type(self).__name__,
-                expected="num_data >= 1, the size of the training set",
+                expected="a whole num_data >= 1, the size of the training set",
                 got=f"num_data={num_data}",
                 hint="Pass len(train_set), not the batch size.",
             )

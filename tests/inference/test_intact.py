@@ -103,3 +103,43 @@ def test_a_flipped_bit_of_a_weight_is_refused(tmp_path):
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         bd.fit(_network(), _data(), **{"epochs": 1, "progress": False, **wrong})
+
+
+def test_a_schedule_that_is_not_finite_ends_training_before_its_epoch():
+    bnn = _network()
+    before = {name: value.clone() for name, value in bnn.state_dict().items()}
+    for options in ({"schedule": lambda epoch, epochs: float("nan")},
+                    {"buffers": {"temperature": lambda epoch, epochs: float("inf")}}):  # fmt: skip
+        with pytest.raises(ConfigError, match="to give finite numbers, got (nan|inf) in epoch 1"):
+            bd.fit(bnn, _data(), epochs=2, batch_size=5, progress=False, **options)
+    for name, value in bnn.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_whole_numbers_of_numpy_are_whole_and_fractions_are_not(tmp_path):
+    import numpy as np
+
+    settings = {"progress": False, "checkpoint_dir": tmp_path}
+    bd.fit(_network(), _data(), epochs=np.int64(1), batch_size=np.int64(5), **settings)
+    again = bd.fit(_network(), _data(), epochs=1, batch_size=5, **settings)
+    assert len(again.history) == 1
+    for wrong in (60.7, float("nan"), 0):
+        with pytest.raises(ConfigError, match="a whole num_data >= 1"):
+            bd.BayesianNetwork(nn.Linear(2, 2), bd.Categorical(), num_data=wrong)
+
+
+def test_no_flipped_bit_of_a_plain_network_passes(tmp_path):
+    torch.manual_seed(0)
+    net, x, path = nn.Linear(3, 2), torch.ones(2, 3), tmp_path / "plain.pt2"
+    bd.save_plain(net, path, x)
+    whole, expected = path.read_bytes(), net(x)
+    generator = random.Random(0)
+    for _ in range(50):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(bytes(damaged))
+        try:
+            loaded = bd.load_plain(path)
+        except CheckpointError:
+            continue
+        torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)

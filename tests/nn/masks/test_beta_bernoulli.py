@@ -206,8 +206,12 @@ def test_contexts_nest_and_close_after_errors():
     [
         ({"num_units": 0}, "BetaBernoulliDropout: expected at least 1 unit, got num_units=0"),
         ({"unit_dim": 1}, "expected a negative unit_dim.*got unit_dim=1.*Use -1 for features"),
-        ({"threshold": 1.0}, "expected 0 <= threshold < 1 and kl_scale > 0, got threshold=1.0"),
+        (
+            {"threshold": 1.0},
+            "0 <= threshold < 1 and a finite kl_scale > 0, got threshold=1.0",
+        ),
         ({"kl_scale": 0.0}, "kl_scale > 0, got threshold=0.001, kl_scale=0.0"),
+        ({"kl_scale": float("inf")}, "a finite kl_scale > 0, got .*kl_scale=inf"),
         ({"temperature": 0.0}, "expected temperature > 0 and finite, got temperature=0.0"),
         ({"prior_concentration1": math.inf}, "expected prior_concentration1 > 0 and finite"),
         ({"prior_concentration0": -1.0}, "expected prior_concentration0 > 0"),
