@@ -188,3 +188,9 @@ def test_real_data_have_their_published_sizes(name, data_dir):
     data = load_data(name, data_dir=data_dir, download=False)
     assert [len(y) for _, y in (data.train, data.validation, data.test)] == [55000, 5000, 10000]
     assert data.image_shape == (1, 28, 28) and float(data.train[0].max()) == 1.0
+
+
+@pytest.mark.parametrize("validation", [10.5, float("nan"), float("inf")])
+def test_images_are_held_out_in_whole_numbers(validation):
+    with pytest.raises(ConfigError, match="a whole number of validation examples"):
+        load_data("digits", validation=validation)

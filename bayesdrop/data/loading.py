@@ -57,7 +57,7 @@ def load_data(
     if name in regression_sets or name.startswith("uci/"):
         held_out = 0.0 if validation is None else validation
         return load_regression(name, split, validation=held_out, data_dir=data_dir)
-    if split != 0 or (validation is not None and int(validation) != validation):
+    if split != 0 or (validation is not None and validation % 1 != 0):
         raise ConfigError(
             f"load_data({name!r})",
             expected="split=0 and a whole number of validation examples for images",
