@@ -23,7 +23,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import dataclasses
-import json
 import shlex
 import statistics
 import sys
@@ -33,6 +32,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from result_files import added, write
 
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
@@ -291,10 +291,7 @@ def describe(run, split: str) -> dict:  # noqa: ANN001 - bayesdrop.recipes.run.R
 
 def median_of(runs: list[dict]) -> dict:
     """Return the medians over seeds of the figures that the published row has, and more."""
-
-    def middle(values: list[float]) -> float:
-        return statistics.median(values)
-
+    middle = statistics.median
     first = runs[0]
     result: dict = {
         key: {method: middle([run[key][method] for run in runs]) for method in first[key]}
@@ -350,10 +347,8 @@ def main() -> None:
                 for name in args.candidates or CANDIDATES[args.suite]
             ]
             runs = [{**head, **task.result()} for task in tasks]
-            names = [(run["candidate"], run["seed"]) for run in runs]
             earlier = read_json(args.out)["runs"] if args.out.exists() else []
-            kept = [run for run in earlier if (run["candidate"], run["seed"]) not in names]
-            result = {"runs": kept + runs}
+            result = {"runs": added(earlier, runs, ("candidate", "seed"))}
         else:
             recipes = args.recipes or SUITES[args.suite]
             result = read_json(args.out) if args.out.exists() else {"recipes": {}}
@@ -386,18 +381,18 @@ def main() -> None:
 
 
 def merged(earlier: dict | None, settings: dict, new: list[dict]) -> list[dict]:
-    """Return the new runs and, if the recipe is the same, earlier ones of other seeds, by seed."""
+    """Return the new runs and, if the recipe trains the same, earlier ones of other seeds."""
     runs = {}
-    if earlier is not None and earlier["settings"] == settings:
+    if earlier is not None and trained(earlier["settings"]) == trained(settings):
         for run in earlier["runs"]:
             runs[run["seed"]] = {"command": earlier["command"], **run}
     runs |= {run["seed"]: run for run in new}
     return [runs[seed] for seed in sorted(runs)]
 
 
-def write(result: dict, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+def trained(settings: dict) -> Recipe:
+    """Return the recipe of ``to_dict``, by any version, without what it is only called."""
+    return dataclasses.replace(Recipe.from_dict(settings), name="", summary="")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The benchmarks add to their result files and lose nothing that is there."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import scipy.stats
 from torch import nn
 
 import bayesdrop as bd
+from bayesdrop import recipes
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -33,6 +35,19 @@ def script(monkeypatch):
 @pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
 def test_a_script_imports_what_is_there(script, name):
     script(name)
+
+
+@pytest.mark.parametrize("suite", ["lenet-500-300", "lenet-300-100", "lenet5-caffe"])
+def test_a_seed_that_is_run_again_leaves_the_other_seeds_of_a_result_file(script, suite):
+    mnist = script("mnist")
+    path = BENCHMARKS / "results" / f"{suite}.json"
+    for name, earlier in json.loads(path.read_text())["recipes"].items():
+        settings = recipes.get(name).to_dict()
+        seeds = [run["seed"] for run in earlier["runs"]]
+        runs = mnist.merged(earlier, settings, [{"seed": 9}])
+        assert [run["seed"] for run in runs] == [*seeds, 9]
+        other = {**settings, "network_options": {"dropout": 0.25}}
+        assert mnist.merged(earlier, other, [{"seed": 9}]) == [{"seed": 9}]
 
 
 def tables_of(text):
@@ -121,18 +136,20 @@ def test_differences_that_are_noise_are_level(script):
 
 def test_a_recipe_keeps_the_runs_of_its_other_seeds(script):
     mnist = script("mnist")
+    recipe = recipes.get("digits-mlp")
+    settings = recipe.to_dict()
     earlier = {
         "command": "first",
-        "settings": {"epochs": 3},
+        "settings": settings,
         "runs": [{"seed": 0, "error": 1.0}, {"seed": 1, "error": 2.0}],
     }
     new = [{"seed": 1, "error": 3.0, "command": "second"}]
-    assert mnist.merged(earlier, {"epochs": 3}, new) == [
+    assert mnist.merged(earlier, settings, new) == [
         {"seed": 0, "error": 1.0, "command": "first"},
         {"seed": 1, "error": 3.0, "command": "second"},
     ]
-    assert mnist.merged(earlier, {"epochs": 4}, new) == new
-    assert mnist.merged(None, {"epochs": 3}, new) == new
+    assert mnist.merged(earlier, recipe.override(epochs=4).to_dict(), new) == new
+    assert mnist.merged(None, settings, new) == new
 
 
 def test_a_candidate_is_replaced_by_the_same_one_only(script):
