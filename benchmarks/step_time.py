@@ -1,10 +1,12 @@
 """Cost of a training step, as a multiple of plain torch with fused Adam.
 
-    python benchmarks/step_time.py --threads 2 --out benchmarks/results/step_time.json
+    python benchmarks/step_time.py --threads 1 --out benchmarks/results/step_time.json
 
-All variants run interleaved in one process, a slice of steps at a time in random order; the
-figure is the median over rounds of (variant / plain in the same round). The default busy-waiting
-of OpenMP makes a step up to ten times slower on a loaded machine, hence OMP_WAIT_POLICY=PASSIVE.
+All variants run interleaved in one process, a slice of steps at a time in random order. A figure
+is the median over rounds of (variant / plain in the same round), with its quartiles, once in wall
+time and once in the process's CPU time. Images have as much ink as MNIST's. The rows of
+``bd.fit`` pay for its call, once in a slice. The default busy-waiting of OpenMP makes a step up to
+ten times slower on a loaded machine, hence OMP_WAIT_POLICY=PASSIVE.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -30,11 +33,20 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayesdrop as bd
+from bayesdrop.nn import BayesianWeights
 
 BATCH = 100
+INK = 0.19
+"""Share of MNIST's pixels that are not zero."""
+PLAIN, BY_FIT = "plain torch, fused Adam", "beta-Bernoulli, bd.fit"
+QUADRATURE = "beta-Bernoulli, prior_concentration0=2"
+STACKS = (5, 35)
+"""Masked layers of 100 units, of which the difference gives the cost of one."""
+
+Gate = Callable[[int, int], nn.Module]
 
 
-def lenet_500_300(gate: Callable[..., nn.Module]) -> nn.Module:
+def lenet_500_300(gate: Gate) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(),
         *(gate(784, -1), nn.Linear(784, 500), nn.ReLU()),
@@ -43,13 +55,19 @@ def lenet_500_300(gate: Callable[..., nn.Module]) -> nn.Module:
     )
 
 
-def lenet5_caffe(gate: Callable[..., nn.Module]) -> nn.Module:
+def lenet5_caffe(gate: Gate) -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(1, 20, 5), nn.ReLU(), gate(20, -3), nn.MaxPool2d(2)),
         *(nn.Conv2d(20, 50, 5), nn.ReLU(), gate(50, -3), nn.MaxPool2d(2), nn.Flatten()),
         *(gate(800, -1), nn.Linear(800, 500), nn.ReLU()),
         *(gate(500, -1), nn.Linear(500, 10)),
     )
+
+
+def stack(layers: int, gate: Gate) -> nn.Module:
+    hidden = [[gate(100, -1), nn.Linear(100, 100), nn.ReLU()] for _ in range(layers)]
+    parts = [part for three in hidden for part in three]
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), *parts, nn.Linear(100, 10))
 
 
 def no_gate(units: int, dim: int) -> nn.Module:
@@ -60,9 +78,11 @@ def torch_dropout(units: int, dim: int) -> nn.Module:
     return nn.Dropout(0.5) if dim == -1 else nn.Dropout2d(0.5)
 
 
-def beta_bernoulli(units: int, dim: int) -> nn.Module:
-    return bd.BetaBernoulliDropout(units, unit_dim=dim)
+def mask(key: str, units: int, dim: int, **options: float) -> nn.Module:
+    return bd.nn.make(key, units, unit_dim=dim, **options)
 
+
+beta_bernoulli = partial(mask, "beta-bernoulli")
 
 Data = tuple[torch.Tensor, torch.Tensor]
 Steps = Callable[[Data], None]
@@ -75,7 +95,7 @@ def shuffled(data: Data) -> Iterator[Data]:
         yield x[rows], y[rows]
 
 
-def plain_steps(net: nn.Module, fused: bool) -> Steps:
+def plain_steps(net: nn.Module, fused: bool = True) -> Steps:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4, fused=fused)
     net.train()
 
@@ -88,8 +108,12 @@ def plain_steps(net: nn.Module, fused: bool) -> Steps:
     return run
 
 
-def fit_steps(net: nn.Module, num_data: int) -> Steps:
-    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=num_data)
+def bayesian(net: nn.Module) -> bd.BayesianNetwork:
+    return bd.BayesianNetwork(net, bd.Categorical(), num_data=60_000)
+
+
+def fit_steps(net: nn.Module) -> Steps:
+    bnn = bayesian(net)
 
     def run(data: Data) -> None:
         bnn.num_data = len(data[0])
@@ -98,8 +122,8 @@ def fit_steps(net: nn.Module, num_data: int) -> Steps:
     return run
 
 
-def svi_steps(net: nn.Module, num_data: int) -> Steps:
-    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=num_data)
+def svi_steps(net: nn.Module) -> Steps:
+    bnn = bayesian(net)
     svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-3}), TraceMeanField_ELBO())
 
     def run(data: Data) -> None:
@@ -110,8 +134,8 @@ def svi_steps(net: nn.Module, num_data: int) -> Steps:
     return run
 
 
-def elbo_module_steps(net: nn.Module, num_data: int) -> Steps:
-    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=num_data)
+def elbo_module_steps(net: nn.Module) -> Steps:
+    bnn = bayesian(net)
     objective = TraceMeanField_ELBO()(bnn.model, bnn.guide)
     optimizer = torch.optim.Adam(objective.parameters(), lr=1e-3, fused=True)
 
@@ -126,37 +150,78 @@ def elbo_module_steps(net: nn.Module, num_data: int) -> Steps:
     return run
 
 
-def measure(network: Callable, image: tuple[int, ...], args: argparse.Namespace) -> dict:
-    torch.manual_seed(args.seed)
-    num_data = 60_000
-    rows = BATCH * args.slice_steps
-    data = (torch.rand(rows, *image), torch.randint(0, 10, (rows,)))
-    variants: dict[str, Steps] = {
-        "plain torch, fused Adam": plain_steps(network(no_gate), fused=True),
+def with_layer(network: Callable[[Gate], nn.Module], key: str) -> nn.Module:
+    """Return the network with layers of a key: masks at its gates, or random weights."""
+    if issubclass(bd.nn.layers[key], BayesianWeights):
+        return bd.convert(network(no_gate), key)
+    return network(partial(mask, key))
+
+
+def variants(network: Callable[[Gate], nn.Module], keys: list[str]) -> dict[str, Steps]:
+    found = {
+        PLAIN: plain_steps(network(no_gate)),
         "plain torch, default Adam": plain_steps(network(no_gate), fused=False),
-        "nn.Dropout, fused Adam": plain_steps(network(torch_dropout), fused=True),
-        "beta-Bernoulli, bd.fit": fit_steps(network(beta_bernoulli), num_data),
-        "beta-Bernoulli, ELBO module, fused Adam": elbo_module_steps(
-            network(beta_bernoulli), num_data
-        ),
-        "beta-Bernoulli, stock SVI": svi_steps(network(beta_bernoulli), num_data),
+        "nn.Dropout, fused Adam": plain_steps(network(torch_dropout)),
+        BY_FIT: fit_steps(network(beta_bernoulli)),
+        "beta-Bernoulli, ELBO module, fused Adam": elbo_module_steps(network(beta_bernoulli)),
+        "beta-Bernoulli, stock SVI": svi_steps(network(beta_bernoulli)),
+        QUADRATURE: fit_steps(network(partial(beta_bernoulli, prior_concentration0=2.0))),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    return found | {key: fit_steps(with_layer(network, key)) for key in keys}
+
+
+Times = dict[str, list[tuple[float, float]]]
+
+
+def measure(found: dict[str, Steps], args: argparse.Namespace) -> Times:
+    """Return wall and CPU seconds of a step in every round."""
+    rows = BATCH * args.slice_steps
+    image = torch.rand(rows, 1, 28, 28)
+    data = (image * (torch.rand_like(image) < INK), torch.randint(0, 10, (rows,)))
+    seconds: Times = {name: [] for name in found}
     order = random.Random(args.seed)
     for round_index in range(args.rounds + 1):
-        for name in order.sample(list(variants), len(variants)):
-            started = time.perf_counter()
-            variants[name](data)
+        for name in order.sample(list(found), len(found)):
+            started, used = time.perf_counter(), time.process_time()
+            found[name](data)
+            pair = time.perf_counter() - started, time.process_time() - used
             if round_index:  # the first round warms up
-                seconds[name].append((time.perf_counter() - started) / args.slice_steps)
-    base = seconds["plain torch, fused Adam"]
-    return {
-        name: {
-            "milliseconds": round(1e3 * statistics.median(values), 3),
-            "ratio": round(statistics.median(v / b for v, b in zip(values, base, strict=True)), 3),
+                seconds[name].append((pair[0] / args.slice_steps, pair[1] / args.slice_steps))
+    return seconds
+
+
+def ratios(seconds: Times) -> dict[str, dict]:
+    found = {}
+    for name, values in seconds.items():
+        wall, cpu = (
+            [v[kind] / base[kind] for v, base in zip(values, seconds[PLAIN], strict=True)]
+            for kind in (0, 1)
+        )
+        low, middle, high = statistics.quantiles(wall, n=4, method="inclusive")
+        found[name] = {
+            "milliseconds": round(1e3 * statistics.median(v[0] for v in values), 3),
+            "ratio": round(middle, 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+            "cpu_ratio": round(statistics.median(cpu), 3),
         }
-        for name, values in seconds.items()
-    }
+    return found
+
+
+def layer_cost(args: argparse.Namespace) -> dict[str, float]:
+    """Return what one more masked layer of 100 units adds to a step, in ms of wall and CPU."""
+    found = {}
+    for layers in STACKS:
+        found[f"plain {layers}"] = plain_steps(stack(layers, no_gate))
+        found[f"masked {layers}"] = fit_steps(stack(layers, beta_bernoulli))
+    seconds = measure(found, args)
+    few, many = STACKS
+
+    def extra(kind: int) -> float:
+        rounds = zip(*(seconds[name] for name in found), strict=True)
+        more = [(m2[kind] - p2[kind]) - (m1[kind] - p1[kind]) for p1, m1, p2, m2 in rounds]
+        return round(1e3 * statistics.median(more) / (many - few), 3)
+
+    return {"milliseconds": extra(0), "cpu_milliseconds": extra(1)}
 
 
 def main() -> None:
@@ -165,18 +230,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--slice-steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keys", nargs="*", help="Registered layers. [default: all]")
+    parser.add_argument("--networks", nargs="*", default=["lenet-500-300", "lenet5-caffe"])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    keys = [key for key in bd.nn.layers if key != "beta-bernoulli"]
+    keys = keys if args.keys is None else args.keys
+    networks = {"lenet-500-300": lenet_500_300, "lenet5-caffe": lenet5_caffe}
+    load = os.getloadavg()[0]
     result = {
         "command": "python " + " ".join(sys.argv),
         "threads": args.threads,
+        "load_before": round(load, 2),
+        "cores": os.cpu_count(),
         "batch_size": BATCH,
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "machine": platform.machine(),
-        "lenet-500-300": measure(lenet_500_300, (1, 28, 28), args),
-        "lenet5-caffe": measure(lenet5_caffe, (1, 28, 28), args),
+        **{name: ratios(measure(variants(networks[name], keys), args)) for name in args.networks},
+        "one_more_masked_layer": layer_cost(args),
     }
     text = json.dumps(result, indent=2)
     print(text)
