@@ -14,11 +14,10 @@ from bayesdrop.diagnostics.inference_data import check_options, import_arviz, pa
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
-    Draw,
+    Draws,
     draw_posterior,
     evaluate_draws,
     log_densities,
-    stack_draws,
 )
 from bayesdrop.inference.predict import seeded
 from bayesdrop.nn import LatentOwner
@@ -151,10 +150,8 @@ def guide_diagnostic(
     _check_data(bnn, data)
     import_arviz()
     with evaluation_mode(bnn), seeded(seed):
-        draws = draw_posterior(bnn, num_samples)
         varied = _varied(bnn, layer)
-        fixed = {owner: values for owner, values in draws[0].items() if owner not in varied}
-        draws = [{**draw, **fixed} for draw in draws]
+        draws = draw_posterior(bnn, num_samples, varied)
         log_prior, log_guide = _densities(draws, varied)
         log_likelihood = torch.zeros(num_samples, dtype=torch.float64)
         for part in evaluate_draws(
@@ -193,9 +190,9 @@ def _varied(bnn: Program, layer: str | None) -> list[LatentOwner]:
     return [owners[layer]]
 
 
-def _densities(draws: Sequence[Draw], varied: Sequence[LatentOwner]) -> tuple[Tensor, Tensor]:
+def _densities(draws: Draws, varied: Sequence[LatentOwner]) -> tuple[Tensor, Tensor]:
     # Those of fixed latents are constants, but for layers whose parent varies.
-    densities = log_densities(stack_draws(draws))
+    densities = log_densities(draws)
     latents = [values for owner in varied for values in draws[0][owner].values()]
     if not latents or densities is None:
         raise ConfigError(

@@ -136,9 +136,9 @@ def to_inference_data(
         for path, layer in bnn.named_dropout_layers():
             name = _join_name(path, "keep_prob")
             contents.add("constant_data", name, layer.keep_prob(), [_unit(path)])
-        densities = log_densities(stacked)
+        densities = log_densities(draws)
         if densities is not None:
-            prior, guide = (density.expand(num_samples) for density in densities)
+            prior, guide = densities
             stats = {"log_prior": prior, "log_guide": guide, "log_ratio": prior - guide}
             for name, value in stats.items():
                 contents.add("sample_stats", name, value, sampled=True)

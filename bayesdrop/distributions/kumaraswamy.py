@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import Beta, constraints, register_kl
 from torch.distributions.utils import broadcast_all
+from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, exp_open_unit, log1mexp, wide
 from bayesdrop.typing import Shape
+
+_FAR = 40.0  # e^-40 is nothing beside one, in float64 too
 
 
 class Kumaraswamy(TorchDistribution):
@@ -35,7 +38,8 @@ class Kumaraswamy(TorchDistribution):
 
     Samples stay inside the open unit interval: values below the smallest normal number of the
     dtype or above one minus its epsilon are clamped there, so that no later logarithm is
-    infinite. ``rsample_log`` returns the logarithm without that loss.
+    infinite. ``rsample_log`` returns the logarithm without that loss, ``sample_logit`` the
+    log-odds.
 
     References:
         Kumaraswamy (1980), doi 10.1016/0022-1694(80)90036-0. Moments and entropy: Jones (2009),
@@ -85,6 +89,25 @@ class Kumaraswamy(TorchDistribution):
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         return exp_open_unit(self.rsample_log(sample_shape))
+
+    @torch.no_grad()
+    def sample_logit(self, sample_shape: Shape = ()) -> Tensor:
+        r"""Draw the log-odds of a sample, exact at both ends of the unit interval."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        a, b = self.concentration1.expand(shape), self.concentration0.expand(shape)
+        t = noise.uniform(shape, self.concentration1).log_().neg_() / b
+        log_x = log1mexp(-t) / a
+        # Where log x underflows, 1 - x is exp(-t) / a.
+        far = t > _FAR + (-a.log()).clamp(min=0.0)
+        return torch.where(far, t + a.log(), log_x - log1mexp(log_x))
+
+    def log_prob_at_logit(self, logit: Tensor) -> Tensor:
+        """Return the log density of the samples that have these log-odds."""
+        a, b = self.concentration1, self.concentration0
+        log_x = logsigmoid(logit)
+        far = logit > _FAR + a.log().clamp(min=0.0)
+        log_rest = torch.where(far, a.log() - logit, log1mexp(a * log_x))
+        return a.log() + b.log() + (a - 1) * log_x + (b - 1) * log_rest
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import pyro
@@ -14,11 +14,12 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
 
-from bayesdrop.distributions.elements import elements
+from bayesdrop.distributions.elements import elements, log_prob_at_logit
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
 from bayesdrop.nn import ConditionalOwner, LatentOwner, PosteriorSample, prior_among
+from bayesdrop.ops.stable import clamp_open_unit
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents
 
@@ -159,10 +160,45 @@ def _log_mean_likelihood(
     return values.cpu()
 
 
-def draw_posterior(bnn: Program, num_samples: int) -> list[Draw]:
-    """Draw all global latents from the guide, ``num_samples`` times."""
-    owners = [owner for _, owner in bnn.named_owners()]
-    return [{owner: owner.draw_latents() for owner in owners} for _ in range(num_samples)]
+class Draws(list[Draw]):
+    """Draws of all global latents, one after the other.
+
+    Args:
+        draws: Values of the latents, by owner.
+        logits: The log-odds of those that lie in the unit interval, where they are known, stacked
+            and in float64. The values themselves stick at its ends.
+    """
+
+    def __init__(self, draws: Iterable[Draw], logits: Mapping[LatentOwner, Latents]) -> None:
+        super().__init__(draws)
+        self.logits = logits
+
+
+@torch.no_grad()
+def draw_posterior(
+    bnn: Program, num_samples: int, varied: Collection[LatentOwner] | None = None
+) -> Draws:
+    """Draw all global latents from the guide, ``num_samples`` times.
+
+    Args:
+        bnn: The Bayesian network.
+        num_samples: Number of draws.
+        varied: The owners whose draws differ, the others having the same one; None varies all.
+    """
+    draws: list[dict[LatentOwner, Latents]] = [{} for _ in range(num_samples)]
+    logits: dict[LatentOwner, dict[str, Tensor]] = {}
+    for _, owner in bnn.named_owners():
+        times = num_samples if varied is None or owner in varied else 1
+        each = [owner.draw_latents() for _ in range(times)]
+        for name, fn in copy.deepcopy(owner).double().posterior().items():
+            if hasattr(elements(fn), "sample_logit"):
+                logit = elements(fn).sample_logit((times,))
+                logits.setdefault(owner, {})[name] = logit.expand(num_samples, *logit.shape[1:])
+                for latents, value in zip(each, logit.sigmoid(), strict=True):
+                    latents[name] = clamp_open_unit(value.to(latents[name]))
+        for index, draw in enumerate(draws):
+            draw[owner] = each[index % times]
+    return Draws(draws, logits)
 
 
 def draw_prior(bnn: Program, num_samples: int) -> Draw:
@@ -189,18 +225,17 @@ def stack_draws(draws: Sequence[Draw]) -> Draw:
 
 
 @torch.no_grad()
-def log_densities(stacked: Draw) -> tuple[Tensor, Tensor] | None:
+def log_densities(draws: Draws) -> tuple[Tensor, Tensor] | None:
     """Return the log prior and log guide density of each draw, ``(S,)`` in float64, on the CPU.
 
     They are those of the model itself, whatever ``kl_scale`` and ``kl_weight`` are. None if a
     distribution has no density, as an improper prior may.
-
-    Args:
-        stacked: All latents, draws along the first dimension.
     """
     # Sums over thousands of units: float32 would leave errors of a tenth of a nat.
-    wide = {owner: _double(latents) for owner, latents in stacked.items()}
-    totals: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in range(2)]
+    wide = {owner: _double(latents) for owner, latents in stack_draws(draws).items()}
+    for owner, logits in draws.logits.items():
+        wide[owner] |= {name: clamp_open_unit(value.sigmoid()) for name, value in logits.items()}
+    totals = [torch.zeros(len(draws), dtype=torch.float64) for _ in range(2)]
     for owner, latents in wide.items():
         copied = copy.deepcopy(owner).double()
         if isinstance(copied, ConditionalOwner) and isinstance(owner, ConditionalOwner):
@@ -211,11 +246,14 @@ def log_densities(stacked: Draw) -> tuple[Tensor, Tensor] | None:
             if not all(provides(fn, "log_prob") for fn in fns.values()):
                 return None
             for name, value in latents.items():
-                totals[index] = totals[index] + fns[name].log_prob(value).cpu()
+                logit = draws.logits.get(owner, {}).get(name)
+                fn = fns[name]
+                term = fn.log_prob(value) if logit is None else log_prob_at_logit(fn, logit)
+                totals[index] = totals[index] + term.cpu()
     return totals[0], totals[1]
 
 
-def _double(latents: Latents) -> Latents:
+def _double(latents: Latents) -> dict[str, Tensor]:
     return {name: value.double() for name, value in latents.items()}
 
 

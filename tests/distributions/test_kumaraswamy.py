@@ -7,11 +7,13 @@ import pytest
 import torch
 from pyro.distributions import Beta
 from scipy.integrate import quad
+from scipy.stats import kstest
 from torch.distributions import kl_divergence
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.distributions.kumaraswamy import expected_log1m
-from bayesdrop.testing import assert_mean_close
+from bayesdrop.ops.stable import log1mexp
+from bayesdrop.testing import TEST_FAILURE_RATE, assert_mean_close
 from tests.distributions import laws
 
 PARAMETERS = [(0.3133, 1.0), (0.5, 0.5), (2.0, 3.0), (5.0, 0.7), (20.0, 30.0)]
@@ -283,3 +285,31 @@ def test_kl_gradient_equals_finite_differences(d):
         atol=1e-3,
         rtol=1e-4,
     )
+
+
+@pytest.mark.parametrize("a", [1e-3, 0.5, 30.0, 1e4])
+@pytest.mark.parametrize("b", [1e-3, 1.0, 50.0])
+def test_log_density_at_log_odds_is_that_at_the_value(a, b):
+    q = Kumaraswamy(torch.tensor(a), torch.tensor(b))
+    logit = torch.linspace(-30.0, 20.0, 41)
+    with mpmath.workdps(60):
+        odds = [mpmath.exp(mpmath.mpf(float(value))) for value in logit]
+        x = [o / (1 + o) for o in odds]
+        rest = [(b - 1) * mpmath.log(1 - v ** mpmath.mpf(a)) for v in x]
+        power = [mpmath.log(a * b) + (a - 1) * mpmath.log(v) for v in x]
+    expected = [float(p + r) for p, r in zip(power, rest, strict=True)]
+    got = q.log_prob_at_logit(logit)
+    torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-9, atol=1e-9)
+    far = torch.tensor([-1e4, 1e4])  # 1 - x^a is 1, and a (1 - x)
+    edge = [math.log(a * b) - (a - 1) * 1e4, math.log(a * b) + (b - 1) * (math.log(a) - 1e4)]
+    torch.testing.assert_close(q.log_prob_at_logit(far), torch.tensor(edge))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1e-3, 1.0), (2.0, 1e-3), (0.5, 0.5), (1e4, 3.0)])
+def test_log_odds_have_the_law_of_the_samples(a, b):
+    # x^a is 1 - exp(-t) with t exponential of rate b.
+    logit = Kumaraswamy(torch.tensor(a), torch.tensor(b)).sample_logit((2000,))
+    assert torch.isfinite(logit).all()
+    log_x = -torch.nn.functional.softplus(-logit)
+    minus_t = torch.where(logit > 100, math.log(a) - logit, log1mexp(a * log_x))
+    assert kstest((-b * minus_t).numpy(), "expon").pvalue > TEST_FAILURE_RATE

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pyro
@@ -18,7 +19,7 @@ from bayesdrop.inference.draws import (
     provides,
     stack_draws,
 )
-from bayesdrop.testing import assert_means_equal
+from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 KEYS = list(bd.nn.registered(bd.BayesianDropout))
 
@@ -38,9 +39,9 @@ def data(rows=7):
 def test_densities_are_those_of_the_model_and_of_the_guide(key):
     bnn = bayesian(key, kl_scale=3.0)
     draws = draw_posterior(bnn, 5)
-    densities = log_densities(stack_draws(draws))
+    densities = log_densities(draws)
     if not any(owner.posterior() for _, owner in bnn.named_owners()):
-        assert [density.item() for density in densities] == [0.0, 0.0]
+        assert [density.tolist() for density in densities] == [5 * [0.0]] * 2
         return
     for index, draw in enumerate(draws):
         values = {f"{p}.{n}": v for p, o in bnn.named_owners() for n, v in draw[o].items()}
@@ -157,3 +158,54 @@ def test_what_a_distribution_provides_is_seen_through_independent():
 
     improper = Improper(torch.Size((2,))).to_event(1)
     assert not any(provides(improper, name) for name in ("sample", "log_prob", "mean"))
+
+
+def concentrated(key, a, b):
+    """A float32 layer of 50 units whose guide sticks at an end of the unit interval."""
+    options = {"prior_concentration1": 1e-4} if "beta" in key else {}
+    layer = bd.nn.make(key, 50, **options)
+    owner = layer.sticks if hasattr(layer, "sticks") else layer
+    with torch.no_grad():
+        for part in {layer, owner}:
+            if hasattr(part, "log_concentration1"):
+                part.log_concentration1.fill_(math.log(a))
+                part.log_concentration0.fill_(math.log(b))
+            elif hasattr(part, "raw_concentration1"):
+                part.raw_concentration1.fill_(math.log(math.expm1(a)))
+                part.raw_concentration0.fill_(math.log(math.expm1(b)))
+    return layer.float()
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.3, 1.0), (0.01, 1.0), (0.001, 1.0), (5.0, 0.02)])
+@pytest.mark.parametrize("key", ["beta-bernoulli", "dependent-beta-bernoulli", "indian-buffet"])
+def test_mean_log_ratio_is_minus_the_kl_in_float32_where_pi_sticks_at_an_end(key, a, b):
+    layer = concentrated(key, a, b)
+    net = nn.Sequential(layer, nn.Linear(50, 1).float())
+    bnn = bd.BayesianNetwork(net, bd.Gaussian(1.0), num_data=1).eval()
+    prior, guide = log_densities(draw_posterior(bnn, 2000))
+    exact = bd.kl_divergence(copy.deepcopy(layer).double())
+    assert_mean_close((prior - guide)[:, None], -exact.detach()[None])
+
+
+def test_values_are_those_of_their_log_odds_and_inside_the_interval():
+    bnn = bd.BayesianNetwork(
+        nn.Sequential(concentrated("beta-bernoulli", 0.02, 0.1), nn.Linear(50, 1).float()),
+        bd.Gaussian(1.0),
+        num_data=1,
+    ).eval()
+    draws = draw_posterior(bnn, 100)
+    (logits,), (values,) = (
+        next(iter(d.values())).values() for d in (draws.logits, stack_draws(draws))
+    )
+    assert values.dtype == torch.float32 and logits.dtype == torch.float64
+    assert 0.0 < values.min() < 1e-37 and 1 - 2e-7 < values.max() < 1.0
+    torch.testing.assert_close(values, logits.sigmoid().float(), rtol=1e-5, atol=2e-7)
+
+
+def test_only_the_owners_that_vary_differ():
+    bnn = bayesian()
+    first, second = (owner for _, owner in bnn.named_owners())
+    draws = draw_posterior(bnn, 3, [second])
+    assert torch.equal(draws[0][first]["pi"], draws[2][first]["pi"])
+    assert not torch.equal(draws[0][second]["pi"], draws[2][second]["pi"])
+    assert draws.logits[first]["pi"].shape == (3, 4)
