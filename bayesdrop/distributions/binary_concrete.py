@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.ops import noise
+from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.typing import Shape
 
 
@@ -113,6 +114,10 @@ class BinaryConcrete(TorchDistribution):
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
+        if takes_plain_operations():
+            y = self.rsample_logits(sample_shape)
+            bound = _largest_logit(y)
+            return torch.sigmoid(y + (y.clamp(-bound, bound) - y).detach())
         return _Sample.apply(self.logits.expand(shape), self.temperature.expand(shape))
 
     @override
@@ -137,12 +142,16 @@ class BinaryConcrete(TorchDistribution):
         return torch.sigmoid((self.logits + torch.logit(value)) / self.temperature)
 
 
+def _largest_logit(like: Tensor) -> float:
+    return -math.log(torch.finfo(like.dtype).eps)
+
+
 class _Sample(torch.autograd.Function):
     # sigmoid((logits + noise) / temperature), clamped, in one buffer: for masks, whose size is the
     # batch's, the time goes into memory.
     @staticmethod
     def forward(ctx: Any, logits: Tensor, temperature: Tensor) -> Tensor:
-        bound = -math.log(torch.finfo(logits.dtype).eps)
+        bound = _largest_logit(logits)
         y = noise.logistic(logits.shape, logits).add_(logits).div_(temperature)
         z = y.clamp_(-bound, bound).sigmoid_()
         ctx.save_for_backward(z, temperature)
@@ -156,18 +165,12 @@ class _Sample(torch.autograd.Function):
 
 
 class _RoundStraightThrough(torch.autograd.Function):
-    """Round forward, pass the gradient backward, and remember the relaxed value."""
-
     @staticmethod
     def forward(ctx: object, soft: Tensor) -> Tensor:
-        """Return ``soft`` rounded to 0 or 1."""
-        hard = soft.round()
-        hard._relaxed = soft  # type: ignore[attr-defined]
-        return hard
+        return soft.round()
 
     @staticmethod
     def backward(ctx: object, *grads: Tensor) -> Tensor:
-        """Return the incoming gradient unchanged."""
         return grads[0]
 
 
@@ -194,7 +197,13 @@ class BinaryConcreteStraightThrough(BinaryConcrete):
 
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        return _RoundStraightThrough.apply(super().rsample(sample_shape))
+        soft = super().rsample(sample_shape)
+        if takes_plain_operations():
+            hard = soft + (soft.round() - soft).detach()  # exactly 0 or 1
+        else:
+            hard = _RoundStraightThrough.apply(soft)
+        hard._relaxed = soft  # type: ignore[attr-defined]
+        return hard
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:

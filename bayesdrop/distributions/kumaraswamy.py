@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributions import Beta, constraints, register_kl
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid
@@ -17,6 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, exp_open_unit, log1mexp, wide
+from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import Shape
 
 _FAR = 40.0  # e^-40 is nothing beside one, in float64 too
@@ -84,7 +84,8 @@ class Kumaraswamy(TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         exponential = noise.uniform(shape, self.concentration1).log_().neg_()
         a, b = self.concentration1.expand(shape), self.concentration0.expand(shape)
-        return _LogSample.apply(a, b, exponential)
+        form = _plain_log_sample if takes_plain_operations() else _LogSample.apply
+        return form(a, b, exponential)
 
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
@@ -170,7 +171,8 @@ def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
     against 25-digit quadrature). In float32, where all terms have one sign, a coarser grid is as
     good as the arithmetic.
     """
-    return _ExpectedLog1m.apply(*torch.broadcast_tensors(concentration1, concentration0))
+    form = _plain_expected_log1m if takes_plain_operations() else _ExpectedLog1m.apply
+    return form(*torch.broadcast_tensors(concentration1, concentration0))
 
 
 @register_kl(Kumaraswamy, Beta)
@@ -186,35 +188,48 @@ def _kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
     """
     a, b = q.concentration1, q.concentration0
     c, d = p.concentration1, p.concentration0
-    kl = _ClosedKL.apply(*torch.broadcast_tensors(a, b, c))
-    if bool((d == 1).all()):
+    plain = takes_plain_operations()
+    form = _plain_closed_kl if plain else _ClosedKL.apply
+    kl = form(*torch.broadcast_tensors(a, b, c))
+    if not plain and bool((d == 1).all()):  # a transform has no values to look at
         return kl
     log_beta = torch.lgamma(c) + torch.lgamma(d) - torch.lgamma(c + d)
     return kl + c.log() + log_beta - (d - 1) * expected_log1m(*torch.broadcast_tensors(a, b))
 
 
-# Gradients are written out for the reason given in bayesdrop.ops.stable.
+# Gradients are written out for the reason given in bayesdrop.ops.stable, each beside its function
+# in plain operations: what torch's transforms take, and what higher derivatives come from.
+
+
+def _plain_log_sample(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
+    # log x = log(1 - exp(-s / b)) / a for exponential noise s.
+    return log1mexp(-s / b) / a
 
 
 class _LogSample(torch.autograd.Function):
-    # log x = log(1 - exp(-s / b)) / a for exponential noise s.
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, s: Tensor) -> Tensor:
         t = s / b
         log_x = log1mexp(-t) / a
-        ctx.save_for_backward(a, b, t, log_x)
+        ctx.save_for_backward(a, b, s, t, log_x)
         return log_x
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        a, b, t, log_x = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, s, t, log_x = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(_plain_log_sample, (a, b, s), grads[0])
         scaled = -grads[0] / a
         return scaled * log_x, scaled * t / (b * torch.expm1(t)), None
 
 
-class _ClosedKL(torch.autograd.Function):
+def _plain_closed_kl(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     # KL(Kumaraswamy(a, b) || Beta(c, 1)). psi(b + 1) = psi(b) + 1 / b, without the difference of
     # two large numbers for small b.
+    return (c / a - 1) * (torch.digamma(b + 1) + EULER_GAMMA) + (a * b / c).log() + 1 / b - 1
+
+
+class _ClosedKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         harmonic = torch.digamma(b + 1).add_(EULER_GAMMA)
@@ -222,9 +237,11 @@ class _ClosedKL(torch.autograd.Function):
         return (c / a - 1) * harmonic + (a * b / c).log_() + 1 / b - 1
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
         a, b, c, harmonic = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(_plain_closed_kl, (a, b, c), g)
         ratio = c / a
         grad_a = (1 - ratio * harmonic) / a
         grad_b = (ratio - 1) * torch.polygamma(1, b + 1) + (1 - 1 / b) / b
@@ -232,12 +249,32 @@ class _ClosedKL(torch.autograd.Function):
         return g * grad_a, g * grad_b, grad_c
 
 
+def _grid(like: Tensor) -> tuple[float, float, int]:
+    """Return the step, the first log s and the size of the quadrature's grid."""
+    step, log_s_start = (0.0625, -38.0) if like.dtype == torch.float64 else (0.125, -22.0)
+    return step, log_s_start, int((4.0 - log_s_start) / step) + 1
+
+
+def _plain_expected_log1m(a: Tensor, b: Tensor) -> Tensor:
+    # On one grid of log s for all.
+    step, log_s_start, number = _grid(a)
+    log_s = log_s_start + step * torch.arange(number, dtype=a.dtype, device=a.device)
+    weight = step * (log_s - log_s.exp()).exp()
+    log_t = log_s - b.log().unsqueeze(-1)
+    # log(-log(1 - e^-t)): -t to machine precision once e^-t is below epsilon.
+    far = log_t > math.log(36.0)
+    near = torch.where(far, 0.0, log_t).exp()
+    value = torch.where(far, -torch.where(far, log_t, 0.0).exp(), (-log1mexp(-near)).log())
+    g = value - a.log().unsqueeze(-1)
+    inside = g.clamp(min=-34.0, max=math.log(700.0)).exp()
+    return (weight * torch.where(g < -34.0, g, log1mexp(-inside))).sum(-1)
+
+
 class _ExpectedLog1m(torch.autograd.Function):
     # Each b has its own stretch of one grid of log t, so that what depends on t alone is a table.
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        step, log_s_start = (0.0625, -38.0) if a.dtype == torch.float64 else (0.125, -22.0)
-        number = int((4.0 - log_s_start) / step) + 1
+        step, log_s_start, number = _grid(a)
         log_b = b.log().clamp(-_MAX_LOG, _MAX_LOG).unsqueeze(-1)
         index = ((log_s_start - log_b) / step).floor() + torch.arange(number, device=a.device)
         log_s = log_b + step * index
@@ -253,14 +290,18 @@ class _ExpectedLog1m(torch.autograd.Function):
         log1m_x = torch.where(tiny, g, log1mexp(-minus_log_x))
         towards_a = weight * minus_log_x.div_(torch.expm1(minus_log_x))
         ctx.save_for_backward(
-            towards_a.sum(-1).div_(-a), towards_a.mul_(slope.view(index.shape)).sum(-1).div_(-b)
+            a,
+            b,
+            towards_a.sum(-1).div_(-a),
+            towards_a.mul_(slope.view(index.shape)).sum(-1).div_(-b),
         )
         return weight.mul_(log1m_x).sum(-1)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        grad_a, grad_b = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, grad_a, grad_b = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(_plain_expected_log1m, (a, b), grads[0])
         return grads[0] * grad_a, grads[0] * grad_b
 
 

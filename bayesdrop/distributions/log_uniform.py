@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.ops.stable import EULER_GAMMA
+from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import Shape
 
 Divergence: TypeAlias = Literal["exact", "fit", "cubic"]
@@ -115,7 +116,7 @@ def _kl_normal_log_uniform(q: Normal, p: LogUniform) -> Tensor:
     """  # noqa: D400, D415 - ends in a formula
     ratio = q.loc / q.scale
     if p.divergence == "exact":
-        kl = _ExactKL.apply(ratio)
+        kl = _plain_exact_kl(ratio) if takes_plain_operations() else _ExactKL.apply(ratio)
     else:
         kl = _fitted(ratio) if p.divergence == "fit" else _cubic(ratio)
     return kl.expand(torch.broadcast_shapes(kl.shape, p.batch_shape))
@@ -146,8 +147,17 @@ _STEPS_PER_UNIT = 64
 _END = 16
 
 
+def _plain_exact_kl(ratio: Tensor) -> Tensor:
+    square = ratio.square().clamp(max=1e30)
+    position = torch.log1p(square) * _STEPS_PER_UNIT
+    whole = position.detach().clamp(max=_END * _STEPS_PER_UNIT).nan_to_num(0.0).to(torch.int32)
+    c0, c1, c2, c3 = (column[whole.long()] for column in _table(ratio.dtype, ratio.device))
+    x = position - whole
+    return c0 + x * (c1 + x * (c2 + x * c3))
+
+
 class _ExactKL(torch.autograd.Function):
-    # ``forward`` takes ``ctx`` for the reason given in bayesdrop.ops.stable.
+    # As in bayesdrop.ops.stable: written out, beside the form in plain operations.
     @staticmethod
     def forward(ctx: Any, ratio: Tensor) -> Tensor:
         square = ratio.square().clamp_(max=1e30)
@@ -163,12 +173,14 @@ class _ExactKL(torch.autograd.Function):
         slope = torch.addcmul(c1, x, torch.addcmul(inner, x, c3, value=2).add_(c2))
         # d s / d ratio = 2 ratio / (1 + ratio^2)
         slope.mul_(2 * _STEPS_PER_UNIT).mul_(ratio).div_(square.add_(1))
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(ratio, slope)
         return torch.addcmul(c0, x, torch.addcmul(c1, x, inner))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (slope,) = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> Tensor | None:
+        ratio, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(_plain_exact_kl, (ratio,), grads[0])[0]
         return grads[0] * slope
 
 

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import DataError
 from bayesdrop.likelihoods.likelihood import Likelihood, match_shape
+from bayesdrop.ops.transforms import takes_plain_operations
 
 
 class Bernoulli(Likelihood):
@@ -38,7 +39,7 @@ class Bernoulli(Likelihood):
     @override
     def target(self, output: Tensor, y: Tensor) -> Tensor:
         y = match_shape("Bernoulli", output, y).to(output.dtype)
-        if not bool(((y == 0) | (y == 1)).all()):
+        if not takes_plain_operations() and not bool(((y == 0) | (y == 1)).all()):
             raise DataError(
                 "Bernoulli",
                 expected="targets of 0 and 1",

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.likelihoods.likelihood import Likelihood, require_rows
+from bayesdrop.ops.transforms import takes_plain_operations
 
 
 class Categorical(Likelihood):
@@ -78,8 +79,9 @@ class Categorical(Likelihood):
                 got=f"{y.dtype} of shape {tuple(y.shape)}",
                 hint=_label_hint(output, y),
             )
-        # On an accelerator the check would wait for the device at every step.
-        if y.device.type == "cpu":
+        # On an accelerator the check would wait for the device at every step; under a transform
+        # there is no value.
+        if y.device.type == "cpu" and not takes_plain_operations():
             labels = y[y != self.ignore_index]
             if labels.numel() and not 0 <= labels.min() <= labels.max() < output.shape[1]:
                 raise DataError(

@@ -20,6 +20,7 @@ from bayesdrop.nn.context import active_context
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
 from bayesdrop.ops import noise as noise_source
+from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import SharedBy
 
 Noise: TypeAlias = Literal["local", "weights"]
@@ -286,25 +287,37 @@ class BayesianWeights(LatentOwner):
 
 def local_sample(mean: Tensor, variance: Tensor, noise_shape: torch.Size) -> Tensor:
     """Return ``mean`` plus normal noise; the gradient is finite where the variance is zero."""
-    return _LocalSample.apply(mean, variance, noise_source.normal(noise_shape, mean))
+    normal = noise_source.normal(noise_shape, mean)
+    form = _plain_local_sample if takes_plain_operations() else _LocalSample.apply
+    return form(mean, variance, normal)
+
+
+def _plain_local_sample(mean: Tensor, variance: Tensor, normal: Tensor) -> Tensor:
+    return mean + _plain_noise(variance, normal)
+
+
+def _plain_noise(variance: Tensor, normal: Tensor) -> Tensor:
+    return variance.clamp(min=_LEAST_VARIANCE).sqrt() * normal
 
 
 class _LocalSample(torch.autograd.Function):
-    # Fewer passes over the pre-activations than the operations would take one by one. ``forward``
-    # takes ``ctx`` for the reason given in bayesdrop.ops.stable.
+    # Fewer passes over the pre-activations than the operations would take one by one. As in
+    # bayesdrop.ops.stable it stands beside its form in plain operations.
     @staticmethod
     def forward(ctx: Any, mean: Tensor, variance: Tensor, normal: Tensor) -> Tensor:
         spread = variance.clamp(min=_LEAST_VARIANCE).sqrt_()
         # Below the floor there is no gradient: the input is zero there, its weights have none.
         slope = normal.div(spread).mul_(0.5).masked_fill_(variance < _LEAST_VARIANCE, 0.0)
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(variance, slope)
         return torch.addcmul(mean, spread, normal)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        slopes = grads[0] * slope
-        return grads[0], slopes, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        variance, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            normal = 2 * slope * variance.detach().clamp(min=_LEAST_VARIANCE).sqrt()
+            return grads[0], *plain_gradients(_plain_noise, (variance, normal), grads[0])
+        return grads[0], grads[0] * slope, None
 
 
 _LEAST_VARIANCE = 1e-20

@@ -12,11 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bayesdrop.ops.transforms import takes_plain_operations
+
 
 def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     """Return uniform noise on (0, 1), ends excluded, with the dtype and device of ``like``."""
     info = torch.finfo(like.dtype)
     noise = torch.rand(tuple(shape), dtype=like.dtype, device=like.device)
+    if takes_plain_operations():  # which have no rule for some operations in place
+        return noise.clamp(min=info.tiny, max=1.0 - info.eps)
     return noise.clamp_(min=info.tiny, max=1.0 - info.eps)
 
 
@@ -27,7 +31,7 @@ def logistic(shape: Sequence[int], like: Tensor) -> Tensor:
 
 def normal(shape: Sequence[int], like: Tensor) -> Tensor:
     """Return standard normal noise, laid out in memory as ``like`` where it has its shape."""
-    if torch.Size(shape) == like.shape:
+    if torch.Size(shape) == like.shape and not takes_plain_operations():
         # Filled as the vector it is in memory: several times faster with the channels last.
         result = torch.empty_like(like)
         result.as_strided((result.numel(),), (1,)).normal_()

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesdrop.ops.transforms import takes_plain_operations
+
 EULER_GAMMA = 0.5772156649015329
 
 
 # Gradients of the functions below are written out, which takes fewer operations on the short
 # vectors of every training step. They take ``ctx`` in ``forward``, since torch inspects the
-# signature at each call of one with ``setup_context``, which costs more than the arithmetic.
+# signature at each call of one with ``setup_context``, which costs more than the arithmetic. Each
+# has a form in plain operations beside it, with the same gradient, for torch's transforms; what is
+# saved for a gradient is an argument or the result, so that the second derivative is right too.
 
 
 class _Log1mExp(torch.autograd.Function):
@@ -40,7 +44,14 @@ def log1mexp(x: Tensor) -> Tensor:
     References:
         Maechler (2012), "Accurately computing log(1 - exp(-|a|))".
     """
-    return _Log1mExp.apply(x)
+    return _plain_log1mexp(x) if takes_plain_operations() else _Log1mExp.apply(x)
+
+
+def _plain_log1mexp(x: Tensor) -> Tensor:
+    # What a branch does not need is replaced before it: there is no gradient of infinity.
+    near, half = x > -math.log(2.0), -math.log(2.0)
+    close = torch.log(-torch.expm1(torch.where(near, x, half)))
+    return torch.where(near, close, torch.log1p(-torch.exp(torch.where(near, half, x))))
 
 
 class _ExpOpenUnit(torch.autograd.Function):
@@ -62,6 +73,9 @@ def exp_open_unit(x: Tensor) -> Tensor:
 
     The gradient is that of the exponential, also where the value is held at an end.
     """
+    if takes_plain_operations():
+        y = x.exp()
+        return y + (clamp_open_unit(y) - y).detach()
     return _ExpOpenUnit.apply(x)
 
 
@@ -90,6 +104,30 @@ class _ClampInward(torch.autograd.Function):
         return grads[0].masked_fill(outward, 0.0), None, None
 
 
+class _TransformedClampInward(torch.autograd.Function):
+    # The same for torch.func: a gradient that looks at its own sign is no plain operation's.
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, lower: float, upper: float) -> Tensor:
+        return x.clamp(lower, upper)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        x, *ctx.bounds = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _ClampInward.backward(ctx, *grads)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (x,), (lower, upper) = ctx.saved_tensors, ctx.bounds
+        return torch.where((x < lower) | (x > upper), 0.0, tangents[0])
+
+
 def clamp_inward(x: Tensor, lower: float, upper: float) -> Tensor:
     """Clamp a parameter that is minimised over, without holding it at the bound for good.
 
@@ -97,7 +135,8 @@ def clamp_inward(x: Tensor, lower: float, upper: float) -> Tensor:
     that an optimiser has carried over a bound can come back: what clamping the parameter itself
     after each step achieves.
     """
-    return _ClampInward.apply(x, lower, upper)
+    form = _TransformedClampInward if takes_plain_operations() else _ClampInward
+    return form.apply(x, lower, upper)
 
 
 def wide(x: Tensor) -> Tensor:

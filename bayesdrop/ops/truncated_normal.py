@@ -13,20 +13,42 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
+
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 _SQRT_HALF = math.sqrt(0.5)
 _SERIES = 100.0  # From here on the asymptotic series of R is exact in float64.
+_PLAIN_SERIES = 25.0  # The same of seven terms.
 _FAR = 30.0  # The normal distribution function itself underflows at -38.
 
 
 def mills_ratio(x: Tensor) -> Tensor:
     r"""Return :math:`R(x) = (1 - \Phi(x)) / \phi(x)` for :math:`x \ge 0`."""
-    return _MillsRatio.apply(x)
+    return _plain_mills_ratio(x) if takes_plain_operations() else _MillsRatio.apply(x)
+
+
+def _plain_mills_ratio(x: Tensor) -> Tensor:
+    # The derivative that torch has for erfcx loses as many digits as 1 - x R(x) does.
+    far = x > _PLAIN_SERIES
+    square = torch.where(far, x, _PLAIN_SERIES).square().reciprocal()
+    series, terms = torch.ones_like(square), torch.ones_like(square)
+    for k in range(1, 8):
+        terms = terms * (1 - 2 * k) * square
+        series = series + terms
+    near = torch.where(far, _PLAIN_SERIES, x)
+    ratio = math.sqrt(math.pi / 2) * torch.special.erfcx(near * _SQRT_HALF)
+    return torch.where(far, series / torch.where(far, x, 1.0), ratio)
 
 
 def mills_gap(x: Tensor) -> Tensor:
     r"""Return :math:`1 - x R(x)` for :math:`x \ge 0`, accurate where it is about :math:`1/x^2`."""
-    return _MillsGap.apply(x)
+    return _plain_mills_gap(x) if takes_plain_operations() else _MillsGap.apply(x)
+
+
+def _plain_mills_gap(x: Tensor) -> Tensor:
+    square = x.clamp(min=_SERIES).square().reciprocal()
+    series = square * (1 - 3 * square * (1 - 5 * square * (1 - 7 * square)))
+    return torch.where(x > _SERIES, series, 1 - x * mills_ratio(x))
 
 
 class Truncation(NamedTuple):
@@ -86,7 +108,13 @@ def sample_log(
         upper: Upper end.
         quantile: :math:`v` in (0, 1).
     """
-    return _Sample.apply(loc, scale, lower, upper, quantile)
+    form = _plain_sample if takes_plain_operations() else _Sample.apply
+    return form(loc, scale, lower, upper, quantile)
+
+
+def _plain_sample(loc: Tensor, scale: Tensor, lower: Tensor, upper: Tensor, v: Tensor) -> Tensor:
+    x = loc + scale * _standard_quantile((lower - loc) / scale, (upper - loc) / scale, v)
+    return x + (x.clamp(lower, upper) - x).detach()
 
 
 def _standard_quantile(lower: Tensor, upper: Tensor, v: Tensor) -> Tensor:
@@ -122,12 +150,14 @@ class _Sample(torch.autograd.Function):
     ) -> Tensor:
         low, high = (lower - loc) / scale, (upper - loc) / scale
         z = _standard_quantile(low, high, v)
-        ctx.save_for_backward(low, high, z, v)
+        ctx.save_for_backward(loc, scale, lower, upper, low, high, z, v)
         return (loc + scale * z).clamp(lower, upper)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        low, high, z, v = ctx.saved_tensors
+        *arguments, low, high, z, v = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(_plain_sample, (*arguments, v), grads[0])
         at_low = (1 - v) * torch.exp(0.5 * (z - low) * (z + low))
         at_high = v * torch.exp(0.5 * (z - high) * (z + high))
         grad_loc = grads[0] * (1 - at_low - at_high)
@@ -156,9 +186,7 @@ class _MillsGap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        square = x.clamp(min=_SERIES).square().reciprocal()
-        series = square * (1 - 3 * square * (1 - 5 * square * (1 - 7 * square)))
-        return torch.where(x > _SERIES, series, 1 - x * mills_ratio(x))
+        return _plain_mills_gap(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import math
 from abc import ABC, abstractmethod
@@ -32,6 +33,26 @@ def adam(lr: float = 1e-3) -> PyroOptim:
     return PyroOptim(torch.optim.Adam, {"lr": lr})
 
 
+class _Loss(nn.Module):
+    # The loss as a forward pass, which torch.func.functional_call calls.
+    def __init__(self, bnn: bd.BayesianNetwork) -> None:
+        super().__init__()
+        self.bnn = bnn
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.bnn.loss(x, y).loss
+
+
+class _Divergence(nn.Module):
+    # The same of the divergence.
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self) -> torch.Tensor:
+        return bd.kl_divergence(self.network)
+
+
 class OwnerContract(ABC):
     """Abstract test class; ``MaskContract`` and ``WeightContract`` say what network is tested."""
 
@@ -41,6 +62,8 @@ class OwnerContract(ABC):
     """Parameters of the layer that no divergence depends on, and only the data train."""
     as_in_the_model: ClassVar[dict[str, Any]] = {}
     """Options with which plain torch draws just what the Pyro model draws."""
+    without_statistics: ClassVar[dict[str, Any]] = {}
+    """Options with which a pass in training mode moves no running statistics but the first."""
 
     @abstractmethod
     def network(self, **options: Any) -> nn.Sequential:
@@ -266,6 +289,36 @@ class OwnerContract(ABC):
         for name, gradient in gradients(bnn.loss(*data).loss, bnn).items():
             assert bool(gradient.isfinite().all()), name
             assert bool((gradient != 0).any()), name
+
+    @pytest.mark.parametrize("randomness", ["same", "different"])
+    def test_gradients_of_single_examples_by_vmap_are_those_of_backward(
+        self, randomness, same_noise
+    ):
+        bnn, (x, y) = self.bayesian(**self.without_statistics), self.batch(3)
+        bnn(x)
+        expected = [gradients(bnn.loss(x[n : n + 1], y[n : n + 1]).loss, bnn) for n in range(3)]
+        call = functools.partial(torch.func.functional_call, _Loss(bnn))
+        parameters = {f"bnn.{name}": p.detach() for name, p in bnn.named_parameters()}
+        singly = torch.func.vmap(
+            torch.func.grad(lambda p, x, y: call(p, (x, y))), (None, 0, 0), randomness=randomness
+        )(parameters, x[:, None], y[:, None])
+        for name in expected[0] if randomness == "same" else ():
+            gradient = torch.stack([of[name] for of in expected])
+            torch.testing.assert_close(singly[f"bnn.{name}"], gradient)
+        assert all(bool(gradient.isfinite().all()) for gradient in singly.values())
+
+    def test_second_derivatives_of_the_divergence_are_right(self, same_noise):
+        network = self.network()
+        names, values = zip(*network.named_parameters(prefix="network"), strict=True)
+        divergence = _Divergence(network)
+
+        def kl(*values):
+            given = dict(zip(names, values, strict=True))
+            return torch.func.functional_call(divergence, given, ())
+
+        values = tuple(value.detach().requires_grad_() for value in values)
+        if kl(*values).requires_grad:
+            assert torch.autograd.gradgradcheck(kl, values, fast_mode=True)
 
     def test_loss_does_not_depend_on_the_batch_size_in_expectation(self):
         bnn, (x, y) = self.bayesian(), self.batch(NUM_DATA)

@@ -3,7 +3,10 @@
 import bayesdrop as bd
 from bayesdrop.testing import MaskContract, WeightContract
 
-_OWN = {"point_estimates": {"dependent-beta-bernoulli": frozenset({"slope"})}}
+_OWN = {
+    "point_estimates": {"dependent-beta-bernoulli": frozenset({"slope"})},
+    "without_statistics": {"dependent-beta-bernoulli": {"momentum": 1e-300}},
+}
 
 for _key, _cls in bd.nn.layers.items():
     if _cls.__module__.startswith("bayesdrop."):

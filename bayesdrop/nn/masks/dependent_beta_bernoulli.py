@@ -22,6 +22,7 @@ from bayesdrop.nn.mask import named_dropout_layers
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import inverse_softplus
+from bayesdrop.ops.transforms import in_transform
 from bayesdrop.typing import Latents
 
 _MIN_GATE = 1e-10
@@ -277,10 +278,11 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     @torch.no_grad()
     def _track(self, features: Tensor) -> None:
-        if features.ndim < 2:
+        if features.ndim < 2 or in_transform():
             return
         self.num_batches_tracked += 1
-        weight = 1.0 if self.num_batches_tracked == 1 else self.momentum
+        first = self.num_batches_tracked == 1
+        weight = torch.where(first, 1.0, self.momentum).to(self.running_mean)
         self.running_mean.lerp_(features.mean(0), weight)
         self.running_var.lerp_(features.var(0, correction=0), weight)
 
