@@ -150,6 +150,37 @@ class MaskContract(OwnerContract):
         torch.testing.assert_close(layer(x), x * layer.mean_mask(x))
         assert torch.equal(net(x), net(x))
 
+    def test_the_mean_mask_follows_the_parameters_however_they_change(self):
+        layer, other, x = self.layer(), self.layer(), torch.randn(3, 4)
+        for parameter in other.parameters():
+            nn.init.normal_(parameter, std=0.5)
+
+        def write_data():
+            for parameter in layer.parameters():
+                parameter.data.mul_(0.5)
+
+        changes = (
+            lambda: layer.load_state_dict(other.state_dict()),
+            write_data,
+            lambda: setattr(layer, "threshold", 0.9),
+            layer.float,
+            layer.double,
+        )
+        layer.eval(), other.eval()
+        for change in (lambda: None, *changes):
+            change()
+            like = x.to(next(layer.parameters(), x).dtype)
+            with torch.inference_mode():
+                drawn_first, keep = layer.mean_mask(like), layer.keep_prob()
+            with torch.no_grad():
+                again = layer.mean_mask(like)
+            torch.testing.assert_close(drawn_first.clone(), layer.mean_mask(like).detach())
+            torch.testing.assert_close(again, layer.mean_mask(like).detach())
+            torch.testing.assert_close(keep.clone(), layer.keep_prob().detach())
+            again.fill_(7.0)  # it is the caller's
+            with torch.no_grad():
+                torch.testing.assert_close(layer.mean_mask(like), drawn_first.clone())
+
     def test_a_schedulable_buffer_is_one(self):
         layer = self.layer()
         buffers = dict(layer.named_buffers(recurse=False))

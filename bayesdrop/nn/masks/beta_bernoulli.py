@@ -16,6 +16,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 
@@ -87,6 +88,7 @@ class BetaBernoulliPosterior(BernoulliDropout):
         self.raw_concentration0 = nn.Parameter(
             torch.full((num_units,), inverse_softplus(init_concentration0))
         )
+        self._memo_of_pi, self._memo_of_mask = Memo(), Memo()
         self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
         self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
 
@@ -101,6 +103,10 @@ class BetaBernoulliPosterior(BernoulliDropout):
         a = softplus(self.raw_concentration1.clamp(min=_MIN_RAW))
         b = softplus(self.raw_concentration0.clamp(min=_MIN_RAW, max=_MAX_CONCENTRATION0))
         return Kumaraswamy(a, b, validate_args=False)
+
+    def _mean_of_pi(self) -> Tensor:
+        parameters = self.raw_concentration1, self.raw_concentration0
+        return self._memo_of_pi(lambda: self._kumaraswamy().mean, *parameters)
 
 
 @register
@@ -169,9 +175,13 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
 
     @override
     def keep_prob(self) -> Tensor:
-        return self._kumaraswamy().mean
+        return self._mean_of_pi()
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        mean = self.keep_prob()
-        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
+        parameters = self.raw_concentration1, self.raw_concentration0
+        return self._memo_of_mask(self._thresholded, *parameters, setting=self.threshold)
+
+    def _thresholded(self) -> Tensor:
+        mean = self._mean_of_pi()
+        return mean.masked_fill(mean < self.threshold, 0.0)

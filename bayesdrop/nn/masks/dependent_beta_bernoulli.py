@@ -219,7 +219,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     @override
     def keep_prob(self) -> Tensor:
         r"""Return :math:`E[\pi_k]`, the largest that P(z = 1) can be for any input, ``(K,)``."""
-        return self._kumaraswamy().mean * self.open
+        return self._mean_of_pi() * self.open
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:

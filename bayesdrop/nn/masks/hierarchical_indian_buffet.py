@@ -24,6 +24,7 @@ from bayesdrop.nn.masks.stick_breaking import (
     check_positive,
     log_stick_products,
 )
+from bayesdrop.ops.memo import Memo
 from bayesdrop.typing import Latents
 
 
@@ -163,6 +164,7 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
         self.log_concentration0 = nn.Parameter(
             torch.full((num_units,), math.log(init_concentration0))
         )
+        self._memo = Memo()
         self.register_buffer("layer_concentration", torch.full((), layer_concentration))
 
     @classmethod
@@ -203,7 +205,8 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
 
     @override
     def keep_prob(self) -> Tensor:
-        return self._kumaraswamy().mean
+        parameters = self.log_concentration1, self.log_concentration0
+        return self._memo(lambda: self._kumaraswamy().mean, *parameters)
 
     def _kumaraswamy(self) -> Kumaraswamy:
         a, b = self.log_concentration1.exp(), self.log_concentration0.exp()

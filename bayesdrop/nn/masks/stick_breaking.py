@@ -19,6 +19,7 @@ from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
 from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.ops.memo import Memo
 
 DEFAULT_CONCENTRATION = 10.0
 """Of the sticks, where none is given."""
@@ -95,6 +96,7 @@ class IndianBuffetSticks(LatentOwner):
         self.log_concentration0 = nn.Parameter(
             torch.full((num_sticks,), math.log(init_concentration0))
         )
+        self._memo = Memo()
         self.register_buffer("concentration", torch.full((), concentration))
 
     @override
@@ -113,7 +115,8 @@ class IndianBuffetSticks(LatentOwner):
 
     def keep_prob(self) -> Tensor:
         r"""Return :math:`E_q[\pi_k]`, the product of the means of independent sticks, ``(K,)``."""
-        return self._kumaraswamy().log_mean.cumsum(-1).exp()
+        parameters = self.log_concentration1, self.log_concentration0
+        return self._memo(lambda: self._kumaraswamy().log_mean.cumsum(-1).exp(), *parameters)
 
     def extra_repr(self) -> str:
         """Show the number of sticks, and every argument that is not the default."""

@@ -15,6 +15,7 @@ from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, Tru
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.mask import BayesianDropout, MaskKind
+from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents, SharedBy
 
@@ -121,6 +122,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         self.shared_by = shared_by
         self.loc = nn.Parameter(torch.full((num_units,), float(init_loc)))
         self.log_scale = nn.Parameter(torch.full((num_units,), math.log(init_scale)))
+        self._memo = Memo()
         self.register_buffer("lower", torch.full((), float(lower)))
 
     def _prior(self) -> TorchDistribution:
@@ -168,5 +170,8 @@ class StructuredBayesianPruningDropout(BayesianDropout):
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        mean = self._posterior().mean
-        return torch.where(self.keep_prob() < self.threshold, torch.zeros_like(mean), mean)
+        parameters = self.loc, self.log_scale, self.lower
+        return self._memo(self._thresholded, *parameters, setting=self.threshold)
+
+    def _thresholded(self) -> Tensor:
+        return self._posterior().mean.masked_fill(self.keep_prob() < self.threshold, 0.0)
