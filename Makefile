@@ -1,16 +1,22 @@
-# Four verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
+# Five verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-all-dev
+ARVIZ1 := .venv-arviz1
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-arviz1 lint bench
 
 demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
 
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# What meets ArviZ, under its version 1: beside the environment, of which it sees the rest.
+test-arviz1: $(ARVIZ1)/.installed
+	OMP_WAIT_POLICY=PASSIVE $(ARVIZ1)/bin/python -m pytest -p no:cacheprovider \
+		$(addprefix tests/diagnostics/test_,guide.py inference_data.py)
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -21,4 +27,14 @@ bench: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+# ArviZ 1 says that it needs Python 3.12; what is tested here runs on 3.11 too.
+$(ARVIZ1)/.installed: $(STAMP) Makefile
+	test -x $(ARVIZ1)/bin/python || $(BIN)/python -m venv $(ARVIZ1)
+	$(ARVIZ1)/bin/python -m pip install --no-deps --ignore-requires-python 'arviz==1.3.0' \
+		'arviz-base==1.3.1' 'arviz-stats==1.3.3' 'arviz-plots==1.3.2' 'lazy-loader==0.6'
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % \
+		sysconfig.get_path('purelib'))" > $$($(ARVIZ1)/bin/python -c \
+		"import sysconfig; print(sysconfig.get_path('purelib'))")/rest.pth
 	touch $@

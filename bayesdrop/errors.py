@@ -68,6 +68,14 @@ class CostWarning(BayesdropWarning):
     """A part of a network that its cost leaves out."""
 
 
+class FewMasksWarning(BayesdropWarning):
+    """A likelihood from so few masks that what follows from it is biased."""
+
+
+class ReliabilityWarning(BayesdropWarning):
+    """A figure that its own diagnosis says not to trust."""
+
+
 class TruncationWarning(BayesdropWarning):
     """A stick-breaking layer whose last stick is still open, so that it may be too narrow."""
 

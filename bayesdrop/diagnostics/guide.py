@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.diagnostics.inference_data import check_options, import_arviz, pareto_smooth
+from bayesdrop.diagnostics.arviz_bridge import import_arviz, pareto_smooth
+from bayesdrop.diagnostics.inference_data import check_options
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
@@ -24,6 +25,7 @@ from bayesdrop.nn import LatentOwner
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record
+from bayesdrop.typing import NumMasks
 
 _FEWEST = 100
 
@@ -49,7 +51,7 @@ class GuideDiagnostic(Record, also=("reliable", "verdict"), without=("log_ratios
     threshold: float
     effective_sample_size: float
     num_samples: int
-    num_masks: int
+    num_masks: NumMasks
     num_latents: int
     layer: str | None = None
     log_ratios: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
@@ -83,7 +85,7 @@ def guide_diagnostic(
     data: Data,
     *,
     num_samples: int = 1000,
-    num_masks: int = 16,
+    num_masks: NumMasks = 16,
     layer: str | None = None,
     batch_size: int | None = None,
     memory_limit: int = 2**30,
@@ -115,7 +117,8 @@ def guide_diagnostic(
         bnn: The Bayesian network.
         data: The training set, all ``bnn.num_data`` examples of it, with targets.
         num_samples: Draws :math:`S`, at least 100. The threshold reaches 0.7 at 2200.
-        num_masks: Masks :math:`M` for each draw and example.
+        num_masks: Masks :math:`M` for each draw and example; ``"exact"`` sums over all masks of
+            one layer, of at most 10 Bernoulli units.
         layer: Name of the only dropout layer (or parent that layers share) to vary; None varies
             all.
         batch_size: Examples at a time, each ``num_masks`` times; None derives it from
@@ -170,7 +173,7 @@ def guide_diagnostic(
     log_ratios = log_prior + log_likelihood - log_guide
     log_weights, k = pareto_smooth(log_ratios.numpy())
     return GuideDiagnostic(
-        pareto_k=k,
+        pareto_k=float(k),
         threshold=min(1 - 1 / math.log10(num_samples), 0.7),
         effective_sample_size=float(1 / np.exp(2 * log_weights).sum()),
         num_samples=num_samples,

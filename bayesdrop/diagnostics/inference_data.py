@@ -1,23 +1,19 @@
-"""ArviZ: a network's posterior as InferenceData (0.x) or DataTree (1.x).
-
-Every ArviZ call of the package is in this file; what the two major versions do differently is at
-its foot.
-"""
+"""ArviZ: a network's posterior as InferenceData (0.x) or DataTree (1.x)."""
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError
+from bayesdrop.diagnostics.arviz_bridge import data_from_dict, import_arviz
+from bayesdrop.distributions import OrderedMask
+from bayesdrop.errors import ConfigError, FewMasksWarning
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
     Draw,
@@ -32,6 +28,7 @@ from bayesdrop.inference.predict import seeded
 from bayesdrop.nn import BayesianDropout, LatentOwner
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.program import Program
+from bayesdrop.typing import NumMasks
 
 _EXAMPLE = "example"
 
@@ -43,7 +40,7 @@ def to_inference_data(
     y: Tensor | None = None,
     *,
     num_samples: int = 64,
-    num_masks: int = 1,
+    num_masks: NumMasks | None = None,
     keep_inputs: bool = True,
     batch_size: int | None = None,
     memory_limit: int = 2**30,
@@ -63,7 +60,7 @@ def to_inference_data(
       layer without latents). Both have the dimension ``fc1_dropout.unit``. Masks that depend on
       the input have no such number and are left out.
       The order of nested layers is ``fc1_dropout.order`` where it is global: where the batch
-      shares it.
+      shares it; its dimension is ``fc1_dropout.group``.
       Random weights, such as ``fc1.weight``, have dimensions ``fc1.weight_0`` and so on; they are
       held in memory for every draw, within ``memory_limit``.
     * ``prior``: the same from the prior, where it can be sampled.
@@ -74,26 +71,37 @@ def to_inference_data(
     * ``sample_stats``: ``log_prior`` :math:`\log p(\pi_s)`, ``log_guide`` :math:`\log q(\pi_s)`
       and ``log_ratio``, their difference, whose mean is minus the KL divergence; in nats, without
       ``kl_scale`` and ``kl_weight``.
-    * ``observed_data``: ``obs``. ``constant_data``: ``x``, and each layer's ``keep_prob`` averaged
-      over the posterior in closed form.
+    * ``observed_data``: ``obs``. ``constant_data``: ``x``; each layer's ``keep_prob`` averaged
+      over the posterior in closed form; and of nested layers the law that was learned, or fixed:
+      ``fc1_dropout.width_prob``, the posterior probability of every number of kept groups, and
+      ``fc1_dropout.prior_width_prob``. Their dimension is ``fc1_dropout.width``, in groups.
+    * A regression of one output has no dimension ``output``, so that ``az.loo_pit`` and
+      ``az.plot_loo_pit`` work. With several, ``log_likelihood`` is that of all of them.
 
     **What leave-one-out means here.** The latents of ``az.loo`` are :math:`\pi`. Its pointwise
-    likelihood should be :math:`p(y_n \mid x_n, \pi_s)`, with the mask integrated out. One mask
+    likelihood should be :math:`p(y_n \mid x_n, \pi_s)`, with the mask summed out. One mask
     (``num_masks=1``) conditions on :math:`z_n`, which the guide draws from its prior, not from its
     posterior given :math:`y_n`; ``az.loo`` then reweights towards the masks that fit
-    :math:`y_n` worst, and its result is too low, with large Pareto k. Several masks remove that:
-    the bias of :math:`\ell_{sn}` itself is about :math:`-\mathrm{Var}_z[p] / (2 M E_z[p]^2)`.
-    Pass 16 or more for ``az.loo`` and ``az.compare``. Two things no number of masks removes: the
-    draws are the guide's, not the exact posterior's (see ``guide_diagnostic``), and weights
+    :math:`y_n` worst, and its result is too low, by tens of nats with few examples, with large
+    Pareto k. So there are 32 masks by default, or all of them; the bias of :math:`\ell_{sn}`
+    itself is about :math:`-\mathrm{Var}_z[p] / (2 M E_z[p]^2)`.
+    Two things no number of masks removes: the draws are the guide's, not the exact posterior's,
+    for which ``bd.loo`` corrects and ``az.loo`` does not; and weights
     without a posterior were fitted to all examples, so that leaving one out does not remove its
     influence on them. Where ``x`` and ``y`` are the training set, take ``elpd_loo`` as optimistic.
+
+    **Cost.** Every example passes through the network ``num_samples`` times ``num_masks`` times:
+    2048 times by default. ``num_masks=1`` is enough for everything but ``log_likelihood``, and
+    warns if there is one.
 
     Args:
         bnn: The Bayesian network.
         x: Inputs; or a Dataset, a DataLoader or a pair, which may bring the targets.
         y: Targets. Without any there is no ``log_likelihood`` and no ``observed_data``.
         num_samples: Draws :math:`S`.
-        num_masks: Masks :math:`M` for each draw and example.
+        num_masks: Masks :math:`M` for each draw and example; ``"exact"`` sums over all masks of
+            one layer, of at most 10 Bernoulli units. None takes one where masks follow from the
+            latents, all of them where there are at most 64, and 32 otherwise.
         keep_inputs: Whether ``constant_data`` has ``x``.
         batch_size: Examples that pass through the network at a time, each ``num_masks`` times;
             None derives it from ``memory_limit``.
@@ -103,6 +111,9 @@ def to_inference_data(
 
     Returns:
         ``arviz.InferenceData``, or an ``xarray.DataTree`` with ArviZ 1.x.
+
+    Warns:
+        FewMasksWarning: If ``log_likelihood`` comes from one random mask.
 
     Raises:
         ConfigError: For bad options, a network with nothing random in it or with latents for
@@ -124,7 +135,7 @@ def to_inference_data(
         (('chain', 'draw', '0.unit'), (1, 64, 5))
     """
     check_options("to_inference_data", bnn, num_samples, num_masks, batch_size, memory_limit)
-    az = import_arviz()
+    import_arviz()
     data = x if y is None else (cast(Tensor, x), y)
     _check_fits(num_samples, num_examples(data), sum(bnn.total().get("weights", [])), memory_limit)
     contents = _Contents()
@@ -136,6 +147,7 @@ def to_inference_data(
         for path, layer in bnn.named_dropout_layers():
             name = _join_name(path, "keep_prob")
             contents.add("constant_data", name, layer.keep_prob(), [_unit(path)])
+            contents.add_widths(path, layer)
         densities = log_densities(draws)
         if densities is not None:
             prior, guide = densities
@@ -152,20 +164,29 @@ def to_inference_data(
                 memory_limit=memory_limit,
             )
         )
+    if parts[0].num_masks == 1 and parts[0].enough_masks != 1 and parts[0].y is not None:
+        warnings.warn(
+            "to_inference_data: expected several masks of each example, or all of them, in its "
+            "log-likelihood, got num_masks=1. az.loo and az.waic of it are too low, by tens of "
+            "nats and more. Leave num_masks at its default, or pass no targets.",
+            FewMasksWarning,
+            stacklevel=2,
+        )
     contents.add_examples(
         x=torch.cat([part.x for part in parts]) if keep_inputs else None,
         y=_join([part.y for part in parts], dim=0),
         log_likelihood=_join([part.log_likelihood for part in parts], dim=1),
         observations=_join([part.observations for part in parts], dim=1),
     )
-    return _from_dict(az, contents, {"num_masks": num_masks, "num_data": bnn.num_data})
+    attrs = {"num_masks": parts[0].num_masks, "num_data": bnn.num_data}
+    return data_from_dict(contents.groups, contents.dims, contents.coords, attrs)
 
 
 def check_options(
     who: str,
     bnn: object,
     num_samples: int,
-    num_masks: int,
+    num_masks: NumMasks | None,
     batch_size: int | None,
     memory_limit: int,
     *,
@@ -181,15 +202,21 @@ def check_options(
             else "one without: there is nothing to draw",
             hint="Put layers in with bd.convert, wrap with bd.BayesianNetwork.",
         )
-    if (
-        num_samples < fewest
-        or min(num_masks, memory_limit, 1 if batch_size is None else batch_size) < 1
+    if num_masks not in (None, "exact") and not (
+        isinstance(num_masks, int) and not isinstance(num_masks, bool) and num_masks >= 1
     ):
         raise ConfigError(
             who,
-            expected=f"num_samples of at least {fewest}, and num_masks, batch_size and "
-            "memory_limit of at least 1",
-            got=f"{num_samples}, {num_masks}, {batch_size} and {memory_limit}",
+            expected="num_masks of at least 1, or 'exact', or None",
+            got=f"num_masks={num_masks!r}",
+            hint="32 are enough for most; 'exact' sums over those of one small layer.",
+        )
+    if num_samples < fewest or min(memory_limit, 1 if batch_size is None else batch_size) < 1:
+        raise ConfigError(
+            who,
+            expected=f"num_samples of at least {fewest}, and batch_size and memory_limit of at "
+            "least 1",
+            got=f"{num_samples}, {batch_size} and {memory_limit}",
             hint="Leave batch_size=None and memory_limit at their defaults.",
         )
 
@@ -222,13 +249,17 @@ class _Contents:
         dims: Sequence[str] = (),
         *,
         sampled: bool = False,
+        first: int = 0,
     ) -> None:
-        """Add a variable; ``sampled`` says that its first dimension is that of the draws."""
+        """Add a variable, whose coordinates start at ``first``.
+
+        ``sampled`` says that its first dimension is that of the draws.
+        """
         array = value.detach().cpu().numpy()
         self.groups.setdefault(group, {})[name] = array[np.newaxis] if sampled else array
         self.dims[name] = list(dims)
         for dim, size in zip(dims, value.shape[1 if sampled else 0 :], strict=True):
-            self.coords[dim] = np.arange(size)
+            self.coords[dim] = np.arange(first, first + size)
 
     def add_latents(self, group: str, bnn: Program, stacked: Draw, num_samples: int) -> None:
         """Add the latents, and the keep probabilities that follow from them."""
@@ -237,8 +268,12 @@ class _Contents:
                 continue
             for name, value in stacked[owner].items():
                 site = _join_name(path, name)
-                dims = _dims(site, path, owner, value.shape[1:])
-                self.add(group, site, value, dims, sampled=True)
+                law = owner.ordered_law() if isinstance(owner, BayesianDropout) else None
+                if law is not None and tuple(value.shape[1:]) == tuple(law.prior_logits.shape):
+                    dims, first = [_join_name(path, "group")], law.always_kept
+                else:
+                    dims, first = _dims(site, path, owner, value.shape[1:]), 0
+                self.add(group, site, value, dims, sampled=True, first=first)
             if not isinstance(owner, BayesianDropout) or owner.input_dependent:
                 continue
             mean: Tensor | None = None
@@ -259,6 +294,19 @@ class _Contents:
                 hint="Look at bd.predict, which returns what the masks do to the output.",
             )
 
+    def add_widths(self, path: str, layer: BayesianDropout) -> None:
+        """Add the law of the number of groups that an ordered layer keeps."""
+        law = layer.ordered_law()
+        if law is None:
+            return
+        dims = [_join_name(path, "width")]
+        for name, logits in {
+            "width_prob": law.init_logits,
+            "prior_width_prob": law.prior_logits,
+        }.items():
+            probs = OrderedMask(logits=logits, validate_args=False).tail_probs
+            self.add("constant_data", _join_name(path, name), probs, dims, first=law.always_kept)
+
     def add_examples(
         self,
         *,
@@ -273,8 +321,11 @@ class _Contents:
         if x is not None:
             self.add("constant_data", "x", x, [_EXAMPLE, *_numbered("x", x.ndim - 1)])
         if y is not None:
+            y = y.squeeze(1) if _has_one_output(y.shape[1:]) else y
             self.add("observed_data", "obs", y, [_EXAMPLE, *_outputs(y.ndim - 1)])
         if observations is not None:
+            if _has_one_output(observations.shape[2:]):
+                observations = observations.squeeze(2)
             dims = [_EXAMPLE, *_outputs(observations.ndim - 2)]
             self.add("posterior_predictive", "obs", observations, dims, sampled=True)
 
@@ -292,6 +343,10 @@ def _unit(path: str) -> str:
     return _join_name(path, "unit")
 
 
+def _has_one_output(shape: torch.Size) -> bool:
+    return tuple(shape) == (1,)
+
+
 def _outputs(ndim: int) -> list[str]:
     return ["output"] if ndim == 1 else _numbered("output", ndim)
 
@@ -305,51 +360,3 @@ def _dims(site: str, path: str, owner: LatentOwner, shape: torch.Size) -> list[s
     if isinstance(owner, BayesianDropout) and tuple(shape) == (owner.num_units,):
         return [_unit(path)]
     return _numbered(site, len(shape))
-
-
-# -- what ArviZ 0.20 to 0.23 and ArviZ 1.x do differently -----------------------------------------
-
-
-def import_arviz() -> ModuleType:
-    """Import ArviZ without its once-a-day advertisement of version 1.
-
-    Raises:
-        ImportError: If it is not installed; the message names the extra.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing", FutureWarning)
-            import arviz
-    except ImportError as error:
-        raise ImportError(
-            "InferenceData and guide diagnostics need ArviZ: pip install 'bayesdrop[analysis]'."
-        ) from error
-    return arviz
-
-
-def _from_dict(az: ModuleType, contents: _Contents, attrs: Mapping[str, Any]) -> Any:
-    names = {"dims": contents.dims, "coords": contents.coords}
-    if int(az.__version__.split(".")[0]) >= 1:
-        return az.from_dict(contents.groups, attrs={"/": dict(attrs)}, **names)
-    return az.from_dict(**contents.groups, attrs=dict(attrs), **names)
-
-
-def pareto_smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return Pareto-smoothed log weights, which sum to one, and the Pareto shape k.
-
-    Equal ratios have no tail: k is minus infinity.
-
-    Args:
-        log_ratios: Log importance ratios ``(S,)``, float64.
-    """
-    az = import_arviz()
-    if np.ptp(log_ratios) < 1e-8:
-        return np.full_like(log_ratios, -np.log(len(log_ratios))), -np.inf
-    if hasattr(az, "psislw"):
-        smoothed, k = az.psislw(log_ratios)
-    else:
-        array_stats = importlib.import_module("arviz_stats.base").array_stats
-        # 1.x takes log-likelihoods, for leaving one out, and negates them itself.
-        smoothed, k = array_stats.psislw(-log_ratios)
-    smoothed = np.asarray(smoothed, dtype=np.float64)
-    return smoothed - np.logaddexp.reduce(smoothed), float(k)

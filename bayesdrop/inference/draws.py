@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution
+from typing_extensions import override
 
+from bayesdrop.distributions import log_mixture
 from bayesdrop.distributions.elements import elements, log_prob_at_logit
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite, probe, seeded
-from bayesdrop.nn import ConditionalOwner, LatentOwner, PosteriorSample, prior_among
+from bayesdrop.nn import (
+    BayesianDropout,
+    ConditionalOwner,
+    LatentOwner,
+    MaskSum,
+    ModelPass,
+    PosteriorSample,
+    prior_among,
+    repeat_rows,
+)
 from bayesdrop.ops.stable import clamp_open_unit
 from bayesdrop.program.program import Program
-from bayesdrop.typing import Latents
+from bayesdrop.typing import Latents, NumMasks
 
 Draw: TypeAlias = dict[LatentOwner, Latents]
 """Values of all global latents, those that dropout layers share included."""
 
 _MAX_ROWS = 1000
+_ENOUGH_MASKS = 32
+_FEW_MASKS = 64  # as long as a sum over all of them costs at most twice as much
 
 
 class DrawBatch(NamedTuple):
@@ -37,12 +49,16 @@ class DrawBatch(NamedTuple):
         y: The targets as the likelihood wants them, ``(B, ...)``, or None.
         log_likelihood: Of each example under each draw, in nats, float64, ``(S, B)``, or None.
         observations: One simulated observation for each, ``(S, B, ...)``, or None.
+        num_masks: Masks that each likelihood is the average over.
+        enough_masks: Masks that ``num_masks=None`` takes.
     """
 
     x: Tensor
     y: Tensor | None
     log_likelihood: Tensor | None
     observations: Tensor | None
+    num_masks: NumMasks
+    enough_masks: NumMasks
 
 
 @torch.no_grad()
@@ -51,7 +67,7 @@ def evaluate_draws(
     data: Data,
     draws: Sequence[Draw],
     *,
-    num_masks: int = 1,
+    num_masks: NumMasks | None = 1,
     noise_seed: int | None = None,
     simulate: bool = True,
     batch_size: int | None = None,
@@ -69,41 +85,55 @@ def evaluate_draws(
         bnn: The Bayesian network.
         data: Inputs, or inputs and targets.
         draws: Draws of the global latents.
-        num_masks: Masks :math:`M` for each draw and example.
+        num_masks: Masks :math:`M` for each draw and example; ``"exact"`` sums over all masks of
+            the one layer, of at most 10 Bernoulli units. None takes what is enough: one where
+            masks follow from the latents, all where there are at most 64, and 32 otherwise.
         noise_seed: Gives every draw the same random numbers for its masks, so that the draws
             differ by their latents alone; None gives every draw fresh ones.
-        simulate: Whether to simulate observations, from the first mask.
+        simulate: Whether to simulate observations, each from one mask.
         batch_size: Examples at a time; None derives it from ``memory_limit``.
         memory_limit: Bytes for the activations of one pass.
 
     Raises:
-        ConfigError: If examples have latents of their own, as in an auto-encoder.
+        ConfigError: If examples have latents of their own, as in an auto-encoder, or the masks of
+            ``"exact"`` cannot be listed.
         DataError: If an input is not finite, or the data has no batch.
         DivergenceError: If a log-likelihood is not finite.
     """
     device = next(bnn.parameters(), torch.empty(0)).device
     rows, start = batch_size or _MAX_ROWS, 0
+    enough: NumMasks = 1
+    mask_sum, masks = None, 1
     for x_batch, y_batch in batches(data, rows):
-        if start == 0 and batch_size is None:
-            affordable = memory_limit // probe(bnn, x_batch[:1].to(device)).activations
-            rows = max(1, min(_MAX_ROWS, affordable) // num_masks)
+        if start == 0:
+            enough = _enough_masks(bnn, x_batch[:1].to(device), draws[0])
+            num_masks = enough if num_masks is None else num_masks
+            mask_sum = MaskSum(bnn.network) if num_masks == "exact" else None
+            masks = int(num_masks) if mask_sum is None else len(mask_sum)
+            if batch_size is None:
+                affordable = memory_limit // probe(bnn, x_batch[:1].to(device)).activations
+                rows = max(1, min(_MAX_ROWS, affordable) // masks)
         for lower in range(0, len(x_batch), rows):
             x = x_batch[lower : lower + rows]
             y = None if y_batch is None else y_batch[lower : lower + rows].to(device)
             check_finite(x, start, DataError, "input")
-            copies = x.to(device).repeat(num_masks, *[1] * (x.ndim - 1))
+            on_device = x.to(device)
             terms, simulated, target = [], [], None
             for draw in draws:
-                noise = None if noise_seed is None else noise_seed + start
-                with seeded(noise), PosteriorSample(draw, shared=False):
-                    output = bnn.network(copies)
-                _check_outputs(output, num_masks, start)
-                first = output[: len(x)]
-                if simulate:
-                    simulated.append(bnn.likelihood.distribution(first).sample().cpu())
+                with seeded(None if noise_seed is None else noise_seed + start):
+                    output, log_weights = _run(bnn, on_device, draw, masks, mask_sum)
+                    first = _one_mask(output, masks, log_weights)
+                    if simulate:
+                        simulated.append(bnn.likelihood.distribution(first).sample().cpu())
+                check_finite(output.reshape(len(x), -1), start, DivergenceError, "prediction")
                 if y is not None:
                     target = bnn.likelihood.target(first, y)
-                    terms.append(_log_mean_likelihood(bnn, output, target, num_masks, start))
+                    values = bnn.likelihood.distribution(output).log_prob(
+                        repeat_rows(target, masks)
+                    )
+                    term = log_mixture(values.double().reshape(-1, masks), log_weights)
+                    check_finite(term, start, DivergenceError, "prediction")
+                    terms.append(term.cpu())
             if start == 0:
                 _check_no_local_latents(bnn, x[:1].to(device), draws[0])
             yield DrawBatch(
@@ -111,6 +141,8 @@ def evaluate_draws(
                 None if target is None else target.cpu(),
                 torch.stack(terms) if terms else None,
                 torch.stack(simulated) if simulated else None,
+                cast(NumMasks, num_masks),
+                enough,
             )
             start += len(x)
     if start == 0:
@@ -122,9 +154,48 @@ def evaluate_draws(
         )
 
 
-def _check_outputs(output: Tensor, num_masks: int, start: int) -> None:
-    examples = output.reshape(num_masks, len(output) // num_masks, -1).transpose(0, 1)
-    check_finite(examples, start, DivergenceError, "prediction")
+def _run(
+    bnn: Program, x: Tensor, draw: Draw, masks: int, mask_sum: MaskSum | None
+) -> tuple[Tensor, Tensor | None]:
+    # The outputs of each example under its masks in a row, and the masks' log-probabilities.
+    copies = repeat_rows(x, masks)
+    if mask_sum is None:
+        with PosteriorSample(draw, shared=False):
+            return bnn.network(copies), None
+    mask_sum.log_weights = None
+    with ModelPass(draw, torch.Size(), len(x), masks, mask_sum):
+        output = bnn.network(copies)
+    return output, mask_sum.log_weights
+
+
+def _one_mask(output: Tensor, masks: int, log_weights: Tensor | None) -> Tensor:
+    # The outputs under one random mask of each example.
+    if log_weights is None:
+        return output[::masks]
+    rows = torch.arange(len(output) // masks, device=output.device)
+    probs = log_weights.exp().expand(len(rows), masks)
+    return output[rows * masks + torch.multinomial(probs, 1).squeeze(-1)]
+
+
+class _Observed(PosteriorSample):
+    # A posterior sample that notes whether a mask is random, given the latents.
+    is_random = False
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        fn = layer.mask_distribution(self.latents[layer], x)
+        self.is_random |= not isinstance(elements(fn), Delta)
+        return super().mask(layer, x)
+
+
+def _enough_masks(bnn: Program, x: Tensor, draw: Draw) -> NumMasks:
+    with _Observed(draw, shared=False) as observed:
+        bnn.network(x)
+    if not observed.is_random:
+        return 1
+    layers = [layer for _, layer in bnn.named_dropout_layers()]
+    masks = layers[0].all_masks() if len(layers) == 1 else None
+    return "exact" if masks is not None and len(masks) <= _FEW_MASKS else _ENOUGH_MASKS
 
 
 def _check_no_local_latents(bnn: Program, x: Tensor, draw: Draw) -> None:
@@ -148,16 +219,6 @@ def _check_no_local_latents(bnn: Program, x: Tensor, draw: Draw) -> None:
                 hint="The likelihood of an example then depends on what the guide makes of "
                 "it; use pyro.infer.Predictive or Trace_ELBO.",
             )
-
-
-def _log_mean_likelihood(
-    bnn: Program, output: Tensor, target: Tensor, num_masks: int, start: int
-) -> Tensor:
-    copies = target.repeat(num_masks, *[1] * (target.ndim - 1))
-    values = bnn.likelihood.distribution(output).log_prob(copies)
-    values = values.double().reshape(num_masks, -1).logsumexp(0) - math.log(num_masks)
-    check_finite(values, start, DivergenceError, "prediction")
-    return values.cpu()
 
 
 class Draws(list[Draw]):

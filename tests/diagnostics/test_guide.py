@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import bayesdrop as bd
-from bayesdrop.diagnostics.inference_data import import_arviz, pareto_smooth
+from bayesdrop.diagnostics.arviz_bridge import import_arviz, pareto_smooth
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.testing import TEST_FAILURE_RATE
 

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesdrop as bd
-from bayesdrop.diagnostics import inference_data
-from bayesdrop.diagnostics.inference_data import import_arviz, pareto_smooth
-from bayesdrop.errors import ConfigError, DataError, TruncationWarning
+from bayesdrop.diagnostics import arviz_bridge
+from bayesdrop.diagnostics.arviz_bridge import import_arviz, pareto_smooth
+from bayesdrop.errors import ConfigError, DataError, FewMasksWarning, TruncationWarning
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
 pytest.importorskip("arviz")
@@ -25,6 +25,20 @@ import arviz as az  # noqa: E402
 
 KEYS = list(bd.nn.registered(bd.BayesianDropout))
 ROWS = 40
+VERSION_1 = int(az.__version__.split(".")[0]) >= 1
+
+
+def groups(idata):
+    return set(idata.children if VERSION_1 else idata.groups())
+
+
+def dataset(idata, group):
+    return idata[group].to_dataset() if VERSION_1 else idata[group]
+
+
+def elpd_of(idata):
+    result = az.loo(idata)
+    return float(result.elpd if VERSION_1 else result.elpd_loo)
 
 
 def network(key="beta-bernoulli", outputs=3, **options):
@@ -93,7 +107,7 @@ def wrap(layer):
 def test_every_dropout_gives_every_group(key):
     bnn = bayesian(key)
     idata = bd.to_inference_data(bnn, *data(), num_samples=6)
-    assert set(idata.groups()) >= {
+    assert groups(idata) >= {
         "posterior",
         "prior",
         "posterior_predictive",
@@ -160,12 +174,14 @@ def test_log_likelihood_averages_to_the_predictive_one():
 @pytest.mark.parametrize(
     ("likelihood", "outputs", "y", "dims"),
     [
-        (lambda: bd.Gaussian(0.5), 1, torch.zeros(6), ("example", "output")),
+        (lambda: bd.Gaussian(0.5), 1, torch.zeros(6), ("example",)),
+        (lambda: bd.Gaussian(0.5), 1, torch.zeros(6, 1), ("example",)),
+        (lambda: bd.Bernoulli(), 1, torch.ones(6), ("example",)),
         (lambda: bd.Bernoulli(), 2, torch.ones(6, 2), ("example", "output")),
         (lambda: bd.Gaussian("heteroscedastic"), 4, torch.zeros(6, 2), ("example", "output")),
     ],
 )
-def test_regression_and_binary_outputs_have_an_output_dimension(likelihood, outputs, y, dims):
+def test_several_outputs_have_a_dimension_and_one_has_none(likelihood, outputs, y, dims):
     bnn = bayesian(likelihood=likelihood(), outputs=outputs)
     idata = bd.to_inference_data(bnn, data(6)[0], y, num_samples=3)
     assert idata.posterior_predictive["obs"].dims == ("chain", "draw", *dims)
@@ -186,7 +202,7 @@ def test_images_and_feature_maps_keep_their_dimensions():
 def test_targets_and_inputs_may_be_left_out():
     x, y = data()
     idata = bd.to_inference_data(bayesian(), x, num_samples=3, keep_inputs=False)
-    assert not {"log_likelihood", "observed_data"} & set(idata.groups())
+    assert not {"log_likelihood", "observed_data"} & groups(idata)
     assert "x" not in idata.constant_data
     loader = DataLoader(TensorDataset(x, y), batch_size=7)
     both = bd.to_inference_data(bayesian(), loader, num_samples=3)
@@ -200,7 +216,7 @@ def test_latents_of_any_shape_and_masks_without_latents_are_taken():
         idata.posterior["0.keep_prob"], 1 / (1 + np.exp(-idata.posterior["0.w"]))
     )
     fixed = bd.to_inference_data(wrap(FixedDropout(4)), *data(), num_samples=5)
-    assert list(fixed.posterior) == ["0.keep_prob"] and "prior" in fixed.groups()
+    assert list(fixed.posterior.data_vars) == ["0.keep_prob"] and "prior" in groups(fixed)
     assert (fixed.posterior["0.keep_prob"] == 0.5).all()
     assert fixed.log_likelihood["obs"].values.std(1).max() > 0.0  # the masks still differ
     assert (fixed.sample_stats["log_ratio"] == 0).all()
@@ -219,7 +235,7 @@ def test_an_improper_prior_is_left_out():
             return NormalDropout.prior(self)
 
     idata = bd.to_inference_data(wrap(ImproperDropout(4)), *data(), num_samples=5)
-    assert not {"prior", "sample_stats"} & set(idata.groups())
+    assert not {"prior", "sample_stats"} & groups(idata)
     assert idata.posterior["0.w"].shape == (1, 5, 4)
 
 
@@ -230,8 +246,8 @@ def test_a_seed_reproduces_the_draws_and_nothing_else_changes():
     a, b = (bd.to_inference_data(bnn, *data(), num_samples=4, seed=5) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert bnn.training and not bnn.network.fc1.training
-    for group in a.groups():
-        assert a[group].equals(b[group])
+    for group in groups(a):
+        assert dataset(a, group).equals(dataset(b, group))
 
 
 # -- ArviZ ---------------------------------------------------------------------------------------
@@ -279,20 +295,29 @@ def test_summary_has_a_row_for_each_unit(fitted):
 
 
 def test_plot_forest_compares_methods(fitted):
-    axes = az.plot_forest(
-        list(fitted.values()), model_names=list(fitted), var_names=["fc1_dropout.keep_prob"]
-    )
+    names = ["fc1_dropout.keep_prob"]
+    if VERSION_1:
+        figure = az.plot_forest(fitted, var_names=names, backend="matplotlib")
+        assert set(figure.viz["trunk"][names[0]]["model"].values) == set(fitted)
+        return
+    axes = az.plot_forest(list(fitted.values()), model_names=list(fitted), var_names=names)
     assert len(axes[0].get_yticklabels()) >= 5
 
 
 def test_plot_ppc_draws_the_observed_labels(fitted):
+    if VERSION_1:
+        with warnings.catch_warnings():  # it takes more bins than draws for a mistake
+            warnings.simplefilter("ignore")
+            figure = az.plot_ppc_rootogram(fitted["beta-bernoulli"], backend="matplotlib")
+        assert "obs" in figure.viz["observed_markers"]
+        return
     axes = az.plot_ppc(fitted["beta-bernoulli"], num_pp_samples=20, random_seed=0)
     assert axes.get_xlabel() == "obs"
 
 
 def test_loo_has_few_large_pareto_k_once_masks_are_averaged(fitted):
     result = az.loo(fitted["beta-bernoulli"], pointwise=True)
-    assert result.n_data_points == 200 and result.elpd_loo < 0
+    assert result.n_data_points == 200 and elpd_of(fitted["beta-bernoulli"]) < 0
     assert float((result.pareto_k > 0.7).mean()) == 0.0
 
 
@@ -301,19 +326,19 @@ def test_loo_has_few_large_pareto_k_once_masks_are_averaged(fitted):
 def test_compare_ranks_two_methods(fitted):
     table = az.compare(fitted)
     assert set(table.index) == set(fitted)
-    elpd = {name: az.loo(idata).elpd_loo for name, idata in fitted.items()}
+    elpd = {name: elpd_of(idata) for name, idata in fitted.items()}
     assert table.index[0] == max(elpd, key=elpd.get)
 
 
 def test_netcdf_round_trip(fitted, tmp_path):
     idata = fitted["beta-bernoulli"]
-    again = az.from_netcdf(idata.to_netcdf(str(tmp_path / "idata.nc")))
-    assert again.groups() == idata.groups()
-    for group in idata.groups():
-        assert again[group].equals(idata[group])
-        assert (
-            again[group]["obs"].dtype == idata[group]["obs"].dtype if "obs" in again[group] else 1
-        )
+    idata.to_netcdf(str(tmp_path / "idata.nc"))
+    again = az.from_netcdf(str(tmp_path / "idata.nc"))
+    assert groups(again) == groups(idata)
+    for group in groups(idata):
+        ours, theirs = dataset(idata, group), dataset(again, group)
+        assert theirs.equals(ours)
+        assert "obs" not in ours or theirs["obs"].dtype == ours["obs"].dtype
 
 
 def test_one_mask_makes_loo_too_low():
@@ -326,15 +351,103 @@ def test_one_mask_makes_loo_too_low():
     exact = (torch.stack(terms).logsumexp(0) - math.log(16)).sum()
     elpd = {}
     for num_masks in (1, 64):
-        idata = bd.to_inference_data(bnn, x, y, num_samples=300, num_masks=num_masks, seed=0)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Estimated shape parameter")  # that is the point
-            elpd[num_masks] = float(az.loo(idata).elpd_loo)
+            warnings.simplefilter("ignore", FewMasksWarning)
+            idata = bd.to_inference_data(bnn, x, y, num_samples=300, num_masks=num_masks, seed=0)
+            elpd[num_masks] = elpd_of(idata)
     assert elpd[1] < elpd[64] < float(exact) + 0.05
     assert float(exact) - elpd[64] < 0.1 * (float(exact) - elpd[1])
 
 
+@pytest.mark.parametrize("shape", [(30,), (30, 1)])
+def test_loo_pit_of_a_regression_with_one_output(shape):
+    bnn = bayesian(likelihood=bd.Gaussian(0.5), outputs=1)
+    y = torch.randn(30).reshape(shape)
+    idata = bd.to_inference_data(bnn, data(30)[0], y, num_samples=100, seed=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter")
+        if VERSION_1:
+            values = az.loo_pit(idata)["obs"].values
+            az.plot_loo_pit(idata, backend="matplotlib")
+        else:
+            values = np.asarray(az.loo_pit(idata, y="obs"))
+            az.plot_loo_pit(idata, y="obs")
+    assert values.shape == (30,) and values.min() >= 0.0 and values.max() <= 1.0 + 1e-9
+
+
+# -- masks ---------------------------------------------------------------------------------------
+
+
+def one_unit(keep=0.7):
+    """Weight 2 on one unit, noise 1: a mixture of N(2, 1) and N(0, 1)."""
+    net = nn.Sequential(bd.BetaBernoulliDropout(1), nn.Linear(1, 1, bias=False))
+    nn.init.constant_(net[1].weight, 2.0)
+    bnn = bd.BayesianNetwork(net, bd.Gaussian(1.0), num_data=50)
+    return bnn, (torch.ones(50, 1), torch.randn(50) + 2 * (torch.rand(50) < keep).double())
+
+
+@pytest.mark.parametrize("num_masks", [None, "exact"])
+def test_few_masks_are_summed_over_exactly(num_masks):
+    bnn, (x, y) = one_unit()
+    idata = bd.to_inference_data(bnn, x, y, num_samples=400, num_masks=num_masks)
+    assert idata.attrs["num_masks"] == "exact"
+    pi = torch.tensor(idata.posterior["0.pi"].values[0])
+    kept, dropped = (dist.Normal(mean, 1.0).log_prob(y).exp() for mean in (2.0, 0.0))
+    exact = (pi * kept + (1 - pi) * dropped).log()
+    torch.testing.assert_close(torch.tensor(idata.log_likelihood["obs"].values[0]), exact)
+    # What is simulated has a random mask each, of its probability.
+    simulated = torch.tensor(idata.posterior_predictive["obs"].values[0])
+    assert_means_equal(simulated, (2 * pi).expand(400, 50) + torch.zeros(400, 50))
+    assert 1.0 < float(simulated.var(0).mean()) < 2.5
+
+
+def test_many_masks_are_sampled_and_certain_ones_run_once():
+    def num_masks(bnn):
+        return bd.to_inference_data(bnn, *data(6), num_samples=2).attrs["num_masks"]
+
+    assert num_masks(bayesian()) == 32
+    assert num_masks(wrap(bd.BetaBernoulliDropout(4))) == "exact"
+    assert num_masks(wrap(bd.VariationalNestedDropout(4, shared_by="batch"))) == 1
+    assert num_masks(wrap(NormalDropout(4))) == 1
+    assert num_masks(wrap(bd.HardConcreteDropout(4))) == 32
+
+
+def test_one_random_mask_in_a_likelihood_warns():
+    with pytest.warns(FewMasksWarning, match="got num_masks=1. az.loo and az.waic .* too low"):
+        bd.to_inference_data(bayesian(), *data(), num_samples=2, num_masks=1)
+    bd.to_inference_data(bayesian(), data()[0], num_samples=2, num_masks=1)
+    certain = wrap(bd.VariationalNestedDropout(4, shared_by="batch"))
+    bd.to_inference_data(certain, *data(), num_samples=2, num_masks=1)
+
+
+@pytest.mark.parametrize("key", ["nested", "variational-nested"])
+@pytest.mark.parametrize("shared_by", ["batch", "example"])
+def test_the_law_of_the_widths_is_there(key, shared_by):
+    options = {"num_groups": 4, "always_kept": 1}
+    if key == "variational-nested":
+        options |= {"shared_by": shared_by, "init_continue_prob": 0.6, "prior_continue_prob": 0.9}
+    layer = bd.nn.make(key, 8, **options)
+    net = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=ROWS)
+    idata = bd.to_inference_data(bnn, *data(), num_samples=500)
+    law = idata.constant_data["1.width_prob"]
+    assert law.dims == ("1.width",) and law["1.width"].values.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(law, layer.order_posterior().tail_probs.detach())
+    np.testing.assert_allclose(
+        idata.constant_data["1.prior_width_prob"], layer.order_prior().tail_probs
+    )
+    if "1.order" in idata.posterior:
+        assert shared_by == "batch" and idata.posterior["1.group"].values.tolist() == [1, 2, 3]
+        widths = torch.tensor(1 + idata.posterior["1.order"].values[0].sum(-1))
+        each = torch.stack([widths == width for width in range(1, 5)], 1).double()
+        assert_mean_close(each, torch.tensor(law.values))
+
+
 # -- versions ------------------------------------------------------------------------------------
+
+
+only_version_0 = pytest.mark.skipif(VERSION_1, reason="version 1 itself is installed")
 
 
 class FakeArviz(types.ModuleType):
@@ -377,21 +490,23 @@ class FakeArviz(types.ModuleType):
         return result
 
 
+@only_version_0
 def test_version_1_gets_nested_groups_and_returns_a_data_tree(monkeypatch):
     import xarray as xr
 
     bnn = bayesian()
     old = bd.to_inference_data(bnn, *data(), num_samples=4, seed=0)
-    monkeypatch.setattr(inference_data, "import_arviz", lambda: FakeArviz("arviz"))
+    monkeypatch.setattr(arviz_bridge, "import_arviz", lambda: FakeArviz("arviz"))
     tree = bd.to_inference_data(bnn, *data(), num_samples=4, seed=0)
     assert isinstance(tree, xr.DataTree)
     assert set(tree.children) == set(old.groups())
     for group in old.groups():
         assert tree[group].to_dataset().equals(old[group])
-    assert tree.attrs == {"num_masks": 1, "num_data": ROWS}
+    assert tree.attrs == {"num_masks": 32, "num_data": ROWS}
     assert {name: old.attrs[name] for name in tree.attrs} == tree.attrs
 
 
+@only_version_0
 def test_version_1_smooths_log_likelihoods_and_negates_them(monkeypatch):
     ratios = torch.distributions.Exponential(2.0).sample((1000,)).numpy()
     expected = pareto_smooth(ratios)
@@ -399,13 +514,14 @@ def test_version_1_smooths_log_likelihoods_and_negates_them(monkeypatch):
     class Stats:
         @staticmethod
         def psislw(log_likelihood, r_eff=1, axis=-1):
+            assert axis == -1
             return az.psislw(-log_likelihood)
 
     base = types.ModuleType("arviz_stats.base")
     base.array_stats = Stats
     monkeypatch.setitem(sys.modules, "arviz_stats", types.ModuleType("arviz_stats"))
     monkeypatch.setitem(sys.modules, "arviz_stats.base", base)
-    monkeypatch.setattr(inference_data, "import_arviz", lambda: FakeArviz("arviz"))
+    monkeypatch.setattr(arviz_bridge, "import_arviz", lambda: FakeArviz("arviz"))
     weights, k = pareto_smooth(ratios)
     np.testing.assert_allclose(weights, expected[0])
     assert k == expected[1]
@@ -440,8 +556,11 @@ def test_only_the_daily_advertisement_of_arviz_is_silenced(monkeypatch, tmp_path
     ("options", "match"),
     [
         ({"num_samples": 0}, "expected num_samples of at least 1"),
-        ({"num_masks": 0}, "got 64, 0, None and"),
-        ({"batch_size": 0}, "got 64, 1, 0 and"),
+        ({"num_masks": 0}, "num_masks of at least 1, .* got num_masks=0"),
+        ({"num_masks": 2.5}, "got num_masks=2.5"),
+        ({"num_masks": True}, "got num_masks=True"),
+        ({"num_masks": "exact"}, "expected one dropout layer"),
+        ({"batch_size": 0}, "got 64, 0 and"),
         ({"memory_limit": 0}, "None and 0"),
         ({"memory_limit": 1000}, "to_inference_data: expected a result of at most"),
     ],
