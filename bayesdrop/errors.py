@@ -64,6 +64,10 @@ class ConversionWarning(BayesdropWarning):
     """A part of a network that a conversion had to leave as it was."""
 
 
+class DataWarning(BayesdropWarning):
+    """Data of which something is left out, or in another order than the user may think."""
+
+
 class CostWarning(BayesdropWarning):
     """A part of a network that its cost leaves out."""
 

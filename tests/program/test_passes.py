@@ -1,0 +1,127 @@
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.errors import BayesdropError, ConfigError, DataError, ShapeError
+
+
+class Returns(nn.Module):
+    """A network of one layer, and what is made of its output."""
+
+    def __init__(self, make, width=4):
+        super().__init__()
+        self.dropout = bd.BetaBernoulliDropout(width)
+        self.head = nn.Linear(width, 3)
+        self.make = make
+
+    def forward(self, x):
+        return self.make(self.head(self.dropout(x)))
+
+
+class TwoInputs(Returns):
+    def forward(self, x, other):
+        return self.head(self.dropout(x + other))
+
+
+def bayesian(network, likelihood=None):
+    return bd.BayesianNetwork(network.float(), likelihood or bd.Categorical(), num_data=60)
+
+
+X = torch.zeros(6, 4, dtype=torch.float32)
+
+OUTPUTS = {
+    "tuple": (lambda out: (out, out), ConfigError, "got a tuple of 2.*logits.*alone"),
+    "dict": (lambda out: {"out": out}, ConfigError, "got a dict of 1"),
+    "None": (lambda out: None, ConfigError, "got a NoneType.*end in a return"),
+    "classes": (lambda out: out.argmax(1), ConfigError, "got torch.int64.*Return logits"),
+    "squeezed": (lambda out: out[:, :1].squeeze(), ShapeError, r"Use squeeze\(-1\)"),
+    "squeezed logits": (lambda out: out.squeeze(), ShapeError, r"Use squeeze\(-1\)"),
+    "mean of the batch": (lambda out: out.mean(0), ShapeError, "for each of 1 inputs"),
+    "lost": (lambda out: torch.cat([out, out]), ShapeError, "Does the network keep the first"),
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.parametrize("call", [bd.predict, bd.evaluate])
+def test_an_output_that_is_no_prediction_is_refused_by_name(kind, call):
+    make, error, message = OUTPUTS[kind]
+    bnn = bayesian(Returns(make)).train()
+    with pytest.raises(error, match=message):
+        call(bnn, (X, torch.zeros(6).long()), num_samples=2)
+    assert all(module.training for module in bnn.network.modules())
+
+
+INPUTS = {
+    "float64": (X.double(), DataError, r"inputs of torch.float32.*got torch.float64.*x.float\(\)"),
+    "complex": (X.cfloat(), DataError, r"got torch.complex64"),
+    "width": (torch.zeros(6, 9).float(), ShapeError, r"\(1, 9\)"),
+    "no feature": (torch.zeros(6).float(), ShapeError, r"got (input of shape )?\(1,\)"),
+}
+
+
+@pytest.mark.parametrize("first", ["dropout", "linear"])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_an_input_that_the_network_cannot_take_is_refused_by_its_dtype_or_shape(kind, first):
+    x, error, message = INPUTS[kind]
+    layers = [nn.Linear(4, 4), bd.BetaBernoulliDropout(4), nn.Linear(4, 3)]
+    network = nn.Sequential(*layers[1 if first == "dropout" else 0 :])
+    with pytest.raises(error, match=message):
+        bd.predict(bayesian(network), x, num_samples=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_integers_are_refused_by_a_linear_layer_and_become_floats_in_a_mask(dtype):
+    x, dropout, head = X.to(dtype), bd.BetaBernoulliDropout(4), nn.Linear(4, 3)
+    with pytest.raises(DataError, match=rf"got {dtype}.*x.float\(\)"):
+        bd.predict(bayesian(nn.Sequential(nn.Linear(4, 4), dropout, head)), x, num_samples=2)
+    bnn = bayesian(nn.Sequential(dropout, head))
+    masked, plain = (bd.predict(bnn, v, num_samples=2, seed=0).mean for v in (x, X))
+    torch.testing.assert_close(masked, plain)
+
+
+def test_convolutions_say_what_shape_they_were_given():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(3))
+    network(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ShapeError, match=r"\(1, 1, 8, 8\), of which torch says: Given groups"):
+        bd.predict(bayesian(network), torch.zeros(2, 1, 8, 8).float())
+
+
+def test_a_network_with_two_inputs_is_refused():
+    with pytest.raises(ConfigError, match="TwoInputs, whose forward needs 2"):
+        bd.predict(bayesian(TwoInputs(None)), X, num_samples=2)
+
+
+def test_an_error_of_the_users_own_code_passes_as_it_is():
+    def fail(out):
+        raise RuntimeError("my own")
+
+    with pytest.raises(RuntimeError, match="^my own$") as caught:
+        bd.predict(bayesian(Returns(fail)), X, num_samples=2)
+    assert not isinstance(caught.value, BayesdropError)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 4)
+        self.dropout = bd.BetaBernoulliDropout(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.dropout(self.embed(x).mean(1)))
+
+
+def test_tokens_are_predicted_and_floats_in_their_place_refused():
+    bnn = bayesian(Tokens())
+    tokens = torch.randint(0, 11, (6, 5))
+    assert bd.evaluate(bnn, (tokens, tokens[:, 0] % 3), num_samples=8).num_examples == 6
+    with pytest.raises(DataError, match=r"expected integer tokens.*x.long\(\)"):
+        bd.predict(bnn, tokens.float())
+
+
+def test_outputs_without_a_dimension_of_outputs_are_right():
+    """squeeze(-1): as many numbers as examples, also for one."""
+    network = Returns(lambda out: out[:, :1].squeeze(-1))
+    bnn = bayesian(network, bd.Gaussian(0.5))
+    assert bd.evaluate(bnn, (X, torch.zeros(6)), num_samples=8).rmse is not None
