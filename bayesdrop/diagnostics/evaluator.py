@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.batches import Data
-from bayesdrop.inference.predict import predict
+from bayesdrop.inference.predict import predict_in_groups, warn_of_order
 from bayesdrop.metrics.figures import ClassifierFigures, RegressionFigures
+from bayesdrop.metrics.monte_carlo import SampleGroups, monte_carlo_errors
 from bayesdrop.metrics.ood import OODMetrics, compare_ood
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.program import Program
@@ -19,6 +20,10 @@ from bayesdrop.record import Record, plain
 from bayesdrop.typing import SharedBy
 
 _KINDS = (ClassifierFigures, RegressionFigures)
+_WITH_ERROR = (
+    *("error", "nll", "brier", "ece", "adaptive_ece", "mce", "classwise_ece"),
+    *("aurc", "excess_aurc", "augrc", "predictive_entropy", "rmse"),
+)
 _NAMES = {"coverage", *(item.name for kind in _KINDS for item in fields(kind))}
 
 
@@ -34,11 +39,16 @@ class Evaluation(Record):
             probabilities, or of the mixture of the samples' densities.
         prediction: The prediction of the test set.
         ood: Data set name to score name to AUROC, AUPR and FPR95, OOD being positive.
+        monte_carlo_error: Figure to the standard error that comes from which posterior samples
+            were drawn, see ``monte_carlo_errors`` of ``bayesdrop.metrics``; of a figure that is
+            not in it, it is not known. Empty for a mean mask, for fewer than eight samples, and if
+            the means of 16 groups of samples do not fit in ``memory_limit``.
     """
 
     figures: ClassifierFigures | RegressionFigures
     prediction: Prediction
     ood: dict[str, dict[str, OODMetrics]] = field(default_factory=dict)
+    monte_carlo_error: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -57,7 +67,13 @@ class Evaluation(Record):
     @override
     def to_dict(self) -> dict[str, Any]:
         """Return the figures that apply, as plain numbers, without the prediction."""
-        return self.figures.to_dict() | {"ood": plain(self.ood), "num_samples": self.num_samples}
+        return self.figures.to_dict() | plain(
+            {
+                "ood": self.ood,
+                "num_samples": self.num_samples,
+                "monte_carlo_error": self.monte_carlo_error,
+            }
+        )
 
 
 def evaluate(
@@ -97,7 +113,7 @@ def evaluate(
 
     Raises:
         DataError: If the data has no targets, or they do not fit the likelihood.
-        ConfigError: For bad options, or OOD sets with a regression.
+        ConfigError: For bad options, or OOD sets with a regression or without names.
 
     Example:
         >>> import torch, bayesdrop as bd
@@ -108,6 +124,40 @@ def evaluate(
         >>> {"aurc", "brier", "ece", "error", "nll", "ood"} <= result.to_dict().keys()
         True
     """
+    _check_ood(bnn, ood)
+    options: dict[str, Any] = {
+        "num_samples": num_samples,
+        "sample": sample,
+        "shared_by": shared_by,
+        "batch_size": batch_size,
+        "memory_limit": memory_limit,
+        "seed": seed,
+    }
+    prediction, groups = predict_in_groups(bnn, data, keep_samples=keep_samples, **options)
+    warn_of_order("evaluate", data, prediction)
+    figures = figures_of(bnn, prediction)
+    outside = {
+        name: predict_in_groups(bnn, inputs, keep_samples=False, num_groups=0, **options)[0]
+        for name, inputs in (ood or {}).items()
+    }
+    return Evaluation(
+        figures,
+        prediction,
+        compare_ood(prediction, outside).metrics if outside else {},
+        monte_carlo_error_of(bnn, prediction, groups),
+    )
+
+
+def _check_ood(bnn: Program, ood: Mapping[str, Data] | None) -> None:
+    if ood is None:
+        return
+    if not isinstance(ood, Mapping):
+        raise ConfigError(
+            "evaluate",
+            expected="OOD sets by name",
+            got=f"ood of type {type(ood).__name__}",
+            hint='Name them: ood={"noise": x}.',
+        )
     if ood and isinstance(bnn, Program) and not bnn.likelihood.is_classifier:
         raise ConfigError(
             "evaluate",
@@ -116,25 +166,38 @@ def evaluate(
             hint="For regression score predict(...).epistemic_variance with ood_metrics.",
         )
 
-    def run(data: Data, keep_samples: bool) -> Prediction:
-        return predict(
-            bnn,
-            data,
-            num_samples=num_samples,
-            sample=sample,
-            shared_by=shared_by,
-            batch_size=batch_size,
-            memory_limit=memory_limit,
-            keep_samples=keep_samples,
-            seed=seed,
-        )
 
-    prediction = run(data, keep_samples)
-    figures = figures_of(bnn, prediction)
-    outside = {name: run(inputs, False) for name, inputs in (ood or {}).items()}
-    return Evaluation(
-        figures, prediction, compare_ood(prediction, outside).metrics if outside else {}
-    )
+def monte_carlo_error_of(
+    bnn: Program, prediction: Prediction, groups: SampleGroups | None
+) -> dict[str, float]:
+    """Return the standard error of each figure that which samples were drawn accounts for.
+
+    Args:
+        bnn: The network that predicted.
+        prediction: Of data with targets.
+        groups: What ``predict_in_groups`` returned with it; without them there is none.
+    """
+    if groups is None:
+        return {}
+
+    def figures(one: SampleGroups) -> dict[str, float]:
+        pit = None if one.pit is None else one.pit[0]
+        found = figures_of(
+            bnn,
+            replace(
+                prediction,
+                mean=one.mean[0],
+                log_likelihood=one.log_likelihood[0],
+                pit=pit,
+                samples=None,
+            ),
+        )
+        values = {name: getattr(found, name, None) for name in _WITH_ERROR}
+        if isinstance(found, RegressionFigures) and found.coverage is not None:
+            values |= {f"coverage {level:g}": share for level, share in found.coverage.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    return monte_carlo_errors(groups, figures)
 
 
 def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | RegressionFigures:
@@ -173,5 +236,8 @@ def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | Regr
             hint="Use predict for inputs without targets.",
         )
     return ClassifierFigures.from_predictions(
-        probabilities, labels, num_examples=len(prediction.mean)
+        probabilities,
+        labels,
+        num_examples=len(prediction.mean),
+        log_likelihood=prediction.log_likelihood,
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from bayesdrop.diagnostics.evaluator import figures_of
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import predict
@@ -164,10 +165,11 @@ def measure_shift(
     options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
 
     def measure(kind: str, severity: int, images: Tensor) -> ShiftRow:
-        probabilities, labels = _probabilities(model, images, options), y
         if isinstance(model, Program):
-            probabilities, labels = model.likelihood.flatten_labels(probabilities, y)
-        figures = ClassifierFigures.from_predictions(probabilities, labels, num_examples=len(x))
+            prediction = predict(model, (images, y), keep_samples=False, **cast(Any, options))
+            figures: Any = figures_of(model, prediction)
+        else:
+            figures = ClassifierFigures.from_predictions(_probabilities(model, images), y)
         return ShiftRow(
             kind,
             severity,
@@ -199,9 +201,7 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
     return torch.cat(images), torch.cat(labels)
 
 
-def _probabilities(model: Classifier, x: Tensor, options: Mapping[str, Any]) -> Tensor:
-    if isinstance(model, Program):
-        return predict(model, x, keep_samples=False, **cast(Any, options)).mean
+def _probabilities(model: Callable[[Tensor], Array], x: Tensor) -> Tensor:
     with torch.no_grad():
         parts = [torch.as_tensor(model(part)).cpu() for part in x.split(_ROWS)]
     return torch.cat(parts)

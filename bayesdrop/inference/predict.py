@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
 
 from bayesdrop.errors import (
     ConfigError,
     DataError,
+    DataWarning,
     DivergenceError,
-    ShapeError,
     unknown_name,
 )
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
+from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.passes import checked_output, explained
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
 
 # More rows at a time gain nothing on a CPU: the activations then leave its caches.
 _MAX_ROWS = 1000
 
+NUM_GROUPS = 16
+"""Groups of posterior samples from which the Monte Carlo error is estimated."""
 
-@torch.no_grad()
+_FEWEST = 8  # Samples that say anything about a spread.
+
+
 def predict(
     bnn: Program,
     data: Data,
@@ -38,13 +46,16 @@ def predict(
     batch_size: int | None = None,
     memory_limit: int = 2**30,
     keep_samples: bool = True,
+    unbiased: bool = False,
     seed: int | None = None,
 ) -> Prediction:
     r"""Predict with the posterior: Monte Carlo through the model and guide, or in one pass.
 
     Each input's prediction has the same distribution as with ``pyro.infer.Predictive``; nothing
     but the requested moments is held in memory. The network runs in evaluation mode, so that masks
-    are exact, and every module gets its own mode back afterwards.
+    are exact, and every module gets its own mode back afterwards. Outputs in 16 bits, as under
+    ``torch.autocast``, are taken as float32. Rows are in the order of the data; a DataLoader that
+    shuffles without targets, or drops a last batch, is warned of.
 
     Args:
         bnn: The Bayesian network, or an auto-encoder: it then predicts a replicated input, over
@@ -64,13 +75,24 @@ def predict(
         memory_limit: Bytes for the activations of one pass, taken as twice the size of all module
             outputs, and as many for ``samples`` (which exist twice while they are joined).
         keep_samples: Whether to return the prediction of each posterior sample.
+        unbiased: Whether mutual information and epistemic variance are multiplied by
+            :math:`S / (S - 1)`. Without it they are exact for the mixture of the samples, but
+            smaller than the posterior's by that factor on average (the mutual information, to
+            leading order), so that those of different :math:`S` cannot be compared. It needs two
+            samples, and changes nothing where there is nothing to sample.
         seed: Makes the draw reproducible and leaves torch's global generator alone; None draws
             from the global generator.
 
     Raises:
-        ConfigError: For bad options, or if ``samples`` does not fit in ``memory_limit``.
-        DataError: If an input is not finite; the message names the row.
+        ConfigError: For bad options, if ``samples`` does not fit in ``memory_limit``, or if the
+            network takes several inputs or returns no tensor.
+        DataError: If an input is not finite; the message names the row. If it has another dtype
+            than the network.
         DivergenceError: If a prediction is not finite.
+        ShapeError: If there is not one output for each input.
+
+    Warns:
+        DataWarning: If the rows are in an unknown order, or some are left out.
 
     Example:
         >>> import bayesdrop as bd
@@ -80,27 +102,80 @@ def predict(
         >>> prediction.samples.shape, prediction.mutual_information.shape
         (torch.Size([8, 5, 3]), torch.Size([5]))
     """
+    prediction, _ = predict_in_groups(
+        bnn,
+        data,
+        num_samples=num_samples,
+        sample=sample,
+        shared_by=shared_by,
+        batch_size=batch_size,
+        memory_limit=memory_limit,
+        keep_samples=keep_samples,
+        unbiased=unbiased,
+        seed=seed,
+        num_groups=0,
+    )
+    warn_of_order("predict", data, prediction)
+    return prediction
+
+
+@torch.no_grad()
+def predict_in_groups(
+    bnn: Program,
+    data: Data,
+    *,
+    num_samples: int = 64,
+    sample: bool = True,
+    shared_by: SharedBy = "batch",
+    batch_size: int | None = None,
+    memory_limit: int = 2**30,
+    keep_samples: bool = True,
+    unbiased: bool = False,
+    seed: int | None = None,
+    num_groups: int = NUM_GROUPS,
+) -> tuple[Prediction, SampleGroups | None]:
+    """Return the same, and what groups of its posterior samples say, each for itself.
+
+    From them ``monte_carlo_errors`` of ``bayesdrop.metrics`` tells how much figures of merit
+    depend on which samples were drawn. There are none without targets, for fewer than eight
+    samples, or if they do not fit in ``memory_limit``.
+
+    Args:
+        bnn: As in ``predict``, and so all others.
+        data: Inputs and targets.
+        num_samples: Posterior samples.
+        sample: Whether to sample.
+        shared_by: Who shares masks.
+        batch_size: Rows at a time.
+        memory_limit: In bytes.
+        keep_samples: Whether samples are returned.
+        unbiased: Whether the split of the uncertainty is corrected for the number of samples.
+        seed: Of the samples.
+        num_groups: Number of groups.
+    """
     _check_options(bnn, num_samples, shared_by, batch_size, memory_limit)
+    _check_unbiased(bnn, unbiased and sample and num_samples == 1)
     device = next(bnn.parameters(), torch.empty(0)).device
+    parts: list[dict[str, Tensor]] = []
     with evaluation_mode(bnn), seeded(seed):
         # All global latents (and shared masks) come first: chunking cannot change the draw.
         passes: list[Pass] = [bnn.network]
         if sample:
             passes = bnn.posterior_passes(num_samples, shared_by=shared_by)
-        parts: list[dict[str, Tensor]] = []
+        groups = min(num_groups, len(passes)) if len(passes) >= _FEWEST else 0
+        kept = _Kept(keep_samples, unbiased, groups)
         rows, start = batch_size or _MAX_ROWS, 0
         for x_batch, y_batch in batches(data, rows):
             if not parts:
                 cost = probe(bnn, x_batch[:1].to(device))
-                if keep_samples:
-                    _check_fits(len(passes), num_examples(data), cost.result, memory_limit)
+                kept = _fitting(kept, len(passes), num_examples(data), cost.result, memory_limit)
                 if batch_size is None:
                     rows = max(1, min(_MAX_ROWS, memory_limit // cost.activations))
             for lower in range(0, len(x_batch), rows):
                 x = x_batch[lower : lower + rows]
                 y = None if y_batch is None else y_batch[lower : lower + rows]
                 check_finite(x, start, DataError, "input")
-                moments = _predict_chunk(bnn, x.to(device), y, passes, keep_samples)
+                moments = _predict_chunk(bnn, x.to(device), y, passes, kept)
                 for name in ("mean", "variance"):
                     if name in moments:
                         check_finite(moments[name], start, DivergenceError, "prediction")
@@ -113,45 +188,96 @@ def predict(
             got="none",
             hint="Does the DataLoader drop an incomplete last batch?",
         )
-    joined = {
-        name: torch.cat([part.pop(name) for part in parts], dim=1 if name in BY_SAMPLE else 0)
-        for name in list(parts[0])
-    }
-    return Prediction(num_samples=len(passes), **joined)
+    joined = _joined(parts)
+    found = None
+    if "group_log_likelihood" in joined:
+        found = SampleGroups(
+            sizes=torch.tensor([len(passes[g::groups]) for g in range(groups)]),
+            **{name: joined[f"group_{name}"] for name in ("mean", "log_likelihood")},
+            pit=joined.get("group_pit"),
+        )
+    fields = {name: value for name, value in joined.items() if not name.startswith("group_")}
+    return Prediction(num_samples=len(passes), unbiased=unbiased, **fields), found
+
+
+class _Kept(NamedTuple):
+    """What is kept of each sample, or group of samples."""
+
+    samples: bool
+    unbiased: bool
+    groups: int
+
+
+def _fitting(
+    kept: _Kept, num_samples: int, rows: int, bytes_per_row: int, memory_limit: int
+) -> _Kept:
+    """Return what of it fits into memory, or raise ``ConfigError`` if samples do not."""
+    needed = num_samples * rows * bytes_per_row
+    if kept.samples and needed > memory_limit:
+        raise ConfigError(
+            "predict",
+            expected=f"samples of at most memory_limit={memory_limit} bytes",
+            got=f"{num_samples} samples x {rows} inputs, {needed} bytes",
+            hint="Pass keep_samples=False for the moments alone, or a larger memory_limit.",
+        )
+    fits = kept.groups * rows * bytes_per_row <= memory_limit
+    return kept if fits else kept._replace(groups=0)
 
 
 def _predict_chunk(
-    bnn: Program,
-    x: Tensor,
-    y: Tensor | None,
-    passes: list[Pass],
-    keep_samples: bool,
+    bnn: Program, x: Tensor, y: Tensor | None, passes: list[Pass], kept: _Kept
 ) -> dict[str, Tensor]:
-    likelihood = bnn.likelihood
-    moments = (
-        ClassMoments(likelihood)
-        if likelihood.is_classifier
-        else ValueMoments(likelihood, y, keep_samples=keep_samples)
+    make = ClassMoments if bnn.likelihood.is_classifier else ValueMoments
+    moments = make(
+        bnn.likelihood,
+        y,
+        keep_samples=kept.samples,
+        unbiased=kept.unbiased,
+        num_groups=0 if y is None else kept.groups,
     )
     samples = []
     for run in passes:
-        output = run(x)
-        if output.ndim == 0 or output.shape[0] != x.shape[0]:
-            raise ShapeError(
-                "predict",
-                expected=f"one network output for each of {x.shape[0]} inputs",
-                got=f"output of shape {tuple(output.shape)}",
-                hint="Does the network keep the first dimension?",
-            )
-        value = moments.add(output)
-        if keep_samples:
+        with explained("predict", bnn.network, x):
+            output = run(x)
+        value = moments.add(checked_output("predict", output, len(x)))
+        if kept.samples:
             samples.append(value.cpu())
     result = moments.result()
-    if keep_samples:
+    if kept.samples:
         result["samples"] = torch.stack(samples)
     if y is not None:
         result["y"] = y
     return result
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    # Labels of some rows may be none of the classifier's: then no row has a likelihood.
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {
+        name: torch.cat([part.pop(name) for part in parts], dim=1 if name in BY_SAMPLE else 0)
+        for name in names
+    }
+
+
+def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
+    """Warn, in the caller's caller, if a DataLoader left rows out or nobody knows their order."""
+    if not isinstance(data, DataLoader):
+        return
+    rows, count = len(prediction.mean), len(cast(Sized, data.dataset))
+    if data.drop_last and rows < count:
+        warnings.warn(
+            f"{who}: expected all {count} examples, got {rows}, since the DataLoader has "
+            "drop_last=True. Pass drop_last=False.",
+            DataWarning,
+            stacklevel=3,
+        )
+    if prediction.y is None and isinstance(data.sampler, RandomSampler):
+        warnings.warn(
+            f"{who}: expected rows in the order of the data, got a DataLoader that shuffles, and "
+            "no targets by which to tell the rows apart. Pass shuffle=False.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager
@@ -183,10 +309,12 @@ def probe(bnn: Program, x: Tensor) -> Cost:
 
     handles = [module.register_forward_hook(count) for module in bnn.network.modules()]
     try:
-        mean, variance = bnn.likelihood.moments(bnn.network(x))
+        with explained("predict", bnn.network, x):
+            output = bnn.network(x)
     finally:
         for handle in handles:
             handle.remove()
+    mean, variance = bnn.likelihood.moments(checked_output("predict", output, len(x)))
     kept = mean.nbytes + (0 if variance is None else variance.nbytes)
     return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
 
@@ -212,14 +340,13 @@ def _check_options(
         )
 
 
-def _check_fits(num_samples: int, rows: int, bytes_per_row: int, memory_limit: int) -> None:
-    needed = num_samples * rows * bytes_per_row
-    if needed > memory_limit:
+def _check_unbiased(bnn: Program, impossible: bool) -> None:
+    if impossible and bnn.is_random:
         raise ConfigError(
             "predict",
-            expected=f"samples of at most memory_limit={memory_limit} bytes",
-            got=f"{num_samples} samples x {rows} inputs, {needed} bytes",
-            hint="Pass keep_samples=False for the moments alone, or a larger memory_limit.",
+            expected="at least two samples for unbiased=True",
+            got="num_samples=1",
+            hint="One sample does not tell how much samples differ.",
         )
 
 

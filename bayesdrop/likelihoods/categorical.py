@@ -95,9 +95,13 @@ class Categorical(Likelihood):
 
     @override
     def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
+        terms = self.label_log_prob(output, y)
+        return terms.flatten(1).sum(1) if terms.ndim > 1 else terms
+
+    @override
+    def label_log_prob(self, output: Tensor, y: Tensor) -> Tensor:
         target = self.target(output, y)
-        nll = F.cross_entropy(output, target, reduction="none", ignore_index=self.ignore_index)
-        return -nll.flatten(1).sum(1) if nll.ndim > 1 else -nll
+        return -F.cross_entropy(output, target, reduction="none", ignore_index=self.ignore_index)
 
     @override
     def nll(self, output: Tensor, y: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ShapeError
 
 
@@ -112,6 +113,18 @@ class Likelihood(nn.Module, ABC):
         return None
 
     # -- classifiers only ----------------------------------------------------------------------
+
+    def label_log_prob(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return the log-probability of each label in nats, of the target's shape.
+
+        It comes from the logits, so that it is right where a probability is too small for its
+        dtype. A missing label's is 0.
+
+        Args:
+            output: Network output, ``(N, ...)``.
+            y: Targets of any shape that ``target`` takes.
+        """
+        return elements(self.distribution(output)).log_prob(self.target(output, y))
 
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Return the entropy of class probabilities in nats: ``(N, C, ...)`` to ``(N, ...)``."""

@@ -14,7 +14,7 @@ from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.bins import width_bins
 from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores, require_fraction
-from bayesdrop.metrics.examples import as_examples, entropy_of
+from bayesdrop.metrics.examples import as_examples, entropy_of, nll_of
 from bayesdrop.record import Record, plain
 
 METRICS = ("error", "nll", "brier", "ece", "aurc")
@@ -171,6 +171,7 @@ def bootstrap_metrics(
     *,
     ood: Mapping[str, Mapping[str, Array]] | None = None,
     scores: Mapping[str, Array] | None = None,
+    log_likelihood: Mapping[str, Array] | None = None,
     num_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -194,6 +195,8 @@ def bootstrap_metrics(
         ood: OOD set to classifier to probabilities like ``predictions``, scored by their entropy,
             or to scores ``(M,)`` where ``scores`` is given; adds ``"auroc {set}"``.
         scores: Classifier to the test set's scores ``(N,)``, higher for OOD.
+        log_likelihood: Classifier to the log-probability of each label, ``(N,)`` in nats, for the
+            NLL; of one that is not in it, it is that of its probabilities.
         num_resamples: Resamples :math:`B`, at least 100.
         level: Level of the intervals, inside (0, 1).
         seed: Of the resampling; torch's global generator is left alone.
@@ -218,7 +221,8 @@ def bootstrap_metrics(
     who = "bootstrap_metrics"
     _check_options(predictions, num_resamples)
     require_fraction(who, "level", level)
-    columns = {name: _Columns(values, labels) for name, values in predictions.items()}
+    given = log_likelihood or {}
+    columns = {name: _Columns(v, labels, given.get(name)) for name, v in predictions.items()}
     count = len(torch.as_tensor(labels))
     pairs = _pairs(predictions, ood or {}, scores, count)
     sizes = [count, *(next(iter(own.values())).num_outside for own in pairs.values())]
@@ -259,12 +263,13 @@ def bootstrap_metrics(
 class _Columns:
     """What a classifier's metrics are sums of, per example; called with how often each counts."""
 
-    def __init__(self, predictions: Array, labels: Array) -> None:
+    def __init__(self, predictions: Array, labels: Array, log_prob: Array | None = None) -> None:
         examples = as_examples("bootstrap_metrics", predictions, labels, average=True)
         confidence, correct, count = examples.confidence, examples.correct.double(), len(labels)
         gaps = torch.zeros(count, _NUM_BINS, dtype=torch.float64)
         gaps[torch.arange(count), width_bins(confidence, _NUM_BINS)] = correct - confidence
-        figures = [100.0 * (1.0 - correct), examples.nll, examples.brier]
+        nll = nll_of("bootstrap_metrics", examples, log_prob)
+        figures = [100.0 * (1.0 - correct), nll, examples.brier]
         self.per_example = torch.cat([torch.stack(figures, dim=1), gaps], dim=1)
         self.wrong, self.confidence = 1.0 - correct, confidence
         ordered, self.order = confidence.sort(descending=True, stable=True)

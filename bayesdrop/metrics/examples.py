@@ -7,8 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bayesdrop.errors import ShapeError
 from bayesdrop.metrics.bins import ClassBins
-from bayesdrop.metrics.checks import Array, as_labels, as_mean_probabilities, as_probabilities
+from bayesdrop.metrics.checks import (
+    Array,
+    as_labels,
+    as_mean_probabilities,
+    as_probabilities,
+    as_scores,
+)
 
 TINY = torch.finfo(torch.float64).tiny
 """What the probability of a label counts at least: 708 nats at most."""
@@ -65,6 +72,25 @@ def examples_of(probabilities: Tensor, labels: Tensor) -> Examples:
     """Return the same of checked probabilities ``(N, C)`` and labels ``(N,)``."""
     confidence, predicted = probabilities.max(1)
     return Examples(probabilities, labels, confidence, predicted == labels)
+
+
+def nll_of(who: str, examples: Examples, log_likelihood: Array | None) -> Tensor:
+    """Return the negative log-likelihood ``(N,)``: that given, or that of the probabilities.
+
+    Raises:
+        DataError: If one is not finite; ``ShapeError`` if there is not one for each label.
+    """
+    if log_likelihood is None:
+        return examples.nll
+    values = as_scores(who, "log-likelihood", log_likelihood)
+    if len(values) != len(examples.labels):
+        raise ShapeError(
+            who,
+            expected=f"{len(examples.labels)} log-likelihoods, one for each label",
+            got=f"{len(values)}",
+            hint="Do all come from the same data?",
+        )
+    return -values
 
 
 def entropy_of(probabilities: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ class ClassifierFigures(Record, drop_none=True):
         *,
         num_examples: int | None = None,
         num_bins: int = 15,
+        log_likelihood: Tensor | None = None,
     ) -> ClassifierFigures:
         """Return the figures of a prediction.
 
@@ -87,6 +88,8 @@ class ClassifierFigures(Record, drop_none=True):
                 classified; NLL and Brier score are summed over the labels of an example. None:
                 each label is one.
             num_bins: Bins of the calibration errors and of the Brier decomposition.
+            log_likelihood: Log-probability of each label, of any shape, from which the NLL then
+                comes: right where a probability is too small for its dtype.
 
         Raises:
             ConfigError: If ``num_bins`` is less than 1.
@@ -102,7 +105,8 @@ class ClassifierFigures(Record, drop_none=True):
         require_bins(who, num_bins)
         parts = parts_of(who, predictions)
         examples = examples_of(parts.mean, as_labels(who, labels, parts.mean))
-        sums = float(examples.nll.sum()), float(examples.brier.sum())
+        nll = examples.nll if log_likelihood is None else -log_likelihood.double()
+        sums = float(nll.sum()), float(examples.brier.sum())
         return cls.from_sums(
             vectors_of(parts, examples), examples.bins(num_bins), *sums, num_examples=num_examples
         )

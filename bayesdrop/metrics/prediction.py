@@ -26,6 +26,9 @@ class Prediction:
             1; the fields given as ``(N,)`` below are then ``(N, ...)``, as the labels are.
         num_samples: Posterior samples :math:`S`; 1 for a mean mask and for a network without
             Bayesian layers; mutual information and epistemic variance are then 0.
+        unbiased: Whether mutual information and epistemic variance are the averages above times
+            :math:`S / (S - 1)`, as estimates of the posterior's. Without it they are those of the
+            mixture of the :math:`S` samples, and smaller by that factor on average.
         samples: Probabilities, or means, of each posterior sample, ``(S, N, C)``, if kept.
         y: The targets that came with the data, if any.
         confidence: Probability of the most probable class, ``(N,)``; classifiers only. For several
@@ -33,15 +36,17 @@ class Prediction:
         predictive_entropy: Entropy of ``mean`` in nats, ``(N,)``; classifiers only. For several
             Bernoulli outputs it is the sum of their entropies, ``(N,)``.
         expected_entropy: Average entropy of a sample, in nats, ``(N,)``; classifiers only.
-        mutual_information: Their difference, in nats, >= 0, ``(N,)``; classifiers only.
+        mutual_information: Their difference, in nats, >= 0, ``(N,)``, times
+            :math:`S / (S - 1)` if ``unbiased``; classifiers only.
         energy: :math:`-\frac1S \sum_s \log \sum_c \exp f_{nsc}` of the logits, ``(N,)``;
             ``Categorical`` only, since probabilities do not determine it.
         logit_norm: :math:`\lVert \frac1S \sum_s f_{ns} \rVert_2`, ``(N,)``; ``Categorical`` only.
         variance: ``aleatoric_variance + epistemic_variance``, ``(N, D)``; regression only.
         aleatoric_variance: Average variance of the noise, ``(N, D)``; regression only.
         epistemic_variance: Variance of the samples' means, ``(N, D)``; regression only.
-        log_likelihood: :math:`\log \frac1S \sum_s p(y_n \mid x_n, s)` in nats, ``(N,)``;
-            regression with targets only.
+        log_likelihood: :math:`\log \frac1S \sum_s p(y_n \mid x_n, s)` in nats, float64, with
+            targets only: ``(N,)`` of a regression, of a classifier one for each label, of the
+            labels' shape, 0 where one is missing.
         sample_variances: Variance of each posterior sample's noise, ``(S, N, D)``, kept along with
             ``samples``; regression with normal noise only.
         pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
@@ -50,6 +55,7 @@ class Prediction:
 
     mean: Tensor
     num_samples: int
+    unbiased: bool = False
     samples: Tensor | None = None
     y: Tensor | None = None
     confidence: Tensor | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from bayesdrop.metrics.checks import (
     as_samples,
     as_scores,
 )
-from bayesdrop.metrics.examples import entropy_of, examples_of
+from bayesdrop.metrics.examples import entropy_of, examples_of, nll_of
 from bayesdrop.record import Record
 
 
@@ -31,7 +31,8 @@ class EntropyParts:
         mean: Probabilities averaged over posterior samples, ``(N, C)``.
         predictive_entropy: Entropy of ``mean``, ``(N,)``.
         expected_entropy: Average entropy of a sample, ``(N,)``.
-        mutual_information: Their difference, >= 0, ``(N,)``; 0 with one sample.
+        mutual_information: Their difference, >= 0, ``(N,)``, times :math:`S / (S - 1)` if
+            unbiased; 0 with one sample.
         num_samples: Posterior samples :math:`S`.
     """
 
@@ -47,7 +48,7 @@ class EntropyParts:
         return self.mutual_information if self.num_samples > 1 else None
 
 
-def entropy_parts(samples: Array) -> EntropyParts:
+def entropy_parts(samples: Array, *, unbiased: bool = False) -> EntropyParts:
     r"""Split the entropy of a classifier's prediction.
 
     .. math::
@@ -58,10 +59,16 @@ def entropy_parts(samples: Array) -> EntropyParts:
     Expected entropy is high where classes overlap, mutual information (BALD) where the posterior's
     networks disagree. One sample at a time is copied.
 
+    The split is exact for the mixture of the samples. As an estimate for the posterior they are
+    drawn from, the mutual information is too small, by :math:`1 - 1/S` to leading order.
+
     Args:
         samples: Probabilities of each posterior sample, ``(S, N, C)``.
+        unbiased: Whether mutual information is multiplied by :math:`S / (S - 1)`, so that numbers
+            of different :math:`S` can be compared. It may then exceed the predictive entropy.
 
     Raises:
+        ConfigError: If ``unbiased`` is asked of one sample.
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     References:
@@ -74,7 +81,20 @@ def entropy_parts(samples: Array) -> EntropyParts:
         >>> bool(torch.equal(parts.mutual_information, parts.predictive_entropy))
         True
     """
-    return _parts(as_samples("entropy_parts", samples))
+    parts = _parts(as_samples("entropy_parts", samples))
+    factor = _correction("entropy_parts", parts.num_samples, unbiased)
+    return replace(parts, mutual_information=parts.mutual_information * factor)
+
+
+def _correction(who: str, count: int, unbiased: bool) -> float:
+    if unbiased and count < 2:
+        raise ConfigError(
+            who,
+            expected="at least two samples for unbiased=True",
+            got="one",
+            hint="One sample does not tell how much samples differ.",
+        )
+    return count / (count - 1) if unbiased else 1.0
 
 
 def parts_of(who: str, predictions: Array) -> EntropyParts:
@@ -114,7 +134,9 @@ class VarianceParts:
     num_samples: int
 
 
-def variance_parts(means: Array, variances: Array | float | None = None) -> VarianceParts:
+def variance_parts(
+    means: Array, variances: Array | float | None = None, *, unbiased: bool = False
+) -> VarianceParts:
     r"""Split the variance of a regression's prediction: the law of total variance.
 
     .. math::
@@ -123,13 +145,17 @@ def variance_parts(means: Array, variances: Array | float | None = None) -> Vari
         \underbrace{\tfrac1S \textstyle\sum_s (\mu_{ns} - \bar\mu_n)^2}_{\text{epistemic}}
 
     It is exact for the mixture of the samples' distributions, whatever their form, which is why
-    the second term is divided by :math:`S` and not by :math:`S - 1`.
+    the second term is divided by :math:`S` and not by :math:`S - 1`. As an estimate for the
+    posterior that the samples are drawn from it is too small by that factor.
 
     Args:
         means: Mean of each posterior sample, ``(S, N)`` or ``(S, N, D)``.
         variances: Variance of each, or what broadcasts to it; None for no noise.
+        unbiased: Whether to divide by :math:`S - 1`, so that numbers of different :math:`S` can be
+            compared.
 
     Raises:
+        ConfigError: If ``unbiased`` is asked of one sample.
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
@@ -138,7 +164,8 @@ def variance_parts(means: Array, variances: Array | float | None = None) -> Vari
         ([2.0], [1.0], [1.5])
     """
     values, noise = as_components("variance_parts", means, variances)
-    epistemic = values.var(0, correction=0)
+    factor = _correction("variance_parts", len(values), unbiased)
+    epistemic = values.var(0, correction=0) * factor
     aleatoric = torch.zeros_like(epistemic) if noise is None else noise.mean(0)
     shape = torch.as_tensor(means).shape[1:]
     return VarianceParts(
@@ -257,6 +284,7 @@ def table_by_class(
     labels: Array,
     *,
     mutual_information: Array | None = None,
+    log_likelihood: Array | None = None,
     num_bins: int = 15,
 ) -> UncertaintyTable:
     """Return error, likelihood, uncertainty and calibration of each class.
@@ -265,6 +293,7 @@ def table_by_class(
         predictions: Posterior samples ``(S, N, C)``, or probabilities ``(N, C)`` or ``(N,)``.
         labels: Integers ``(N,)``.
         mutual_information: Goes with averaged probabilities: what their samples had, ``(N,)``.
+        log_likelihood: Likewise, the log-probability of each label, ``(N,)`` in nats.
         num_bins: Equal-width bins of the calibration error.
 
     Raises:
@@ -294,7 +323,7 @@ def table_by_class(
         range(num_classes),
         count.tolist(),
         by_class(100.0 * (~examples.correct).double()),
-        by_class(examples.nll),
+        by_class(nll_of("table_by_class", examples, log_likelihood)),
         by_class(examples.confidence),
         by_class(parts.predictive_entropy),
         by_class(information),

@@ -248,6 +248,11 @@ def _bootstrap(results: Mapping[Method, MethodResult], labels: Tensor) -> Bootst
             for name in sets
         },
         scores={m: getattr(result.prediction, entropy) for m, result in results.items()},
+        log_likelihood={
+            method: result.prediction.log_likelihood
+            for method, result in results.items()
+            if result.prediction.log_likelihood is not None
+        },
     )
 
 
@@ -304,7 +309,12 @@ def _threshold(
 
 def _classes(prediction: Prediction, labels: Tensor) -> UncertaintyTable:
     information = prediction.mutual_information if prediction.num_samples > 1 else None
-    return table_by_class(prediction.mean, labels, mutual_information=information)
+    return table_by_class(
+        prediction.mean,
+        labels,
+        mutual_information=information,
+        log_likelihood=prediction.log_likelihood,
+    )
 
 
 def _size(

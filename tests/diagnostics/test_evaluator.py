@@ -118,7 +118,7 @@ def test_regression_figures(scale):
     expected = -torch.distributions.Normal(mean, variance.sqrt()).log_prob(y).mean()
     assert result.nll == pytest.approx(float(expected))
     assert result.rmse == pytest.approx(float((mean - y).square().mean().sqrt()))
-    known = ["calibration", "coverage", "nll", "num_samples", "ood", "rmse"]
+    known = ["calibration", "coverage", "monte_carlo_error", "nll", "num_samples", "ood", "rmse"]
     assert sorted(result.to_dict()) == known and result.error is None
 
 
@@ -277,4 +277,4 @@ def test_without_a_distribution_function_there_is_no_coverage():
     bnn, x, y = bayesian(Laplace(known=False), 1), torch.randn(20, 4), torch.randn(20)
     result = bd.evaluate(bnn, (x, y), num_samples=6, keep_samples=True)
     assert result.prediction.pit is None and result.coverage is None
-    assert sorted(result.to_dict()) == ["nll", "num_samples", "ood", "rmse"]
+    assert sorted(result.to_dict()) == ["monte_carlo_error", "nll", "num_samples", "ood", "rmse"]

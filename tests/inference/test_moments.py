@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 import bayesdrop as bd
+from bayesdrop.inference.moments import ClassMoments
 from tests.inference.test_predict import LIKELIHOODS, bayesian, inputs
 
 
@@ -71,3 +73,51 @@ def test_log_likelihood_is_that_of_the_mixture():
     terms = torch.distributions.Normal(prediction.samples, 0.3).log_prob(y).sum(-1)
     expected = terms.logsumexp(0) - math.log(9)
     torch.testing.assert_close(prediction.log_likelihood, expected)
+
+
+# -- log-probabilities, not logs of probabilities -------------------------------------------------
+
+
+class Given(nn.Module):
+    """A network that returns its input."""
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [1.0, 100.0, 103.0, 105.0, 120.0, 900.0])
+def test_nll_is_exact_where_the_probability_is_zero_in_its_dtype(gap, dtype):
+    expected = gap + math.log1p(math.exp(-gap))
+    logits, y = torch.tensor([[0.0, gap]], dtype=dtype), torch.zeros(1).long()
+    for likelihood, output, target in (
+        (bd.Categorical(), logits, y),
+        (bd.Bernoulli(), logits[:, 1:], y),
+    ):
+        bnn = bd.BayesianNetwork(Given(), likelihood, num_data=10)
+        assert bd.evaluate(bnn, (output, target)).nll == pytest.approx(expected, rel=2e-7)
+
+
+def test_log_likelihood_of_samples_is_the_log_of_their_average():
+    """Two samples, of which one gives the label e^-200: the mixture's NLL is that of the other."""
+    moments = ClassMoments(bd.Categorical(), torch.zeros(1).long())
+    for gap in (200.0, 120.0):
+        moments.add(torch.tensor([[0.0, gap]], dtype=torch.float32))
+    found = moments.result()["log_likelihood"]
+    assert float(found) == pytest.approx(-120.0 - math.log(2.0), rel=1e-12)
+
+
+def test_a_missing_label_has_a_log_likelihood_of_zero():
+    output, y = torch.randn(3, 4, 2), torch.tensor([[0, -100], [1, 2], [-100, 3]])
+    moments = ClassMoments(bd.Categorical(), y)
+    moments.add(output)
+    found = moments.result()["log_likelihood"]
+    expected = output.log_softmax(1).gather(1, y.clamp(min=0)[:, None])[:, 0] * (y >= 0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_labels_of_other_classes_are_kept_without_a_likelihood():
+    bnn = bd.BayesianNetwork(Given(), bd.Categorical(), num_data=10)
+    prediction = bd.predict(bnn, (torch.zeros(4, 3), torch.arange(4)), batch_size=2)
+    assert prediction.log_likelihood is None
+    assert torch.equal(prediction.y, torch.arange(4))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError, DataError, DivergenceError, ShapeError
+from bayesdrop.errors import ConfigError, DataError, DataWarning, DivergenceError, ShapeError
 from bayesdrop.testing import assert_means_equal
 
 NUM_FEATURES = 4
@@ -221,6 +221,20 @@ def test_targets_stay_with_their_rows_in_a_shuffled_loader():
     torch.testing.assert_close(prediction.mean, expected[prediction.y])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shuffle": True}, "a DataLoader that shuffles"),
+        ({"batch_size": 3, "drop_last": True}, "expected all 7 examples, got 6"),
+    ],
+)
+def test_rows_in_an_unknown_order_and_rows_left_out_are_warned_of(options, message):
+    loader = DataLoader(TensorDataset(inputs()), **options)
+    with pytest.warns(DataWarning, match=message) as caught:
+        bd.predict(bayesian(), loader, num_samples=2)
+    assert caught[0].filename == __file__
+
+
 def test_convolutions_with_batch_norm():
     net = nn.Sequential(
         nn.Conv2d(1, 4, 3),
@@ -343,5 +357,59 @@ def test_network_that_loses_rows_is_refused():
         bd.BetaBernoulliDropout(NUM_FEATURES), nn.Flatten(0), nn.Unflatten(0, (4, -1))
     )
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
-    with pytest.raises(ShapeError, match="expected one network output for each of 7 inputs"):
+    with pytest.raises(ShapeError, match="expected one network output for each of 1 input"):
         bd.predict(bnn, inputs(), num_samples=2)
+
+
+# -- corrected for the number of samples ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "fixed"])
+def test_unbiased_multiplies_what_samples_disagree_on_by_s_over_s_minus_1(likelihood):
+    bnn, x = bayesian(likelihood), inputs()
+    plain = bd.predict(bnn, x, num_samples=5, seed=3)
+    other = bd.predict(bnn, x, num_samples=5, seed=3, unbiased=True)
+    assert (plain.unbiased, other.unbiased) == (False, True)
+    name = "epistemic_variance" if likelihood == "fixed" else "mutual_information"
+    torch.testing.assert_close(getattr(other, name), 1.25 * getattr(plain, name))
+    torch.testing.assert_close(other.mean, plain.mean)
+    if likelihood == "fixed":
+        unbiased = plain.samples.var(0)
+        torch.testing.assert_close(other.epistemic_variance, unbiased)
+        torch.testing.assert_close(other.variance, other.aleatoric_variance + unbiased)
+
+
+def test_unbiased_needs_two_samples_or_nothing_to_sample():
+    bnn = bayesian()
+    with pytest.raises(ConfigError, match="at least two samples for unbiased=True"):
+        bd.predict(bnn, inputs(), num_samples=1, unbiased=True)
+    one = bd.predict(bnn, inputs(), sample=False, num_samples=1, unbiased=True)
+    assert torch.equal(one.mutual_information, torch.zeros(7))
+
+
+# -- 16 bits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "learned"])
+def test_moments_of_16_bit_outputs_are_in_float32(dtype, likelihood):
+    if dtype == torch.float16 and likelihood != "categorical":
+        pytest.skip("one likelihood suffices")
+    exact = bd.predict(bayesian(likelihood).float(), inputs().float(), sample=False)
+    bnn = bayesian(likelihood).to(dtype)
+    bnn.load_state_dict(bayesian(likelihood).state_dict())
+    prediction = bd.predict(bnn, inputs().to(dtype), num_samples=3)
+    assert prediction.mean.dtype == prediction.samples.dtype == torch.float32
+    if likelihood == "categorical":
+        torch.testing.assert_close(prediction.mean.sum(1), torch.ones(7).float())
+    assert prediction.mean.shape == exact.mean.shape
+
+
+def test_evaluation_under_autocast_is_that_in_float32_but_for_rounding():
+    bnn = bayesian().float()
+    x, y = inputs().float(), labelled()[1]
+    exact = bd.evaluate(bnn, (x, y), num_samples=16, seed=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = bd.evaluate(bnn, (x, y), num_samples=16, seed=0)
+    assert result.prediction.mean.dtype == torch.float32
+    assert result.nll == pytest.approx(exact.nll, rel=0.02)

@@ -184,3 +184,13 @@ def test_different_numbers_of_examples_are_refused(data):
     p, labels = data
     with pytest.raises(ShapeError, match="9 labels, one for each row"):
         bootstrap_metrics({"a": p, "b": p[:9]}, labels)
+
+
+def test_nll_comes_from_log_probabilities_where_they_are_given():
+    labels = torch.arange(200) % 2
+    p = {"net": torch.where(labels == 1, 0.9, 0.1)}
+    terms = torch.where(torch.arange(200) == 7, -300.0, -0.1)
+    found = bootstrap_metrics(p, labels, log_likelihood={"net": terms})
+    assert found.interval("net", "nll").value == pytest.approx(float(-terms.mean()))
+    with pytest.raises(ShapeError, match="expected 200 log-likelihoods.* got 199"):
+        bootstrap_metrics(p, labels, log_likelihood={"net": terms[1:]})

@@ -175,3 +175,30 @@ S, Y = torch.tensor([[[0.9, 0.1], [0.2, 0.8]]] * 2), torch.tensor([0, 1])
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("num_samples", [2, 4, 8, 16, 64])
+def test_unbiased_mutual_information_is_that_of_the_posterior(num_samples):
+    """Probabilities with a Dirichlet posterior, of which the mutual information is known."""
+    concentration = torch.tensor([1.0, 1.0, 2.0])
+    share = concentration / concentration.sum()
+    expected = torch.special.digamma(concentration.sum() + 1)
+    expected = expected - (share * torch.special.digamma(concentration + 1)).sum()
+    true = float(torch.special.entr(share).sum() - expected)
+    samples = torch.distributions.Dirichlet(concentration).sample((num_samples, 20_000))
+    plain, unbiased = (bd.metrics.entropy_parts(samples, unbiased=u) for u in (False, True))
+    assert float(plain.mutual_information.mean()) / true == pytest.approx(
+        1 - 1 / num_samples, abs=0.02
+    )
+    assert float(unbiased.mutual_information.mean()) / true == pytest.approx(1.0, abs=0.025)
+    variance = bd.metrics.variance_parts(samples, unbiased=True).epistemic_variance
+    torch.testing.assert_close(variance, samples.var(0))
+
+
+def test_unbiased_parts_of_one_sample_are_refused():
+    for split, one in (
+        (bd.metrics.entropy_parts, torch.full((1, 3, 2), 0.5)),
+        (variance_parts, torch.ones(1, 3)),
+    ):
+        with pytest.raises(ConfigError, match="at least two samples for unbiased=True"):
+            split(one, unbiased=True)

@@ -1,0 +1,78 @@
+"""How much figures of merit depend on which posterior samples were drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_NUM_RESAMPLES = 50
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SampleGroups:
+    r"""What each of :math:`G` groups of posterior samples says, averaged over the group.
+
+    Args:
+        sizes: Samples in each group, ``(G,)``.
+        mean: Probabilities, or means, ``(G, N, ...)``.
+        log_likelihood: Log of the average likelihood, as in ``Prediction``, ``(G, N, ...)``.
+        pit: Predictive distribution function at the targets, ``(G, N, ...)``, if there is one.
+    """
+
+    sizes: Tensor
+    mean: Tensor
+    log_likelihood: Tensor
+    pit: Tensor | None = None
+
+    def weighted(self, weights: Tensor) -> SampleGroups:
+        """Return the average with these weights ``(G,)``, which sum to one, as one group."""
+
+        def average(values: Tensor) -> Tensor:
+            return torch.tensordot(weights.to(values.dtype), values, 1)[None]
+
+        shape = (-1, *[1] * (self.log_likelihood.ndim - 1))
+        terms = self.log_likelihood + weights.log().reshape(shape)
+        return SampleGroups(
+            sizes=self.sizes.sum()[None],
+            mean=average(self.mean),
+            log_likelihood=terms.logsumexp(0)[None],
+            pit=None if self.pit is None else average(self.pit),
+        )
+
+
+def monte_carlo_errors(
+    groups: SampleGroups, figures: Callable[[SampleGroups], Mapping[str, float]]
+) -> dict[str, float]:
+    r"""Return the standard error of each figure that comes from the choice of posterior samples.
+
+    .. math::
+        \mathrm{se}^2 = \frac{G}{G - 1}\, \mathrm{Var}_b\, T\Big(\sum_g w_{bg}\, \bar p_g\Big),
+        \qquad w_b \sim \tfrac1G \mathrm{Multinomial}(G)
+
+    A bootstrap over groups of samples: the figures are those of averages over groups that are
+    drawn with replacement. The factor makes it exact for figures that are averages of the samples.
+    It is noise that all test examples share if masks are shared, so that it does not shrink with
+    their number, as the intervals of ``bootstrap_metrics`` do: it is no part of those. With 16
+    groups the estimate itself is off by a fifth or so; that of the error rate, a step function of
+    the averages, is rather too large.
+
+    Args:
+        groups: What each group says.
+        figures: Groups, of which there is one, to figures by name; the same names at every call.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    number = len(groups.sizes)
+    share = groups.sizes.double() / groups.sizes.sum()
+    found: dict[str, list[float]] = {}
+    for _ in range(_NUM_RESAMPLES):
+        drawn = torch.randint(number, (number,), generator=generator)
+        weights = share * torch.bincount(drawn, minlength=number)
+        for name, value in figures(groups.weighted(weights / weights.sum())).items():
+            found.setdefault(name, []).append(value)
+    factor = math.sqrt(number / (number - 1))
+    return {name: factor * float(torch.tensor(v).std()) for name, v in found.items()}

@@ -1,0 +1,103 @@
+"""Monte Carlo error of figures: checked against the spread over seeds, which it estimates."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.metrics import SampleGroups, monte_carlo_errors
+
+
+def groups_of(values, number=16):
+    """Return groups of samples of one number each, which serves as mean and likelihood."""
+    parts = [values[g::number] for g in range(number)]
+    mean = torch.stack([part.mean() for part in parts])[:, None]
+    return SampleGroups(torch.tensor([len(part) for part in parts]), mean, mean.abs().log())
+
+
+@pytest.mark.parametrize("num_samples", [16, 40, 64])
+def test_error_of_an_average_is_its_standard_error(num_samples):
+    errors = []
+    for _ in range(60):
+        values = 5.0 + 0.3 * torch.randn(num_samples)
+        found = monte_carlo_errors(
+            groups_of(values), lambda g: {"mean": float(g.mean), "log": float(g.log_likelihood)}
+        )
+        errors.append((found["mean"], 5.0 * found["log"]))  # the log has the slope 1 / 5
+    root_mean_square = torch.tensor(errors).square().mean(0).sqrt()
+    # One error is off by a fifth or so: 15 degrees of freedom, and 50 resamples.
+    relative = math.sqrt(1 / 30 + 1 / 98) / math.sqrt(60)
+    expected = 0.3 / math.sqrt(num_samples)
+    assert (root_mean_square / expected - 1).abs().max() < 4.3 * relative + 0.02
+
+
+def classifier(dropout="beta-bernoulli"):
+    mask = bd.nn.make(dropout, 24)
+    net = nn.Sequential(nn.Linear(5, 24), nn.Tanh(), mask, nn.Linear(24, 4, bias=False))
+    with torch.no_grad():
+        net[-1].weight.mul_(6)
+    return bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
+
+
+def quadrants(x):
+    return (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0)
+
+
+def regression():
+    net = nn.Sequential(nn.Linear(5, 24), nn.Tanh(), bd.BetaBernoulliDropout(24), nn.Linear(24, 1))
+    return bd.BayesianNetwork(net, bd.Gaussian(0.3), num_data=100)
+
+
+@pytest.mark.parametrize(
+    ("make", "shared_by", "names"),
+    [
+        (classifier, "batch", ("error", "nll", "brier", "ece", "aurc", "predictive_entropy")),
+        (classifier, "example", ("nll", "brier")),
+        (regression, "batch", ("rmse", "nll", "coverage 0.9")),
+    ],
+)
+def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, names):
+    bnn, x = make(), torch.randn(250, 5)
+    y = x[:, 0] + torch.randn(250) if make is regression else quadrants(x)
+    values, errors = [], []
+    for seed in range(24):
+        result = bd.evaluate(bnn, (x, y), num_samples=16, seed=seed, shared_by=shared_by)
+        figures = result.to_dict()
+        if make is regression:
+            figures["coverage 0.9"] = result.coverage[0.9]
+        values.append([figures[name] for name in names])
+        errors.append([result.monte_carlo_error[name] for name in names])
+    spread = torch.tensor(values).std(0)
+    reported = torch.tensor(errors).square().mean(0).sqrt()
+    # A spread over 24 seeds is known to 15 %; that of the error, a step function of the means, is
+    # overrated besides.
+    ratio = dict(zip(names, (reported / spread).tolist(), strict=True))
+    assert all(0.6 < value < 1.9 for value in ratio.values()), ratio
+
+
+def test_noise_of_shared_masks_does_not_shrink_with_the_test_set():
+    # Labels that the network does not fit: where it does, the NLL is level in its masks.
+    # A rate that is fixed: what is drawn for all examples is a mask, or nothing.
+    bnn, x = classifier("mc-dropout"), torch.randn(3200, 5)
+    y = quadrants(x)
+
+    def error(shared_by, rows):
+        data = x[:rows], y[:rows]
+        result = bd.evaluate(bnn, data, num_samples=64, seed=0, shared_by=shared_by)
+        return result.monte_carlo_error["nll"]
+
+    assert error("batch", 3200) > 0.5 * error("batch", 200)
+    assert error("example", 3200) < 0.5 * error("example", 200)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sample": False}, {"num_samples": 7}, {"memory_limit": 5000}]
+)
+def test_without_enough_samples_or_memory_there_is_no_error(options):
+    x, y = torch.randn(30, 5), torch.arange(30) % 4
+    whole = bd.evaluate(classifier(), (x, y), num_samples=8)
+    assert whole.monte_carlo_error and whole.to_dict()["monte_carlo_error"]["nll"] > 0
+    result = bd.evaluate(classifier(), (x, y), **{"num_samples": 8, **options})
+    assert result.monte_carlo_error == {}
