@@ -63,12 +63,15 @@ class Categorical(Likelihood):
 
     @override
     def target(self, output: Tensor, y: Tensor) -> Tensor:
-        if output.ndim < 2:
+        if output.ndim < 2 or output.shape[1] < 2:
+            one = output.ndim == 2 and output.shape[1] == 1
             raise ShapeError(
                 "Categorical",
                 expected="network output of shape (N, classes) or (N, classes, ...)",
                 got=str(tuple(output.shape)),
-                hint="Does the network end in a Linear layer with one output per class?",
+                hint="With one output every loss is 0: take two, or bd.Bernoulli()."
+                if one
+                else "Does the network end in a Linear layer with one output per class?",
             )
         require_rows("Categorical", output, y)
         shape = (output.shape[0], *output.shape[2:])

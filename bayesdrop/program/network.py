@@ -17,6 +17,7 @@ from bayesdrop.nn import (
     kl_divergence,
     repeat_rows,
 )
+from bayesdrop.program.checks import explained, require_data, require_output
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
 from bayesdrop.typing import Latents, LossTerms, NumMasks, SharedBy
@@ -116,16 +117,16 @@ class BayesianNetwork(Program):
             prior. Li, Gal (2017), https://arxiv.org/abs/1703.02914.
         """
         self.check_num_masks(num_masks)
-        self.check_batch(x, y)
+        self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
         scale = self.num_data / x.shape[0]
         if not self.training:
-            nll = self.likelihood.nll(self.network(x), y) * scale
+            nll = self.likelihood.nll(self._output(x), y) * scale
             return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
         mask_sum = MaskSum(self.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         draws = TrainingPass(x.shape[0] * masks, mask_sum)
         with draws:
-            output = self.network(repeat_rows(x, masks))
+            output = self._output(repeat_rows(x, masks))
         if masks == 1:
             nll = self.likelihood.nll(output, y) * scale
         else:
@@ -134,6 +135,11 @@ class BayesianNetwork(Program):
             nll = -log_mixture(terms, weights).sum() * scale
         kl = kl_divergence(self.network, draws.posteriors)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
+
+    def _output(self, x: Tensor) -> Tensor:
+        with explained("BayesianNetwork.loss", self.network, x):
+            output = self.network(x)
+        return require_output("BayesianNetwork.loss", output, x.shape[0])
 
     def draw_latents(self) -> Mapping[LatentOwner, Latents]:
         """Draw all layers' global latents once from the guide, for ``PosteriorSample``."""

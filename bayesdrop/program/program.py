@@ -6,8 +6,10 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 from typing import ClassVar, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
@@ -21,6 +23,7 @@ from bayesdrop.nn import (
     named_shared,
     named_weight_layers,
 )
+from bayesdrop.program.checks import require_data
 from bayesdrop.typing import LossTerms, NumMasks, SharedBy
 
 Pass: TypeAlias = Callable[[Tensor], Tensor]
@@ -66,11 +69,21 @@ class Program(nn.Module, ABC):
                 got=repr(likelihood),
                 hint="The order is network (or encoder, decoder), likelihood, num_data.",
             )
-        if not num_data >= 1 or num_data != math.floor(num_data):
+        if not isinstance(network, nn.Module):
+            raise ConfigError(
+                type(self).__name__,
+                expected="a network that is a torch.nn.Module",
+                got=f"the class {network.__name__}"
+                if isinstance(network, type)
+                else f"a {type(network).__name__}",
+                hint="Pass the module itself, such as net or Net().",
+            )
+        real = isinstance(num_data, Real) and not isinstance(num_data, bool)
+        if not real or not 1 <= num_data < math.inf or num_data != math.floor(num_data):
             raise ConfigError(
                 type(self).__name__,
                 expected="a whole num_data >= 1, the size of the training set",
-                got=f"num_data={num_data}",
+                got=f"num_data={num_data!r}",
                 hint="Pass len(train_set), not the batch size.",
             )
         self.network = network
@@ -80,8 +93,7 @@ class Program(nn.Module, ABC):
         self.input_shape: tuple[int, ...] | None = None
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
-        for path, owner in self.named_owners():
-            owner.path = path
+        self.named_owners()
         # In a tuple, so that they are no children: they hold this module as theirs.
         self._pair = self.make_pair()
 
@@ -137,11 +149,12 @@ class Program(nn.Module, ABC):
 
     @kl_weight.setter
     def kl_weight(self, value: float) -> None:
-        if not 0.0 < value < math.inf:
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        if not real or not 0.0 < value < math.inf:
             raise ConfigError(
                 type(self).__name__,
                 expected="a finite kl_weight > 0",
-                got=f"kl_weight={value}",
+                got=f"kl_weight={value!r}",
                 hint="For a warm-up start from a small number, such as 1 / num_epochs.",
             )
         self._kl_weight = float(value)
@@ -169,8 +182,14 @@ class Program(nn.Module, ABC):
         return list(named_weight_layers(self.network))
 
     def named_owners(self) -> list[tuple[str, LatentOwner]]:
-        """Return the owners of all global sites: what layers share, each once, then all others."""
-        return list(named_owners(self.network))
+        """Return the owners of all global sites: what layers share, each once, then all others.
+
+        Each is told its name here, since layers may have been added, or named by another network.
+        """
+        owners = list(named_owners(self.network))
+        for path, owner in owners:
+            owner.path = path
+        return owners
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean latents."""
@@ -209,21 +228,24 @@ class Program(nn.Module, ABC):
     def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
         """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
 
+        Held-out data, without a gradient or in evaluation mode, may have any number of rows.
         Remembers the shape of an example as ``input_shape``, from which ``compact`` traces.
         """
-        if x.ndim == 0 or x.shape[0] == 0:
+        if require_data(type(self).__name__, "x", x).ndim == 0 or x.shape[0] == 0:
             raise DataError(
                 type(self).__name__,
                 expected="a batch with at least one example",
                 got=f"x of shape {tuple(x.shape)}",
                 hint="Is the data set empty?",
             )
-        if y is not None and x.shape[0] > self.num_data:
+        trains = self.network.training and torch.is_grad_enabled()
+        if trains and y is not None and x.shape[0] > self.num_data:
             raise DataError(
                 type(self).__name__,
                 expected=f"a batch of at most num_data={self.num_data} examples",
                 got=f"{x.shape[0]} examples",
-                hint="num_data is the size of the training set, not of a batch.",
+                hint="num_data is the size of the training set, not of a batch. For the ELBO of "
+                "held-out data call bnn.eval() first.",
             )
         self.input_shape = tuple(x.shape[1:])
 

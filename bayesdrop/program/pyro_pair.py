@@ -17,6 +17,7 @@ from typing_extensions import override
 from bayesdrop.distributions import Mixture
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
+from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
 
@@ -120,7 +121,10 @@ class Model(PyroFunction):
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         context = ModelPass(latents, particles, rows, masks, mask_sum)
         with self._data_plate(x[:rows], y), context:
-            output = self.bnn.network(repeat_rows(x, masks))
+            rows_run = repeat_rows(x, masks)
+            with explained("BayesianNetwork.model", self.bnn.network, rows_run):
+                output = self.bnn.network(rows_run)
+            output = require_output("BayesianNetwork.model", output, rows_run.shape[0])
             target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
             batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
             output = output.reshape(batch_shape + output.shape[1:])

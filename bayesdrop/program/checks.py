@@ -1,0 +1,192 @@
+"""What a network may be given and may return, and what torch's errors about that mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bayesdrop.errors import BayesdropError, ConfigError, DataError, ShapeError
+
+# What torch says of dtypes, of shapes, and of a batch of one in batch norm.
+_DTYPES = re.compile(
+    r"same dtype|scalar types?\b|should be the same|have the type torch|mixed dtype"
+    r"|not implemented for '(Byte|Char|Short|Int|Long|Bool|Half)'|match weight dtype"
+)
+_SHAPES = re.compile(
+    r"cannot be multiplied|channels, but got|running_mean should contain|expected input with shape"
+    r"|must be equal to input_size|[Ee]xpected .*\b\dD\b|size mismatch|too small|than kernel"
+    r"|embedding dimension|Kernel size can't be|Padding size should be|a vector of size equal"
+)
+_SHORT = {torch.float32: "x.float()", torch.float64: "x.double()", torch.float16: "x.half()"}
+
+
+def require_data(who: str, name: str, value: object) -> Tensor:
+    """Return ``value`` if it is a tensor of numbers that a network can be trained on.
+
+    Args:
+        who: Who asks, for the message.
+        name: What it is, such as ``"x"``.
+        value: Anything.
+
+    Raises:
+        DataError: If it is no tensor, sparse, nested, complex, or has no memory.
+    """
+    if not isinstance(value, Tensor):
+        raise DataError(
+            who,
+            expected=f"{name} to be a tensor",
+            got="None" if value is None else f"a {type(value).__name__}",
+            hint="Inputs alone have no loss: pass x and y." if value is None else
+            "torch.as_tensor makes one of a NumPy array or a list.",
+        )  # fmt: skip
+    if value.layout != torch.strided or value.is_nested:
+        raise DataError(
+            who,
+            expected=f"{name} to be a dense tensor",
+            got="a nested one" if value.is_nested else f"one of layout {value.layout}",
+            hint=f"Pass {name}.to_dense().",
+        )
+    if value.is_complex():
+        raise DataError(
+            who,
+            expected=f"{name} to be real",
+            got=f"numbers of {value.dtype}",
+            hint="torch.view_as_real makes two real channels of them.",
+        )
+    return value
+
+
+def require_output(who: str, output: object, num_rows: int) -> Tensor:
+    """Return the output of a network if it is one tensor with a row for each input.
+
+    Args:
+        who: Who asks, for the message.
+        output: What the network returned.
+        num_rows: Number of inputs.
+
+    Raises:
+        ConfigError: If it is no tensor.
+        ShapeError: If it has no row for each input.
+    """
+    if not isinstance(output, Tensor):
+        many = f" of {len(output)}" if isinstance(output, tuple | list | dict) else ""
+        raise ConfigError(
+            who,
+            expected="a network that returns one tensor",
+            got="None" if output is None else f"a {type(output).__name__}{many}",
+            hint="Does forward lack a return?" if output is None else
+            "Wrap it in a module whose forward returns the logits (or means) alone.",
+        )  # fmt: skip
+    if output.ndim == 0 or output.shape[0] != num_rows:
+        squeezed = output.ndim == 0 or num_rows == 1
+        raise ShapeError(
+            who,
+            expected=f"one network output for each of {num_rows} inputs",
+            got=f"output of shape {tuple(output.shape)}",
+            hint="Does the network end in squeeze()? squeeze(-1) keeps the first dimension."
+            if squeezed
+            else "Does the network keep the first dimension?",
+        )
+    return output
+
+
+@contextmanager
+def explained(who: str, network: nn.Module, x: Tensor) -> Iterator[None]:
+    """Say what is wrong with ``x`` where torch, within a pass, speaks of matrices and types.
+
+    An error that is not about dtype, shape or the number of rows of the input passes unchanged.
+
+    Args:
+        who: Who runs the network, for the message.
+        network: The network.
+        x: Its input.
+
+    Raises:
+        DataError: If the dtype of ``x`` is not the network's, a token is out of range, or batch
+            norm in training mode meets a single row.
+        ShapeError: If ``x`` does not have the shape that a layer expects; the message names it.
+    """
+    try:
+        yield
+    except BayesdropError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        known = _explain(who, network, x, error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _explain(who: str, network: nn.Module, x: Tensor, error: Exception) -> BayesdropError | None:
+    text = str(error)
+    path, layer = _failed_in(network, error)
+    if "Expected more than 1 value per channel" in text:
+        return DataError(
+            who,
+            expected=f"at least two examples in a batch, for {type(layer).__name__} {path!r}",
+            got=f"x of shape {tuple(x.shape)} in training mode",
+            hint="Choose another batch_size, or put the layer into eval().",
+        )
+    if isinstance(layer, nn.Embedding):
+        return _explain_tokens(who, path, layer, x, text)
+    dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
+    if dtypes and x.dtype not in dtypes and _DTYPES.search(text):
+        dtype = next(iter(dtypes))
+        scaled = " Images: divide by 255." if x.dtype == torch.uint8 else ""
+        return DataError(
+            who,
+            expected=f"inputs of {dtype}, as the network's parameters are",
+            got=f"x of {x.dtype}",
+            hint=f"Pass {_SHORT.get(dtype, f'x.to({dtype})')}.{scaled}",
+        )
+    if layer is not None and _SHAPES.search(text):
+        return ShapeError(
+            f"{who}: {type(layer).__name__} {path!r}",
+            expected=_expected_by(layer),
+            got=f"x of shape {tuple(x.shape)} ({text.splitlines()[0]})",
+            hint="Do the inputs have the shape that the network was made for?",
+        )
+    return None
+
+
+def _explain_tokens(
+    who: str, path: str, layer: nn.Embedding, x: Tensor, text: str
+) -> BayesdropError | None:
+    expected = f"integers in 0..{layer.num_embeddings - 1}, for Embedding {path!r}"
+    if "out of range" in text:
+        got = f"x from {x.min().item()} to {x.max().item()}" if x.numel() else "others"
+        hint = "Does the network know all words?"
+    elif x.is_floating_point():
+        got, hint = f"x of {x.dtype}", "Pass x.long()."
+    else:
+        return None
+    return DataError(who, expected=expected, got=got, hint=hint)
+
+
+def _failed_in(network: nn.Module, error: Exception) -> tuple[str, nn.Module | None]:
+    """Return the innermost module of ``network`` in the error's traceback."""
+    names = {module: name for name, module in network.named_modules()}
+    found: nn.Module | None = None
+    traceback = error.__traceback__
+    while traceback is not None:
+        module = traceback.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and module in names:
+            found = module
+        traceback = traceback.tb_next
+    return ("" if found is None else names[found]), found
+
+
+def _expected_by(layer: nn.Module) -> str:
+    for name, what in (
+        ("in_features", "features in the last dimension"),
+        ("in_channels", "channels in dimension 1"),
+        ("num_features", "channels in dimension 1"),
+        ("input_size", "features in the last dimension"),
+    ):
+        if isinstance(size := getattr(layer, name, None), int):
+            return f"an input with {size} {what}"
+    return f"an input that {type(layer).__name__} takes"
