@@ -2,46 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias, cast
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from bayesdrop.errors import DataError
+from bayesdrop.program.checks import require_data
 
-Data: TypeAlias = "tuple[Tensor, Tensor] | Tensor | Dataset | DataLoader"
+Data: TypeAlias = (
+    "tuple[Tensor | np.ndarray, Tensor | np.ndarray] | Tensor | np.ndarray | Dataset | DataLoader"
+)
 Batch: TypeAlias = tuple[Tensor, Tensor | None]
+
+_WHO = "bayesdrop data"
 
 
 def num_examples(data: Data) -> int:
-    """Return the number of examples, as far as the data knows it.
+    """Return the number of examples of one pass, as far as the data knows it.
+
+    That is the length of a DataLoader's sampler, which may be a subset of its data set.
 
     Raises:
         DataError: If there are none, or the data has no length.
     """
-    tensors = _as_tensors(data)
+    count = known_examples(data)
+    if count is None:
+        raise DataError(
+            _WHO,
+            expected="tensors, a Dataset with a length, or a DataLoader over one",
+            got=f"a {type(_source(data)).__name__} of unknown length",
+            hint="Wrap it in torch.utils.data.TensorDataset, or give it __len__.",
+        )
+    return count
+
+
+def known_examples(data: Data) -> int | None:
+    """Return the number of examples of one pass; None where the data, a stream, has no length.
+
+    Raises:
+        DataError: If there are none.
+    """
+    tensors = as_tensors(data)
+    count: int | None
     if tensors is not None:
         count = tensors[0].shape[0] if tensors[0].ndim else 0
+    elif isinstance(data, DataLoader):
+        count = _loader_examples(data)
     else:
-        source = data.dataset if isinstance(data, DataLoader) else data
-        if not hasattr(source, "__len__"):
-            raise DataError(
-                "bayesdrop data",
-                expected="tensors, a Dataset with a length, or a DataLoader over one",
-                got=type(source).__name__,
-                hint="Wrap it in torch.utils.data.TensorDataset.",
-            )
-        count = len(source)
+        count = _length(data)
     if count == 0:
         raise DataError(
-            "bayesdrop data",
+            _WHO,
             expected="at least one example",
             got="an empty data set",
             hint="Check the split or the filter that made it.",
         )
     return count
+
+
+def data_set_sizes(data: Data) -> set[int]:
+    """Return what ``num_data`` may be: usually one number, none if the data does not tell.
+
+    A sampler that chooses once for all which examples there are, such as SubsetRandomSampler, has
+    its own number; one that draws anew in each epoch has that of its data set. A sampler of
+    someone else's may be either.
+    """
+    if not isinstance(data, DataLoader):
+        count = known_examples(data)
+        return set() if count is None else {count}
+    whole = _length(data.dataset)
+    if whole is None or isinstance(data.dataset, IterableDataset):
+        return set() if whole is None else {whole}
+    sampler = _sampler(data)
+    if isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler):
+        return {whole}
+    if isinstance(sampler, SubsetRandomSampler):
+        return {len(set(sampler.indices))}
+    if isinstance(sampler, list | tuple | range):
+        return {len(set(sampler))}
+    if isinstance(sampler, WeightedRandomSampler):
+        return {int((torch.as_tensor(sampler.weights) > 0).sum())}
+    drawn = _length(sampler)
+    return set() if drawn is None else {whole, drawn}
+
+
+def _loader_examples(loader: DataLoader) -> int | None:
+    if isinstance(loader.dataset, IterableDataset):
+        return _length(loader.dataset)
+    drawn = _length(_sampler(loader))
+    if drawn is None or loader.batch_size is None:
+        return drawn
+    if loader.drop_last and drawn < loader.batch_size:
+        raise DataError(
+            _WHO,
+            expected="at least one batch",
+            got=f"none: {drawn} examples, batches of {loader.batch_size} and drop_last=True",
+            hint="Pass drop_last=False, or a smaller batch_size, to the DataLoader.",
+        )
+    return drawn - drawn % loader.batch_size if loader.drop_last else drawn
+
+
+def _sampler(loader: DataLoader) -> object:
+    """Return what chooses the examples of a loader; None if a batch sampler does not tell."""
+    if loader.batch_size is not None or loader.batch_sampler is None:
+        return loader.sampler
+    return getattr(loader.batch_sampler, "sampler", None)
+
+
+def _source(data: object) -> object:
+    return data.dataset if isinstance(data, DataLoader) else data
+
+
+def _length(data: object) -> int | None:
+    try:
+        return len(cast(Sized, data))
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def batches(
@@ -51,91 +141,185 @@ def batches(
     shuffle: bool = False,
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
+    join_single: bool = False,
 ) -> Iterator[Batch]:
     """Yield ``(x, y)`` batches; ``y`` is None where the data has no targets.
 
-    Tensors and a ``TensorDataset`` are sliced, which is many times faster than collating examples
-    one by one. A ``DataLoader`` keeps its own batch size and order.
+    Tensors, arrays and a ``TensorDataset`` are sliced, which is many times faster than collating
+    examples one by one. A ``DataLoader``, and any other object that yields batches each time it is
+    iterated over, keeps its own batch size and order.
 
     Args:
-        data: Tensors ``(x, y)`` or ``x``, a Dataset, or a DataLoader.
+        data: Tensors or arrays ``(x, y)`` or ``x``, a Dataset, or a DataLoader.
         batch_size: Examples a batch; None takes 100 (or the DataLoader's).
-        shuffle: Whether to permute the examples, with torch's generator.
+        shuffle: Whether to permute the examples, with torch's generator; a stream
+            (``IterableDataset``) has the order that it has.
         generator: Source of the permutation; None is torch's global one.
         device: Where batches go; None leaves them.
+        join_single: Whether a batch of one example is joined to the batch before it.
 
     Raises:
-        DataError: If the data is empty or does not hold ``x`` or ``(x, y)``.
+        DataError: If the data is empty, or does not hold ``x`` or ``(x, y)`` as dense real
+            tensors.
     """
-    count = num_examples(data)
-    tensors = _as_tensors(data)
+    parts = _batches(data, batch_size, shuffle, generator)
+    for item in _joined(parts) if join_single else parts:
+        yield _move(item, device)
+
+
+def _batches(
+    data: Data, batch_size: int | None, shuffle: bool, generator: torch.Generator | None
+) -> Iterator[tuple[Tensor, ...]]:
+    known_examples(data)  # which refuses empty data
+    tensors, size = as_tensors(data), batch_size or 100
     if tensors is None:
-        loader = (
-            data
-            if isinstance(data, DataLoader)
-            else DataLoader(
-                cast(Dataset, data), batch_size or 100, shuffle=shuffle, generator=generator
-            )
-        )
-        for item in loader:
-            yield _move(_as_batch(item), device)
+        for item in _loader(data, size, shuffle, generator):
+            yield _as_batch(item)
         return
-    size = batch_size or 100
+    count = len(tensors[0])
     order = torch.randperm(count, generator=generator) if shuffle else None
     for start in range(0, count, size):
         rows = slice(start, start + size) if order is None else order[start : start + size]
-        yield _move(tuple(tensor[rows] for tensor in tensors), device)
+        yield tuple(tensor[rows] for tensor in tensors)
 
 
-def _as_tensors(data: Data) -> tuple[Tensor, ...] | None:
-    if isinstance(data, Tensor):
-        return (data,)
+def _loader(
+    data: Any, batch_size: int, shuffle: bool, generator: torch.Generator | None
+) -> Iterable[object]:
+    if isinstance(data, DataLoader) or _yields_batches(data):
+        return cast("Iterable[object]", data)
+    stream = isinstance(data, IterableDataset)
+    return DataLoader(data, batch_size, shuffle=shuffle and not stream, generator=generator)
+
+
+def _yields_batches(data: object) -> bool:
+    return isinstance(data, Iterable) and not hasattr(data, "__getitem__") and not isinstance(
+        data, IterableDataset
+    )  # fmt: skip
+
+
+def _joined(parts: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """Join each batch of one to the one before, unless that has one row or others' shapes."""
+    before: tuple[Tensor, ...] | None = None
+    for part in parts:
+        if before is not None:
+            alike = len(part) == len(before) and all(
+                a.shape[1:] == b.shape[1:] for a, b in zip(part, before, strict=True)
+            )
+            if alike and len(part[0]) == 1 < len(before[0]):
+                before = tuple(torch.cat(pair) for pair in zip(before, part, strict=True))
+                continue
+            yield before
+        before = part
+    if before is not None:
+        yield before
+
+
+def as_tensors(data: object) -> tuple[Tensor, ...] | None:
+    """Return data that is held in memory as ``(x,)`` or ``(x, y)``; None if it is a Dataset.
+
+    Raises:
+        DataError: If it is neither, nor a DataLoader.
+    """
+    if isinstance(data, Tensor | np.ndarray):
+        return _check_pair((_as_tensor("x", data),))
     if isinstance(data, TensorDataset):
         return _check_pair(data.tensors)
     if isinstance(data, tuple | list):
-        if not all(isinstance(item, Tensor) for item in data):
+        if not all(isinstance(item, Tensor | np.ndarray) for item in data):
             raise _not_a_pair(data)
-        return _check_pair(tuple(data))
+        names = ("x", "y", *("more" for _ in data[2:]))
+        return _check_pair(
+            tuple(_as_tensor(name, item) for name, item in zip(names, data, strict=False))
+        )
+    known = isinstance(data, DataLoader) or hasattr(data, "__getitem__") or (
+        isinstance(data, IterableDataset) or _yields_batches(data)
+    )  # fmt: skip
+    if isinstance(data, Mapping | str | bytes | Iterator) or not known or isinstance(data, type):
+        raise _not_data(data)
+    if hasattr(data, "to_numpy"):
+        raise _not_data(data, "Pass data.to_numpy(), of float32 inputs.")
     return None
+
+
+def _as_tensor(name: str, value: Tensor | np.ndarray) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if (
+        value.dtype.kind not in "biufc"
+        or value.dtype.itemsize > 16
+        or value.dtype == np.longdouble
+    ):
+        raise DataError(
+            _WHO,
+            expected=f"{name} to be an array of numbers",
+            got=f"one of dtype {value.dtype}",
+            hint=f"Pass {name}.astype(numpy.float32).",
+        )
+    # torch knows neither foreign byte orders nor negative strides, and warns of read-only memory.
+    native = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+    native = native.reshape(value.shape)
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
 def _check_pair(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     if len(tensors) not in (1, 2):
         raise _not_a_pair(tensors)
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
-    if len(lengths) > 1:
+    for name, tensor in zip("xy", tensors, strict=False):
+        if require_data(_WHO, name, tensor).is_meta:
+            raise DataError(
+                _WHO,
+                expected=f"{name} to be a tensor with values",
+                got="one on the meta device",
+                hint="Load the data on the CPU.",
+            )
+    lengths = [tensor.shape[0] if tensor.ndim else 0 for tensor in tensors]
+    if len(set(lengths)) > 1:
         raise DataError(
-            "bayesdrop data",
+            _WHO,
             expected="as many targets as inputs",
-            got=f"{tensors[0].shape[0]} inputs and {tensors[1].shape[0]} targets",
+            got=f"{lengths[0]} inputs and {lengths[1]} targets",
             hint="Were x and y taken from the same split?",
         )
     return tensors
 
 
 def _as_batch(item: object) -> tuple[Tensor, ...]:
-    if isinstance(item, Tensor):
-        return (item,)
+    if isinstance(item, Tensor | np.ndarray):
+        item = (item,)
     if (
         isinstance(item, tuple | list)
         and len(item) in (1, 2)
-        and all(isinstance(part, Tensor) for part in item)
+        and all(isinstance(part, Tensor | np.ndarray) for part in item)
     ):
-        return tuple(item)
+        return _check_pair(
+            tuple(_as_tensor(name, part) for name, part in zip("xy", item, strict=False))
+        )
     raise _not_a_pair(item)
 
 
 def _not_a_pair(item: object) -> DataError:
-    got = (
-        f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
-        if isinstance(item, tuple | list)
-        else type(item).__name__
-    )
+    got = f"a {type(item).__name__}"
+    hint = "Make the Dataset return a tensor, or a pair of tensors."
+    if isinstance(item, tuple | list):
+        got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
+    if isinstance(item, Mapping):
+        keys = ", ".join(repr(key) for key in list(item)[:6])
+        got = f"a {type(item).__name__} with keys {keys}"
+        hint = "Give the DataLoader a collate_fn that returns the pair (x, y)."
+    return DataError(_WHO, expected="batches of x or (x, y), both tensors", got=got, hint=hint)
+
+
+def _not_data(data: object, hint: str = "") -> DataError:
+    if isinstance(data, Mapping):
+        hint = "Pass the pair (x, y)."
+    elif isinstance(data, Iterator):
+        hint = "An iterator is used up after one epoch: pass the Dataset or DataLoader."
     return DataError(
-        "bayesdrop data",
-        expected="batches of x or (x, y), both tensors",
-        got=got,
-        hint="Make the Dataset return a tensor, or a pair of tensors.",
+        _WHO,
+        expected="tensors or arrays (x, y), a Dataset with a length, or a DataLoader",
+        got="None" if data is None else f"a {type(data).__name__}",
+        hint=hint or "Wrap it in torch.utils.data.TensorDataset.",
     )
 
 
