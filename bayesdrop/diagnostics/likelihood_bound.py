@@ -32,7 +32,8 @@ class LikelihoodBound(
         per_example: Bound on :math:`\log p(x_n) = \log \int q(v)\,p(x_n \mid v)\,dv`, the density
             that the trained model gives a new example, ``(N,)``.
         given_rates: Bound on :math:`E_{q(v)}[\log p(x_n \mid v)]`, ``(N,)``: never larger.
-        global_kl: :math:`\mathrm{KL}(q(v)\,\|\,p(v))` in nats, paid once for all examples.
+        global_kl: :math:`\mathrm{KL}(q(v)\,\|\,p(v))` in nats, paid once for all examples, and in
+            full whatever the mask's ``kl_scale`` in training was.
         num_samples: Importance samples of an example.
         num_rates: Draws of the global rates among them.
     """
@@ -132,7 +133,7 @@ def log_likelihood_bound(
             groups = [_log_mean_weight(vae, x, encoding, v, repeats) for v in rates]
             _check_finite("a bound", torch.stack(groups, dim=1), sum(map(len, results)))
             results.append(torch.stack(groups, dim=1).cpu())
-        global_kl = 0.0 if vae.code.mask is None else float(vae.code.mask.kl_divergence())
+        global_kl = _global_kl(vae)
     by_rates = torch.cat(results)
     per_example = by_rates.logsumexp(1) - math.log(num_rates)
     return LikelihoodBound(per_example, by_rates.mean(1), global_kl, num_samples, num_rates)
@@ -153,6 +154,14 @@ def _log_mean_weight(
             log_weight = log_weight - q.log_prob(local[name])
         total = torch.logaddexp(total, log_weight.double())
     return total - math.log(num_samples)
+
+
+def _global_kl(vae: VariationalAutoencoder) -> float:
+    # Of the model as stated: neither tempered nor with a penalty, as training may have it.
+    mask = vae.code.mask
+    if mask is None:
+        return 0.0
+    return float(mask.kl_divergence()) / mask.kl_scale - float(mask.penalty() or 0.0)
 
 
 def _check_finite(what: str, values: Tensor, start: int) -> None:

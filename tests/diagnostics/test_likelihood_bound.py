@@ -109,6 +109,38 @@ def test_evidence_is_below_the_exact_evidence():
         assert float(exact(vae, x)) > np.mean([bound.evidence for bound in bounds])
 
 
+@pytest.mark.parametrize("kl_scale", [0.01, 0.1, 3.0])
+def test_the_bound_is_that_of_the_model_however_training_weighed_the_divergence(kl_scale, x):
+    mask = bd.IndianBuffetDropout(2, concentration=0.2)
+    vae = linear_gaussian(mask=mask)
+    plain = log_likelihood_bound(vae, x, num_samples=3, seed=0)
+    mask.kl_scale = kl_scale
+    vae.kl_weight = 0.5
+    scaled = log_likelihood_bound(vae, x, num_samples=3, seed=0)
+    # KL(Beta(a, 1) || Beta(c, 1)) = log(a / c) + c / a - 1 of two sticks, in nats.
+    a = mask.posterior()["v"].base_dist.concentration1[0].item()
+    golden = 2 * (math.log(a / 0.2) + 0.2 / a - 1)
+    assert plain.global_kl == pytest.approx(golden, rel=1e-6)
+    assert golden == pytest.approx(5.955, abs=1e-3)
+    assert scaled.global_kl == pytest.approx(plain.global_kl, rel=1e-12)
+    assert scaled.evidence == pytest.approx(plain.evidence, rel=1e-12)
+    assert scaled.published_metric == pytest.approx(plain.published_metric, rel=1e-12)
+
+
+def test_a_scaled_divergence_does_not_carry_the_evidence_over_the_exact_value():
+    # The decoder ignores the code, so that every example has log-density log N(x; 0, 1) exactly.
+    mask = bd.IndianBuffetDropout(2, concentration=0.2, kl_scale=0.01)
+    vae = linear_gaussian(mask=mask)
+    with torch.no_grad():
+        vae.network.decoder.weight.zero_()
+        vae.network.decoder.bias.zero_()
+    x = torch.randn(4, 3)
+    exact_value = float(torch.distributions.Normal(0.0, SCALE).log_prob(x).sum(1).mean())
+    bound = log_likelihood_bound(vae, x, num_samples=400, num_rates=4, seed=0)
+    assert bound.evidence < exact_value - 5.95 / 4 + 0.05
+    assert bound.mean == pytest.approx(exact_value, abs=0.1)
+
+
 def test_plain_autoencoder_against_the_exact_marginal(x):
     vae = bd.VariationalAutoencoder(
         nn.Linear(3, 4), nn.Linear(2, 3), bd.Gaussian(SCALE), 100, latent_size=2

@@ -104,6 +104,21 @@ def test_loss_is_the_svi_step(mask, prior_temperature, kl_weight):
         torch.testing.assert_close(a, b)
 
 
+def test_kl_scale_counts_the_rates_divergence_in_both_losses_and_no_other():
+    vae, x = autoencoder(), batch()
+    whole = vae.code.mask.kl_divergence().item()
+    values = []
+    for kl_scale in (1.0, 0.1):
+        vae.code.mask.kl_scale = kl_scale
+        torch.manual_seed(1)
+        theirs = TraceMeanField_ELBO().loss(vae.model, vae.guide, x)
+        torch.manual_seed(1)
+        values.append(vae.loss(x))
+        assert values[-1].loss.item() == pytest.approx(theirs, rel=1e-10)
+    assert (values[0].kl - values[1].kl).item() == pytest.approx(0.9 * whole, rel=1e-10)
+    assert torch.equal(values[0].nll, values[1].nll)
+
+
 def test_loss_in_evaluation_mode_is_the_elbo_of_the_exact_model():
     vae, x = autoencoder().eval(), batch()
     theirs = [Trace_ELBO().loss(vae.model, vae.guide, x) for _ in range(150)]
