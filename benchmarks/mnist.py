@@ -108,6 +108,7 @@ def _lenet5_dbb(conv: dict | None = None, epochs: int = 10, **options: float) ->
         "init_slope": 10.0,
         "init_shift_scale": 0.1,
         "kl_scale": 0.05,
+        "gate_mean": "naive",
     }
     gates |= options
     if conv is not None:

@@ -4,6 +4,7 @@
 rearranged, for a network small enough to keep, each with what that version computed from it.
 """
 
+import dataclasses
 import json
 import shutil
 from collections import OrderedDict
@@ -60,6 +61,22 @@ def test_a_run_saved_before_still_loads(name):
     with torch.no_grad():
         logits = run.bnn.eval()(images)
     torch.testing.assert_close(logits, torch.tensor(want["logits"]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_dependent_run_that_names_no_mean_of_the_gates_has_the_one_of_its_time(tmp_path):
+    saved = json.loads((ROOT / "dependent" / "recipe.json").read_text())
+    assert "gate_mean" not in saved["recipe"]["dependent_options"]
+    recipe = Recipe.from_dict(saved["recipe"])
+    assert recipe.dependent_options["gate_mean"] == "naive"
+    # Continued by the same recipe, and told from one with the exact mean, which says so.
+    shutil.copy(ROOT / "dependent" / "recipe.json", tmp_path)
+    run = {name: saved[name] for name in ("data", "validation", "seed")}
+    claim(tmp_path, {"recipe": recipe.to_dict(), **run}, {})
+    options = {k: v for k, v in recipe.dependent_options.items() if k != "gate_mean"}
+    today = dataclasses.replace(recipe, dependent_options=options)
+    assert Recipe.from_dict(today.to_dict()) == today
+    with pytest.raises(ConfigError, match="with recipe.dependent_options.gate_mean=naive"):
+        claim(tmp_path, {"recipe": today.to_dict(), **run}, {})
 
 
 def test_a_run_interrupted_before_still_continues(tmp_path):

@@ -1,8 +1,8 @@
 r"""A standard normal on an interval ``[lower, upper]``, however far out in its tail that is.
 
 Tail probabilities are written with Mills' ratio :math:`R(x) = (1 - \Phi(x)) / \phi(x)`, so that no
-factor :math:`e^{-x^2/2}` that cancels in the end is ever computed. All functions expect float64
-where the device has it.
+factor :math:`e^{-x^2/2}` that cancels in the end is ever computed. All functions but
+``clamped_normal_mean`` expect float64 where the device has it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+_INVERSE_SQRT_2PI = 1 / math.sqrt(2 * math.pi)
 _SQRT_HALF = math.sqrt(0.5)
 _SERIES = 100.0  # From here on the asymptotic series of R is exact in float64.
 _PLAIN_SERIES = 25.0  # The same of seven terms.
@@ -141,6 +142,27 @@ def _standard_quantile(lower: Tensor, upper: Tensor, v: Tensor) -> Tensor:
 def _lower_tail(x: Tensor) -> Tensor:
     # torch.special.ndtr is (1 + erf) / 2, which has no digits left at -8.
     return 0.5 * torch.erfc(-x * _SQRT_HALF)
+
+
+def clamped_normal_mean(loc: Tensor, scale: Tensor) -> Tensor:
+    r"""Return the mean of a normal that is clamped, not truncated, to [0, 1].
+
+    .. math::
+        E[\mathrm{clamp}(m + \kappa \varepsilon, 0, 1)] =
+        m\,[\Phi(t) - \Phi(s)] + \kappa\,[\phi(t) - \phi(s)] + \Phi(s), \qquad
+        t = m / \kappa,\ s = (m - 1) / \kappa
+
+    Plain operations, one element at a time, that ``torch.fx`` can trace.
+
+    Args:
+        loc: :math:`m`.
+        scale: :math:`\kappa > 0`; down to about 1e-19 in float32, where it is the clamped ``loc``.
+    """
+    t, s = loc / scale, (loc - 1.0) / scale
+    cdf_t, cdf_s = _lower_tail(t), _lower_tail(s)
+    spread = scale * (torch.exp(-0.5 * t * t) - torch.exp(-0.5 * s * s))
+    mean = loc * (cdf_t - cdf_s) + spread * _INVERSE_SQRT_2PI + cdf_s
+    return torch.clamp(mean, 0.0, 1.0)
 
 
 class _Sample(torch.autograd.Function):

@@ -171,7 +171,7 @@ class _Network:
                 network_options={"dropout": rate} if rate else {},
                 dropout=what.dropout,
                 dropout_options={**(what.options or {}), **(options or {})},
-                dependent_options=dependent or {},
+                dependent_options={"gate_mean": "naive", **dependent} if dependent else {},
                 augment=self.augment,
             )
         )

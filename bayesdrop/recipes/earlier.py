@@ -49,8 +49,14 @@ def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_todays_names({"dropout_options": {"draws": "per-example"}})
         {'dropout_options': {'shared_by': 'example'}}
     """
-    options = recipe.get("dropout_options")
-    return {**recipe, "dropout_options": _todays(options)} if options else dict(recipe)
+    todays, options = dict(recipe), recipe.get("dropout_options")
+    if options:
+        todays["dropout_options"] = _todays(options)
+    if any(stage.get("dependent") for stage in recipe.get("stages", ())):
+        # Where nothing is said it was the only one.
+        gates = {"gate_mean": "naive", **recipe.get("dependent_options", {})}
+        todays["dependent_options"] = gates
+    return todays
 
 
 def _todays(earlier: Mapping[str, Any]) -> dict[str, Any]:

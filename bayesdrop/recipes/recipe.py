@@ -108,7 +108,8 @@ class Recipe:
         network_options: Its keyword arguments; ``num_classes`` comes from the data.
         dropout: Key of a registered dropout, or None.
         dropout_options: Keyword arguments of ``convert``.
-        dependent_options: Keyword arguments of ``to_dependent``.
+        dependent_options: Keyword arguments of ``to_dependent``. A recipe with a dependent stage
+            always says its ``gate_mean``, since those of earlier versions do not and mean another.
         augment: Whether training images are cropped and flipped at random, as is usual for CIFAR.
         stages: What is trained, in order.
 
@@ -145,6 +146,9 @@ class Recipe:
                 got=f"the first stage {names[0]!r} dependent",
                 hint="Its keep probabilities are those of the stage before.",
             )
+        if any(stage.dependent for stage in self.stages):
+            options = {"gate_mean": "exact", **self.dependent_options}
+            object.__setattr__(self, "dependent_options", options)
         if any(stage.dropout for stage in self.stages) != (self.dropout is not None):
             raise ConfigError(
                 f"recipe {self.name!r}",

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -23,12 +23,16 @@ from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoull
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.ops.transforms import in_transform
+from bayesdrop.ops.truncated_normal import clamped_normal_mean
 from bayesdrop.typing import Latents
 
 _MIN_GATE = 1e-10
+_MIN_SCALE = 1e-18  # of the shift, in the mean of the gate: it divides by it
 _VARIANCE_EPS = 1e-5
 
 Network = TypeVar("Network", bound=nn.Module)
+GateMean: TypeAlias = Literal["exact", "naive"]
+"""How the mean mask averages over the shift, see ``DependentBetaBernoulliDropout``."""
 
 
 @register
@@ -55,6 +59,18 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     mask never depends on the others in its batch there. The slope :math:`\gamma_k` is a point
     estimate.
 
+    The mean mask is the mean of the mask, :math:`E[\pi_k]\,E[\varphi_k(x_n, \beta_k)]`, in closed
+    form: with :math:`m_{nk} = \gamma_k (x_{nk} - \mu_k) / \sigma_k + \eta_k`,
+
+    .. math::
+        E[\varphi_k] = m\,\bigl[\Phi(\tfrac{m}{\kappa}) - \Phi(\tfrac{m-1}{\kappa})\bigr]
+        + \kappa\,\bigl[\phi(\tfrac{m}{\kappa}) - \phi(\tfrac{m-1}{\kappa})\bigr]
+        + \Phi(\tfrac{m-1}{\kappa})
+
+    so that the units in use, and what they cost, are those of the network whose masks are sampled.
+    ``gate_mean="naive"`` is the paper's approximation :math:`\varphi_k(x_n, \eta_k)`, which is off
+    by up to a third at :math:`\kappa = 1` and calls units unused that samples keep.
+
     The usual way to get one is ``to_dependent``, after training with ``BetaBernoulliDropout``:
     its keep probabilities stay as they are, so no input ever has a unit that was pruned there.
 
@@ -75,6 +91,8 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         init_shift_scale: Initial :math:`\kappa > 0`.
         init_slope: Initial :math:`\gamma`.
         momentum: How far a training batch moves the running statistics, in (0, 1].
+        gate_mean: How the mean mask averages over the shift: ``"exact"``, or ``"naive"``: at its
+            mean, as published.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
     Sites:  ``{module path}.pi`` and ``{module path}.shift``, event ``(K,)``; ``{module path}.z``,
@@ -82,10 +100,10 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     References:
         Lee, Kim, Yoon, Lee, Yang, Hwang (2018), "Adaptive Network Sparsification via Dependent
-        Variational Beta-Bernoulli Dropout", section 3.4, https://arxiv.org/abs/1805.10896.
+        Variational Beta-Bernoulli Dropout", section 4.2, https://arxiv.org/abs/1805.10896.
         Deviation: one relaxed mask with probability :math:`\pi\varphi` instead of the product of
         two; running statistics in training mode too, where the released code standardises by the
-        batch's own.
+        batch's own; the exact mean of the gate.
 
     Example:
         >>> layer = DependentBetaBernoulliDropout(4).eval()
@@ -122,6 +140,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         init_shift_scale: float = 1.0,
         init_slope: float = 1.0,
         momentum: float = 0.1,
+        gate_mean: GateMean = "exact",
     ) -> None:
         super().__init__(
             num_units,
@@ -151,7 +170,10 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
                     got=f"{name}={value}",
                     hint="The defaults are those of the paper; start from them.",
                 )
+        if gate_mean not in get_args(GateMean):
+            raise unknown_name("gate_mean", gate_mean, get_args(GateMean))
         self.momentum = momentum
+        self.gate_mean = gate_mean
         self.shift_loc = nn.Parameter(torch.full((num_units,), init_shift))
         self.raw_shift_scale = nn.Parameter(
             torch.full((num_units,), inverse_softplus(init_shift_scale))
@@ -165,7 +187,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     @classmethod
     def from_beta_bernoulli(
-        cls, layer: BetaBernoulliDropout, **options: float
+        cls, layer: BetaBernoulliDropout, **options: Any
     ) -> DependentBetaBernoulliDropout:
         """Return a layer with the posterior of pi of a trained one, held fixed.
 
@@ -174,8 +196,9 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         Args:
             layer: The trained layer; it is not changed.
             **options: ``shift_variance``, ``init_shift``, ``init_shift_scale``, ``init_slope``,
-                ``momentum``, and ``kl_scale``, which is the layer's own if it is not given (with
-                the posterior of pi held fixed, it decides only how much the shift's KL counts).
+                ``momentum``, ``gate_mean``, and ``kl_scale``, which is the layer's own if it is
+                not given (with the posterior of pi held fixed, it decides only how much the
+                shift's KL counts).
         """
         new = cls(
             layer.num_units,
@@ -223,28 +246,38 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        r"""Return :math:`E[\pi_k]\,\varphi_k(x_n, \eta_k)`, or zero below the threshold."""
-        mean = self.keep_prob() * self._gate(self._features(x), self.shift_loc)
-        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
+        r"""Return :math:`E[z_{nk} \mid x_n]`, or zero below the threshold."""
+        return self._mean_gate()(self._features(x))
 
     @override
     @torch.no_grad()
     def mean_gate(self) -> MeanGate:
-        r"""Return what ``mean_mask`` computes, :math:`\pi_k` times the clamped line."""
-        threshold = self.threshold
+        r"""Return what ``mean_mask`` computes, as a function of each unit's input."""
+        function, tensors = self._mean_gate()
+        return MeanGate(function, {name: t.detach().clone() for name, t in tensors.items()})
+
+    def _mean_gate(self) -> MeanGate:
+        threshold, naive = self.threshold, self.gate_mean == "naive"
 
         def function(
-            x: Tensor, keep_prob: Tensor, centre: Tensor, slope: Tensor, shift: Tensor
+            x: Tensor,
+            keep_prob: Tensor,
+            centre: Tensor,
+            slope: Tensor,
+            shift: Tensor,
+            scale: Tensor,
         ) -> Tensor:
             line = torch.addcmul(shift, slope, torch.sub(x, centre))
-            mean = torch.mul(torch.clamp(line, _MIN_GATE, 1.0), keep_prob)
+            gate = torch.clamp(line, _MIN_GATE, 1.0) if naive else clamped_normal_mean(line, scale)
+            mean = torch.mul(gate, keep_prob)
             return torch.where(torch.lt(mean, threshold), 0.0, mean)
 
         tensors = {
             "keep_prob": self.keep_prob(),
-            "centre": self.running_mean.clone(),
+            "centre": self.running_mean,
             "slope": self.slope * (self.running_var + _VARIANCE_EPS).rsqrt(),
-            "shift": self.shift_loc.detach().clone(),
+            "shift": self.shift_loc,
+            "scale": softplus(self.raw_shift_scale).clamp(min=_MIN_SCALE),
         }
         return MeanGate(function, tensors)
 
@@ -290,8 +323,8 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 def to_dependent(
     network: Network,
     *,
-    overrides: Mapping[str, Mapping[str, float]] | None = None,
-    **options: float,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
 ) -> Network:
     """Return a copy of ``network`` whose beta-Bernoulli layers also look at their inputs.
 

@@ -92,6 +92,88 @@ def test_relaxed_masks_tend_to_bernoulli_as_the_temperature_falls():
     assert_means_equal(z.round(), torch.bernoulli(0.6 * latents["shift"].expand(20_000, 3)))
 
 
+# -- the mean mask --------------------------------------------------------------------------------
+
+
+def one_unit(scale, keep=0.98, **options):
+    """A gate of slope 1 and mean shift 1, whose inputs are standardised already."""
+    layer = DependentBetaBernoulliDropout(
+        1, init_shift=1.0, init_slope=1.0, init_shift_scale=scale, threshold=0.0, **options
+    ).eval()
+    layer.running_var.fill_(1.0 - 1e-5)
+    layer.keep_prob = lambda: torch.tensor([keep])
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("scale", "x", "golden"),
+    [
+        (1.0, -1.0, 0.309),
+        (1.0, 0.0, 0.671),
+        (0.5, -1.0, 0.191),
+        (0.5, 0.0, 0.789),
+        (0.1, -1.0, 0.039),
+        (0.1, 0.0, 0.941),
+    ],
+)
+def test_the_mean_mask_averages_over_the_shift(scale, x, golden):
+    layer = one_unit(scale)
+    assert layer.mean_mask(torch.tensor([[x]])).item() == pytest.approx(golden, abs=5e-4)
+    naive = one_unit(scale, gate_mean="naive").mean_mask(torch.tensor([[x]])).item()
+    assert naive == pytest.approx(0.98 * (1.0 if x == 0.0 else 1e-10))
+
+
+@pytest.mark.parametrize("sampled", [False, True], ids=["their rates", "zeros and ones"])
+def test_the_mean_mask_is_the_mean_of_masks(sampled):
+    layer = DependentBetaBernoulliDropout(4, init_shift_scale=0.7).eval()
+    with torch.no_grad():
+        layer.slope.copy_(torch.tensor([1.0, -2.0, 0.3, 5.0]))
+        layer.shift_loc.copy_(torch.tensor([0.5, 1.2, -0.2, 3.0]))
+        x = torch.tensor([[-1.5, 0.3, 2.0, -0.4]])
+        expected = layer.mean_mask(x)[0]
+        draws = []
+        for _ in range(4000):
+            latents = layer.draw_latents()
+            z = layer.mask_distribution(latents, x)
+            draws.append(z.sample()[0] if sampled else z.base_dist.probs[0])
+        assert_mean_close(torch.stack(draws), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mean_mask_tends_to_the_naive_one_as_the_shift_is_known(dtype):
+    exact, naive = (
+        DependentBetaBernoulliDropout(5, init_shift=0.3, gate_mean=way, threshold=0.0)
+        .to(dtype)
+        .eval()
+        for way in ("exact", "naive")
+    )
+    x = torch.linspace(-30.0, 30.0, 201, dtype=dtype).unsqueeze(1).expand(-1, 5)
+    for raw in (-12.0, -60.0, -200.0):
+        with torch.no_grad():
+            exact.raw_shift_scale.fill_(raw)
+            mean = exact.mean_mask(x)
+        assert bool(((mean >= 0) & (mean <= 1)).all())
+        torch.testing.assert_close(mean, naive.mean_mask(x), rtol=1e-5, atol=1e-5)
+
+
+def test_units_in_use_are_those_that_samples_keep():
+    """A gate whose mean shift closes it, and which samples open in a third of the cases."""
+    nets = {
+        way: nn.Sequential(one_unit(1.0, gate_mean=way), nn.Linear(1, 1))
+        for way in ("exact", "naive")
+    }
+    x, pruned = torch.full((20, 1), -1.0), {}
+    for way, net in nets.items():
+        net[0].threshold = 1e-3
+        bnn = bd.BayesianNetwork(net, bd.Gaussian(1.0), 20).eval()
+        cost = bd.compression.measure_per_input(net, x)
+        pruned[way] = (cost.units["0"], prune_unused_units(bnn, x)["0"])
+    masks = torch.stack([nets["exact"][0].draw_mask(nets["exact"][0].draw_latents(), x)
+                         for _ in range(50)])  # fmt: skip
+    assert bool((masks > 0).any())
+    assert pruned == {"exact": (1.0, 0), "naive": (0.0, 1)}
+
+
 # -- the input ------------------------------------------------------------------------------------
 
 
@@ -110,10 +192,13 @@ def test_sequences_are_averaged_over_steps():
 
 
 def test_no_gradient_reaches_the_input_through_the_gate():
-    layer = DependentBetaBernoulliDropout(3).eval()
-    x = torch.rand(2, 3, requires_grad=True)
-    layer(x).sum().backward()
-    torch.testing.assert_close(x.grad, layer.mean_mask(x).detach())
+    x = (torch.rand(2, 3) - 1.0).requires_grad_()  # gates inside (0, 1), which have a slope in x
+    for gate_mean in ("exact", "naive"):
+        layer = DependentBetaBernoulliDropout(3, gate_mean=gate_mean).eval()
+        (grad,) = torch.autograd.grad(layer(x).sum(), x)
+        mean = layer.mean_mask(x).detach()
+        assert bool(((mean > 0.01) & (mean < 0.82)).all())
+        torch.testing.assert_close(grad, mean)
 
 
 def test_an_examples_mask_does_not_depend_on_its_batch():
@@ -211,6 +296,7 @@ def test_unused_units_are_closed_without_changing_the_outputs():
     net = bd.to_dependent(network())
     with torch.no_grad():
         net[4].slope.zero_()
+        net[4].raw_shift_scale.fill_(-5.0)
         net[4].shift_loc[:20] = -1.0
         net[4].shift_loc[20:] = 1.0
     bnn = bd.BayesianNetwork(net, bd.Categorical(), 50).eval()
@@ -272,6 +358,11 @@ def test_bad_options_are_refused(options):
     (name,) = options
     with pytest.raises(ConfigError, match=f"DependentBetaBernoulliDropout.*got {name}="):
         DependentBetaBernoulliDropout(3, **options)
+
+
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(ConfigError, match="unknown gate_mean 'nave'. Did you mean 'naive'"):
+        DependentBetaBernoulliDropout(3, gate_mean="nave")
 
 
 def test_a_mask_without_its_input_is_refused():
