@@ -16,7 +16,7 @@ test: $(STAMP)
 # What meets ArviZ, under its version 1: beside the environment, of which it sees the rest.
 test-arviz1: $(ARVIZ1)/.installed
 	OMP_WAIT_POLICY=PASSIVE $(ARVIZ1)/bin/python -m pytest -p no:cacheprovider \
-		$(addprefix tests/diagnostics/test_,guide.py inference_data.py)
+		$(addprefix tests/diagnostics/test_,guide.py inference_data.py leave_one_out.py)
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

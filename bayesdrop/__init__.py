@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from bayesdrop import compression, diagnostics, distributions, metrics, networks, nn
 from bayesdrop.compression import (
-    choose_threshold,
     choose_width,
     compact,
     cut_to_width,
@@ -22,7 +21,7 @@ from bayesdrop.compression import (
 )
 from bayesdrop.conversion import convert, without_dropout
 from bayesdrop.data import load_data
-from bayesdrop.diagnostics import check_elbo, evaluate, guide_diagnostic, to_inference_data
+from bayesdrop.diagnostics import check_elbo, evaluate, guide_diagnostic, loo, to_inference_data
 from bayesdrop.inference import schedules
 from bayesdrop.inference.checkpoint import load, save
 from bayesdrop.inference.fit import fit
@@ -79,7 +78,6 @@ __all__ = [
     "VariationalAutoencoder",
     "VariationalNestedDropout",
     "check_elbo",
-    "choose_threshold",
     "choose_width",
     "compact",
     "compression",
@@ -96,6 +94,7 @@ __all__ = [
     "load",
     "load_data",
     "load_plain",
+    "loo",
     "metrics",
     "networks",
     "nn",

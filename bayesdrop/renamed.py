@@ -29,6 +29,7 @@ RENAMED = {
     "WidthSweep": "compression.WidthSweep",
     "at_width": "cut_to_width",
     "bootstrap_metrics": "metrics.bootstrap_metrics",
+    "choose_threshold": "compression.choose_threshold",
     "class_averaged_masks": "diagnostics.class_averaged_masks",
     "class_uncertainty": "metrics.entropy_parts",
     "close_unused_units": "prune_unused_units",

@@ -5,6 +5,7 @@ from bayesdrop.diagnostics.elbo import CheckRow, ELBOCheck, check_elbo
 from bayesdrop.diagnostics.evaluator import Evaluation, evaluate
 from bayesdrop.diagnostics.guide import GuideDiagnostic, guide_diagnostic
 from bayesdrop.diagnostics.inference_data import to_inference_data
+from bayesdrop.diagnostics.leave_one_out import LeaveOneOut, loo
 from bayesdrop.diagnostics.likelihood_bound import LikelihoodBound, log_likelihood_bound
 from bayesdrop.diagnostics.shift import ShiftCurves, ShiftRow, measure_shift
 
@@ -13,6 +14,7 @@ __all__ = [
     "ELBOCheck",
     "Evaluation",
     "GuideDiagnostic",
+    "LeaveOneOut",
     "LikelihoodBound",
     "ShiftCurves",
     "ShiftRow",
@@ -22,6 +24,7 @@ __all__ = [
     "evaluate",
     "guide_diagnostic",
     "log_likelihood_bound",
+    "loo",
     "measure_shift",
     "to_inference_data",
 ]

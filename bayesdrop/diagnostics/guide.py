@@ -150,12 +150,12 @@ def guide_diagnostic(
     check_options(
         "guide_diagnostic", bnn, num_samples, num_masks, batch_size, memory_limit, fewest=_FEWEST
     )
-    _check_data(bnn, data)
+    check_training_set("guide_diagnostic", bnn, data)
     import_arviz()
     with evaluation_mode(bnn), seeded(seed):
         varied = _varied(bnn, layer)
         draws = draw_posterior(bnn, num_samples, varied)
-        log_prior, log_guide = _densities(draws, varied)
+        log_prior, log_guide = densities_of("guide_diagnostic", draws, varied)
         log_likelihood = torch.zeros(num_samples, dtype=torch.float64)
         for part in evaluate_draws(
             bnn,
@@ -168,13 +168,13 @@ def guide_diagnostic(
             memory_limit=memory_limit,
         ):
             if part.log_likelihood is None:
-                raise _no_targets()
+                raise no_targets("guide_diagnostic")
             log_likelihood += part.log_likelihood.sum(1)
     log_ratios = log_prior + log_likelihood - log_guide
     log_weights, k = pareto_smooth(log_ratios.numpy())
     return GuideDiagnostic(
         pareto_k=float(k),
-        threshold=min(1 - 1 / math.log10(num_samples), 0.7),
+        threshold=largest_reliable_k(num_samples),
         effective_sample_size=float(1 / np.exp(2 * log_weights).sum()),
         num_samples=num_samples,
         num_masks=num_masks,
@@ -193,27 +193,46 @@ def _varied(bnn: Program, layer: str | None) -> list[LatentOwner]:
     return [owners[layer]]
 
 
-def _densities(draws: Draws, varied: Sequence[LatentOwner]) -> tuple[Tensor, Tensor]:
+def largest_reliable_k(num_samples: int) -> float:
+    """Return the Pareto k up to which so many draws bear importance weights."""
+    return min(1 - 1 / math.log10(num_samples), 0.7)
+
+
+def densities_of(
+    who: str, draws: Draws, varied: Sequence[LatentOwner] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the log prior and log guide density of each draw, ``(S,)``.
+
+    Args:
+        who: For the message.
+        draws: Of all latents.
+        varied: The owners whose draws differ, of which there must be one with latents; None is
+            content without latents.
+
+    Raises:
+        ConfigError: If a distribution has no density, or nothing that varies has latents.
+    """
     # Those of fixed latents are constants, but for layers whose parent varies.
     densities = log_densities(draws)
-    latents = [values for owner in varied for values in draws[0][owner].values()]
-    if not latents or densities is None:
+    empty = varied is not None and not any(draws[0][owner] for owner in varied)
+    if empty or densities is None:
         raise ConfigError(
-            "guide_diagnostic",
+            who,
             expected="latents whose prior and posterior have a density",
-            got="no latents" if not latents else "a prior or posterior without log_prob",
+            got="no latents" if empty else "a prior or posterior without log_prob",
             hint="Is this prior improper, or a fixed drop rate? Then there is no guide to "
             "compare with a posterior.",
         )
     return densities
 
 
-def _check_data(bnn: Program, data: Data) -> None:
+def check_training_set(who: str, bnn: Program, data: Data) -> None:
+    """Raise ``ConfigError`` unless there are as many examples as the guide was fitted to."""
     if isinstance(data, Tensor):
-        raise _no_targets()
+        raise no_targets(who)
     if num_examples(data) != bnn.num_data:
         raise ConfigError(
-            "guide_diagnostic",
+            who,
             expected=f"the training set, bnn.num_data={bnn.num_data} examples",
             got=f"{num_examples(data)} examples",
             hint="The guide approximates the posterior given all of them; if this is the "
@@ -221,9 +240,10 @@ def _check_data(bnn: Program, data: Data) -> None:
         )
 
 
-def _no_targets() -> DataError:
+def no_targets(who: str) -> DataError:
+    """Return the error for data without targets."""
     return DataError(
-        "guide_diagnostic",
+        who,
         expected="the training set with its targets",
         got="inputs alone",
         hint="Pass (x, y), a Dataset or a DataLoader.",

@@ -17,6 +17,7 @@ from bayesdrop.errors import ConfigError, FewMasksWarning
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
     Draw,
+    DrawBatch,
     draw_posterior,
     draw_prior,
     evaluate_draws,
@@ -137,7 +138,8 @@ def to_inference_data(
     check_options("to_inference_data", bnn, num_samples, num_masks, batch_size, memory_limit)
     import_arviz()
     data = x if y is None else (cast(Tensor, x), y)
-    _check_fits(num_samples, num_examples(data), sum(bnn.total().get("weights", [])), memory_limit)
+    weights = sum(bnn.total().get("weights", []))
+    check_fits("to_inference_data", num_samples, num_examples(data), weights, memory_limit)
     contents = _Contents()
     with evaluation_mode(bnn), seeded(seed):
         draws = draw_posterior(bnn, num_samples)
@@ -164,14 +166,7 @@ def to_inference_data(
                 memory_limit=memory_limit,
             )
         )
-    if parts[0].num_masks == 1 and parts[0].enough_masks != 1 and parts[0].y is not None:
-        warnings.warn(
-            "to_inference_data: expected several masks of each example, or all of them, in its "
-            "log-likelihood, got num_masks=1. az.loo and az.waic of it are too low, by tens of "
-            "nats and more. Leave num_masks at its default, or pass no targets.",
-            FewMasksWarning,
-            stacklevel=2,
-        )
+    warn_of_one_mask("to_inference_data", parts[0])
     contents.add_examples(
         x=torch.cat([part.x for part in parts]) if keep_inputs else None,
         y=_join([part.y for part in parts], dim=0),
@@ -180,6 +175,18 @@ def to_inference_data(
     )
     attrs = {"num_masks": parts[0].num_masks, "num_data": bnn.num_data}
     return data_from_dict(contents.groups, contents.dims, contents.coords, attrs)
+
+
+def warn_of_one_mask(who: str, part: DrawBatch) -> None:
+    """Warn if a log-likelihood comes from one random mask."""
+    if part.num_masks == 1 and part.enough_masks != 1 and part.y is not None:
+        warnings.warn(
+            f"{who}: expected several masks of each example, or all of them, in its "
+            "log-likelihood, got num_masks=1. Leave-one-out figures of it are too low, by tens of "
+            "nats and more. Leave num_masks at its default, or pass no targets.",
+            FewMasksWarning,
+            stacklevel=4,
+        )
 
 
 def check_options(
@@ -221,13 +228,14 @@ def check_options(
         )
 
 
-def _check_fits(num_samples: int, rows: int, weights: int, memory_limit: int) -> None:
+def check_fits(who: str, num_samples: int, rows: int, weights: int, memory_limit: int) -> None:
+    """Raise ``ConfigError`` if what has a number for each draw and example is too large."""
     # A label and a log-likelihood for each draw and example; random weights also in float64.
     needed = num_samples * (16 * rows + 16 * weights)
     if needed > memory_limit:
         of_weights = f" and {weights:,} random weights" if weights else ""
         raise ConfigError(
-            "to_inference_data",
+            who,
             expected=f"a result of at most memory_limit={memory_limit} bytes",
             got=f"{num_samples} draws x {rows} examples{of_weights}, at least {needed} bytes",
             hint="Pass fewer examples or draws, or a larger memory_limit.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import pyro
 import pyro.poutine as poutine
@@ -49,6 +49,8 @@ class DrawBatch(NamedTuple):
         y: The targets as the likelihood wants them, ``(B, ...)``, or None.
         log_likelihood: Of each example under each draw, in nats, float64, ``(S, B)``, or None.
         observations: One simulated observation for each, ``(S, B, ...)``, or None.
+        mask_variance: Relative variance of the average over masks, itself averaged over draws,
+            ``(B,)``: zero where masks are summed over, NaN of a single mask.
         num_masks: Masks that each likelihood is the average over.
         enough_masks: Masks that ``num_masks=None`` takes.
     """
@@ -57,8 +59,9 @@ class DrawBatch(NamedTuple):
     y: Tensor | None
     log_likelihood: Tensor | None
     observations: Tensor | None
-    num_masks: NumMasks
-    enough_masks: NumMasks
+    mask_variance: Tensor
+    num_masks: NumMasks = 1
+    enough_masks: NumMasks = 1
 
 
 @torch.no_grad()
@@ -102,48 +105,27 @@ def evaluate_draws(
     """
     device = next(bnn.parameters(), torch.empty(0)).device
     rows, start = batch_size or _MAX_ROWS, 0
+    used: NumMasks = 1
     enough: NumMasks = 1
-    mask_sum, masks = None, 1
+    passes = _Passes(1, None)
     for x_batch, y_batch in batches(data, rows):
         if start == 0:
             enough = _enough_masks(bnn, x_batch[:1].to(device), draws[0])
-            num_masks = enough if num_masks is None else num_masks
-            mask_sum = MaskSum(bnn.network) if num_masks == "exact" else None
-            masks = int(num_masks) if mask_sum is None else len(mask_sum)
+            used = enough if num_masks is None else num_masks
+            mask_sum = MaskSum(bnn.network) if used == "exact" else None
+            passes = _Passes(len(mask_sum) if mask_sum is not None else int(used), mask_sum)
             if batch_size is None:
                 affordable = memory_limit // probe(bnn, x_batch[:1].to(device)).activations
-                rows = max(1, min(_MAX_ROWS, affordable) // masks)
+                rows = max(1, min(_MAX_ROWS, affordable) // passes.masks)
         for lower in range(0, len(x_batch), rows):
             x = x_batch[lower : lower + rows]
             y = None if y_batch is None else y_batch[lower : lower + rows].to(device)
             check_finite(x, start, DataError, "input")
-            on_device = x.to(device)
-            terms, simulated, target = [], [], None
-            for draw in draws:
-                with seeded(None if noise_seed is None else noise_seed + start):
-                    output, log_weights = _run(bnn, on_device, draw, masks, mask_sum)
-                    first = _one_mask(output, masks, log_weights)
-                    if simulate:
-                        simulated.append(bnn.likelihood.distribution(first).sample().cpu())
-                check_finite(output.reshape(len(x), -1), start, DivergenceError, "prediction")
-                if y is not None:
-                    target = bnn.likelihood.target(first, y)
-                    values = bnn.likelihood.distribution(output).log_prob(
-                        repeat_rows(target, masks)
-                    )
-                    term = log_mixture(values.double().reshape(-1, masks), log_weights)
-                    check_finite(term, start, DivergenceError, "prediction")
-                    terms.append(term.cpu())
+            noise = None if noise_seed is None else noise_seed + start
+            part = _evaluate_batch(bnn, x.to(device), y, draws, passes, noise, simulate, start)
             if start == 0:
                 _check_no_local_latents(bnn, x[:1].to(device), draws[0])
-            yield DrawBatch(
-                x.cpu(),
-                None if target is None else target.cpu(),
-                torch.stack(terms) if terms else None,
-                torch.stack(simulated) if simulated else None,
-                cast(NumMasks, num_masks),
-                enough,
-            )
+            yield part._replace(x=x.cpu(), num_masks=used, enough_masks=enough)
             start += len(x)
     if start == 0:
         raise DataError(
@@ -154,27 +136,75 @@ def evaluate_draws(
         )
 
 
-def _run(
-    bnn: Program, x: Tensor, draw: Draw, masks: int, mask_sum: MaskSum | None
-) -> tuple[Tensor, Tensor | None]:
-    # The outputs of each example under its masks in a row, and the masks' log-probabilities.
-    copies = repeat_rows(x, masks)
-    if mask_sum is None:
-        with PosteriorSample(draw, shared=False):
-            return bnn.network(copies), None
-    mask_sum.log_weights = None
-    with ModelPass(draw, torch.Size(), len(x), masks, mask_sum):
-        output = bnn.network(copies)
-    return output, mask_sum.log_weights
+class _Passes(NamedTuple):
+    # How often an example meets a mask, and what lists the masks if it meets all of them.
+    masks: int
+    mask_sum: MaskSum | None
+
+    def run(self, bnn: Program, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        """Return the outputs of each example in a row, and the masks' log-probabilities."""
+        copies = repeat_rows(x, self.masks)
+        if self.mask_sum is None:
+            with PosteriorSample(draw, shared=False):
+                return bnn.network(copies), None
+        self.mask_sum.log_weights = None
+        with ModelPass(draw, torch.Size(), len(x), self.masks, self.mask_sum):
+            output = bnn.network(copies)
+        return output, self.mask_sum.log_weights
+
+    def one_mask(self, output: Tensor, log_weights: Tensor | None) -> Tensor:
+        """Return the outputs under one random mask of each example."""
+        if log_weights is None:
+            return output[:: self.masks]
+        rows = torch.arange(len(output) // self.masks, device=output.device)
+        probs = log_weights.exp().expand(len(rows), self.masks)
+        return output[rows * self.masks + torch.multinomial(probs, 1).squeeze(-1)]
+
+    def mean(self, values: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the log of the average likelihood, ``(B,)``, and its relative variance."""
+        values = values.double().reshape(-1, self.masks)
+        log_mean = log_mixture(values, log_weights)
+        if log_weights is not None:
+            return log_mean, torch.zeros_like(log_mean)
+        if self.masks == 1:
+            return log_mean, torch.full_like(log_mean, torch.nan)
+        return log_mean, (values - log_mean.unsqueeze(-1)).exp().var(-1) / self.masks
 
 
-def _one_mask(output: Tensor, masks: int, log_weights: Tensor | None) -> Tensor:
-    # The outputs under one random mask of each example.
-    if log_weights is None:
-        return output[::masks]
-    rows = torch.arange(len(output) // masks, device=output.device)
-    probs = log_weights.exp().expand(len(rows), masks)
-    return output[rows * masks + torch.multinomial(probs, 1).squeeze(-1)]
+def _evaluate_batch(
+    bnn: Program,
+    x: Tensor,
+    y: Tensor | None,
+    draws: Sequence[Draw],
+    passes: _Passes,
+    noise: int | None,
+    simulate: bool,
+    start: int,
+) -> DrawBatch:
+    terms, simulated, target = [], [], None
+    variance = torch.zeros(len(x), dtype=torch.float64)
+    for draw in draws:
+        with seeded(noise):
+            output, log_weights = passes.run(bnn, x, draw)
+            first = passes.one_mask(output, log_weights)
+            if simulate:
+                simulated.append(bnn.likelihood.distribution(first).sample().cpu())
+        check_finite(output.reshape(len(x), -1), start, DivergenceError, "prediction")
+        if y is not None:
+            target = bnn.likelihood.target(first, y)
+            copies = repeat_rows(target, passes.masks)
+            values = bnn.likelihood.distribution(output).log_prob(copies)
+            term, spread = passes.mean(values, log_weights)
+            check_finite(term, start, DivergenceError, "prediction")
+            terms.append(term.cpu())
+            variance += spread.cpu() / len(draws)
+    return DrawBatch(
+        x,
+        None if target is None else target.cpu(),
+        torch.stack(terms) if terms else None,
+        torch.stack(simulated) if simulated else None,
+        mask_variance=variance,
+    )
 
 
 class _Observed(PosteriorSample):

@@ -414,7 +414,7 @@ def test_many_masks_are_sampled_and_certain_ones_run_once():
 
 
 def test_one_random_mask_in_a_likelihood_warns():
-    with pytest.warns(FewMasksWarning, match="got num_masks=1. az.loo and az.waic .* too low"):
+    with pytest.warns(FewMasksWarning, match="got num_masks=1. Leave-one-out .* too low"):
         bd.to_inference_data(bayesian(), *data(), num_samples=2, num_masks=1)
     bd.to_inference_data(bayesian(), data()[0], num_samples=2, num_masks=1)
     certain = wrap(bd.VariationalNestedDropout(4, shared_by="batch"))

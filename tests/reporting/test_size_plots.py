@@ -41,7 +41,7 @@ def test_sizes_are_drawn_by_layer_and_in_total(tmp_path):
 def test_the_frontier_has_a_point_for_each_threshold_and_a_star():
     data = torch.rand(30, 4), torch.arange(30) % 3
     frontier = bd.compression.sweep_thresholds(bayesian(), data, [0.0, 0.3, 0.6])
-    chosen = bd.choose_threshold(frontier, max_flops=frontier.flops_total)
+    chosen = bd.compression.choose_threshold(frontier, max_flops=frontier.flops_total)
     figure = plots.plot_frontier(frontier, chosen=chosen)
     for axes, key in zip(figure.axes, ("error", "nll", "ece"), strict=True):
         line, star = axes.lines
