@@ -131,6 +131,24 @@ def test_a_failed_download_raises(tmp_path, monkeypatch):
         load_data("mnist", data_dir=tmp_path)
 
 
+def test_a_mistyped_folder_is_not_made(tmp_path, monkeypatch):
+    pytest.importorskip("torchvision")
+    missing = tmp_path / "mistyped"
+    with pytest.raises(DataError, match="a folder that is there, got .*mistyped.*Make the folder"):
+        load_data("mnist", data_dir=missing)
+    monkeypatch.setenv("BAYESDROP_DATA", str(missing))
+    with pytest.raises(DataError, match="a folder that is there"):
+        load_data("fashion-mnist")
+    assert not missing.exists()
+
+
+def test_pillow_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    _archive(tmp_path / "CIFAR10-jpeg75" / "cifar10-jpeg75.tar.xz")
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"bayesdrop\[vision\]"):
+        load_data("cifar10-jpeg75", data_dir=tmp_path)
+
+
 def test_damaged_files_raise(tmp_path):
     pytest.importorskip("torchvision")
     raw = tmp_path / "MNIST" / "raw"

@@ -72,10 +72,17 @@ def test_a_missing_file_says_what_is_expected_where(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": np.zeros((308, 5))}, r"x of shape \(308, 6\).*got x and y of shapes"),
-        ({"y": np.full(308, np.nan)}, "or not finite"),
+        (
+            {"x": np.zeros((308, 5))},
+            r"x of shape \(308, 6\).*got ValueError: x of shape \(308, 5\)",
+        ),
+        ({"y": np.full(308, np.nan)}, "that are not finite"),
         ({"test_index_1": np.array([3, 3])}, "test_index_1 that are no rows"),
         ({"test_index_1": np.array([308])}, "test_index_1 that are no rows"),
+        ({"test_index_1": np.arange(308)}, "or all of them"),
+        ({"test_index_1": np.array([0.5])}, "test_index_1 of 1 dimensions and type float64"),
+        ({"x": np.ones((308, 6), dtype=complex)}, "x of 2 dimensions and type complex128"),
+        ({"y": np.array(["a"] * 308)}, "y of 1 dimensions and type <U1"),
     ],
 )
 def test_another_file_is_refused(yacht, changes, message):
@@ -104,3 +111,28 @@ def test_the_real_files_fit(data_dir):
     for name, source in regression_sets.items():
         last = bd.load_data(name, split=source.num_splits - 1, data_dir=data_dir)
         assert bool(last.train[0].isfinite().all()) and last.y_scale > 0
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+def test_constant_targets_are_shifted_and_stay_finite(yacht, value):
+    root, _ = write(yacht, y=np.full(308, value))
+    split = bd.load_data("uci/yacht", data_dir=root)
+    for _, y in (split.train, split.test):
+        assert torch.equal(y, torch.zeros_like(y))
+    assert (split.y_mean, split.y_scale) == (value, 1.0)
+
+
+def test_a_row_is_left_to_train_on(yacht):
+    root, _ = write(yacht)
+    with pytest.raises(ConfigError, match="at least one training row, got validation=0.999"):
+        bd.load_data("uci/yacht", data_dir=root, validation=0.999)
+
+
+@pytest.mark.parametrize("order", [">f8", "<f4", "F"])
+def test_arrays_of_any_order_and_precision_have_their_values(yacht, order):
+    root, arrays = write(yacht)
+    first = bd.load_data("uci/yacht", data_dir=root)
+    x = np.asfortranarray(arrays["x"]) if order == "F" else arrays["x"].astype(order)
+    write(yacht, x=x)
+    second = bd.load_data("uci/yacht", data_dir=root)
+    torch.testing.assert_close(second.train[0], first.train[0], rtol=1e-5, atol=1e-6)

@@ -15,7 +15,7 @@ ROOT = Path(bd.__file__).parent
 # Lowest first; modules of one row may import each other. docs/architecture.md has the same list.
 # Networks come after the programs since one of them, the autoencoder, is both.
 LAYERS = [
-    {"errors", "files", "record", "registry", "renamed", "tables", "typing"},
+    {"archives", "errors", "files", "record", "registry", "renamed", "tables", "typing"},
     {"metrics"},
     {"ops"},
     {"distributions"},

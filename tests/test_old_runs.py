@@ -99,6 +99,7 @@ def test_options_by_their_earlier_names_describe_the_same_run(tmp_path):
     assert recipe.dropout_options["share_widths"] is True
     assert recipe.dropout_options["shared_by"] == "example"
     shutil.copy(ROOT / "nested" / "recipe.json", tmp_path)
+    (tmp_path / "model.pt").touch()
     run = {name: saved[name] for name in ("data", "validation", "seed")}
     claim(tmp_path, {"recipe": recipe.to_dict(), **run}, {})
     with pytest.raises(ConfigError, match="with recipe.dropout_options.share_widths=True"):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import io
+import math
 import os
-import pickle
-import zipfile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bayesdrop.archives import MOST_TIMES
 from bayesdrop.compression.example import Example, example_of
+from bayesdrop.compression.export_check import check_export
 from bayesdrop.errors import CheckpointError, ShapeError
 from bayesdrop.files import first_line, write_file
 from bayesdrop.nn.mode import evaluation_mode
 
 Path = str | os.PathLike[str]
-_UNREADABLE = (
-    OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError, TypeError,
-    pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
+
+# An entry of ONNX' metadata: field 1 is its key, field 2 the 64 digits of a SHA-256.
+_KEY = b"\x0a\x10bayesdrop.sha256"
+_SEAL = b"\x72" + bytes([len(_KEY) + 66]) + _KEY
 
 
 def write_export(network: nn.Module, path: Path, example_input: Example | None) -> None:
@@ -37,22 +39,25 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
         program = torch.export.export(
             network, inputs, dynamic_shapes=_any_batch(inputs), strict=False
         )
-    write_file(path, lambda file: torch.export.save(program, file))
+    # Its archive writer ends the process if it meets a full disk.
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    write_file(path, lambda file: file.write(content.getbuffer()))
 
 
 def read_export(path: Path) -> nn.Module:
     """Return the module of ``write_export``, in evaluation mode.
 
     Raises:
-        CheckpointError: If the file is damaged or holds pickled objects.
+        CheckpointError: If the file is damaged or holds what can run code.
     """
     try:
-        _refuse_pickles(path)
+        check_export(path)
         with open(path, "rb") as file:
             return torch.export.load(file).module()
-    except _UNREADABLE as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # whatever torch makes of damaged bytes
         raise damaged(path, "export", error) from error
 
 
@@ -86,7 +91,7 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     for index, value in enumerate(outputs):
         value.name = f"output_{index}" if len(outputs) > 1 else "output"
     content = program.model_proto.SerializeToString()
-    write_file(path, lambda file: file.write(content))
+    write_file(path, lambda file: file.write(content + _seal(content)))
 
 
 def read_onnx(path: Path) -> nn.Module:
@@ -97,10 +102,25 @@ def read_onnx(path: Path) -> nn.Module:
         ImportError: If the ONNX packages are missing.
     """
     _require("onnx", "onnxruntime")
+    import onnx
     import onnxruntime
 
     try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        with open(path, "rb") as file:
+            content = file.read()
+        body = content[: -len(_seal(b""))]
+        if content[len(body) :].startswith(_SEAL) and content != body + _seal(body):
+            raise ValueError("wrong checksum")
+        _check_graph(onnx.load_model_from_string(content).graph, len(content))
+        # From bytes, so that it opens no other file; what is constant is not computed in advance,
+        # since a few bytes may describe constants of any size.
+        session = onnxruntime.InferenceSession(
+            content,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=["ConstantFolding"],
+        )
+    except MemoryError:
+        raise
     except Exception as error:  # onnxruntime's own classes have no common parent but this
         raise damaged(path, "onnx", error) from error
     return OnnxNetwork(session).eval()
@@ -143,36 +163,27 @@ def damaged(path: Path, kind: str, error: BaseException) -> CheckpointError:
     )
 
 
-def _refuse_pickles(path: Path) -> None:
-    """Raise unless everything in the archive is numbers and text, which cannot run code.
+def _seal(content: bytes) -> bytes:
+    """Return a checksum of a model as an entry of its metadata, which may follow it."""
+    return _SEAL + b"\x12\x40" + hashlib.sha256(content).hexdigest().encode()
 
-    ``torch.export.load`` falls back to unpickling whatever it finds.
-    """
-    with zipfile.ZipFile(path) as archive:
-        if (wrong := archive.testzip()) is not None:  # torch does not compare checksums
-            raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
-        names = archive.namelist()
-        odd = [name for name in names if names.count(name) > 1]
-        for name in names:
-            leaf = name.rpartition("/")[2]
-            if leaf.startswith(("custom_obj_", "opaque_obj_")):
-                odd.append(name)
-            elif leaf.endswith(".pt"):
-                with archive.open(name) as file:
-                    try:
-                        torch.load(file, weights_only=True)
-                    except pickle.UnpicklingError:
-                        odd.append(name)
-            elif leaf.endswith("_config.json"):
-                entries = json.loads(archive.read(name)).get("config", {}).values()
-                odd += [name for entry in entries if entry.get("use_pickle")]
-    if odd:
-        raise CheckpointError(
-            f"plain network {os.fspath(path)}",
-            expected="a file of numbers and text",
-            got=f"pickled objects in {odd[0]}, which can run code",
-            hint="save_plain writes none: do not open it unless you made it yourself.",
-        )
+
+def _check_graph(graph: Any, size: int) -> None:
+    """Raise unless the tensors of a graph of ONNX are in its file."""
+    nodes = list(graph.node)
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    tensors = [*graph.initializer, *(a.t for a in attributes if a.HasField("t"))]
+    tensors += [tensor for a in attributes for tensor in a.tensors]
+    sparse = [*graph.sparse_initializer, *(s for a in attributes for s in a.sparse_tensors)]
+    sparse += [a.sparse_tensor for a in attributes if a.HasField("sparse_tensor")]
+    for tensor in [*tensors, *sparse, *(s.values for s in sparse)]:
+        if math.prod(tensor.dims) > MOST_TIMES * size:
+            raise ValueError(f"a tensor of {list(tensor.dims)} in {size:,} bytes")
+    if any(tensor.external_data for tensor in [*tensors, *(s.values for s in sparse)]):
+        raise ValueError("weights in another file")
+    for attribute in attributes:
+        for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+            _check_graph(inner, size)
 
 
 def _require(*packages: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bayesdrop.archives import check_tensors
 from bayesdrop.compression.example import Example
 from bayesdrop.compression.export import Path, read_export, read_onnx, write_export, write_onnx
 from bayesdrop.compression.sparse import read_sparse, write_sparse
@@ -138,7 +139,9 @@ def _recognise(path: str | os.PathLike[str]) -> str:
         found = _inside_zip(path) if zipfile.is_zipfile(path) else _of_head(head)
     except FileNotFoundError:
         found = "nothing there"
-    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever comes of damaged bytes
         found = f"one that cannot be read ({first_line(error)})"
     if found in _FORMATS:
         return found
@@ -165,9 +168,10 @@ def _inside_zip(path: str | os.PathLike[str]) -> str:
 
 def _of_torch_save(path: str | os.PathLike[str]) -> str:
     try:
-        payload = torch.load(os.fspath(path), weights_only=True, mmap=True)
+        check_tensors(path)
     except pickle.UnpicklingError:
         return "a file of torch.save with pickled objects, which can run code and were not read"
+    payload = torch.load(os.fspath(path), weights_only=True, mmap=True)
     if isinstance(payload, dict) and payload.get("format") == "bayesdrop":
         return str(kind) if (kind := payload.get("kind")) == "sparse" else f"a {kind} file of ours"
     if isinstance(payload, dict) and all(isinstance(v, Tensor) for v in payload.values()):

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import CheckpointError, CompactionError
+from bayesdrop.files import first_line
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
 from bayesdrop.program.program import Program
@@ -169,15 +170,19 @@ def read_sparse(path: str | os.PathLike[str], network: nn.Module) -> nn.Module:
     payload = checkpoint.read(path, _KIND)
     try:
         data = payload["data"].numpy()
-        state = {str(entry[0]): _unpacked(data, *entry[1:]) for entry in payload["tensors"]}
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        entries = {str(name): entry for name, *entry in payload["tensors"]}
+        shapes = {name: tuple(entry[1]) for name, entry in entries.items()}
+        checkpoint.check_shapes(network, shapes, path)  # before anything of these shapes is made
+        state = {name: _unpacked(data, *entry) for name, entry in entries.items()}
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:  # whatever comes of damaged numbers
         raise CheckpointError(
             f"plain network {os.fspath(path)}",
             expected="the entries of format 'sparse'",
-            got=f"{type(error).__name__}: {error}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             hint="It is damaged, or was written by another version of bayesdrop.",
         ) from error
-    checkpoint.check_state(network, state, path)
     network.load_state_dict(state)
     return network
 
@@ -254,6 +259,7 @@ def _unpacked(
         ends = rows * index.itemsize, (rows + nonzero) * index.itemsize
         head = ends[1]
         counts = content[: ends[0]].view(index)
+        _expect(sum(counts.tolist()), nonzero)
         flags[np.repeat(np.arange(rows), counts), content[ends[0] : head].view(index)] = True
     else:
         raise ValueError(f"unknown storage {storage!r}")

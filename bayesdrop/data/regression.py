@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayesdrop.data.sources import data_root
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.files import first_line
 from bayesdrop.registry import Registry
+
+_LONGEST_INDEX = 2**20
 
 
 class RegressionSource(NamedTuple):
@@ -45,7 +49,7 @@ class RegressionSplit:
     r"""One split of a regression set, standardised by its training rows.
 
     Inputs and targets are of torch's default dtype, shifted and divided by the mean and standard
-    deviation of the training rows (a constant column is only shifted). An error in standardised
+    deviation of the training rows (what is constant is only shifted). An error in standardised
     targets times ``y_scale`` is one in their own units, and a log-likelihood there is lower by
     :math:`\log` ``y_scale``.
 
@@ -56,7 +60,7 @@ class RegressionSplit:
         validation: Held out of the training rows for choices; None if none was asked for.
         test: Untouched by any choice.
         y_mean: Mean of the training targets, in their own units.
-        y_scale: Their standard deviation, > 0.
+        y_scale: Their standard deviation, > 0; 1 if they are constant.
     """
 
     name: str
@@ -114,10 +118,16 @@ def load_regression(
     rows = (~is_test).nonzero().flatten()
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(split))]
     held_out = round(validation * len(rows))
+    if held_out == len(rows):
+        raise ConfigError(
+            f"load_data({name!r})",
+            expected="at least one training row",
+            got=f"validation={validation} of {len(rows)} rows",
+            hint="A tenth of them is usual.",
+        )
     chosen, train = order[:held_out], order[held_out:]
-    x_mean, x_scale = x[train].mean(0), x[train].std(0, correction=0)
-    y_mean, y_scale = y[train].mean(), y[train].std(correction=0)
-    x_scale = torch.where(x_scale > 0, x_scale, 1.0)
+    x_mean, x_scale = _location_and_scale(x[train])
+    y_mean, y_scale = _location_and_scale(y[train])
     x, y = (x - x_mean) / x_scale, (y - y_mean) / y_scale
     dtype = torch.get_default_dtype()
 
@@ -138,8 +148,6 @@ def load_regression(
 def _read(
     path: Path, name: str, source: RegressionSource, split: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    import numpy as np
-
     if not path.exists():
         raise DataError(
             f"regression set {name!r}",
@@ -150,27 +158,57 @@ def _read(
             "data_dir= or set BAYESDROP_DATA to the folder that has uci/.",
         )
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found: tuple[Any, ...] = tuple(
-                torch.from_numpy(arrays[key].astype(kind))
-                for key, kind in (
-                    ("x", np.float64), ("y", np.float64), (f"test_index_{split}", np.int64)
-                )
-            )  # fmt: skip
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise _damaged(path, name, f"{type(error).__name__}: {error}") from error
-    x, y, test = found
-    shapes = (tuple(x.shape), tuple(y.shape))
-    expected = ((source.num_rows, source.num_features), (source.num_rows,))
-    if shapes != expected or not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise _damaged(path, name, f"x and y of shapes {shapes}, or not finite")
+        with zipfile.ZipFile(path) as archive:
+            x = _array(archive, "x", (source.num_rows, source.num_features))
+            y = _array(archive, "y", (source.num_rows,))
+            test = _array(archive, f"test_index_{split}", None, kinds="iu").long()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever zipfile, zlib and NumPy make of damaged bytes
+        raise _damaged(path, name, f"{type(error).__name__}: {first_line(error)}") from error
+    if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
+        raise _damaged(path, name, "x or y that are not finite")
     if (
-        not len(test)
+        not 0 < len(test) < len(y)
         or len(test.unique()) != len(test)
         or not 0 <= test.min() <= test.max() < len(y)
     ):
-        raise _damaged(path, name, f"test_index_{split} that are no rows of x")
+        raise _damaged(path, name, f"test_index_{split} that are no rows of x, or all of them")
     return x, y, test
+
+
+def _array(
+    archive: zipfile.ZipFile, key: str, shape: tuple[int, ...] | None, kinds: str = "fiu"
+) -> Tensor:
+    """Return an array of a ``.npz`` file, whose header is looked at before it is made."""
+    import numpy as np
+
+    with archive.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        found, _, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(
+            file
+        )
+        size = archive.getinfo(f"{key}.npy").file_size
+        if shape is not None and found != shape:
+            raise ValueError(f"{key} of shape {found}")
+        if dtype.kind not in kinds or len(found) != len(shape or (1,)):
+            raise ValueError(f"{key} of {len(found)} dimensions and type {dtype}")
+        if not 0 <= math.prod(found) * dtype.itemsize <= size:
+            raise ValueError(f"{key} of shape {found} in {size:,} bytes")
+    if shape is None and archive.getinfo(f"{key}.npy").file_size > _LONGEST_INDEX:
+        raise ValueError(f"{key} of {found[0]:,} rows")
+    with archive.open(f"{key}.npy") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        file.read()  # to the end, where the checksum is compared
+    return torch.from_numpy(array.astype(np.float64 if "f" in kinds else np.int64))
+
+
+def _location_and_scale(values: Tensor) -> tuple[Tensor, Tensor]:
+    # By its range: the deviation of a constant is not zero where its mean is rounded.
+    constant = values.amax(0) == values.amin(0)
+    scale = torch.where(constant, 1.0, values.std(0, correction=0))
+    return torch.where(constant, values[0], values.mean(0)), scale
 
 
 def _damaged(path: Path, name: str, got: str) -> DataError:

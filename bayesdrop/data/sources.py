@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.files import first_line
 from bayesdrop.registry import Registry
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 Pair = tuple[Tensor, Tensor]
 """Images ``(N, C, H, W)`` and labels ``(N,)``."""
 
+_DEFAULT_ROOT = Path("data")
+_JPEG_SHAPE, _JPEG_BYTES, _JPEG_IMAGES = (32, 32), 2**16, 60_000
 _SPLIT_SEED = 1234  # The data's own: a run's seed never moves an example between splits.
 
 
@@ -63,7 +67,7 @@ def register(source: DataSource) -> DataSource:
 
 def data_root(data_dir: str | Path | None = None) -> Path:
     """Return the folder of the data files: the argument, ``$BAYESDROP_DATA`` or ``data``."""
-    return Path(data_dir or os.environ.get("BAYESDROP_DATA") or "data").expanduser()
+    return Path(data_dir or os.environ.get("BAYESDROP_DATA") or _DEFAULT_ROOT).expanduser()
 
 
 def split_off(pair: Pair, count: int, *, who: str) -> tuple[Pair, Pair]:
@@ -119,6 +123,14 @@ def _torchvision() -> ModuleType:
 def _read_torchvision(class_name: str, title: str) -> Callable[[Path, bool], tuple[Pair, Pair]]:
     def read(root: Path, download: bool) -> tuple[Pair, Pair]:
         cls = getattr(_torchvision(), class_name)
+        if not root.is_dir() and root != _DEFAULT_ROOT:
+            raise DataError(
+                title,
+                expected="a folder that is there",
+                got=f"{str(root)!r}",
+                hint="Is --data-dir (data_dir=) or BAYESDROP_DATA mistyped? Make the folder, if "
+                "the files are to be downloaded into it.",
+            )
         train, test = (_open(cls, title, root, train, download) for train in (True, False))
         return train, test
 
@@ -168,11 +180,14 @@ def _read_jpeg_archive(root: Path, download: bool) -> tuple[Pair, Pair]:
         with tarfile.open(path, "r:xz") as archive:
             splits = _unpack(archive)
         return _stack(splits["train"]), _stack(splits["test"])
-    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
+    except (ImportError, MemoryError):
+        raise
+    # What lzma, tarfile and Pillow raise for damaged bytes has no common parent but this.
+    except Exception as error:
         raise DataError(
             "CIFAR-10 (JPEG q75)",
-            expected=f"images as {{train,test}}/{{class}}/*.jpg in {str(path)!r}",
-            got=f"{type(error).__name__}: {error}",
+            expected=f"images of 32 x 32 as {{train,test}}/{{class}}/*.jpg in {str(path)!r}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             hint="Is the archive complete? Copy it again.",
         ) from error
 
@@ -181,18 +196,30 @@ def _unpack(archive: tarfile.TarFile) -> dict[str, list[tuple[str, Tensor, int]]
     import io
 
     import numpy as np
-    from PIL import Image
+
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "This data set is read by Pillow: pip install 'bayesdrop[vision]'."
+        ) from error
 
     splits: dict[str, list[tuple[str, Tensor, int]]] = {}
-    for member in archive:
-        parts = Path(member.name).parts
-        file = archive.extractfile(member) if member.name.endswith(".jpg") else None
-        if file is None:
-            continue
-        pixels = np.array(Image.open(io.BytesIO(file.read())).convert("RGB"))
-        image = torch.from_numpy(pixels).permute(2, 0, 1)
-        label = _CIFAR_CLASSES.index(parts[-2])
-        splits.setdefault(parts[-3], []).append((member.name, image, label))
+    for number, member in enumerate(m for m in archive if m.isfile() and m.name.endswith(".jpg")):
+        where = re.search(r"(train|test)/(\w+)/[^/]+$", member.name)
+        if where is None or where[2] not in _CIFAR_CLASSES:
+            raise ValueError(f"an image {member.name!r}")
+        # Before anything is unpacked: a small archive may hold gigabytes of zeros.
+        if member.size > _JPEG_BYTES or number >= _JPEG_IMAGES:
+            raise ValueError(f"{member.size:,} bytes of {member.name!r}, image {number + 1:,}")
+        content = cast("IO[bytes]", archive.extractfile(member)).read()
+        opened = Image.open(io.BytesIO(content))
+        if opened.size != _JPEG_SHAPE:
+            raise ValueError(f"{opened.size} pixels of {member.name!r}")
+        image = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)
+        splits.setdefault(where[1], []).append(
+            (member.name, image, _CIFAR_CLASSES.index(where[2]))
+        )
     return splits
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from bayesdrop.archives import check_tensors
 from bayesdrop.errors import CheckpointError
 from bayesdrop.files import first_line, write_file
 from bayesdrop.program.program import Program
@@ -44,10 +44,7 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        # torch reads zip entries without comparing their CRC.
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        check_tensors(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -56,6 +53,8 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
             got="nothing there",
             hint="Was the model saved under another name?",
         ) from error
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # whatever the unpickler makes of damaged bytes
         raise CheckpointError(
             f"checkpoint {path}",
@@ -126,8 +125,14 @@ def check_state(
     module: torch.nn.Module, state: Mapping[str, Any], path: str | os.PathLike[str]
 ) -> None:
     """Raise ``CheckpointError`` unless ``state`` fits ``module`` entry by entry."""
+    check_shapes(module, {name: tuple(value.shape) for name, value in state.items()}, path)
+
+
+def check_shapes(
+    module: torch.nn.Module, theirs: Mapping[str, Any], path: str | os.PathLike[str]
+) -> None:
+    """Raise ``CheckpointError`` unless the shapes are those of ``module``, entry by entry."""
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [name for name in {**own, **theirs} if own.get(name) != theirs.get(name)]
     if wrong:
         first = wrong[0]

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from bayesdrop.errors import ConfigError
-from bayesdrop.files import read_json, write_file, write_json
+from bayesdrop.errors import CheckpointError, ConfigError
+from bayesdrop.files import first_line, read_sealed, write_file, write_sealed
 from bayesdrop.recipes.earlier import with_todays_names
 
 FORMAT = 1
@@ -24,6 +24,8 @@ _OTHERS_OWN = ("recipe.name", "recipe.summary")
 def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
     """Write ``recipe.json``, or check that the one in ``out`` describes the same run.
 
+    A folder in which nothing has been trained yet is anyone's.
+
     Args:
         out: The run's folder.
         run: ``recipe``, ``data``, ``validation`` and ``seed``, as JSON's types.
@@ -35,8 +37,9 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
     from bayesdrop import __version__
 
     path = out / "recipe.json"
-    if not path.exists():
-        if out.is_dir() and any(out.glob("*/model.pt")):
+    trained = any(any(out.glob(f"{where}.pt")) for where in ("model", "*/model", "*/training"))
+    if not trained or not path.exists():
+        if trained:
             raise ConfigError(
                 f"run {out}",
                 expected="an empty folder or one with recipe.json",
@@ -44,40 +47,42 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
                 hint="Choose another --out.",
             )
         versions = {"bayesdrop": __version__, "torch": str(torch.__version__)}
-        write_json(path, {"format": FORMAT, **run, **shape, **versions})
+        write_sealed(path, {"format": FORMAT, **run, **shape, **versions})
         return
-    theirs, ours = _flatten(_read(path)), _flatten(run)
+    found = read_description(out)
+    theirs, ours = _flatten({name: found.get(name) for name in run}), _flatten(run)
     changed = [
         name
-        for name in ours
-        if name not in _OTHERS_OWN and theirs.get(name, "nothing") != ours[name]
+        for name in ours | theirs
+        if name not in _OTHERS_OWN and theirs.get(name, "nothing") != ours.get(name, "nothing")
     ]
     if changed:
         name = changed[0]
+        hint = "Pass the same options to continue it, or choose another --out."
+        if name.endswith(".epochs"):
+            hint += " More epochs are another run: the learning rates fall by its length."
         raise ConfigError(
             f"run {out}",
-            expected=f"the run that is in this folder, with {name}={theirs.get(name)}",
-            got=f"{name}={ours[name]}",
-            hint="Pass the same options to continue it, or choose another --out.",
+            expected=f"the run that is in this folder, with {name}={theirs.get(name, 'nothing')}",
+            got=f"{name}={ours.get(name, 'nothing')}",
+            hint=hint,
         )
 
 
-def copy_stages(start: Path, stages: Sequence[str], out: Path, run: Mapping[str, Any]) -> None:
-    """Copy the trained stages of another run, after checking that they are this run's too.
+def check_beginning(start: Path, num_stages: int, run: Mapping[str, Any]) -> None:
+    """Check that another run is the beginning of this one.
 
     Args:
         start: The other run's folder.
-        stages: Its stages.
-        out: This run's folder.
+        num_stages: How many stages it has.
         run: This run, as in ``claim``.
 
     Raises:
-        ConfigError: If the other run is not the beginning of this one.
-        CheckpointError: If a file cannot be written.
+        ConfigError: If it is not.
     """
-    found = _read(start / "recipe.json")
-    theirs = _flatten({name: found[name] for name in run})
-    recipe = {**run["recipe"], "stages": run["recipe"]["stages"][: len(stages)]}
+    found = read_description(start)
+    theirs = _flatten({name: found.get(name) for name in run})
+    recipe = {**run["recipe"], "stages": run["recipe"]["stages"][:num_stages]}
     ours = _flatten({**run, "recipe": recipe})
     for name in theirs | ours:
         if name in _OTHERS_OWN or name.startswith("recipe.dependent_options"):
@@ -89,6 +94,19 @@ def copy_stages(start: Path, stages: Sequence[str], out: Path, run: Mapping[str,
                 got=f"{name}={theirs.get(name, 'nothing')}",
                 hint="Pass a run of the recipe that this one continues, with its options.",
             )
+
+
+def copy_stages(start: Path, stages: Sequence[str], out: Path) -> None:
+    """Copy the trained stages of another run.
+
+    Args:
+        start: The other run's folder.
+        stages: Its stages.
+        out: This run's folder.
+
+    Raises:
+        CheckpointError: If a file cannot be written.
+    """
     for stage in stages:
         if not (out / stage / "model.pt").exists():
             # model.pt comes last: it is the sign that the stage is finished.
@@ -97,10 +115,54 @@ def copy_stages(start: Path, stages: Sequence[str], out: Path, run: Mapping[str,
                     write_file(out / stage / name, partial(shutil.copyfileobj, source))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return a ``recipe.json`` with today's names of options."""
-    found = read_json(path)
-    return {**found, "recipe": with_todays_names(found["recipe"])}
+def read_description(out: Path) -> dict[str, Any]:
+    """Return the ``recipe.json`` of a run, with today's names of options.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of another format.
+    """
+    found = read_sealed(out / "recipe.json")
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise CheckpointError(
+            f"run {out}",
+            expected=f"recipe.json of format {FORMAT}",
+            got="another file",
+            hint="Was it written by another version of bayesdrop?",
+        )
+    recipe = found.get("recipe")
+    return {**found, "recipe": with_todays_names(recipe) if isinstance(recipe, dict) else recipe}
+
+
+def write_history(path: Path, records: Mapping[str, Any]) -> None:
+    """Write the records of stages, under their names.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
+    write_sealed(path, dict(records))
+
+
+def read_history(path: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of stages, as ``write_history`` wrote them, or an earlier version.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+    """
+    found = read_sealed(path)
+    if isinstance(found, list) and len(stages) == 1:  # a stage's file of an earlier version
+        found = {stages[0]: found}
+    try:
+        history = {name: [dict(record) for record in found[name]] for name in stages}
+        if not all(float(record["seconds"]) >= 0 for each in history.values() for record in each):
+            raise ValueError("negative seconds")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"file {path}",
+            expected=f"the records of the stages {list(stages)}",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            hint="It is damaged, and was left as it is.",
+        ) from error
+    return history
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bayesdrop import networks
 from bayesdrop.conversion import convert
 from bayesdrop.data import DataSplits, load_images, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
-from bayesdrop.files import first_line, read_json, write_json
+from bayesdrop.files import first_line, only_writer
 from bayesdrop.inference import checkpoint
 from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.pruning import prune_unused_units
@@ -26,7 +26,14 @@ from bayesdrop.likelihoods import Categorical
 from bayesdrop.nn import to_dependent
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
-from bayesdrop.recipes.folder import FORMAT, claim, copy_stages
+from bayesdrop.recipes.folder import (
+    check_beginning,
+    claim,
+    copy_stages,
+    read_description,
+    read_history,
+    write_history,
+)
 from bayesdrop.recipes.recipe import Recipe, Stage, get
 
 
@@ -116,16 +123,18 @@ def run_recipe(
     splits = load_images(data, data_dir=data_dir, validation=validation)
     run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
     shape = {"num_classes": splits.num_classes, "image_shape": list(splits.image_shape)}
-    claim(out, run, shape)
-    if start is not None:
-        theirs = load_run(start)
-        names = [stage.name for stage in theirs.recipe.stages]
-        copy_stages(Path(start), names, out, run)
     history: dict[str, list[dict[str, Any]]] = {}
     plain: BayesianNetwork | None = None
     # fit seeds torch's global generator; the caller's is restored.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), only_writer(out):
         network = _first_network(recipe, splits.num_classes, splits.image_shape, seed)
+        names: list[str] = []
+        if start is not None:
+            names = [stage.name for stage in load_run(start).recipe.stages]
+            check_beginning(Path(start), len(names), run)
+        claim(out, run, shape)  # after everything that may fail without a run
+        if start is not None:
+            copy_stages(Path(start), names, out)
         for index, stage in enumerate(recipe.stages):
             network = _network_of(recipe, index, network)
             bnn = BayesianNetwork(network, Categorical(), len(splits.train[1]))
@@ -141,10 +150,10 @@ def run_recipe(
                     bnn, recipe, stage, splits, folder, seed + 1000 * index, progress, callbacks
                 )
                 bnn.cpu().to(memory_format=torch.contiguous_format)
-            history[stage.name] = read_json(folder / "history.json")
+            history |= read_history(folder / "history.json", [stage.name])
             plain = plain if stage.dropout else bnn
-    write_json(out / "history.json", history)
-    checkpoint.save(bnn, out / "model.pt")
+        write_history(out / "history.json", history)
+        checkpoint.save(bnn, out / "model.pt")
     plain = None if plain is bnn else plain
     return Run(recipe, data, validation, seed, splits.image_shape, bnn, plain, history)
 
@@ -160,20 +169,15 @@ def load_run(out: str | Path) -> Run:
         ConfigError: If ``recipe.json`` does not describe a run.
     """
     out = Path(out)
-    description = read_json(out / "recipe.json")
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(
-            f"run {out}",
-            expected=f"recipe.json of format {FORMAT}",
-            got="another file",
-            hint="Was it written by another version of bayesdrop?",
-        )
+    description = read_description(out)
     try:
         recipe = Recipe.from_dict(description["recipe"])
         data, seed = str(description["data"]), int(description["seed"])
         num_classes, validation = int(description["num_classes"]), description["validation"]
         image_shape = tuple(int(size) for size in description["image_shape"])
-    except (KeyError, TypeError, ValueError) as error:
+        if not image_shape or min(num_classes, *image_shape) < 1:
+            raise ValueError(f"num_classes={num_classes}, image_shape={image_shape}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"run {out}",
             expected="recipe.json with recipe, data, seed, num_classes, image_shape",
@@ -187,9 +191,11 @@ def load_run(out: str | Path) -> Run:
             got="one that was interrupted",
             hint="Run the same 'bayesdrop train' command again: it continues.",
         )
+    _check_size(recipe, num_classes, image_shape, out / "model.pt")
     plain: BayesianNetwork | None = None
     with torch.random.fork_rng():
-        network = _first_network(recipe, num_classes, image_shape, seed)
+        torch.manual_seed(seed)
+        network = _build(recipe, num_classes, image_shape)
         for index, stage in enumerate(recipe.stages):
             network = _network_of(recipe, index, network)
             bnn = BayesianNetwork(network, Categorical(), 1)
@@ -198,7 +204,7 @@ def load_run(out: str | Path) -> Run:
                 path = out / "model.pt" if last else out / stage.name / "model.pt"
                 checkpoint.load(bnn, path).eval()
                 plain = plain if last else bnn
-    history = read_json(out / "history.json")
+    history = read_history(out / "history.json", [stage.name for stage in recipe.stages])
     return Run(recipe, data, validation, seed, image_shape, bnn, plain, history)
 
 
@@ -236,19 +242,7 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
         ConfigError: If the network's name or an option is unknown.
         DataError: If the network cannot take such images.
     """
-    options = {"num_classes": num_classes, **recipe.network_options}
-    accepted = inspect.signature(networks.registry[recipe.network]).parameters
-    sizes = {"in_features": math.prod(image_shape), "in_channels": image_shape[0]}
-    options |= {name: size for name, size in sizes.items() if name in accepted}
-    try:
-        network = networks.build(recipe.network, **options)
-    except TypeError as error:
-        raise ConfigError(
-            f"recipe {recipe.name!r}",
-            expected=f"options of the network {recipe.network!r}",
-            got=str(error),
-            hint="Check network_options.",
-        ) from error
+    network = _build(recipe, num_classes, image_shape)
     training = network.training
     try:
         with torch.no_grad():
@@ -261,6 +255,38 @@ def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) 
             hint=f"Its default data set is {recipe.data!r}.",
         ) from error
     return network.train(training)
+
+
+def _build(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
+    options = {"num_classes": num_classes, **recipe.network_options}
+    accepted = inspect.signature(networks.registry[recipe.network]).parameters
+    sizes = {"in_features": math.prod(image_shape), "in_channels": image_shape[0]}
+    options |= {name: size for name, size in sizes.items() if name in accepted}
+    try:
+        return networks.build(recipe.network, **options)
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"recipe {recipe.name!r}",
+            expected=f"options of the network {recipe.network!r}",
+            got=first_line(error),
+            hint="Check network_options.",
+        ) from error
+
+
+def _check_size(recipe: Recipe, num_classes: int, image_shape: Sequence[int], model: Path) -> None:
+    """Raise unless the network that ``recipe.json`` describes may be that of ``model.pt``."""
+    with torch.device("meta"):  # where nothing is allocated
+        network = _build(recipe, num_classes, image_shape)
+    size = sum(parameter.numel() for parameter in network.parameters())
+    largest = model.stat().st_size
+    if max(size, math.prod(image_shape)) > largest:
+        checkpoint.read(model, "model")  # says so if it is damaged
+        raise CheckpointError(
+            f"run {model.parent}",
+            expected=f"a network that model.pt, of {largest:,} bytes, can hold",
+            got=f"one of {size:,} parameters, for images of shape {tuple(image_shape)}",
+            hint="Was recipe.json edited?",
+        )
 
 
 def _train(  # noqa: PLR0913 - a run's parts
@@ -293,7 +319,7 @@ def _train(  # noqa: PLR0913 - a run's parts
     if stage.dependent:
         prune_unused_units(bnn, splits.train)
     # model.pt comes last: it is the sign that the stage is finished.
-    write_json(folder / "history.json", result.history)
+    write_history(folder / "history.json", {stage.name: result.history})
     checkpoint.save(bnn, folder / "model.pt")
     (folder / "training.pt").unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from bayesdrop.errors import BayesdropError
+from bayesdrop.files import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,17 +77,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG and return its path.
 
     Raises:
-        BayesdropError: If the file cannot be written.
+        CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(to_png(figure))
-    except OSError as error:
-        raise BayesdropError(
-            f"figure {path}",
-            expected="a folder that can be written",
-            got=str(error),
-            hint="Choose another --out.",
-        ) from error
-    return path
+    content = to_png(figure)
+    return write_file(path, lambda file: file.write(content))
