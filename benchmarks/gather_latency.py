@@ -81,8 +81,8 @@ def with_fixed_masks(network: nn.Module) -> nn.Module:
     for name in LAYERS:
         gate = net.get_submodule(name)
         fixed = bd.BetaBernoulliDropout(gate.num_units)
-        fixed.raw_concentration1.data.fill_(3.0)
-        fixed.raw_concentration1.data[~gate.kept()] = -9.0
+        fixed.location.data.fill_(3.0)
+        fixed.location.data[~gate.kept()] = -9.0
         net.set_submodule(name, fixed)
     return net.eval()
 

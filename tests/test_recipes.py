@@ -125,7 +125,10 @@ def test_a_dependent_stage_never_has_more_units_than_the_one_before(trained, tmp
     x = run.load_data().test[0]
     for (_, layer), (_, source) in zip(layers, before, strict=True):
         assert layer.key == "dependent-beta-bernoulli"
-        assert torch.equal(layer.raw_concentration1, source.raw_concentration1)
+        for ours, theirs in zip(
+            layer.posterior_parameters(), source.posterior_parameters(), strict=True
+        ):
+            assert torch.equal(ours, theirs)
         assert not bool((layer.kept() & ~source.kept()).any())
     loaded = load_run(tmp_path)
     assert_same(loaded.bnn, run.bnn)

@@ -120,7 +120,7 @@ def compact(
     Example:
         >>> import bayesdrop as bd
         >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
-        >>> _ = net[0].raw_concentration1.data[:2].fill_(-9.0)
+        >>> net[0].set_posterior(torch.tensor([1e-4, 1e-4, 5.0, 5.0]))
         >>> compact(net, torch.ones(1, 4)).get_submodule("1")
         Linear(in_features=2, out_features=3, bias=True)
     """

@@ -15,7 +15,14 @@ from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
 from bayesdrop.ops import noise
-from bayesdrop.ops.stable import EULER_GAMMA, clamp_open_unit, exp_open_unit, log1mexp, wide
+from bayesdrop.ops.stable import (
+    EULER_GAMMA,
+    clamp_open_unit,
+    exp_open_unit,
+    lgamma_step,
+    log1mexp,
+    wide,
+)
 from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import Shape
 
@@ -134,10 +141,10 @@ class Kumaraswamy(TorchDistribution):
         return torch.where(value <= 0, 0.0, torch.where(value >= 1, 1.0, inside))
 
     def _log_moment(self, order: int) -> Tensor:
-        # log b B(1 + n/a, b); the lgammas of large arguments cancel, hence float64.
+        # log b B(1 + n/a, b); large numbers cancel, hence float64.
         a, b = wide(self.concentration1), wide(self.concentration0)
-        log_beta = torch.lgamma(1 + order / a) + torch.lgamma(b) - torch.lgamma(1 + order / a + b)
-        return b.log() + log_beta
+        more = 1 + order / a
+        return b.log() + torch.lgamma(more) + lgamma_step(b, more)
 
     @property
     def log_mean(self) -> Tensor:
@@ -226,7 +233,8 @@ class _LogSample(torch.autograd.Function):
 def _plain_closed_kl(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     # KL(Kumaraswamy(a, b) || Beta(c, 1)). psi(b + 1) = psi(b) + 1 / b, without the difference of
     # two large numbers for small b.
-    return (c / a - 1) * (torch.digamma(b + 1) + EULER_GAMMA) + (a * b / c).log() + 1 / b - 1
+    harmonic = torch.digamma(b + 1) + EULER_GAMMA
+    return (c / a - 1) * harmonic + (a / c).log() + b.log() + 1 / b - 1
 
 
 class _ClosedKL(torch.autograd.Function):
@@ -234,7 +242,7 @@ class _ClosedKL(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         harmonic = torch.digamma(b + 1).add_(EULER_GAMMA)
         ctx.save_for_backward(a, b, c, harmonic)
-        return (c / a - 1) * harmonic + (a * b / c).log_() + 1 / b - 1
+        return (c / a - 1) * harmonic + (a / c).log_() + b.log() + 1 / b - 1
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -139,6 +139,21 @@ def clamp_inward(x: Tensor, lower: float, upper: float) -> Tensor:
     return form.apply(x, lower, upper)
 
 
+def lgamma_step(x: Tensor, step: Tensor) -> Tensor:
+    r"""Return :math:`\log \Gamma(x) - \log \Gamma(x + h)` for :math:`x, h > 0`.
+
+    Beyond 100, where the two nearly cancel, by Stirling's series.
+    """
+    far = x.clamp(min=100.0)
+    series = _stirling_rest(far) - _stirling_rest(far + step)
+    series = series + step - step * far.log() - (far + step - 0.5) * torch.log1p(step / far)
+    return torch.where(x > 100.0, series, torch.lgamma(x) - torch.lgamma(x + step))
+
+
+def _stirling_rest(x: Tensor) -> Tensor:
+    return (1 / 12 - (1 / 360 - 1 / (1260 * x.square())) / x.square()) / x
+
+
 def wide(x: Tensor) -> Tensor:
     """Return ``x`` in float64 where the device has it, for differences of large numbers."""
     return x if x.device.type == "mps" else x.double()

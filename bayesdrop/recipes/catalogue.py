@@ -45,31 +45,32 @@ class _Method:
 
 _UNITS = {"linear": False, "conv": False}  # only where an nn.Dropout was
 _BY_EXAMPLE = {"shared_by": "example"}
+_SOFTPLUS, _LOG = {"parametrization": "softplus"}, {"parametrization": "log"}  # as tuned
 _OPEN_LAW = {"prior_continue_prob": None, "init_continue_prob": None}
 
 METHODS = {
     "": _Method("no dropout"),
     "dropout": _Method(f"nn.Dropout(0.5) {_BEFORE}", rate=0.5),
-    _BB: _Method(f"beta-Bernoulli dropout {_PRETRAINED}", _BB),
+    _BB: _Method(f"beta-Bernoulli dropout {_PRETRAINED}", _BB, _SOFTPLUS),
     f"{_BB}-scaled": _Method(
-        f"beta-Bernoulli dropout {_PRETRAINED}, the convolutions' KL scaled up", _BB
+        f"beta-Bernoulli dropout {_PRETRAINED}, the convolutions' KL scaled up", _BB, _SOFTPLUS
     ),
     f"dependent-{_BB}": _Method(
-        f"beta-Bernoulli dropout {_PRETRAINED}, then masks that look at the input", _BB
+        f"beta-Bernoulli dropout {_PRETRAINED}, then masks that look at the input", _BB, _SOFTPLUS
     ),
-    _IBP: _Method(f"Indian buffet dropout {_PRETRAINED}", _IBP),
+    _IBP: _Method(f"Indian buffet dropout {_PRETRAINED}", _IBP, _LOG),
     **{
         f"{_IBP}-{mass}": _Method(
             f"Indian buffet dropout of concentration {mass} {_PRETRAINED}",
             _IBP,
-            {"concentration": float(mass)},
+            {"concentration": float(mass), **_LOG},
         )
         for mass in (5, 20, 50)
     },
     _HIBP: _Method(
         f"hierarchical Indian buffet dropout {_PRETRAINED}",
         _HIBP,
-        {"concentration": 5.0, "layer_concentration": 4.0},
+        {"concentration": 5.0, "layer_concentration": 4.0, **_LOG},
     ),
     _SBP: _Method(f"structured Bayesian pruning {_PRETRAINED}", _SBP),
     _L0: _Method(f"hard-concrete gates with an L0 penalty {_PRETRAINED}", _L0),

@@ -38,9 +38,17 @@ SPLIT: dict[tuple[str, Any], Mapping[str, Any]] = {
 }
 """Earlier option and value to what says the same in several options today."""
 
+PARAMETRIZATIONS = {
+    "beta-bernoulli": "softplus",
+    "dependent-beta-bernoulli": "softplus",
+    "hierarchical-indian-buffet": "log",
+    "indian-buffet": "log",
+}
+"""Key of a dropout to the ``parametrization`` that it had before there was a choice."""
+
 
 def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ``"recipe"`` of a ``recipe.json`` with today's names of options.
+    """Return the ``"recipe"`` of a ``recipe.json`` with today's options.
 
     Args:
         recipe: The fields of ``Recipe.to_dict()``, of this version or an earlier one.
@@ -49,14 +57,13 @@ def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
         >>> with_todays_names({"dropout_options": {"draws": "per-example"}})
         {'dropout_options': {'shared_by': 'example'}}
     """
-    todays, options = dict(recipe), recipe.get("dropout_options")
-    if options:
-        todays["dropout_options"] = _todays(options)
+    todays, options = dict(recipe), _todays(recipe.get("dropout_options") or {})
+    # Where nothing is said it was the only one.
+    if recipe.get("dropout") in PARAMETRIZATIONS:
+        options.setdefault("parametrization", PARAMETRIZATIONS[recipe["dropout"]])
     if any(stage.get("dependent") for stage in recipe.get("stages", ())):
-        # Where nothing is said it was the only one.
-        gates = {"gate_mean": "naive", **recipe.get("dependent_options", {})}
-        todays["dependent_options"] = gates
-    return todays
+        todays["dependent_options"] = {"gate_mean": "naive", **recipe.get("dependent_options", {})}
+    return {**todays, "dropout_options": options} if options else todays
 
 
 def _todays(earlier: Mapping[str, Any]) -> dict[str, Any]:

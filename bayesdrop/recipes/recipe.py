@@ -11,7 +11,7 @@ from typing import Any
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.schedules import Schedule, decay, steps
-from bayesdrop.recipes.earlier import todays_recipe, with_todays_names
+from bayesdrop.recipes.earlier import PARAMETRIZATIONS, todays_recipe, with_todays_names
 from bayesdrop.record import plain
 from bayesdrop.registry import Registry
 
@@ -163,6 +163,8 @@ class Recipe:
         for stage in values["stages"]:
             if stage["decay_since"] is None:  # as runs have it that are older than the field
                 del stage["decay_since"]
+        if self.dropout in PARAMETRIZATIONS:  # runs that do not say it are older than the choice
+            values["dropout_options"].setdefault("parametrization", "location")
         return values
 
     @classmethod

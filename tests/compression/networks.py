@@ -64,7 +64,7 @@ def randomise(net, *, pruned=0.5):
         if isinstance(module, bd.BayesianDropout):
             gone = torch.rand(module.num_units) < pruned
             kept = torch.randn(module.num_units) + 3
-            module.raw_concentration1.data = torch.where(gone, -9.0, kept)
+            module.location.data = torch.where(gone, -9.0, kept)
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.running_mean.normal_(0, 0.5)
             module.running_var.uniform_(0.5, 2.0)
@@ -76,8 +76,8 @@ def randomise(net, *, pruned=0.5):
 
 def keep(layer, units):
     """Prune all units of a layer but the given ones."""
-    layer.raw_concentration1.data.fill_(-9.0)
-    layer.raw_concentration1.data[list(units)] = 3.0
+    layer.location.data.fill_(-9.0)
+    layer.location.data[list(units)] = 3.0
     return layer
 
 
@@ -85,6 +85,6 @@ def mask(num_units, *, seed=0, **options):
     """A layer with about half of its units pruned."""
     layer = bd.BetaBernoulliDropout(num_units, **options)
     gone = torch.rand(num_units, generator=torch.Generator().manual_seed(seed)) < 0.5
-    layer.raw_concentration1.data[gone] = -9.0
-    layer.raw_concentration1.data[~gone] = 3.0
+    layer.location.data[gone] = -9.0
+    layer.location.data[~gone] = 3.0
     return layer

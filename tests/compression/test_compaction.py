@@ -82,7 +82,7 @@ def test_residual_branch_is_cut_where_the_identity_is_not():
 def test_nothing_pruned_keeps_every_size():
     net = bd.convert(bd.networks.lenet5_caffe())
     for _, layer in bd.BayesianNetwork(net, bd.Categorical(), 10).named_dropout_layers():
-        layer.raw_concentration1.data.fill_(5.0)
+        layer.location.data.fill_(5.0)
     plain = bd.networks.lenet5_caffe()
     small = assert_exact(net, torch.randn(2, 1, 28, 28))
     assert {k: v.shape for k, v in small.state_dict().items()} == {
@@ -382,7 +382,7 @@ def test_a_bayesian_network_that_has_seen_data_needs_no_example(tmp_path):
     bnn, x = build(), torch.randn(5, 6)
     with pytest.raises(bd.errors.ConfigError, match=r"Pass compact\(\.\.\., example"):
         bd.compact(bnn)
-    bnn.network[0].raw_concentration1.data[:2] = -9.0
+    bnn.network[0].location.data[:2] = -9.0
     expected = bnn.eval()(x)
     small = bd.compact(bnn)
     assert small.get_submodule("1").in_features == 4

@@ -91,7 +91,7 @@ class Recurrent(nn.Module):
 
 def test_every_table_counts_what_stays_whole():
     net, x = Recurrent().eval(), torch.randn(2, T, K)
-    net.mask.raw_concentration1.data[2:] = -9.0
+    net.mask.location.data[2:] = -9.0
     lstm = 2 * T * 4 * H * (K + H)
     table = measure_compression(net, bd.compact(net, x), x, repeats=1, batch_sizes=(1,))
     assert (table.before.flops, table.after.flops) == (lstm + 2 * 3 * H, lstm + 2 * 3 * 2)

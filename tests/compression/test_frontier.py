@@ -26,8 +26,8 @@ def bayesian(dropout="beta-bernoulli", likelihood=None):
         nn.Linear(6, 3),
     )  # fmt: skip
     for layer in (net[0], net[3]):
-        if hasattr(layer, "raw_concentration1"):
-            layer.raw_concentration1.data = torch.linspace(-6.0, 3.0, layer.num_units)
+        if hasattr(layer, "location"):
+            layer.location.data = torch.linspace(-6.0, 3.0, layer.num_units)
     return bd.BayesianNetwork(net, likelihood or bd.Categorical(), num_data=100)
 
 

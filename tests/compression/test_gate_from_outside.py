@@ -56,7 +56,7 @@ def test_a_gate_from_outside_is_compacted_exactly():
         Switch(16, threshold=0.3),
         nn.Linear(16, 3),
     ).eval()
-    nn.init.uniform_(net[4].raw_concentration1, -3.0, 3.0)
+    nn.init.uniform_(net[4].location, -3.0, 3.0)
     net[2].prune(torch.arange(4) == 1)
     x = 3 * torch.randn(50, 1, 4, 4)
     small = bd.compact(net, x)

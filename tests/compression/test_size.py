@@ -118,8 +118,7 @@ def test_a_certain_posterior_has_one_size_that_of_compact():
     net = two_layers()
     for layer, open_units in ((net[0], [True, False, True]), (net[3], [True, False])):
         keep = torch.tensor(open_units)
-        layer.raw_concentration1.data = torch.where(keep, 40.0, -9.0)
-        layer.raw_concentration0.data = torch.where(keep, -9.0, 40.0)
+        layer.set_posterior(torch.where(keep, 1e5, 1e-4), torch.where(keep, 1.0, 40.0))
     x = torch.rand(1, 3)
     size = measure_size(net, num_samples=20, example_input=x)
     small = compact(net, x)

@@ -35,7 +35,7 @@ def test_converted_network_trains_as_a_bayesian_network(name):
     x, y = torch.randn(4, *shape), torch.tensor([0, 1, 2, 0])
     bnn.loss(x, y).loss.backward()
     for layer in layers(net):
-        assert bool(net.get_submodule(layer).raw_concentration1.grad.isfinite().all())
+        assert bool(net.get_submodule(layer).location.grad.isfinite().all())
     assert net.eval()(x).shape == (4, bnn.network(x).shape[1])
 
 

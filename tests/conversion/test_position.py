@@ -23,7 +23,7 @@ ACTIVATIONS = {
 def prune(net, share=0.5):
     """Give half of the units of every mask a keep probability of nearly zero."""
     for _, layer in bd.nn.named_dropout_layers(net):
-        layer.raw_concentration1.data.fill_(3.0)[: int(share * layer.num_units)] = -9.0
+        layer.location.data.fill_(3.0)[: int(share * layer.num_units)] = -9.0
     return net
 
 

@@ -165,15 +165,7 @@ def concentrated(key, a, b):
     """A float32 layer of 50 units whose guide sticks at an end of the unit interval."""
     options = {"prior_concentration1": 1e-4} if "beta" in key else {}
     layer = bd.nn.make(key, 50, **options)
-    owner = layer.sticks if hasattr(layer, "sticks") else layer
-    with torch.no_grad():
-        for part in {layer, owner}:
-            if hasattr(part, "log_concentration1"):
-                part.log_concentration1.fill_(math.log(a))
-                part.log_concentration0.fill_(math.log(b))
-            elif hasattr(part, "raw_concentration1"):
-                part.raw_concentration1.fill_(math.log(math.expm1(a)))
-                part.raw_concentration0.fill_(math.log(math.expm1(b)))
+    getattr(layer, "sticks", layer).set_posterior(a, b)
     return layer.float()
 
 

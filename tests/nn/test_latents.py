@@ -30,8 +30,7 @@ def test_what_is_kept_is_counted_by_what_a_unit_is_called():
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     assert bnn.total() == {"units": [4, 3], "weights": [12]}
     with torch.no_grad():
-        net[0].raw_concentration1[:3] = -10.0
-        net[0].raw_concentration0[:3] = 50.0
+        net[0].set_posterior(torch.tensor([1e-4, 1e-4, 1e-4, 5.0]))
         net[1].log_variance[0] = 9.0
     assert bnn.kept() == {"units": [1, 3], "weights": [8]}
     assert bnn.units() == [1, 3] and bnn.units_total() == [4, 3]

@@ -41,8 +41,8 @@ def networks(data):
         bnn = bd.BayesianNetwork(bd.convert(plain.network), bd.Categorical(), 1)
     with torch.no_grad():
         for layer, dropped in zip(bnn.named_dropout_layers(), (20, 2), strict=True):
-            layer[1].raw_concentration1[:dropped] = -9.0
-            layer[1].raw_concentration1[dropped:] = 3.0
+            layer[1].location[:dropped] = -9.0
+            layer[1].location[dropped:] = 3.0
     return bnn.eval(), plain.eval()
 
 

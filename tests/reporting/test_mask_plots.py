@@ -20,7 +20,7 @@ def network():
     """Gates that are open where their input is at least 1, and closed where it is not positive."""
     gate = bd.DependentBetaBernoulliDropout(4, init_shift=0.0)
     fixed = bd.BetaBernoulliDropout(3)
-    fixed.raw_concentration1.data[0] = -9.0
+    fixed.location.data[0] = -9.0
     return nn.Sequential(nn.Flatten(), gate, nn.Linear(4, 3), nn.ReLU(), fixed, nn.Linear(3, 2))
 
 
@@ -35,7 +35,7 @@ def masks():
 
 def sticks():
     net = nn.Sequential(bd.IndianBuffetDropout(6), nn.Linear(6, 3), bd.IndianBuffetDropout(3))
-    net[0].sticks.log_concentration1.data = torch.linspace(4.0, -6.0, 6)
+    net[0].sticks.set_posterior(torch.linspace(4.0, -6.0, 6).exp())
     net[0].rank_units([1.0, 5.0, 3.0, 4.0, 2.0, 6.0])
     return net
 

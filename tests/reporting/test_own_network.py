@@ -13,7 +13,7 @@ from tests.reporting.page import check_page
 
 def network(outputs, likelihood=None):
     layers = [bd.BetaBernoulliDropout(5), nn.Linear(5, outputs)]
-    layers[0].raw_concentration1.data[0] = -9.0
+    layers[0].location.data[0] = -9.0
     return bd.BayesianNetwork(nn.Sequential(*layers), likelihood or bd.Categorical(), 100)
 
 

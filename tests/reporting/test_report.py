@@ -25,8 +25,8 @@ def networks():
     bnn = bd.BayesianNetwork(bd.convert(network()), bd.Categorical(), 100)
     with torch.no_grad():
         for layer, dropped in zip(bnn.named_dropout_layers(), (20, 2), strict=True):
-            layer[1].raw_concentration1[:dropped] = -9.0
-            layer[1].raw_concentration1[dropped:] = 3.0
+            layer[1].location[:dropped] = -9.0
+            layer[1].location[dropped:] = 3.0
     return bnn.eval(), plain.eval()
 
 

@@ -16,7 +16,7 @@ def bayesian():
         nn.Linear(5, 3),
     )  # fmt: skip
     for layer in (net[0], net[3]):
-        layer.raw_concentration1.data = torch.linspace(-6.0, 3.0, layer.num_units)
+        layer.location.data = torch.linspace(-6.0, 3.0, layer.num_units)
     return bd.BayesianNetwork(net, bd.Categorical(), num_data=100)
 
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
-from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch import Tensor
 from typing_extensions import override
 
-from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
+from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.memo import Memo
-from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.typing import Latents
 
-_MIN_RAW = -10.0
-_MIN_CONCENTRATION = math.log1p(math.exp(_MIN_RAW))
-_MAX_CONCENTRATION0 = 50.0  # softplus(50) is 50
 
-
-class BetaBernoulliPosterior(BernoulliDropout):
+class BetaBernoulliPosterior(KumaraswamyPosterior, BernoulliDropout):
     """Abstract layer whose keep probabilities have a Beta prior and a Kumaraswamy posterior.
 
     The arguments are those of ``BetaBernoulliDropout``.
@@ -48,6 +41,7 @@ class BetaBernoulliPosterior(BernoulliDropout):
         init_concentration0: float = 1.0,
         temperature: float = 0.1,
         relaxation: Relaxation = "concrete",
+        parametrization: Parametrization = "location",
     ) -> None:
         super().__init__(
             num_units,
@@ -72,23 +66,10 @@ class BetaBernoulliPosterior(BernoulliDropout):
                     got=f"{name}={value}",
                     hint="The defaults are those of the paper; start from them.",
                 )
-        smallest = min(init_concentration1, init_concentration0)
-        if smallest < _MIN_CONCENTRATION or init_concentration0 > _MAX_CONCENTRATION0:
-            raise ConfigError(
-                type(self).__name__,
-                expected=f"initial concentrations >= {_MIN_CONCENTRATION:.3g} and "
-                f"init_concentration0 <= {_MAX_CONCENTRATION0:g}",
-                got=f"init_concentration1={init_concentration1}, "
-                f"init_concentration0={init_concentration0}",
-                hint="The parameters are held inside these bounds, as in the paper's code.",
-            )
-        self.raw_concentration1 = nn.Parameter(
-            torch.full((num_units,), inverse_softplus(init_concentration1))
+        self._start_posterior(
+            num_units, parametrization, a=init_concentration1, b=init_concentration0
         )
-        self.raw_concentration0 = nn.Parameter(
-            torch.full((num_units,), inverse_softplus(init_concentration0))
-        )
-        self._memo_of_pi, self._memo_of_mask = Memo(), Memo()
+        self._memo_of_mask = Memo()
         self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
         self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
 
@@ -96,17 +77,6 @@ class BetaBernoulliPosterior(BernoulliDropout):
         c, d = self.prior_concentration1, self.prior_concentration0
         # The constructor has checked c and d, and this runs at every step.
         return Beta(c, d, validate_args=False).expand([self.num_units]).to_event(1)
-
-    def _kumaraswamy(self) -> Kumaraswamy:
-        # The clamps are the reference code's. They keep both arguments valid, and fit reports a
-        # NaN with its site, so checking them again at every step is not worth its time.
-        a = softplus(self.raw_concentration1.clamp(min=_MIN_RAW))
-        b = softplus(self.raw_concentration0.clamp(min=_MIN_RAW, max=_MAX_CONCENTRATION0))
-        return Kumaraswamy(a, b, validate_args=False)
-
-    def _mean_of_pi(self) -> Tensor:
-        parameters = self.raw_concentration1, self.raw_concentration0
-        return self._memo_of_pi(lambda: self._kumaraswamy().mean, *parameters)
 
 
 @register
@@ -139,6 +109,9 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
         init_concentration0: Initial :math:`b > 0`.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+        parametrization: What is learned of the posterior: ``"location"``, a location and a shape,
+            which finds its width; or ``"softplus"``, :math:`a` and :math:`b \le 50`, as in the
+            paper's code. See ``KumaraswamyPosterior``.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
     Sites:  ``{module path}.pi``, event ``(K,)``; ``{module path}.z``, plate ``data``, event
@@ -175,13 +148,13 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
 
     @override
     def keep_prob(self) -> Tensor:
-        return self._mean_of_pi()
+        return self._posterior_mean()
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        parameters = self.raw_concentration1, self.raw_concentration0
+        parameters = self.posterior_parameters()
         return self._memo_of_mask(self._thresholded, *parameters, setting=self.threshold)
 
     def _thresholded(self) -> Tensor:
-        mean = self._mean_of_pi()
+        mean = self._posterior_mean()
         return mean.masked_fill(mean < self.threshold, 0.0)

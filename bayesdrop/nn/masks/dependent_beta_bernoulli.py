@@ -20,6 +20,7 @@ from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.mask import named_dropout_layers
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
+from bayesdrop.nn.masks.kumaraswamy_posterior import Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.ops.transforms import in_transform
@@ -86,6 +87,9 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         init_concentration0: Initial :math:`b > 0`.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+        parametrization: What is learned of the posterior: ``"location"``, a location and a shape,
+            which finds its width; or ``"softplus"``, :math:`a` and :math:`b \le 50`, as in the
+            paper's code. See ``KumaraswamyPosterior``.
         shift_variance: Prior variance :math:`\rho > 0` of the shift.
         init_shift: Initial :math:`\eta`.
         init_shift_scale: Initial :math:`\kappa > 0`.
@@ -135,6 +139,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         init_concentration0: float = 1.0,
         temperature: float = 0.1,
         relaxation: Relaxation = "concrete",
+        parametrization: Parametrization = "location",
         shift_variance: float = 5.0,
         init_shift: float = 1.0,
         init_shift_scale: float = 1.0,
@@ -154,6 +159,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
             init_concentration0=init_concentration0,
             temperature=temperature,
             relaxation=relaxation,
+            parametrization=parametrization,
         )
         for name, value, low, high in (
             ("shift_variance", shift_variance, 0.0, math.inf),
@@ -206,12 +212,13 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
             batch_dim=layer.batch_dim,
             threshold=layer.threshold,
             relaxation=layer.relaxation,
+            parametrization=layer.parametrization,
             **{"kl_scale": layer.kl_scale, **options},
         )
-        new.to(device=layer.raw_concentration1.device, dtype=layer.raw_concentration1.dtype)
+        new.to(layer.prior_concentration1)
         new.load_state_dict(layer.state_dict(), strict=False)
-        new.raw_concentration1.requires_grad_(False)
-        new.raw_concentration0.requires_grad_(False)
+        for parameter in new.posterior_parameters():
+            parameter.requires_grad_(False)
         new.open.copy_(layer.kept())
         new.path = layer.path
         return new.train(layer.training)
@@ -242,7 +249,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     @override
     def keep_prob(self) -> Tensor:
         r"""Return :math:`E[\pi_k]`, the largest that P(z = 1) can be for any input, ``(K,)``."""
-        return self._mean_of_pi() * self.open
+        return self._posterior_mean() * self.open
 
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.latents import ConditionalOwner
 from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
     DEFAULT_CONCENTRATION,
@@ -24,12 +24,13 @@ from bayesdrop.nn.masks.stick_breaking import (
     check_positive,
     log_stick_products,
 )
-from bayesdrop.ops.memo import Memo
 from bayesdrop.typing import Latents
 
 
 @register
-class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
+class HierarchicalIndianBuffetDropout(
+    ConditionalOwner, KumaraswamyPosterior, StickBreakingDropout
+):
     r"""Indian buffet dropout around sticks that several layers share.
 
     .. math::
@@ -73,6 +74,8 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
         init_concentration0: Initial :math:`b > 0`.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+        parametrization: What is learned of the posterior: ``"location"``, a location and a shape,
+            or ``"log"``, the logarithms of :math:`a` and :math:`b`. See ``KumaraswamyPosterior``.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
     Sites:  ``{module path}.pi``, event ``(K,)``; ``{module path}.z``, plate ``data``, event
@@ -120,6 +123,7 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
         init_concentration0: float = 1.0,
         temperature: float = 0.1,
         relaxation: Relaxation = "concrete",
+        parametrization: Parametrization = "location",
     ) -> None:
         super().__init__(
             num_units,
@@ -140,7 +144,9 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
         if sticks is None:
             concentration = DEFAULT_CONCENTRATION if concentration is None else concentration
             check_positive(who, concentration=concentration)
-            sticks = IndianBuffetSticks(num_units, concentration=concentration)
+            sticks = IndianBuffetSticks(
+                num_units, concentration=concentration, parametrization=parametrization
+            )
         elif concentration is not None:
             raise ConfigError(
                 who,
@@ -158,13 +164,9 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
                 got=f"{self.sticks.num_sticks}",
                 hint="Make as many sticks as the widest layer has units.",
             )
-        self.log_concentration1 = nn.Parameter(
-            torch.full((num_units,), math.log(init_concentration1))
+        self._start_posterior(
+            num_units, parametrization, a=init_concentration1, b=init_concentration0
         )
-        self.log_concentration0 = nn.Parameter(
-            torch.full((num_units,), math.log(init_concentration0))
-        )
-        self._memo = Memo()
         self.register_buffer("layer_concentration", torch.full((), layer_concentration))
 
     @classmethod
@@ -176,8 +178,12 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
                 alike.setdefault(layer._concentration, []).append(layer)
         for concentration, group in alike.items():
             widest = max(layer.num_units for layer in group)
-            sticks = IndianBuffetSticks(widest, concentration=concentration)
-            sticks.to(group[0].log_concentration1)
+            sticks = IndianBuffetSticks(
+                widest,
+                concentration=concentration,
+                parametrization=group[0].parametrization,
+            )
+            sticks.to(group[0].layer_concentration)
             for layer in group:
                 layer.sticks = sticks
 
@@ -205,9 +211,4 @@ class HierarchicalIndianBuffetDropout(ConditionalOwner, StickBreakingDropout):
 
     @override
     def keep_prob(self) -> Tensor:
-        parameters = self.log_concentration1, self.log_concentration0
-        return self._memo(lambda: self._kumaraswamy().mean, *parameters)
-
-    def _kumaraswamy(self) -> Kumaraswamy:
-        a, b = self.log_concentration1.exp(), self.log_concentration0.exp()
-        return Kumaraswamy(a, b, validate_args=False)
+        return self._posterior_mean()

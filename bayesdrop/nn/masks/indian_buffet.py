@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.nn.catalogue import register
+from bayesdrop.nn.masks.kumaraswamy_posterior import Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
     DEFAULT_CONCENTRATION,
@@ -56,6 +57,8 @@ class IndianBuffetDropout(StickBreakingDropout):
         init_concentration0: Initial :math:`b > 0` of every stick.
         temperature: Temperature of the relaxed mask, > 0.
         relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+        parametrization: What is learned of the posterior: ``"location"``, a location and a shape,
+            or ``"log"``, the logarithms of :math:`a` and :math:`b`. See ``KumaraswamyPosterior``.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
     Sites:  ``{module path}.v``, event ``(K,)``; ``{module path}.z``, plate ``data``, event
@@ -66,8 +69,8 @@ class IndianBuffetDropout(StickBreakingDropout):
         Singh, Ling, Doshi-Velez (2017), "Structured Variational Autoencoders for the Beta-
         Bernoulli Process".
         Deviations: :math:`\log\pi` is turned into a logit before it is used as one; the mask given
-        the sticks is its own prior, so that its KL divergence is exactly zero; the logarithms of
-        :math:`a` and :math:`b` are learned, not a softplus.
+        the sticks is its own prior, so that its KL divergence is exactly zero; what is learned of
+        the sticks' posterior (``parametrization``) is not a softplus.
 
     Example:
         >>> import torch
@@ -94,6 +97,7 @@ class IndianBuffetDropout(StickBreakingDropout):
         init_concentration0: float = 1.0,
         temperature: float = 0.1,
         relaxation: Relaxation = "concrete",
+        parametrization: Parametrization = "location",
     ) -> None:
         super().__init__(
             num_units,
@@ -109,6 +113,7 @@ class IndianBuffetDropout(StickBreakingDropout):
             concentration=concentration,
             init_concentration1=init_concentration1,
             init_concentration0=init_concentration0,
+            parametrization=parametrization,
         )
 
     @override

@@ -9,15 +9,14 @@ from typing import ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.nn.arguments import shown_arguments
-from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
+from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.memo import Memo
 
@@ -27,7 +26,7 @@ DEFAULT_CONCENTRATION = 10.0
 _KEPT = 5 / 6
 
 
-class IndianBuffetSticks(LatentOwner):
+class IndianBuffetSticks(KumaraswamyPosterior):
     r"""The sticks of an Indian buffet process and their posterior.
 
     .. math::
@@ -44,6 +43,8 @@ class IndianBuffetSticks(LatentOwner):
             :math:`E[\pi_K] = 5/6`.
         init_concentration0: Initial :math:`b > 0`.
         kl_scale: Factor on the KL divergence of the sticks.
+        parametrization: What is learned of the posterior: ``"location"``, a location and a shape,
+            or ``"log"``, the logarithms of :math:`a` and :math:`b`. See ``KumaraswamyPosterior``.
 
     Sites:  ``{module path}.v``, event ``(K,)``.
 
@@ -67,6 +68,7 @@ class IndianBuffetSticks(LatentOwner):
         init_concentration1: float | None = None,
         init_concentration0: float = 1.0,
         kl_scale: float = 1.0,
+        parametrization: Parametrization = "location",
     ) -> None:
         super().__init__()
         who = type(self).__name__
@@ -89,12 +91,8 @@ class IndianBuffetSticks(LatentOwner):
         )
         self.num_sticks = num_sticks
         self.kl_scale = kl_scale
-        # Logarithms, since long sticks of a wide layer have a > K and the prior may want a < 1.
-        self.log_concentration1 = nn.Parameter(
-            torch.full((num_sticks,), math.log(init_concentration1))
-        )
-        self.log_concentration0 = nn.Parameter(
-            torch.full((num_sticks,), math.log(init_concentration0))
+        self._start_posterior(
+            num_sticks, parametrization, a=init_concentration1, b=init_concentration0
         )
         self._memo = Memo()
         self.register_buffer("concentration", torch.full((), concentration))
@@ -111,21 +109,17 @@ class IndianBuffetSticks(LatentOwner):
     @override
     def kept(self) -> Tensor:
         """Return that every stick is: only the units behind them are pruned."""
-        return torch.ones_like(self.log_concentration1, dtype=torch.bool)
+        return torch.ones(self.num_sticks, dtype=torch.bool, device=self.concentration.device)
 
     def keep_prob(self) -> Tensor:
         r"""Return :math:`E_q[\pi_k]`, the product of the means of independent sticks, ``(K,)``."""
-        parameters = self.log_concentration1, self.log_concentration0
+        parameters = self.posterior_parameters()
         return self._memo(lambda: self._kumaraswamy().log_mean.cumsum(-1).exp(), *parameters)
 
     def extra_repr(self) -> str:
         """Show the number of sticks, and every argument that is not the default."""
         options = shown_arguments(self, self._given)
         return f"{self.num_sticks}, {options}" if options else f"{self.num_sticks}"
-
-    def _kumaraswamy(self) -> Kumaraswamy:
-        a, b = self.log_concentration1.exp(), self.log_concentration0.exp()
-        return Kumaraswamy(a, b, validate_args=False)
 
 
 class StickBreakingDropout(BernoulliDropout):

@@ -85,7 +85,7 @@ def test_temperature_to_zero_is_bernoulli():
 
 
 def test_posterior_at_one_keeps_everything():
-    layer = BetaBernoulliDropout(5, init_concentration1=1e3, init_concentration0=1e-4)
+    layer = BetaBernoulliDropout(5, init_concentration1=1e5)
     assert bool((ones(layer, 1000) > 0.999).double().mean() > 0.999)
     torch.testing.assert_close(layer.keep_prob(), torch.ones(5), rtol=1e-4, atol=0)
 
@@ -107,8 +107,8 @@ def test_concentrated_posterior_is_mc_dropout(rate):
 
 def test_keep_prob_equals_the_sampled_mean_of_pi():
     layer = BetaBernoulliDropout(4)
-    nn.init.normal_(layer.raw_concentration1)
-    nn.init.normal_(layer.raw_concentration0)
+    nn.init.normal_(layer.location)
+    nn.init.normal_(layer.log_shape)
     pi = layer.posterior()["pi"].rsample((50_000,))
     assert_mean_close(pi, layer.keep_prob())
     layer.eval()
@@ -121,7 +121,7 @@ def test_keep_prob_equals_the_sampled_mean_of_pi():
 def test_threshold_zeroes_the_mean_mask():
     layer = BetaBernoulliDropout(2, threshold=0.2).eval()
     with torch.no_grad():
-        layer.raw_concentration1[0] = -4.0
+        layer.location[0] = -4.0
     assert layer.kept().tolist() == [False, True]
     assert layer.mean_mask()[0] == 0
     assert layer.mean_mask()[1] == layer.keep_prob()[1]
@@ -136,7 +136,7 @@ def test_evaluation_mode_is_deterministic():
 @pytest.mark.parametrize("shape", [(6, 40), (6, 7, 40), (6, 2, 3, 40)])
 def test_examples_have_their_own_mask_shared_along_other_dimensions(shape):
     layer = concentrated(0.99, 40)
-    layer.raw_concentration1.data.fill_(1.0)
+    layer.location.data.fill_(1.0)
     y = layer(torch.ones(shape)).detach().reshape(6, -1, 40)
     assert torch.equal(y, y[:, :1].expand_as(y))
     assert not torch.equal(y[0], y[1])
@@ -163,7 +163,7 @@ def test_straight_through_masks_are_zero_or_one_and_learn():
     y = layer(torch.ones(20, 50))
     assert bool(((y == 0) | (y == 1)).all())
     y.sum().backward()
-    assert bool((layer.raw_concentration1.grad != 0).all())
+    assert bool((layer.location.grad != 0).all())
 
 
 def test_imposed_masks_replace_the_draw():
@@ -218,13 +218,14 @@ def test_contexts_nest_and_close_after_errors():
         ({"init_concentration1": 0.0}, "expected init_concentration1 > 0"),
         ({"init_concentration0": math.nan}, "expected init_concentration0 > 0"),
         (
-            {"init_concentration1": 1e-6},
-            "initial concentrations >= 4.54e-05.*got .*=1e-06",
+            {"init_concentration1": 1e-6, "parametrization": "softplus"},
+            "concentrations that 'softplus' parameters hold, .*got concentration1 1e-06",
         ),
         (
-            {"init_concentration0": 80.0},
-            "init_concentration0 <= 50, got .*=80.0. The param",
+            {"init_concentration0": 80.0, "parametrization": "softplus"},
+            "concentrations that 'softplus' parameters hold, .*concentration0 80",
         ),
+        ({"parametrization": "mean"}, "expected parametrization 'location', 'softplus' or 'log'"),
         ({"relaxation": "conrete"}, "unknown relaxation 'conrete'. Did you mean 'concrete'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -17,7 +17,7 @@ def trained(num_units=4, **options):
     """A beta-Bernoulli layer with different units, the first of them pruned."""
     layer = BetaBernoulliDropout(num_units, **options)
     with torch.no_grad():
-        layer.raw_concentration1.copy_(torch.linspace(-9.0, 4.0, num_units))
+        layer.set_posterior(torch.linspace(-9.0, 4.0, num_units).exp())
     return layer
 
 
@@ -252,17 +252,15 @@ def test_no_input_has_a_unit_that_was_pruned():
         mask = dependent[index].mean_mask(x)
         assert bool((mask[:, dead] == 0).all())
         assert bool((mask <= source[index].mean_mask() + 1e-12).all())
-        torch.testing.assert_close(
-            dependent[index].raw_concentration1, source[index].raw_concentration1
-        )
+        torch.testing.assert_close(dependent[index].location, source[index].location)
 
 
 def test_to_dependent_copies():
     source = network()
     before = copy.deepcopy(source.state_dict())
     dependent = bd.to_dependent(source, init_shift=0.5)
-    assert not dependent[2].raw_concentration1.requires_grad
-    assert source[2].raw_concentration1.requires_grad
+    assert not dependent[2].location.requires_grad
+    assert source[2].location.requires_grad
     torch.testing.assert_close(dependent[4].shift_loc, torch.full((64,), 0.5))
     with torch.no_grad():
         dependent[5].weight.zero_()

@@ -58,8 +58,8 @@ def test_the_sticks_have_one_set_of_parameters():
     bnn = shared()
     names = [name for name, _ in bnn.named_parameters() if "sticks" in name]
     assert names == [
-        "network.0.sticks.log_concentration1",
-        "network.0.sticks.log_concentration0",
+        "network.0.sticks.location",
+        "network.0.sticks.log_shape",
     ]
 
 
@@ -183,7 +183,7 @@ def test_convert_lets_layers_without_given_sticks_share():
     sticks = layers[0].sticks
     assert all(layer.sticks is sticks for layer in layers)
     assert (sticks.num_sticks, float(sticks.concentration)) == (784, 20.0)
-    assert sticks.log_concentration1.dtype == torch.float64
+    assert sticks.location.dtype == torch.float64
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
     assert [path for path, _ in bnn.named_owners()][0] == "fc1_dropout.sticks"
     assert sum("sticks" in path for path, _ in bnn.named_owners()) == 1
