@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.ops import noise
-from bayesdrop.ops.transforms import takes_plain_operations
+from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import Shape
 
 
@@ -162,6 +162,76 @@ class _Sample(torch.autograd.Function):
         z, temperature = ctx.saved_tensors
         grad = (1 - z).mul_(z).mul_(grads[0]).div_(temperature)
         return grad, -grad * torch.logit(z) if ctx.needs_input_grad[1] else None
+
+
+def relaxed_product(
+    x: Tensor, logits: Tensor, temperature: Tensor, mask_shape: torch.Size, aligned: Shape
+) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`x z` and a relaxed mask :math:`z`, as one operation with its gradients.
+
+    It is ``x * BinaryConcrete(temperature, logits=logits).rsample()`` for the same noise, with
+    fewer passes over memory.
+
+    Args:
+        x: What is masked.
+        logits: Log-odds; they broadcast to the mask.
+        temperature: Without a gradient.
+        mask_shape: Shape of the mask.
+        aligned: The mask's shape as it broadcasts against ``x``.
+    """
+    return _RelaxedProduct.apply(x, logits, temperature, mask_shape, aligned)
+
+
+class _RelaxedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, logits: Tensor, temperature: Tensor, shape: torch.Size, aligned: Shape
+    ) -> tuple[Tensor, Tensor]:
+        bound, rate = _largest_logit(logits), temperature.reciprocal()
+        y = noise.logistic(shape, logits).add_(logits).mul_(rate)
+        z = y.clamp_(-bound, bound).sigmoid_()
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, logits, z, rate)
+        ctx.aligned = aligned
+        return x * z.view(aligned), z
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, logits, z, rate = ctx.saved_tensors
+        of_product, of_mask = grads
+        if torch.is_grad_enabled():
+            return *_plain_gradients(x, logits, z, rate, ctx.aligned, grads), None, None, None
+        grad_x = grad_logits = None
+        if ctx.needs_input_grad[0] and of_product is not None:
+            grad_x = (of_product * z.view(ctx.aligned)).sum_to_size(x.shape)
+        if ctx.needs_input_grad[1] and any(grad is not None for grad in grads):
+            slope = torch.addcmul(z, z, z, value=-1)
+            if of_product is None:
+                of_z = cast(Tensor, of_mask)
+            else:
+                of_z = (of_product * x).sum_to_size(ctx.aligned).view(z.shape)
+                of_z = of_z if of_mask is None else of_z.add_(of_mask)
+            slope.mul_(of_z)
+            grad_logits = slope.sum_to_size(logits.shape).mul_(rate)
+        return grad_x, grad_logits, None, None, None
+
+
+def _plain_gradients(
+    x: Tensor,
+    logits: Tensor,
+    z: Tensor,
+    rate: Tensor,
+    aligned: Shape,
+    grads: tuple[Tensor | None, ...],
+) -> tuple[Tensor | None, ...]:
+    # With their graph: the mask again, with its value and its dependence on the log-odds.
+    def total(x: Tensor, logits: Tensor) -> Tensor:
+        mask = torch.sigmoid(z.detach().logit() + rate * (logits - logits.detach()))
+        pairs = zip((x * mask.view(aligned), mask), grads, strict=True)
+        terms = [(value * grad).sum() for value, grad in pairs if grad is not None]
+        return sum(terms[1:], start=terms[0])
+
+    return plain_gradients(total, (x, logits), torch.ones_like(rate))
 
 
 class _RoundStraightThrough(torch.autograd.Function):

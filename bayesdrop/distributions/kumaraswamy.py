@@ -200,8 +200,13 @@ def _kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
     kl = form(*torch.broadcast_tensors(a, b, c))
     if not plain and bool((d == 1).all()):  # a transform has no values to look at
         return kl
+    return kl + kl_beyond_one(a, b, c, d)
+
+
+def kl_beyond_one(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Return how much more the divergence from Beta(c, d) is than that from Beta(c, 1)."""
     log_beta = torch.lgamma(c) + torch.lgamma(d) - torch.lgamma(c + d)
-    return kl + c.log() + log_beta - (d - 1) * expected_log1m(*torch.broadcast_tensors(a, b))
+    return c.log() + log_beta - (d - 1) * expected_log1m(*torch.broadcast_tensors(a, b))
 
 
 # Gradients are written out for the reason given in bayesdrop.ops.stable, each beside its function

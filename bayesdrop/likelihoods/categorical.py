@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
@@ -85,8 +86,8 @@ class Categorical(Likelihood):
         # On an accelerator the check would wait for the device at every step; under a transform
         # there is no value.
         if y.device.type == "cpu" and not takes_plain_operations():
-            labels = y[y != self.ignore_index]
-            if labels.numel() and not 0 <= labels.min() <= labels.max() < output.shape[1]:
+            labels = y if _in_range(y, output.shape[1]) else y[y != self.ignore_index]
+            if not _in_range(labels, output.shape[1]):
                 raise DataError(
                     "Categorical",
                     expected=f"labels in 0..{output.shape[1] - 1}",
@@ -125,6 +126,13 @@ class Categorical(Likelihood):
     def extra_repr(self) -> str:
         """Show the label of missing ones where it is not torch's."""
         return "" if self.ignore_index == -100 else f"ignore_index={self.ignore_index}"
+
+
+def _in_range(labels: Tensor, classes: int) -> bool:
+    if not labels.numel():
+        return True
+    least, most = torch.aminmax(labels)
+    return 0 <= int(least) and int(most) < classes
 
 
 def _label_hint(output: Tensor, y: Tensor) -> str:

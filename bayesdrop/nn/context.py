@@ -65,6 +65,14 @@ class MaskContext(ABC):
         """
         return self.drawn.get(layer)
 
+    def latents_of(self, layer: Any) -> Latents | None:
+        """Return the latents under which a layer may draw a mask of its own, and multiply by it.
+
+        None asks the layer to ask for its ``mask``. A layer that does not puts its mask into
+        ``drawn``.
+        """
+        return None
+
     def values(self, owner: Any) -> Latents | None:
         """Return the values of a layer's global latents, or None to let the layer decide.
 

@@ -13,10 +13,11 @@ from typing_extensions import override
 
 from bayesdrop.errors import unknown_name
 from bayesdrop.nn.context import MaskContext
-from bayesdrop.nn.latents import LatentOwner
+from bayesdrop.nn.latents import LatentOwner, is_own, kl_divergence, named_owners
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum
 from bayesdrop.nn.weight import BayesianWeights
+from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.typing import Latents
 
 
@@ -51,7 +52,38 @@ class TrainingPass(MaskContext):
         super().__init__(num_rows)
         self.mask_sum = mask_sum
         self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
-        self.latents: dict[LatentOwner, Latents] = {}
+        self._latents: dict[LatentOwner, Latents] = {}
+        self._kls: list[Tensor] = []
+        self._joint: set[LatentOwner] = set()
+        self._is_complete = False
+
+    def draw_jointly(self, network: nn.Module) -> None:
+        """Draw the latents of layers of one class together, where the class knows how.
+
+        Args:
+            network: The network of this pass. Layers that it holds in evaluation mode are left.
+        """
+        if takes_plain_operations():
+            return
+        groups: dict[type[LatentOwner], list[LatentOwner]] = {}
+        owners_of_all = [owner for _, owner in named_owners(network)]
+        for owner in owners_of_all:
+            if owner.training:
+                groups.setdefault(type(owner), []).append(owner)
+        for cls, owners in groups.items():
+            draw = cls.draw_jointly(owners) if is_own(cls, "draw_jointly", *_DRAWN) else None
+            if draw is not None:
+                self._latents.update(draw.latents)
+                self._joint.update(draw.latents)
+                self._kls.append(draw.kl)
+        self._is_complete = self._joint.issuperset(owners_of_all) and bool(self._kls)
+
+    def kl_divergence(self, network: nn.Module) -> Tensor:
+        """Return ``kl_divergence(network)`` for what this pass has drawn."""
+        if self._is_complete:
+            return sum(self._kls[1:], start=self._kls[0])
+        rest = kl_divergence(network, self.posteriors, without=self._joint)
+        return sum(self._kls, start=rest)
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
@@ -62,16 +94,23 @@ class TrainingPass(MaskContext):
         return layer.draw_mask(self._draw(layer), x)
 
     @override
+    def latents_of(self, layer: BayesianDropout) -> Latents | None:
+        return self._draw(layer) if layer.training and self.mask_sum is None else None
+
+    @override
     def values(self, owner: LatentOwner) -> Latents | None:
         as_model = isinstance(owner, BayesianWeights) and owner.draws_as_model
         return self._draw(owner) if as_model and owner.training else None
 
     def _draw(self, owner: LatentOwner) -> Latents:
-        if owner not in self.latents:
+        if owner not in self._latents:
             posterior = owner.posterior()
             self.posteriors[owner] = posterior
-            self.latents[owner] = {name: q.rsample() for name, q in posterior.items()}
-        return self.latents[owner]
+            self._latents[owner] = {name: q.rsample() for name, q in posterior.items()}
+        return self._latents[owner]
+
+
+_DRAWN = ("prior", "posterior", "draw_latents", "kl_divergence", "penalty")
 
 
 class ModelPass(MaskContext):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -14,6 +15,18 @@ from typing_extensions import override
 
 from bayesdrop.nn.arguments import given_arguments
 from bayesdrop.typing import Latents
+
+
+class JointDraw(NamedTuple):
+    """What ``LatentOwner.draw_jointly`` has drawn.
+
+    Args:
+        latents: The latents of each owner, those of what they depend on included.
+        kl: The sum of their divergences and penalties, each times its ``kl_scale``.
+    """
+
+    latents: Mapping[LatentOwner, Latents]
+    kl: Tensor
 
 
 class LatentOwner(nn.Module, ABC):
@@ -92,6 +105,22 @@ class LatentOwner(nn.Module, ABC):
         """Draw the global latents from the posterior, with pathwise gradients."""
         return {name: q.rsample() for name, q in self.posterior().items()}
 
+    @classmethod
+    def draw_jointly(cls, owners: Sequence[Any]) -> JointDraw | None:
+        """Draw the latents of several owners of this class, with their divergences, at once.
+
+        Same values and gradients as those of ``draw_latents`` and ``kl_divergence`` for the same
+        noise, in fewer operations. It is asked only of the class that defines it and of classes
+        below it that define none of the methods it stands for.
+
+        Args:
+            owners: Objects of this very class.
+
+        Returns:
+            None if there is no such way for these.
+        """
+        return None
+
     def kl_divergence(
         self,
         posterior: Mapping[str, TorchDistribution] | None = None,
@@ -117,6 +146,31 @@ class LatentOwner(nn.Module, ABC):
 
     def _device(self) -> torch.device:
         return next(iter(self.parameters()), torch.empty(0)).device
+
+
+@functools.cache
+def is_own(cls: type, name: str, *others: str) -> bool:
+    """Return whether a class's method of a name knows all the others: none is defined below it."""
+
+    def depth(name: str) -> int:
+        return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
+
+    return all(depth(name) <= depth(other) for other in others)
+
+
+def alike(parameters: Sequence[Tensor]) -> bool:
+    """Return whether vectors can be joined: all have one dtype and one device."""
+    return len({(x.dtype, x.device) for x in parameters}) == 1
+
+
+def joined(numbers: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Return a vector in which each number stands as often as its size says.
+
+    Where all are the same number, it is that, without dimensions.
+    """
+    if len({float(x) for x in numbers}) == 1:
+        return numbers[0]
+    return torch.cat([x.expand(size) for x, size in zip(numbers, sizes, strict=True)])
 
 
 class ConditionalOwner(LatentOwner):
@@ -182,6 +236,8 @@ def named_owners(network: nn.Module) -> Iterator[tuple[str, LatentOwner]]:
 def kl_divergence(
     network: nn.Module,
     posteriors: Mapping[Any, Mapping[str, TorchDistribution]] | None = None,
+    *,
+    without: Collection[LatentOwner] = (),
 ) -> Tensor:
     r"""Return the KL divergence (and penalty) of all Bayesian layers of ``network``, in nats.
 
@@ -197,6 +253,7 @@ def kl_divergence(
     Args:
         network: Any module; one without Bayesian layers gives zero.
         posteriors: What ``posterior()`` of a layer returned, where the caller has it already.
+        without: Owners that are left out.
 
     Example:
         >>> kl_divergence(nn.Linear(2, 2)).item()
@@ -206,6 +263,8 @@ def kl_divergence(
     latents: dict[LatentOwner, Latents] = {}
     parents = {parent for _, parent in named_shared(network)}
     for _, owner in named_owners(network):
+        if owner in without:
+            continue
         posterior = None if posteriors is None else posteriors.get(owner)
         if owner in parents:
             posterior = owner.posterior()

@@ -125,6 +125,7 @@ class BayesianNetwork(Program):
         mask_sum = MaskSum(self.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         draws = TrainingPass(x.shape[0] * masks, mask_sum)
+        draws.draw_jointly(self.network)
         with draws:
             output = self._output(repeat_rows(x, masks))
         if masks == 1:
@@ -133,7 +134,7 @@ class BayesianNetwork(Program):
             terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
             weights = None if mask_sum is None else mask_sum.log_weights
             nll = -log_mixture(terms, weights).sum() * scale
-        kl = kl_divergence(self.network, draws.posteriors)
+        kl = draws.kl_divergence(self.network)
         return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
     def _output(self, x: Tensor) -> Tensor:

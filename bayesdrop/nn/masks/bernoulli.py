@@ -14,9 +14,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
+from bayesdrop.distributions.binary_concrete import relaxed_product
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.context import active_context
+from bayesdrop.nn.latents import is_own
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.typing import Latents
 
 _MOST_UNITS = 10  # a thousand masks an example
@@ -91,6 +95,44 @@ class BernoulliDropout(BayesianDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         logits = self.keep_logits(latents, x)
         return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        # In training mode the mask is drawn and multiplied in one operation, if nobody else
+        # has a say in it: the same value and gradient as those of the two.
+        latents = self._latents_of_product(x)
+        if latents is None:
+            return super().forward(x)
+        self._check_input(x)
+        logits, rows = self.keep_logits(latents, x), self.rows_of(x)
+        shape = logits.shape if rows is None else torch.Size((rows, self.num_units))
+        aligned = [1] * x.ndim
+        aligned[self.unit_dim] = self.num_units
+        if rows is not None:
+            aligned[self.batch_dim] = rows
+        product, mask = relaxed_product(x, logits, self.temperature, shape, aligned)
+        context = active_context()
+        if context is not None:
+            if context.num_rows is not None:
+                self._check_rows(x, context.num_rows)
+            context.drawn[self] = mask
+        return product
+
+    def _latents_of_product(self, x: Tensor) -> Latents | None:
+        fits = (
+            self.training
+            and self.relaxation == "concrete"
+            and x.dtype == self.temperature.dtype
+            and not self.temperature.requires_grad
+            and -x.ndim <= self.unit_dim
+            and self.batch_dim <= x.ndim + self.unit_dim
+            and not takes_plain_operations()
+            and is_own(type(self), "forward", "sample_mask", "draw_mask", "mask_distribution")
+        )
+        if not fits:
+            return None
+        context = active_context()
+        return self.draw_latents() if context is None else context.latents_of(self)
 
     @override
     def all_masks(self) -> Tensor | None:

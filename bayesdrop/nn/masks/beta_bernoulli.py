@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -9,11 +10,15 @@ from pyro.distributions import Beta, TorchDistribution
 from torch import Tensor
 from typing_extensions import override
 
+from bayesdrop.distributions.kumaraswamy import kl_beyond_one
+from bayesdrop.distributions.kumaraswamy_step import sample_with_kl
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
+from bayesdrop.nn.latents import JointDraw, joined
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.ops import noise
 from bayesdrop.ops.memo import Memo
 from bayesdrop.typing import Latents
 
@@ -141,6 +146,28 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         return {"pi": self._kumaraswamy().to_event(1)}
+
+    @classmethod
+    @override
+    def draw_jointly(cls, owners: Sequence[BetaBernoulliDropout]) -> JointDraw | None:
+        concentrations = cls.joint_concentrations(owners)
+        if concentrations is None:
+            return None
+        a, b = concentrations
+        sizes = [owner.num_units for owner in owners]
+        c = joined([owner.prior_concentration1 for owner in owners], sizes)
+        weight = None
+        if any(owner.kl_scale != 1.0 for owner in owners):
+            scales = [a.new_full((), owner.kl_scale) for owner in owners]
+            weight = joined(scales, sizes)
+        uniform = torch.cat([noise.uniform((size,), a) for size in sizes])
+        pi, kl = sample_with_kl(a, b, c, uniform, weight)
+        if any(float(owner.prior_concentration0) != 1.0 for owner in owners):
+            d = joined([owner.prior_concentration0 for owner in owners], sizes)
+            rest = kl_beyond_one(a, b, c, d)
+            kl = kl + (rest.sum() if weight is None else (rest * weight).sum())
+        drawn = zip(owners, pi.split(sizes), strict=True)
+        return JointDraw({owner: {"pi": value} for owner, value in drawn}, kl)
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

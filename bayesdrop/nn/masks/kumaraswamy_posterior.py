@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.latents import LatentOwner
+from bayesdrop.nn.latents import LatentOwner, alike
 from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import clamp_inward, log1mexp, wide
 
@@ -117,6 +117,20 @@ class KumaraswamyPosterior(LatentOwner):
         """Yield the two parameters of the Kumaraswamy posteriors."""
         for name in _NAMES[self.parametrization]:
             yield self.get_parameter(name)
+
+    @classmethod
+    def joint_concentrations(
+        cls, owners: Sequence[KumaraswamyPosterior]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the concentrations of all owners, one behind the other; None if they differ.
+
+        Args:
+            owners: Those of one parametrization, dtype and device can be joined.
+        """
+        first, second = zip(*(owner.posterior_parameters() for owner in owners), strict=True)
+        if not alike(first) or len({owner.parametrization for owner in owners}) > 1:
+            return None
+        return _decode(owners[0].parametrization, torch.cat(first), torch.cat(second))
 
     def _kumaraswamy(self) -> Kumaraswamy:
         # fit reports a NaN with its site, so checking arguments at every step is not worth it.

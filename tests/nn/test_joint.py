@@ -1,0 +1,160 @@
+"""What a step draws jointly and multiplies at once is what it draws and multiplies one by one."""
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.nn import LatentOwner, TrainingPass
+from bayesdrop.nn.masks.bernoulli import BernoulliDropout
+from bayesdrop.testing.programs import gradients
+
+KEYS = [key for key, cls in bd.nn.layers.items() if cls.__module__.startswith("bayesdrop.")]
+MASKS = [key for key in KEYS if issubclass(bd.nn.layers[key], bd.BayesianDropout)]
+
+
+def dense(key, **options):
+    plain = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    return bd.convert(plain, key, **options)
+
+
+def maps(key):
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), bd.nn.make(key, 4, unit_dim=-3), nn.Flatten()),
+        *(bd.nn.make(key, 16), nn.Linear(16, 3)),
+    )
+
+
+def without_joint(monkeypatch):
+    monkeypatch.setattr(TrainingPass, "draw_jointly", lambda self, network: None)
+    monkeypatch.setattr(BernoulliDropout, "_latents_of_product", lambda self, x: None)
+
+
+def loss_and_gradients(bnn, x, y, **options):
+    x = x.clone().requires_grad_()
+    torch.manual_seed(1)  # of noise that is not patched
+    nll, kl = bnn.loss(x, y, **options)
+    found = gradients(nll + kl, bnn)
+    (found["x"],) = torch.autograd.grad(bnn.loss(x, y, **options).loss, x)
+    return {"nll": nll.detach(), "kl": kl.detach(), **found}
+
+
+@pytest.fixture
+def compare(monkeypatch, same_noise):
+    def compare(network, x, *, likelihood=None, tolerance=None, **options):
+        bnn = bd.BayesianNetwork(network, bd.Categorical(), 40, kl_weight=0.5)
+        y = torch.randint(3, (len(x),))
+        for parameter in bnn.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        state = {name: value.clone() for name, value in bnn.state_dict().items()}
+        together = loss_and_gradients(bnn, x, y, **options)
+        bnn.load_state_dict(state)  # running statistics
+        without_joint(monkeypatch)
+        alone = loss_and_gradients(bnn, x, y, **options)
+        torch.testing.assert_close(together, alone, **(tolerance or {}))
+
+    return compare
+
+
+@pytest.mark.parametrize("num_masks", [1, 3])
+@pytest.mark.parametrize("key", KEYS)
+def test_value_and_gradient_are_those_of_one_layer_after_the_other(key, num_masks, compare):
+    if num_masks > 1 and key not in MASKS:
+        pytest.skip("several masks need weights that are drawn once")
+    compare(dense(key, kl_scale=1.5), torch.randn(10, 6), num_masks=num_masks)
+
+
+@pytest.mark.parametrize("key", MASKS)
+def test_the_same_holds_for_maps(key, compare):
+    compare(maps(key), torch.randn(5, 1, 4, 4))
+
+
+@pytest.mark.parametrize("key", ["beta-bernoulli", "hierarchical-indian-buffet"])
+def test_the_same_holds_in_single_precision(key, compare):
+    tolerance = {"rtol": 2e-4, "atol": 2e-4}
+    compare(dense(key).float(), torch.randn(10, 6).float(), tolerance=tolerance)
+
+
+def test_each_layer_keeps_its_own_prior_and_scale(compare):
+    network = nn.Sequential(
+        bd.BetaBernoulliDropout(6, prior_concentration1=0.1),
+        nn.Linear(6, 5),
+        bd.BetaBernoulliDropout(5, prior_concentration0=2.0, kl_scale=3.0),
+        nn.Linear(5, 4),
+        bd.BetaBernoulliDropout(4, relaxation="straight-through"),
+        nn.Linear(4, 3),
+    )
+    compare(network, torch.randn(10, 6))
+
+
+def test_second_derivatives_are_those_of_one_layer_after_the_other(monkeypatch, same_noise):
+    bnn = bd.BayesianNetwork(dense("beta-bernoulli"), bd.Categorical(), 40)
+    x, y = torch.randn(10, 6), torch.randint(3, (10,))
+    parameters = list(bnn.parameters())
+
+    def second():
+        first = torch.autograd.grad(bnn.loss(x, y).loss, parameters, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), parameters)
+
+    together = second()
+    without_joint(monkeypatch)
+    torch.testing.assert_close(together, second())
+
+
+def test_a_layer_in_evaluation_mode_keeps_its_mean_mask(compare):
+    network = dense("beta-bernoulli")
+    next(m for m in network.modules() if isinstance(m, bd.BetaBernoulliDropout)).eval()
+    network.train = lambda mode=True: network  # as with a frozen part
+    compare(network, torch.randn(10, 6))
+
+
+class Doubled(bd.BetaBernoulliDropout):
+    key = "doubled"
+
+    def kl_divergence(self, *args, **options):
+        return 2 * super().kl_divergence(*args, **options)
+
+
+class Open(bd.BetaBernoulliDropout):
+    key = "open"
+
+    def mask_distribution(self, latents, x=None):
+        fn = super().mask_distribution(latents, x)
+        return bd.distributions.BinaryConcrete(0.1, logits=fn.base_dist.logits + 50.0).to_event(1)
+
+
+def test_what_a_class_below_says_otherwise_counts():
+    torch.manual_seed(0)
+    x, y = torch.ones(4, 3), torch.zeros(4, dtype=torch.long)
+    loss = {}
+    for cls in (bd.BetaBernoulliDropout, Doubled):
+        bnn = bd.BayesianNetwork(nn.Sequential(cls(3), nn.Linear(3, 2)), bd.Categorical(), 40)
+        loss[cls] = bnn.loss(x, y).kl
+    torch.testing.assert_close(loss[Doubled], 2 * loss[bd.BetaBernoulliDropout])
+    assert bool((Open(50)(torch.ones(20, 50)) > 0.99).all())
+
+
+def test_a_mask_that_was_multiplied_at_once_can_be_asked_for():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.out = bd.BetaBernoulliDropout(3), nn.Linear(3, 2)
+
+        def forward(self, x):
+            masked = self.gate(x)
+            self.seen = bd.nn.active_context().mask_of(self.gate)
+            torch.testing.assert_close(masked, x * self.seen)
+            return self.out(x * self.seen)
+
+    pair = Pair()
+    bnn = bd.BayesianNetwork(pair, bd.Categorical(), 40)
+    bnn.loss(torch.randn(5, 3), torch.zeros(5, dtype=torch.long)).nll.backward()
+    assert bool((pair.gate.location.grad != 0).any())
+
+
+def test_the_owners_of_a_joint_draw_are_those_of_its_class():
+    bnn = bd.BayesianNetwork(dense("beta-bernoulli"), bd.Categorical(), 40)
+    draws = TrainingPass(4)
+    draws.draw_jointly(bnn.network)
+    owners = {m for m in bnn.modules() if isinstance(m, LatentOwner)}
+    assert draws._joint == owners and len(owners) == 3
