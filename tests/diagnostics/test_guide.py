@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import bayesdrop as bd
+from bayesdrop.diagnostics import guide
 from bayesdrop.diagnostics.arviz_bridge import import_arviz, pareto_smooth
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.testing import TEST_FAILURE_RATE
@@ -64,6 +65,32 @@ def test_the_exact_posterior_has_equal_ratios():
     assert result.pareto_k == -math.inf and result.reliable
     assert result.verdict.startswith("Good")
     assert result.effective_sample_size == pytest.approx(200)
+
+
+def test_all_draws_have_the_same_noise_in_their_masks(monkeypatch):
+    """Draws that do not differ have one likelihood, however few the masks that estimate it."""
+    net = nn.Sequential(bd.BetaBernoulliDropout(6), nn.Linear(6, 3))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=40)
+    data, found, inner = (torch.randn(40, 6), torch.randint(3, (40,))), [], guide.evaluate_draws
+
+    def evaluate_one(bnn, data, draws, **options):
+        for part in inner(bnn, data, [draws[0]] * len(draws), **options):
+            found.append(part.log_likelihood)
+            yield part
+
+    monkeypatch.setattr(guide, "evaluate_draws", evaluate_one)
+    bd.guide_diagnostic(bnn, data, num_samples=100, num_masks=2)
+    values = torch.cat(found, 1)
+    assert values.shape == (100, 40) and bool((values == values[:1]).all())
+
+
+def test_the_effective_sample_size_is_that_of_known_weights(monkeypatch):
+    weights = np.full(100, 0.25 / 98)
+    weights[:2] = 0.5, 0.25
+    monkeypatch.setattr(guide, "pareto_smooth", lambda ratios: (np.log(weights), np.array(0.4)))
+    bnn, data = conjugate()
+    result = bd.guide_diagnostic(bnn, data, num_samples=100, num_masks=1)
+    assert result.effective_sample_size == pytest.approx(1 / (0.25 + 0.0625 + 0.0625 / 98))
 
 
 def test_log_ratios_are_the_log_evidence_where_the_guide_is_exact():

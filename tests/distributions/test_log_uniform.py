@@ -121,6 +121,17 @@ def test_the_cubic_is_for_small_alpha_only():
     assert bool((gradient == 0).all())
 
 
+@pytest.mark.parametrize(
+    ("log_alpha", "golden"),
+    [(-3.0, -1.4458255804819), (-1.0, -0.246815016556983), (0.0, 0.24570927)],
+)
+def test_the_cubic_has_the_published_coefficients(log_alpha, golden):
+    """Kingma et al. (2015), eq. 14: minus the KL but for a constant, at three noise levels."""
+    differences = divergence(torch.tensor([log_alpha, 0.0]), "cubic")
+    expected = 0.24570927 - golden
+    assert (differences[0] - differences[1]).item() == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("how", ["exact", "fit", "cubic"])
 def test_divergence_is_registered_plain_and_under_to_event(how):
     for family in (Normal, PyroNormal, torch.distributions.Normal):

@@ -33,6 +33,19 @@ def data():
     return p, labels
 
 
+def test_the_other_set_is_resampled_independently_of_the_test_set(data):
+    # The same scores inside and outside: drawn together, every resample would have an AUROC of
+    # exactly one half; drawn apart, its variance is that of two independent sets.
+    p, labels = data
+    found = bootstrap_metrics({"a": p}, labels, ood={"same": {"a": p}}, num_resamples=2000)
+    auroc = found.resamples["a"]["auroc same"]
+    scores = p.amax(1)
+    first, second = torch.randint(len(p), (2, 2000, len(p)))
+    pairs = scores[first].unsqueeze(2) - scores[second].unsqueeze(1)
+    apart = 0.5 * (1 + pairs.sign()).mean((1, 2))
+    assert float(auroc.std()) == pytest.approx(float(apart.std()), rel=0.15)
+
+
 def test_values_are_those_of_the_metric_functions(data):
     p, labels = data
     other = torch.randn(30, 4).softmax(1)

@@ -7,10 +7,12 @@ from sklearn.calibration import calibration_curve
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import (
+    ClassificationMetrics,
     adaptive_calibration_error,
     classwise_calibration_error,
     expected_calibration_error,
     maximum_calibration_error,
+    reliability,
 )
 from bayesdrop.metrics.bins import width_bins
 
@@ -154,6 +156,22 @@ def test_errors_keep_their_order():
     # One bin leaves nothing but the overall gap.
     for metric in ERRORS[:3]:
         assert metric(probabilities, labels, num_bins=1) == pytest.approx(overall)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_confidence_on_an_edge_is_in_the_bin_above(dtype):
+    # k / 15, right, and (k + 1/2) / 15, wrong, in one bin: their gaps cancel but for a remainder.
+    for k in range(8, 15):
+        confidence = torch.tensor([k / 15, (k + 0.5) / 15], dtype=dtype)
+        p, labels = torch.stack([confidence, 1 - confidence], 1), torch.tensor([0, 1])
+        gap = abs(1 - (2 * k + 0.5) / 15)
+        assert expected_calibration_error(p, labels) == pytest.approx(gap / 2, abs=1e-6)
+        assert maximum_calibration_error(p, labels) == pytest.approx(gap / 2, abs=1e-6)
+        bins = reliability(p, labels)
+        assert bins.count.nonzero().flatten().tolist() == [k] and bins.count[k] == 2
+        streamed = ClassificationMetrics()
+        streamed.update(p, labels)
+        assert streamed.compute().ece == pytest.approx(gap / 2, abs=1e-6)
 
 
 @by_error

@@ -152,6 +152,24 @@ def test_the_bound_holds_as_often_as_promised(ties):
     assert binom.sf(exceeded - 1, runs, failure) > TEST_FAILURE_RATE
 
 
+def test_the_bound_holds_where_every_choice_would_be_wrong():
+    # Errors are independent of the confidence and a little more frequent than the target, so that
+    # whatever is chosen breaks the promise: many looks at the data must not find a lucky one.
+    target, failure, runs, rows = 0.1, 0.2, 300, 200
+    chosen = 0
+    for _ in range(runs):
+        confidence, errors = torch.rand(rows), (torch.rand(rows) < target + 1e-3).long()
+        p = torch.tensor([[1.0, 0.0]]).expand(rows, 2)
+        try:
+            bd.metrics.select_threshold(
+                p, errors, target_risk=target, failure_probability=failure, confidence=confidence
+            )
+        except DataError:
+            continue
+        chosen += 1
+    assert binom.sf(chosen - 1, runs, failure) > TEST_FAILURE_RATE
+
+
 def test_without_a_bound_the_target_is_missed_often():
     # What the promise above is worth: the same trial without it.
     exceeded = 0

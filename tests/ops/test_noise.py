@@ -16,6 +16,15 @@ def test_uniform_excludes_both_ends(monkeypatch, dtype):
     assert bool(torch.logit(u).isfinite().all())
 
 
+def test_uniform_moves_nothing_but_an_end(monkeypatch):
+    """In float32 one of four million numbers is below eps: small ones stay as they are."""
+    drawn = torch.tensor([0.0, 1e-30, 2.0**-24, 0.5, 1 - 2.0**-24], dtype=torch.float32)
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: drawn.clone())
+    u = noise.uniform((5,), torch.zeros((), dtype=torch.float32))
+    assert torch.equal(u[1:4], drawn[1:4])
+    assert 0.0 < u[0] < 1e-30 and 1 - 2.0**-22 < u[4] < 1.0
+
+
 def test_logistic_has_the_standard_moments():
     x = noise.logistic((50_000,), torch.zeros(()))
     assert_mean_close(x, 0.0)

@@ -146,6 +146,16 @@ def test_the_pathwise_gradient_of_the_rate_is_that_of_the_expectation():
     assert abs(float(logits.grad.mean()) - 0.4 / 0.6) < 0.1
 
 
+@pytest.mark.parametrize("logit", [-14.0, -10.0, 3.0, 10.0, 14.0])
+def test_a_rate_far_from_a_half_is_not_held(logit):
+    layer = bd.ConcreteDropout(3)
+    with torch.no_grad():
+        layer.drop_logits.fill_(logit)
+    torch.testing.assert_close(
+        layer.keep_prob(), torch.full((3,), -logit).sigmoid(), rtol=1e-9, atol=0
+    )
+
+
 def test_a_pruned_unit_is_zero_in_the_mean_mask():
     layer = bd.ConcreteDropout(3, per_unit=True, threshold=0.2)
     layer.drop_logits.data = torch.tensor([0.0, 3.0, -3.0])

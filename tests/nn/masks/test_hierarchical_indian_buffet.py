@@ -54,6 +54,21 @@ def test_the_shared_sticks_are_one_site_in_model_and_guide():
     assert [path for path, _ in bnn.named_owners()] == ["0.sticks", "0", "3", "5"]
 
 
+def test_one_draw_of_the_sticks_serves_all_layers_of_a_divergence(monkeypatch):
+    bnn, given = shared(), []
+    inner = HierarchicalIndianBuffetDropout.prior_given
+
+    def prior_given(layer, latents):
+        given.append(latents["v"])
+        return inner(layer, latents)
+
+    monkeypatch.setattr(HierarchicalIndianBuffetDropout, "prior_given", prior_given)
+    for _ in range(2):
+        given.clear()
+        bd.kl_divergence(bnn.network)
+        assert len(given) == 3 and all(v is given[0] for v in given)
+
+
 def test_the_sticks_have_one_set_of_parameters():
     bnn = shared()
     names = [name for name, _ in bnn.named_parameters() if "sticks" in name]
