@@ -15,6 +15,7 @@ from bayesdrop.compression.counter import CostCounter
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianDropout, PosteriorSample, RecordedMasks, named_dropout_layers
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
 from bayesdrop.tables import markdown_table
@@ -165,9 +166,7 @@ def measure_size(
         )
     inputs = example_of("measure_size", bnn, example_input)
     counter = CostCounter(work, *(x[:1] for x in inputs))
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         masks = [_draw_masks(work, layers, inputs, index) for index in range(num_samples)]
     costs = [counter(mask) for mask in masks]
     return SizePosterior(

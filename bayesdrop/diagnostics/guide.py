@@ -20,9 +20,9 @@ from bayesdrop.inference.draws import (
     evaluate_draws,
     log_densities,
 )
-from bayesdrop.inference.predict import seeded
 from bayesdrop.nn import LatentOwner
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record
 from bayesdrop.typing import NumMasks

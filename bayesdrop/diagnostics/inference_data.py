@@ -25,9 +25,9 @@ from bayesdrop.inference.draws import (
     provides,
     stack_draws,
 )
-from bayesdrop.inference.predict import seeded
 from bayesdrop.nn import BayesianDropout, LatentOwner
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.code import Encoding, draw
 from bayesdrop.record import Record
@@ -120,9 +121,7 @@ def log_likelihood_bound(
     _check_options(num_samples, num_rates, batch_size, masks)
     device = next(vae.parameters()).device
     results: list[Tensor] = []
-    with torch.random.fork_rng(enabled=seed is not None), evaluation_mode(vae):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed), evaluation_mode(vae):
         if masks == "relaxed":
             vae.code.training = True  # and the networks in evaluation mode
         # All rates come first, so that every batch sees the same ones.

@@ -18,7 +18,7 @@ from bayesdrop.distributions import log_mixture
 from bayesdrop.distributions.elements import elements, log_prob_at_logit
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import check_finite, probe, seeded
+from bayesdrop.inference.predict import check_finite, probe
 from bayesdrop.nn import (
     BayesianDropout,
     ConditionalOwner,
@@ -29,6 +29,7 @@ from bayesdrop.nn import (
     prior_among,
     repeat_rows,
 )
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.ops.stable import clamp_open_unit
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Sized
 from typing import NamedTuple, cast, get_args
 
 import torch
@@ -23,6 +22,7 @@ from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.passes import checked_output, explained
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
@@ -53,7 +53,9 @@ def predict(
 
     Each input's prediction has the same distribution as with ``pyro.infer.Predictive``; nothing
     but the requested moments is held in memory. The network runs in evaluation mode, so that masks
-    are exact, and every module gets its own mode back afterwards. Outputs in 16 bits, as under
+    are exact, and every module gets its own mode back afterwards. Calls from several threads take
+    turns, with ``bnn.loss``, ``bnn(x)`` and ``fit`` in others too; a loop of one's own that calls
+    ``network(x)`` beside it needs a copy of the network. Outputs in 16 bits, as under
     ``torch.autocast``, are taken as float32. Rows are in the order of the data; a DataLoader that
     shuffles without targets, or drops a last batch, is warned of.
 
@@ -80,8 +82,8 @@ def predict(
             smaller than the posterior's by that factor on average (the mutual information, to
             leading order), so that those of different :math:`S` cannot be compared. It needs two
             samples, and changes nothing where there is nothing to sample.
-        seed: Makes the draw reproducible and leaves torch's global generator alone; None draws
-            from the global generator.
+        seed: Makes the draw reproducible, whatever other threads draw, and leaves torch's global
+            generator alone; None draws from the global generator.
 
     Raises:
         ConfigError: For bad options, if ``samples`` does not fit in ``memory_limit``, or if the
@@ -278,18 +280,6 @@ def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
             DataWarning,
             stacklevel=3,
         )
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Draw random numbers from a seed and restore the generators afterwards; None does nothing."""
-    if seed is None:
-        yield
-        return
-    # manual_seed reseeds every accelerator, so all their states are kept too.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 class Cost(NamedTuple):

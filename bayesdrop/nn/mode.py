@@ -1,16 +1,28 @@
-"""Evaluation mode for as long as a block of code needs it."""
+"""Evaluation mode for as long as a block of code needs it, and threads that take turns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
+import torch
 from torch import nn
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_TURN = threading.RLock()
 
 
 @contextmanager
 def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode, and back into its own mode afterwards.
+
+    A module has one mode for all threads. So there is one such block at a time in a process, and
+    meanwhile no pass of a Bayesian network by another thread (``in_turn``).
 
     Args:
         *networks: Any modules, also what ``torch.export`` made, which refuses ``eval()``.
@@ -22,11 +34,29 @@ def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
         >>> inside, [module.training for module in net]
         ([False, False], [True, False])
     """
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with _TURN:
+        modes = [(module, module.training) for network in networks for module in network.modules()]
+        for module, _ in modes:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def in_turn(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a function wait until no other thread has networks in a mode that is not their own.
+
+    ``evaluation_mode`` lends modules a mode; what passes through them, or sets their mode, waits
+    for its end, unless it is in the same thread. A compiled pass does not wait.
+    """
+
+    @functools.wraps(function)
+    def waiting(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        with _TURN:
+            return function(*args, **kwargs)
+
+    return waiting

@@ -11,6 +11,7 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import BayesianDropout, named_owners
+from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.code import Code, Encoding, Sites, draw
 from bayesdrop.program.latent_code import LatentCode, MaskPosterior
 from bayesdrop.program.nested_code import NestedCode
@@ -157,6 +158,7 @@ class VariationalAutoencoder(Program):
         return self.code.num_features
 
     @override
+    @in_turn
     def loss(self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats: one reparameterised sample.
 

@@ -17,6 +17,7 @@ from bayesdrop.nn import (
     kl_divergence,
     repeat_rows,
 )
+from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_data, require_output
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
@@ -82,6 +83,7 @@ class BayesianNetwork(Program):
         return bool(self.named_owners())
 
     @override
+    @in_turn
     def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
         r"""Return minus the ELBO for the whole data set, in nats, as NLL and KL.
 

@@ -7,10 +7,11 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Real
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.likelihoods import Likelihood
@@ -23,6 +24,7 @@ from bayesdrop.nn import (
     named_shared,
     named_weight_layers,
 )
+from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import require_data
 from bayesdrop.typing import LossTerms, NumMasks, SharedBy
 
@@ -191,6 +193,13 @@ class Program(nn.Module, ABC):
             owner.path = path
         return owners
 
+    @override
+    @in_turn
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of every module, as in torch; not while another thread evaluates."""
+        return super().train(mode)
+
+    @in_turn
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean latents."""
         self.input_shape = tuple(x.shape[1:])

@@ -17,6 +17,7 @@ from typing_extensions import override
 from bayesdrop.distributions import Mixture
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
+from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
@@ -39,6 +40,7 @@ class PyroFunction(nn.Module, ABC):
         return pyro.get_param_store().scope({"params": {}, "constraints": {}})
 
     @override
+    @in_turn
     def forward(
         self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1
     ) -> Tensor | None:
