@@ -23,7 +23,7 @@ from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
-from bayesdrop.program.passes import checked_output, explained
+from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
 
@@ -241,7 +241,7 @@ def _predict_chunk(
     for run in passes:
         with explained("predict", bnn.network, x):
             output = run(x)
-        value = moments.add(checked_output("predict", output, len(x)))
+        value = moments.add(_output(output, len(x)))
         if kept.samples:
             samples.append(value.cpu())
     result = moments.result()
@@ -250,6 +250,12 @@ def _predict_chunk(
     if y is not None:
         result["y"] = y
     return result
+
+
+def _output(output: object, rows: int) -> Tensor:
+    # Moments in 16 bits would not sum to one.
+    given = require_output("predict", output, rows)
+    return given.float() if torch.finfo(given.dtype).bits < 32 else given
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -304,7 +310,7 @@ def probe(bnn: Program, x: Tensor) -> Cost:
     finally:
         for handle in handles:
             handle.remove()
-    mean, variance = bnn.likelihood.moments(checked_output("predict", output, len(x)))
+    mean, variance = bnn.likelihood.moments(_output(output, len(x)))
     kept = mean.nbytes + (0 if variance is None else variance.nbytes)
     return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.bins import width_bins
 from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores, require_fraction
@@ -223,7 +224,8 @@ def bootstrap_metrics(
     require_fraction(who, "level", level)
     given = log_likelihood or {}
     columns = {name: _Columns(v, labels, given.get(name)) for name, v in predictions.items()}
-    count = len(torch.as_tensor(labels))
+    labels = as_tensor(who, labels)
+    count = len(labels)
     pairs = _pairs(predictions, ood or {}, scores, count)
     sizes = [count, *(next(iter(own.values())).num_outside for own in pairs.values())]
 
@@ -357,7 +359,7 @@ def _pairs(
 
 def _scores(name: str, values: Array) -> Tensor:
     who = "bootstrap_metrics"
-    if torch.as_tensor(values).ndim == 1:
+    if as_tensor(who, values).ndim == 1:
         return as_scores(who, name, values)
     return entropy_of(as_mean_probabilities(who, values))
 

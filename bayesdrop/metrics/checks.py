@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from numbers import Integral
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
-
-Array: TypeAlias = "Tensor | np.ndarray"
+from bayesdrop.metrics.arrays import Array, as_tensor
 
 # Room for rounding in float32 softmax averages and in probabilities written with four digits; what
 # has fewer digits gets two of its own rounding errors, and is divided by its sum.
 SUM_TOLERANCE = 1e-3
+
+_MOST_BINS = 10_000
 
 ROUNDING = 1e-6
 """How far a probability or a pixel may be outside [0, 1]: float32 averages are, by less."""
@@ -31,7 +32,7 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
         DataError: If there are none, or they are not finite, outside [0, 1] or do not sum to one,
             each by more than rounding.
     """
-    raw = torch.as_tensor(probabilities).detach()
+    raw = as_tensor(who, probabilities)
     values = raw.to("cpu", torch.float64)
     if values.ndim not in (1, 2) or values.shape[-1:] == (1,) and values.ndim == 2:
         raise ShapeError(
@@ -42,19 +43,20 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
         )
     require_examples(who, "probabilities", values)
     require_finite(who, "probabilities", values)
-    if values.min() < -ROUNDING or values.max() > 1.0 + ROUNDING:
+    coarse = raw.dtype in (torch.float16, torch.bfloat16)
+    digits = 2.0 * torch.finfo(raw.dtype).eps if coarse else 0.0
+    rounding = max(ROUNDING, digits)
+    if values.min() < -rounding or values.max() > 1.0 + rounding:
         raise DataError(
             who,
             expected="probabilities in [0, 1]",
-            got=f"values from {float(values.min()):g} to {float(values.max()):g}",
+            got=f"values from {float(values.min()):.8g} to {float(values.max()):.8g}",
             hint="Are these logits? Apply softmax first.",
         )
     values = values.clamp(0.0, 1.0)
     if values.ndim == 1:
         return torch.stack([1.0 - values, values], dim=1)
-    coarse = raw.dtype in (torch.float16, torch.bfloat16)
     error = (values.sum(1) - 1.0).abs()
-    digits = 2.0 * torch.finfo(raw.dtype).eps if coarse else 0.0
     if error.max() > max(SUM_TOLERANCE, digits):
         row = int(error.argmax())
         raise DataError(
@@ -75,7 +77,7 @@ def as_samples(who: str, samples: Array) -> Iterator[Tensor]:
         ShapeError: If the shape is not ``(S, N, C)`` with at least one sample.
         DataError: As ``as_probabilities``, naming the sample.
     """
-    values = torch.as_tensor(samples).detach()
+    values = as_tensor(who, samples)
     if values.ndim != 3 or len(values) == 0:
         raise ShapeError(
             who,
@@ -93,7 +95,7 @@ def as_mean_probabilities(who: str, predictions: Array) -> Tensor:
         ShapeError: As ``as_probabilities``.
         DataError: As ``as_probabilities``.
     """
-    values = torch.as_tensor(predictions)
+    values = as_tensor(who, predictions)
     if values.ndim != 3:
         return as_probabilities(who, values)
     samples = as_samples(who, values)
@@ -110,7 +112,7 @@ def as_labels(who: str, labels: Array, probabilities: Tensor) -> Tensor:
         ShapeError: If there is not one label for each row.
         DataError: If they are not integers in ``[0, C)``.
     """
-    values = torch.as_tensor(labels).detach().to("cpu")
+    values = as_tensor(who, labels).to("cpu")
     count, num_classes = probabilities.shape
     if values.shape != (count,):
         raise ShapeError(
@@ -146,7 +148,7 @@ def as_scores(who: str, name: str, scores: Array) -> Tensor:
         ShapeError: If the shape is not ``(N,)``.
         DataError: If there are none or they are not finite.
     """
-    values = torch.as_tensor(scores).detach().to("cpu", torch.float64)
+    values = as_tensor(who, scores).to("cpu", torch.float64)
     if values.ndim != 1:
         raise ShapeError(
             who,
@@ -180,13 +182,13 @@ def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None
         DataError: If there are no examples, or values are not finite or variances negative.
     """
     mean, noise = as_components(who, means, variances)
-    target = torch.as_tensor(y).detach().to("cpu", torch.float64)
-    shape = torch.as_tensor(means).shape[1:]
+    target = as_tensor(who, y).to("cpu", torch.float64)
+    shape = as_tensor(who, means).shape[1:]
     if target.shape != shape and (target.ndim != 1 or shape[1:] != (1,)):
         raise ShapeError(
             who,
             expected=f"targets of shape {tuple(shape)}",
-            got=str(tuple(torch.as_tensor(y).shape)),
+            got=str(tuple(as_tensor(who, y).shape)),
             hint="Samples come first: means are (S, N) or (S, N, D), y is (N,) or (N, D).",
         )
     require_finite(who, "targets", target)
@@ -202,7 +204,7 @@ def as_components(
         ShapeError: If the shapes do not go together.
         DataError: If there are no examples, or values are not finite or variances negative.
     """
-    mean = torch.as_tensor(means).detach().to("cpu", torch.float64)
+    mean = as_tensor(who, means).to("cpu", torch.float64)
     if mean.ndim < 2 or len(mean) == 0:
         raise ShapeError(
             who,
@@ -214,7 +216,7 @@ def as_components(
     require_finite(who, "samples", mean.transpose(0, 1))
     noise = None
     if variances is not None:
-        noise = torch.as_tensor(variances).detach().to("cpu", torch.float64)
+        noise = as_tensor(who, variances).to("cpu", torch.float64)
         try:
             noise = noise.broadcast_to(mean.shape)
         except RuntimeError as error:
@@ -237,16 +239,17 @@ def as_components(
 
 
 def require_bins(who: str, num_bins: int) -> None:
-    """Refuse fewer than one bin.
+    """Refuse fewer than one bin, a part of one, and more than memory should hold.
 
     Raises:
-        ConfigError: If ``num_bins`` is less than 1.
+        ConfigError: If ``num_bins`` is no whole number from 1 to 10,000.
     """
-    if num_bins < 1:
+    whole = isinstance(num_bins, Integral) and not isinstance(num_bins, bool)
+    if not whole or not 1 <= num_bins <= _MOST_BINS:
         raise ConfigError(
             who,
-            expected="num_bins >= 1",
-            got=f"num_bins={num_bins}",
+            expected=f"num_bins >= 1, a whole number of at most {_MOST_BINS:,}",
+            got=f"num_bins={num_bins!r}",
             hint="The usual number is 15.",
         )
 

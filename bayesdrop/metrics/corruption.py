@@ -32,11 +32,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
-from bayesdrop.metrics.checks import ROUNDING
 from bayesdrop.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
 """All severities."""
+
+_OVERSHOOT = 0.2
+"""How far outside [0, 1] bicubic resizing may leave pixels; normalised images are further out."""
 
 _SIZE = 32.0
 _CHUNK = 1000
@@ -73,7 +75,8 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
     directions (but for shot noise), and leaves torch's global generator alone.
 
     Args:
-        x: Images ``(N, C, H, W)`` in [0, 1], with one or three channels.
+        x: Images ``(N, C, H, W)`` in [0, 1], with one or three channels. What bicubic resizing
+            left outside, by up to 0.2, is cut off.
         kind: A name from ``corruptions``.
         severity: 1 to 5.
         seed: Of the random draws.
@@ -115,12 +118,12 @@ def _check_images(x: Tensor) -> None:
             hint="Flat images? Reshape them, and put nn.Flatten first in the network.",
         )
     # A comparison with NaN is false.
-    if not x.is_floating_point() or not bool(((x >= -ROUNDING) & (x <= 1 + ROUNDING)).all()):
+    if not x.is_floating_point() or not bool(((x >= -_OVERSHOOT) & (x <= 1 + _OVERSHOOT)).all()):
         raise DataError(
             "corrupt",
             expected="floating-point images with values in [0, 1]",
             got=f"{x.dtype} from {float(x.min()):g} to {float(x.max()):g}",
-            hint="Corrupt before normalising; divide 8-bit images by 255, clamp resized ones.",
+            hint="Corrupt before normalising; divide 8-bit images by 255.",
         )
 
 

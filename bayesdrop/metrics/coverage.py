@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.checks import (
     Array,
@@ -50,7 +51,7 @@ def pit_values(means: Array, y: Array, variances: Array | float | None = None) -
         [0.5, 1.0]
     """
     mixture = as_mixture("pit_values", means, y, variances)
-    return _pit(mixture).reshape(torch.as_tensor(y).shape)
+    return _pit(mixture).reshape(as_tensor("pit_values", y).shape)
 
 
 def predictive_interval(
@@ -80,7 +81,7 @@ def predictive_interval(
     """
     require_fraction("predictive_interval", "level", level)
     values, noise = as_components("predictive_interval", means, variances)
-    shape = torch.as_tensor(means).shape[1:]
+    shape = as_tensor("predictive_interval", means).shape[1:]
     tail = (1.0 - level) / 2.0
     ends = (_quantile(values, noise, q).reshape(shape) for q in (tail, 1.0 - tail))
     lower, upper = ends

@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.checks import Array, as_scores
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.uncertainty import parts_of
@@ -215,9 +216,9 @@ def _average(metrics: Sequence[OODMetrics]) -> OODMetrics:
 
 def _scores(value: Scorable) -> dict[str, Tensor]:
     if isinstance(value, Mapping):
-        return {name: torch.as_tensor(scores) for name, scores in value.items()}
-    if not isinstance(value, Prediction) and value.ndim == 1:
-        return {"score": torch.as_tensor(value)}
+        return {name: as_tensor("compare_ood", scores) for name, scores in value.items()}
+    if not isinstance(value, Prediction) and as_tensor("compare_ood", value).ndim == 1:
+        return {"score": as_tensor("compare_ood", value)}
     return uncertainty_scores(value)
 
 
@@ -236,7 +237,7 @@ def _check_groups(sets: Mapping[str, object], groups: Mapping[str, Sequence[str]
 
 
 def _prediction(probabilities: Array, logits: Array | None) -> Prediction:
-    samples = torch.as_tensor(probabilities).detach().to("cpu", torch.float64)
+    samples = as_tensor("uncertainty_scores", probabilities).to("cpu", torch.float64)
     if samples.ndim not in (2, 3) or samples.shape[-1] < 2:
         raise ShapeError(
             "uncertainty_scores",
@@ -247,7 +248,7 @@ def _prediction(probabilities: Array, logits: Array | None) -> Prediction:
     parts = parts_of("uncertainty_scores", samples)
     energy = norm = None
     if logits is not None:
-        values = torch.as_tensor(logits).detach().to("cpu", torch.float64)
+        values = as_tensor("uncertainty_scores", logits).to("cpu", torch.float64)
         if values.shape != samples.shape:
             raise ShapeError(
                 "uncertainty_scores",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-import torch
-
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.checks import Array, as_mixture
 
 
@@ -24,5 +23,6 @@ def root_mean_squared_error(mean: Array, y: Array) -> float:
         >>> root_mean_squared_error(torch.zeros(2, 1), torch.tensor([3.0, -3.0]))
         3.0
     """
-    mixture = as_mixture("root_mean_squared_error", torch.as_tensor(mean)[None], y, None)
+    who = "root_mean_squared_error"
+    mixture = as_mixture(who, as_tensor(who, mean)[None], y, None)
     return math.sqrt(float((mixture.means[0] - mixture.y).square().mean()))

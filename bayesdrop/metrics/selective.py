@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import upper_bound
 from bayesdrop.metrics.bins import share_ties
 from bayesdrop.metrics.checks import (
@@ -183,7 +184,7 @@ class SelectiveThreshold(Record):
             DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
         """
         who = "SelectiveThreshold.accept"
-        if torch.as_tensor(confidence).ndim in (2, 3):
+        if as_tensor(who, confidence).ndim in (2, 3):
             return as_mean_probabilities(who, confidence).amax(1) > self.threshold
         return as_scores(who, "confidence", confidence) > self.threshold
 

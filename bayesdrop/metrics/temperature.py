@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import DataError, ShapeError
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.checks import (
     Array,
     as_labels,
@@ -121,7 +122,7 @@ def fit_temperature(
 
 
 def _log_probabilities(who: str, predictions: Array, logits: bool) -> Tensor:
-    values = torch.as_tensor(predictions).detach().to("cpu", torch.float64)
+    values = as_tensor(who, predictions).to("cpu", torch.float64)
     if logits:
         if values.ndim not in (2, 3) or values.shape[-1] < 2:
             raise ShapeError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.calibration import class_errors
 from bayesdrop.metrics.checks import (
     Array,
@@ -18,6 +19,7 @@ from bayesdrop.metrics.checks import (
     as_probabilities,
     as_samples,
     as_scores,
+    require_bins,
 )
 from bayesdrop.metrics.examples import entropy_of, examples_of, nll_of
 from bayesdrop.record import Record
@@ -99,7 +101,7 @@ def _correction(who: str, count: int, unbiased: bool) -> float:
 
 def parts_of(who: str, predictions: Array) -> EntropyParts:
     """Return the same, also of probabilities ``(N, C)`` or ``(N,)``, which count as one sample."""
-    raw = torch.as_tensor(predictions)
+    raw = as_tensor(who, predictions)
     return _parts(as_samples(who, raw) if raw.ndim > 2 else [as_probabilities(who, raw)])
 
 
@@ -167,7 +169,7 @@ def variance_parts(
     factor = _correction("variance_parts", len(values), unbiased)
     epistemic = values.var(0, correction=0) * factor
     aleatoric = torch.zeros_like(epistemic) if noise is None else noise.mean(0)
-    shape = torch.as_tensor(means).shape[1:]
+    shape = as_tensor("variance_parts", means).shape[1:]
     return VarianceParts(
         mean=values.mean(0).reshape(shape),
         variance=(aleatoric + epistemic).reshape(shape),
@@ -297,6 +299,7 @@ def table_by_class(
         num_bins: Equal-width bins of the calibration error.
 
     Raises:
+        ConfigError: If ``num_bins`` is less than 1.
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
@@ -304,6 +307,7 @@ def table_by_class(
         >>> [(row.label, row.count, row.error) for row in table.rows]
         [(0, 1, 0.0), (1, 1, 100.0)]
     """
+    require_bins("table_by_class", num_bins)
     parts = parts_of("table_by_class", predictions)
     examples = examples_of(parts.mean, as_labels("table_by_class", labels, parts.mean))
     information, num_classes = parts.disagreement, parts.mean.shape[1]
@@ -355,7 +359,7 @@ def example_table(
     parts = parts_of("example_table", predictions)
     values, entropy, information = parts.mean, parts.predictive_entropy, parts.disagreement
     target = None if labels is None else as_labels("example_table", labels, values)
-    chosen = [int(index) for index in torch.as_tensor(indices).reshape(-1)]
+    chosen = [int(index) for index in as_tensor("example_table", indices).reshape(-1)]
     if not chosen or min(chosen) < 0 or max(chosen) >= len(values):
         raise ConfigError(
             "example_table",

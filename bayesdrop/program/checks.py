@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ def require_output(who: str, output: object, num_rows: int) -> Tensor:
         num_rows: Number of inputs.
 
     Raises:
-        ConfigError: If it is no tensor.
+        ConfigError: If it is no tensor, or not of floating-point numbers.
         ShapeError: If it has no row for each input.
     """
     if not isinstance(output, Tensor):
@@ -81,8 +82,15 @@ def require_output(who: str, output: object, num_rows: int) -> Tensor:
             hint="Does forward lack a return?" if output is None else
             "Wrap it in a module whose forward returns the logits (or means) alone.",
         )  # fmt: skip
+    if not output.is_floating_point():
+        raise ConfigError(
+            who,
+            expected="a network that returns floating-point numbers",
+            got=f"numbers of {output.dtype}",
+            hint="Return logits (or means), not the classes that follow from them.",
+        )
     if output.ndim == 0 or output.shape[0] != num_rows:
-        squeezed = output.ndim == 0 or num_rows == 1
+        squeezed = output.ndim == 0 or (num_rows == 1 and output.ndim == 1)
         raise ShapeError(
             who,
             expected=f"one network output for each of {num_rows} inputs",
@@ -106,6 +114,7 @@ def explained(who: str, network: nn.Module, x: Tensor) -> Iterator[None]:
         x: Its input.
 
     Raises:
+        ConfigError: If the network takes several inputs.
         DataError: If the dtype of ``x`` is not the network's, a token is out of range, or batch
             norm in training mode meets a single row.
         ShapeError: If ``x`` does not have the shape that a layer expects; the message names it.
@@ -123,6 +132,14 @@ def explained(who: str, network: nn.Module, x: Tensor) -> Iterator[None]:
 
 def _explain(who: str, network: nn.Module, x: Tensor, error: Exception) -> BayesdropError | None:
     text = str(error)
+    if (needed := _inputs_needed(network)) > 1 and isinstance(error, TypeError):
+        return ConfigError(
+            who,
+            expected="a network with one input",
+            got=f"{type(network).__name__}, whose forward needs {needed}",
+            hint="Wrap it in a module that takes one tensor, such as the inputs side by side, "
+            "and takes it apart.",
+        )
     path, layer = _failed_in(network, error)
     if "Expected more than 1 value per channel" in text:
         return DataError(
@@ -151,6 +168,15 @@ def _explain(who: str, network: nn.Module, x: Tensor, error: Exception) -> Bayes
             hint="Do the inputs have the shape that the network was made for?",
         )
     return None
+
+
+def _inputs_needed(network: nn.Module) -> int:
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
 def _explain_tokens(

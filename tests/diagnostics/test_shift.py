@@ -307,3 +307,12 @@ def test_dense_labels_are_measured_like_those_of_evaluate():
     result = bd.evaluate(bnn, (x, y), num_samples=3, seed=0)
     assert (row.nll, row.ece) == (result.nll, result.ece)
     assert row.accuracy == 100 - result.error
+
+
+def test_what_bicubic_resizing_leaves_outside_is_cut_off():
+    x = torch.nn.functional.interpolate(torch.rand(4, 1, 8, 8).round(), 12, mode="bicubic")
+    assert x.max() > 1.05 and x.min() < -0.05
+    for kind in ("contrast", "brightness"):
+        assert torch.equal(corrupt(x, kind, 2), corrupt(x.clamp(0, 1), kind, 2))
+    with pytest.raises(DataError, match="values in"):
+        corrupt(3 * x, "contrast", 2)

@@ -217,7 +217,7 @@ def test_bad_input_is_refused_by_name(metric, probabilities, labels, error, mess
 
 @by_error
 def test_no_bins_are_refused(metric):
-    with pytest.raises(ConfigError, match=f"{metric.__name__}: expected num_bins >= 1, got num_b"):
+    with pytest.raises(ConfigError, match=f"{metric.__name__}: expected num_bins >= 1, a whole"):
         metric(torch.eye(2), torch.arange(2), num_bins=0)
 
 
