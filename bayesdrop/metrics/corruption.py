@@ -37,7 +37,7 @@ from bayesdrop.registry import Registry
 SEVERITIES = (1, 2, 3, 4, 5)
 """All severities."""
 
-_OVERSHOOT = 0.2
+_OVERSHOOT = 0.3
 """How far outside [0, 1] bicubic resizing may leave pixels; normalised images are further out."""
 
 _SIZE = 32.0
@@ -76,7 +76,7 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
 
     Args:
         x: Images ``(N, C, H, W)`` in [0, 1], with one or three channels. What bicubic resizing
-            left outside, by up to 0.2, is cut off.
+            left outside, by up to 0.3, is cut off.
         kind: A name from ``corruptions``.
         severity: 1 to 5.
         seed: Of the random draws.
