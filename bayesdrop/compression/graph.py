@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
+from typing_extensions import override
 
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.tracing import leaf_modules, trace
 
-_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+               nn.FeatureAlphaDropout)  # fmt: skip
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
     torch.relu_: torch.relu,
@@ -39,12 +43,28 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     graph = module.graph
     _remove_in_place(module, graph)
     with torch.no_grad():
-        ShapeProp(module).propagate(*example)
+        _Propagation(module).propagate(*example)
     for node in list(graph.nodes):
         _simplify(module, node)
     graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+class _Propagation(ShapeProp):
+    """Notes the shapes, and which functions of the mode, such as dropout, return their input."""
+
+    @override
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.op == "call_function" and n.all_input_nodes and _takes_mode(n.target):
+            n.meta["passes"] = result is self.env[n.all_input_nodes[0]]
+        return result
+
+
+def _takes_mode(function: Any) -> bool:
+    known = inspect.isfunction(function)
+    return known and "training" in inspect.signature(function).parameters
 
 
 def shape_of(node: fx.Node) -> torch.Size | None:
@@ -76,9 +96,7 @@ def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
 
 def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
     leaf = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    passes = isinstance(leaf, _IDENTITIES) or (
-        node.target is F.dropout and node.kwargs.get("training") is False
-    )
+    passes = isinstance(leaf, _IDENTITIES) or node.meta.get("passes", False)
     if passes:
         node.replace_all_uses_with(node.all_input_nodes[0])
     elif isinstance(leaf, nn.Flatten) or node.target in _FLATTENS:

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+import dataclasses
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import fx, nn
-from torch.nn import functional as F
 
-from bayesdrop.conversion.kinds import CONVOLUTIONS
-from bayesdrop.conversion.plan import (
-    Plan,
-    Selection,
-    free_name,
-    input_of,
-    named_layers,
-    plain_of,
-)
-from bayesdrop.errors import ConfigError, ConversionError, unknown_name
-from bayesdrop.networks.tracing import leaf_modules, trace
+from bayesdrop.conversion.accepted import copied
+from bayesdrop.conversion.leftovers import Leftovers
+from bayesdrop.conversion.modes import graph_of_both_modes
+from bayesdrop.conversion.plan import Plan
+from bayesdrop.conversion.repeated import join_repeated_calls
+from bayesdrop.conversion.report import ConversionReport, Left, earlier_report
+from bayesdrop.conversion.request import Position, Request
+from bayesdrop.conversion.selection import Selection, named_layers, plain_of
+from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
+from bayesdrop.networks.tracing import leaf_modules
 from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
-    layers,
     registered,
     with_plain_weights,
 )
 from bayesdrop.program.program import Program
 
-Position: TypeAlias = Literal["after-activation", "before-activation"]
-"""Where a mask goes: on what the next layer sees, or on what the activation sees."""
 
-
-def convert(
+def convert(  # noqa: PLR0913 - each says one thing of what goes where
     network: nn.Module,
     dropout: str = "beta-bernoulli",
     *,
@@ -41,11 +38,13 @@ def convert(
     conv: bool = True,
     replace_dropout: bool = True,
     input_dropout: bool = True,
+    output_dropout: bool = False,
     select: Selection | None = None,
     exclude: Selection | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     weights: str | Mapping[str, Any] | None = None,
     position: Position = "after-activation",
+    show_report: bool = False,
     **options: Any,
 ) -> fx.GraphModule:
     r"""Return a copy of ``network`` with Bayesian dropout layers put in.
@@ -68,12 +67,16 @@ def convert(
       none is then removed. With ``linear=False, conv=False`` only these are put in: a trained
       network with ``nn.Dropout`` becomes the same network with Monte Carlo dropout.
 
+    What the network returns is left alone: a convolution with no weights between it and the end
+    gets no layer (``output_dropout``). Where ``forward`` looks at ``self.training``, the result
+    does in each mode what the network did. A subclass of a Linear or a convolution that computes
+    what its base does becomes that base; a layer that is called twice on one value is called once.
+
     With ``position="before-activation"`` each Linear and convolution gets its layer on its own
     outputs instead, after the BatchNorm and before the activation, so that a dropped unit is the
     constant :math:`\phi(0)`. ``compact`` removes it, and adds what the constant contributes to
     the next layer's bias; a convolution that pads with zeros, of which a border differs from
-    :math:`\phi(0) \ne 0` (sigmoid), keeps an input for it instead. Layers whose outputs are the
-    network's get none.
+    :math:`\phi(0) \ne 0` (sigmoid), keeps an input for it instead.
 
     A key of random weights, such as ``"sparse-variational"``, replaces Linear
     and convolution layers by layers with random weights, whose means are the network's; an
@@ -90,6 +93,9 @@ def convert(
             are replaced.
         input_dropout: Whether a Linear that sees the network's own input gets one, which prunes
             input features such as pixels.
+        output_dropout: Whether a convolution whose channels are the network's own output gets one,
+            as in a feature extractor without a head; so does, with priors that prune, an
+            ``nn.Dropout`` there. (A Linear has its layer on its inputs.)
         select: Only these layers: a name pattern or several, or ``f(name, module) -> bool``.
         exclude: Not these layers.
         overrides: Layer name or pattern to options that only these layers get, such as
@@ -100,6 +106,8 @@ def convert(
             ``{"dropout": "sparse-variational", "conv": False, "kl_scale": 0.1}``.
         position: Where masks go: ``"after-activation"`` as listed above, or
             ``"before-activation"``.
+        show_report: Whether to print what got a layer, what did not and why; this is also
+            ``bd.conversion.conversion_report(network)``.
         **options: Passed to the class of dropout or of random weights, such as ``kl_scale`` or,
             for sequences first (T, N, K), ``batch_dim=1``.
 
@@ -108,10 +116,17 @@ def convert(
         Python methods and modules that ``forward`` does not use are not carried over.
 
     Raises:
-        ConversionError: If the network cannot be traced, behaves differently in training mode
-            beyond its dropout, calls a selected layer twice, or if nothing was selected.
-        ConfigError: If a pattern matches no layer, an option or the dropout is unknown, or
-            ``weights`` names no random weights, or the position is unknown or that of weights.
+        ConversionError: If the network cannot be copied or traced, runs a layer in evaluation mode
+            only, calls a selected layer on two values, or if nothing was selected.
+        ConfigError: If it is no network as Python runs it, a pattern matches no layer, an option
+            or the dropout is unknown, ``weights`` names no random weights, or the position is
+            unknown or that of weights.
+
+    Warns:
+        ConversionWarning: Of what was left though the call asked for it: other layers with
+            weights, such as ``nn.LSTM``, ``nn.TransformerEncoder`` or ``nn.Embedding``, and
+            dropout inside a layer, always on, or of a width that cannot be told. To ``exclude``
+            them is to say that this is meant.
 
     Example:
         >>> import bayesdrop as bd
@@ -119,53 +134,94 @@ def convert(
         >>> [name for name, _ in net.named_children() if name.endswith("dropout")]
         ['fc1_dropout', 'fc2_dropout', 'fc3_dropout']
     """
-    random_weights = issubclass(layers[dropout], BayesianWeights)
-    _check_position(position, random_weights)
-    if weights is not None:
-        network = _with_random_weights(network, weights)
-    work = copy.deepcopy(network)
-    modes = {name: module.training for name, module in work.named_modules()}
-    graph = _trace_both_modes(work)
-    _modularise_dropout(work, graph)
-    plan = Plan(
-        root=work,
-        graph=graph,
-        modules=leaf_modules(work, graph),
+    request = Request(
+        dropout=dropout,
+        linear=linear,
+        conv=conv,
+        replace_dropout=replace_dropout,
+        input_dropout=input_dropout,
+        output_dropout=output_dropout,
         select=select,
         exclude=exclude,
-        dropout=dropout,
-        options=options,
         overrides=overrides or {},
+        position=position,
+        options=options,
     )
+    earlier = None if weights is None else _carry_out(network, _random_weights(weights))
+    result, report = _carry_out(network if earlier is None else earlier[0], request)
+    if earlier is not None:
+        told = {part.name for part in report.left}
+        more = tuple(part for part in earlier[1].unexpected if part.name not in told)
+        report = dataclasses.replace(
+            report, placed=earlier[1].placed + report.placed, left=report.left + more
+        )
+    for module in result.modules():
+        if isinstance(module, BayesianDropout | BayesianWeights):
+            module.conversion = report
+    if show_report:
+        sys.stdout.write(f"{report}\n")
+    if report.unexpected:
+        warnings.warn(_warning(report), ConversionWarning, stacklevel=2)
+    return result
+
+
+def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, ConversionReport]:
+    """Return the converted copy of a network, and what was done to it."""
+    work = copied(network)
+    modes = {name: module.training for name, module in work.named_modules()}
+    graph = graph_of_both_modes(work)
+    join_repeated_calls(work, graph)
+    plan = Plan(root=work, graph=graph, modules=leaf_modules(work, graph), request=request)
     plan.check_patterns()
-    kinds = (*(CONVOLUTIONS if conv else ()), *((nn.Linear,) if linear else ()))
-    before = position == "before-activation"
     for node in list(graph.nodes):
         module = plan.module(node)
-        if module is None or not isinstance(plain_of(module), kinds):
-            continue
-        if random_weights:
-            plan.randomise(node, module, replace_dropout)
-        elif before or isinstance(plain_of(module), CONVOLUTIONS):
-            plan.mask_outputs(node, module, replace_dropout, before_activation=before)
-        else:
-            plan.mask_linear(node, module, replace_dropout, input_dropout)
+        if module is not None and isinstance(plain_of(module), request.kinds):
+            plan.put_in(node, module)
     plan.erase_idle_dropout()
-    if replace_dropout and not random_weights:
+    if request.replace_dropout and not request.random_weights:
         plan.replace_all_dropout()
-    if not plan.inserted:
-        raise ConversionError(
-            "convert",
-            expected="at least one Linear, convolution or nn.Dropout to be selected",
-            got=f"none of {named_layers(plan.modules)}",
-            hint="Check linear, conv, select, exclude and input_dropout.",
-        )
-    plan.join()
     plan.erase_idle_dropout()
+    left = tuple(Leftovers(plan).find())
+    if not plan.inserted:
+        raise _nothing_to_do(plan, left)
+    plan.join()
     result = fx.GraphModule(work, graph, type(network).__name__)
     for name, module in result.named_modules():
         module.training = modes.get(name, modes[""])
-    return result
+    before = earlier_report(network)
+    former = () if before is None else before.placed
+    placed = tuple(p for p in former if p.name in plan.modules) + tuple(plan.inserted.values())
+    return result, ConversionReport(type(network).__name__, placed, left)
+
+
+def _nothing_to_do(plan: Plan, left: Sequence[Left]) -> ConversionError:
+    names = named_layers(plan.modules)
+    reasons = "; ".join(f"{part.name!r} ({part.kind}): {part.why}" for part in left[:5])
+    return ConversionError(
+        "convert",
+        expected="at least one Linear, convolution or nn.Dropout to be selected",
+        got=f"none of {names}" + (f"; {reasons}" if reasons else ""),
+        hint="Check linear, conv, select, exclude, input_dropout and output_dropout.",
+    )
+
+
+def _warning(report: ConversionReport) -> str:
+    parts = report.unexpected
+    shown = "; ".join(_told(part) for part in parts[:8])
+    more = f"; and {len(parts) - 8} more" if len(parts) > 8 else ""
+    names = ", ".join(repr(part.name) for part in parts[:3])
+    return (
+        f"convert: expected to put {report.placed[-1].key!r} into the whole network, got parts "
+        f"that stay as they are: {shown}{more}. Put layers there by hand, or pass exclude="
+        f"[{names}{', ...' if len(parts) > 3 else ''}] if that is meant; "
+        "bd.conversion.conversion_report(network) lists everything."
+    )
+
+
+def _told(part: Left) -> str:
+    own = f", dropout {part.drop_prob:g} that prediction does not sample" if part.drop_prob else ""
+    size = f", {part.num_parameters} parameters" if part.num_parameters else ""
+    return f"{part.name!r} ({part.kind}{size}{own}): {part.why}"
 
 
 def without_dropout(network: nn.Module) -> nn.Module:
@@ -193,63 +249,12 @@ def without_dropout(network: nn.Module) -> nn.Module:
     return result
 
 
-def _check_position(position: str, random_weights: bool) -> None:
-    positions = get_args(Position)
-    if position not in positions:
-        raise unknown_name("position", position, positions)
-    if random_weights and position != positions[0]:
-        raise ConfigError(
-            "convert",
-            expected="a mask where a position is given",
-            got=f"random weights and position={position!r}",
-            hint="Random weights take the place of the layer. Leave position out.",
-        )
-
-
-def _with_random_weights(network: nn.Module, weights: str | Mapping[str, Any]) -> nn.Module:
+def _random_weights(weights: str | Mapping[str, Any]) -> Request:
     arguments = {"dropout": weights} if isinstance(weights, str) else dict(weights)
     name = arguments.get("dropout")
     if name not in registered(BayesianWeights):
         raise unknown_name("random weights", str(name), registered(BayesianWeights))
-    return convert(network, **{"replace_dropout": False, **arguments})
-
-
-def _trace_both_modes(work: nn.Module) -> fx.Graph:
-    # Tracing bakes `self.training` into the graph, so what depends on it must be known.
-    graphs = [trace(work.train(mode), "convert", ConversionError) for mode in (True, False)]
-    programs = [[_signature(node) for node in graph.nodes] for graph in graphs]
-    if programs[0] != programs[1]:
-        raise ConversionError(
-            "convert",
-            expected="a forward that runs the same operations in training and evaluation mode",
-            got=f"{type(work).__name__}, whose forward looks at self.training",
-            hint="Leave the branch (such as an auxiliary output) out of the converted part, "
-            "or use modules such as nn.Dropout that know their mode.",
-        )
-    for training, evaluation in zip(graphs[0].nodes, graphs[1].nodes, strict=True):
-        training.meta["follows_mode"] = training.target is F.dropout and training.args + tuple(
-            training.kwargs.values()
-        ) != evaluation.args + tuple(evaluation.kwargs.values())
-    return graphs[0]
-
-
-def _signature(node: fx.Node) -> tuple[str, str, str]:
-    arguments = "" if node.target is F.dropout else str((node.args, node.kwargs))
-    return node.op, str(node.target), arguments
-
-
-def _modularise_dropout(work: nn.Module, graph: fx.Graph) -> None:
-    """Turn every ``F.dropout(x, p, self.training)`` into an ``nn.Dropout``."""
-    for node in list(graph.nodes):
-        if not node.meta.get("follows_mode"):
-            continue
-        rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-        name = free_name(work, node.name)
-        work.add_module(name, nn.Dropout(rate))
-        with graph.inserting_after(node):
-            new = graph.call_module(name, (input_of(node),))
-        node.replace_all_uses_with(new)
-        graph.erase_node(node)
+    return Request.of({"replace_dropout": False, **arguments})
 
 
 __all__ = ["Selection", "convert", "without_dropout"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -24,28 +22,30 @@ from bayesdrop.conversion.kinds import (
     POOLS,
     SUMS,
 )
-from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
+from bayesdrop.conversion.modes import free_name
+from bayesdrop.conversion.reach import reaches_output
+from bayesdrop.conversion.report import Placed
+from bayesdrop.conversion.request import Request
+from bayesdrop.conversion.selection import (
+    matches,
+    named_layers,
+    patterns_of,
+    plain_of,
+)
+from bayesdrop.conversion.units import Units, inputs_of, outputs_of, weight_of
+from bayesdrop.errors import ConversionError, unknown_name
+from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.nn import (
-    LAYER_KINDS,
     BayesianDropout,
     BayesianWeights,
-    LayerKind,
     layers,
     make,
     registered,
 )
 
-Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
-"""Layers by name pattern (``"features.*"``), several patterns, or ``f(name, module) -> bool``."""
-
-
-class Units(NamedTuple):
-    """A layer, how many units it has, and where: in its tensor and in its weight."""
-
-    module: nn.Module
-    number: int
-    unit_dim: int
-    weight_dim: int | None = None
+IS_OUTPUT = "it is the network's own output (output_dropout=True masks it)"
+WIDTH_UNKNOWN = "its width cannot be told from the layers around it"
+NOT_PLAIN = "its weight is computed from others, or its class is not torch's own"
 
 
 @dataclass
@@ -55,15 +55,18 @@ class Plan:
     root: nn.Module
     graph: fx.Graph
     modules: dict[str, nn.Module]
-    select: Selection | None
-    exclude: Selection | None
-    dropout: str
-    options: Mapping[str, Any]
-    overrides: Mapping[str, Mapping[str, Any]]
-    inserted: list[str] = field(default_factory=list)
+    request: Request
+    inserted: dict[str, Placed] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why layers that could have had a mask, or random weights, have none."""
+    masked: set[str] = field(default_factory=set)
+    """The layers that have one."""
 
     def __post_init__(self) -> None:
         self.calls = Counter(n.target for n in self.graph.nodes if n.op == "call_module")
+        names = [str(n.target) for n in self.graph.nodes if n.op == "get_attr"]
+        # Layers whose weights a function uses are no modules of the graph, but have names.
+        self.names = {*self.modules, *names, *(name.rpartition(".")[0] for name in names)}
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """Return the module that a node calls, if it calls one."""
@@ -71,17 +74,19 @@ class Plan:
 
     def check_patterns(self) -> None:
         """Raise ``ConfigError`` if a pattern matches no layer."""
-        for selection in (self.select, self.exclude, list(self.overrides)):
-            for pattern in _patterns(selection):
-                if not any(fnmatchcase(name, pattern) for name in self.modules):
+        for selection in (self.request.select, self.request.exclude, list(self.request.overrides)):
+            for pattern in patterns_of(selection):
+                if not any(fnmatchcase(name, pattern) for name in self.names):
                     raise unknown_name("layer", pattern, named_layers(self.modules))
 
     def selected(self, node: fx.Node, module: nn.Module, *, once: bool = True) -> bool:
         """Return whether the user wants this layer, which ``once`` says must be called once."""
         name = str(node.target)
-        if self.select is not None and not _matches(self.select, name, module):
+        if self.request.select is not None and not matches(self.request.select, name, module):
+            self.skipped[name] = "not in select"
             return False
-        if self.exclude is not None and _matches(self.exclude, name, module):
+        if self.request.exclude is not None and matches(self.request.exclude, name, module):
+            self.skipped[name] = "in exclude"
             return False
         if once and self.calls[name] > 1:
             raise ConversionError(
@@ -92,20 +97,35 @@ class Plan:
             )
         return True
 
-    def randomise(self, node: fx.Node, layer: nn.Module, replace_dropout: bool) -> None:
+    def put_in(self, node: fx.Node, layer: nn.Module) -> None:
+        """Give a Linear or a convolution what is asked for."""
+        before = self.request.position == "before-activation"
+        if self.request.random_weights:
+            self._randomise(node, layer)
+        elif before or isinstance(plain_of(layer), CONVOLUTIONS):
+            self._mask_outputs(node, layer, before_activation=before)
+        else:
+            self._mask_linear(node, layer)
+
+    def _randomise(self, node: fx.Node, layer: nn.Module) -> None:
         """Give a Linear or convolution of torch's own random weights."""
-        if not BayesianWeights.takes(layer) or not self.selected(node, layer):
-            return
         name = str(node.target)
+        if not BayesianWeights.takes(layer):
+            self.skipped[name] = NOT_PLAIN
+            return
+        if not self.selected(node, layer):
+            return
         self._check_untied(name, layer)
-        new = make(self.dropout, layer, **self._layer_options(name, self.options))
+        new = make(self.request.dropout, layer, **self._layer_options(name, self.request.options))
         source = input_of(node)
-        while replace_dropout and isinstance(self.module(source), DROPOUTS):
+        while self.request.replace_dropout and isinstance(self.module(source), DROPOUTS):
             node.replace_input_with(source, input_of(source))
             source = input_of(node)
         self.root.set_submodule(name, new)
         self.modules[name] = new
-        self.inserted.append(name)
+        where = f"weights of {name!r}"
+        self.inserted[name] = Placed(name, self.request.dropout, where, int(new.total()))
+        self.masked.add(name)
         for mask in self.modules.values():
             if not isinstance(mask, BayesianDropout) or mask.bound is None:
                 continue
@@ -126,51 +146,50 @@ class Plan:
 
     def _layer_options(self, layer: str, options: Mapping[str, Any]) -> dict[str, Any]:
         result = dict(options)
-        for pattern, more in self.overrides.items():
+        for pattern, more in self.request.overrides.items():
             if fnmatchcase(layer, pattern):
                 result |= more
         return result
 
-    def mask_linear(
-        self, node: fx.Node, linear: nn.Module, replace_dropout: bool, input_dropout: bool
-    ) -> None:
+    def _mask_linear(self, node: fx.Node, linear: nn.Module) -> None:
         """Mask the inputs of a Linear layer."""
         if not self.selected(node, linear):
             return
         source = input_of(node)
         found: list[nn.Module] = []
-        while replace_dropout and isinstance(module := self.module(source), DROPOUTS):
+        while self.request.replace_dropout and isinstance(module := self.module(source), DROPOUTS):
             found.append(module)
             source = input_of(source)
+        name = str(node.target)
         if isinstance(self.module(source), BayesianDropout):
+            self.skipped[name] = "its inputs have a mask already"
             return
-        if not input_dropout and self._sees_input(source):
+        if not self.request.input_dropout and self._sees_input(source):
+            self.skipped[name] = "input_dropout=False"
             return
-        units = _inputs(linear)
+        units = inputs_of(linear)
         with self.graph.inserting_before(node):
-            name = str(node.target)
-            new = self._insert(f"{name}_dropout", name, source, units, like=_joined(found))
+            where = f"inputs of {name!r}"
+            new = self._insert(f"{name}_dropout", name, source, units, where, like=_joined(found))
         node.args, node.kwargs = (new,), {}
 
-    def mask_outputs(
-        self, node: fx.Node, layer: nn.Module, replace_dropout: bool, *, before_activation: bool
-    ) -> None:
-        """Mask a layer's outputs after its BatchNorm and, unless it comes before, activation.
-
-        Before the activation the network's own outputs are left alone.
-        """
+    def _mask_outputs(self, node: fx.Node, layer: nn.Module, *, before_activation: bool) -> None:
+        """Mask a layer's outputs after its BatchNorm and, unless it comes before, activation."""
         if not self.selected(node, layer):
             return
         normed = self._followed(node, self._is_norm)
         activated = self._followed(normed, self._is_activation)
         end = normed if before_activation else activated
+        name = str(node.target)
         if any(isinstance(self.module(user), BayesianDropout) for user in end.users):
+            self.skipped[name] = "its outputs have a mask already"
             return
-        if before_activation and self._reaches_output(end):
+        if self._is_output(end):
+            self.skipped[name] = IS_OUTPUT
             return
         found: list[nn.Module] = []
         follower = _only_user(activated)
-        while replace_dropout and follower:
+        while self.request.replace_dropout and follower:
             module = self.module(follower)
             if not isinstance(module, DROPOUTS):
                 break
@@ -180,9 +199,8 @@ class Plan:
             follower = _only_user(activated)
         users = list(end.users)
         with self.graph.inserting_after(end):
-            name = str(node.target)
-            like = _joined(found)
-            new = self._insert(f"{name}_dropout", name, end, _outputs(layer), like=like)
+            where, like = f"outputs of {name!r}", _joined(found)
+            new = self._insert(f"{name}_dropout", name, end, outputs_of(layer), where, like=like)
         for user in users:
             user.replace_input_with(end, new)
 
@@ -190,12 +208,8 @@ class Plan:
         follower = _only_user(node)
         return node if follower is None or not is_next(follower) else follower
 
-    def _reaches_output(self, node: fx.Node) -> bool:
-        """Return whether only what keeps units apart is between a node and the output."""
-        return any(
-            user.op == "output" or (self._keeps_units(user) and self._reaches_output(user))
-            for user in node.users
-        )
+    def _is_output(self, node: fx.Node) -> bool:
+        return not self.request.output_dropout and reaches_output(node, self.modules)
 
     def replace_all_dropout(self) -> None:
         """Replace what is left of ``nn.Dropout``, one by one."""
@@ -206,29 +220,31 @@ class Plan:
 
     def _replace_dropout(self, node: fx.Node, module: nn.Module) -> None:
         """Replace an ``nn.Dropout`` if its width is known; drop it if a mask is there already."""
+        name = str(node.target)
         if not self.selected(node, module, once=False):
             return
-        around = [units for units in (self._before(node), self._after(node)) if units]
-        has_rate = bool(self._options_from(module))
-        if any(isinstance(units.module, BayesianDropout) for units in around) and not has_rate:
+        rate = self._options_from(module)
+        asked = rate and rate.keys() <= self.request.options.keys()
+        if getattr(module, "p", 0.0) == 0.0 and not asked:
+            return
+        if not rate and self._is_masked(input_of(node)):
             node.replace_all_uses_with(input_of(node))
-        elif around:
+            return
+        around = [units for units in (self._before(node), self._after(node)) if units]
+        if any(isinstance(units.module, BayesianDropout) for units in around) and not rate:
+            node.replace_all_uses_with(input_of(node))
+        elif not around:
+            self.skipped[name] = WIDTH_UNKNOWN
+        elif not self.request.fixed_rate and self._is_output(node):
+            self.skipped[name] = IS_OUTPUT
+        else:
             # The layer behind the mask if there is one, as for other masks on its inputs.
             units = next((u for u in reversed(around) if u.weight_dim == 1), around[0])
             with self.graph.inserting_after(node):
-                name = str(node.target)
-                once = self.calls[name] == 1
-                new = self._insert(name, name, input_of(node), units, once, like=module)
+                where, once = f"in place of {module}", self.calls[name] == 1
+                new = self._insert(name, name, input_of(node), units, where, once, like=module)
             node.replace_all_uses_with(new)
             self.graph.erase_node(node)
-        elif has_rate:
-            warnings.warn(
-                f"convert: {node.target!r} stays {module}, which nothing samples at prediction, "
-                "since its width cannot be told from the layers around it. Put a layer there by "
-                "hand.",
-                ConversionWarning,
-                stacklevel=3,
-            )
 
     def erase_idle_dropout(self) -> None:
         """Erase every ``nn.Dropout`` whose output nothing uses any more."""
@@ -238,7 +254,7 @@ class Plan:
 
     def join(self) -> None:
         """Let the new dropout layers share what they share."""
-        cls = layers[self.dropout]
+        cls = layers[self.request.dropout]
         if not issubclass(cls, BayesianDropout):
             return
         by_name = {name: self.modules[name] for name in self.inserted}
@@ -246,7 +262,7 @@ class Plan:
         cls.share([m for name in order if isinstance(m := by_name[name], cls)])
 
     def _options_from(self, module: nn.Module | None) -> dict[str, Any]:
-        cls = registered(BayesianDropout).get(self.dropout)
+        cls = registered(BayesianDropout).get(self.request.dropout)
         return {} if cls is None or module is None else cls.options_from_dropout(module)
 
     def _insert(
@@ -255,30 +271,42 @@ class Plan:
         layer: str,
         source: fx.Node,
         units: Units,
+        where: str,
         replace: bool = False,
         *,
         like: nn.Module | None = None,
     ) -> fx.Node:
         options: dict[str, Any] = {"unit_dim": units.unit_dim, **self._options_from(like)}
-        options = self._layer_options(layer, options | dict(self.options))
-        new = make(self.dropout, units.number, **options)
-        tensors = itertools.chain(units.module.parameters(), units.module.buffers())
-        weight = next(tensors, torch.empty(0))
+        options = self._layer_options(layer, options | dict(self.request.options))
+        new = make(self.request.dropout, units.number, **options)
+        weight = weight_of(units.module)
         new.to(device=weight.device, dtype=weight.dtype)
         if units.weight_dim is not None:
             new.bind_weights(units.module, units.weight_dim)
-            by_unit = weight.detach().transpose(0, units.weight_dim).flatten(1)
+            by_unit = weight.transpose(0, units.weight_dim).flatten(1)
             new.rank_units(by_unit.norm(dim=1))
         if not replace:
             name = free_name(self.root, name)
         parent, _, leaf = name.rpartition(".")
         self.root.get_submodule(parent).add_module(leaf, new)
         self.modules[name] = new
-        self.inserted.append(name)
+        self.inserted[name] = Placed(name, self.request.dropout, where, units.number)
+        self.masked.add(layer)
         return self.graph.call_module(name, (source,))
 
+    def _is_masked(self, node: fx.Node) -> bool:
+        """Return whether all units of a value have a mask."""
+        if isinstance(self.module(node), BayesianDropout):
+            return True
+        if node.target in (torch.cat, torch.concat):
+            return all(map(self._is_masked, node.all_input_nodes))
+        one = len(node.all_input_nodes) == 1
+        return one and self._keeps_units(node) and self._is_masked(input_of(node))
+
     def _is_norm(self, node: fx.Node) -> bool:
-        return isinstance(self.module(node), NORMS)
+        module = self.module(node)
+        function = module.function if isinstance(module, FunctionByMode) else node.target
+        return isinstance(module, NORMS) or function is nn.functional.batch_norm
 
     def _is_activation(self, node: fx.Node) -> bool:
         return isinstance(self.module(node), ACTIVATIONS) or node.target in ACTIVATION_FUNCTIONS
@@ -298,7 +326,7 @@ class Plan:
             node = input_of(node)
             module = self.module(node)
             if module is not None and isinstance(plain_of(module), (nn.Linear, *CONVOLUTIONS)):
-                return _outputs(module)
+                return outputs_of(module)
             if isinstance(module, BayesianDropout):
                 return Units(module, module.num_units, module.unit_dim)
             if not self._keeps_units(node):
@@ -309,8 +337,8 @@ class Plan:
         follower = _only_user(node)
         while follower is not None:
             module = self.module(follower)
-            if module is not None and isinstance(plain_of(module), nn.Linear):
-                return _inputs(module)
+            if module is not None and isinstance(plain_of(module), (nn.Linear, *CONVOLUTIONS)):
+                return inputs_of(module) if getattr(plain_of(module), "groups", 1) == 1 else None
             if isinstance(module, BayesianDropout):
                 return Units(module, module.num_units, module.unit_dim)
             if not self._keeps_units(follower):
@@ -327,26 +355,6 @@ class Plan:
         return node.op == "placeholder"
 
 
-def plain_of(module: nn.Module) -> nn.Module:
-    """Return the layer that says what a layer does: with random weights, the one it replaces."""
-    return module.plain if isinstance(module, BayesianWeights) else module
-
-
-def _inputs(layer: nn.Module) -> Units:
-    plain, kind = _kind(layer)
-    return Units(layer, kind.input_units(plain), kind.unit_dim, 1)
-
-
-def _outputs(layer: nn.Module) -> Units:
-    plain, kind = _kind(layer)
-    return Units(layer, kind.output_units(plain), kind.unit_dim, 0)
-
-
-def _kind(layer: nn.Module) -> tuple[nn.Module, LayerKind]:
-    plain = plain_of(layer)
-    return plain, next(kind for cls, kind in LAYER_KINDS.items() if isinstance(plain, cls))
-
-
 def _joined(found: Sequence[nn.Module]) -> nn.Module | None:
     """Return one ``nn.Dropout`` that does what several in a row do."""
     if len(found) < 2:
@@ -361,32 +369,3 @@ def input_of(node: fx.Node) -> fx.Node:
 
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def free_name(root: nn.Module, name: str) -> str:
-    """Return the name, with a number after it if something has it already."""
-    parent, _, leaf = name.rpartition(".")
-    holder = root.get_submodule(parent)
-    candidate, number = leaf, 0
-    while hasattr(holder, candidate):
-        number += 1
-        candidate = f"{leaf}_{number}"
-    return f"{parent}.{candidate}" if parent else candidate
-
-
-def _patterns(selection: Selection | None) -> Sequence[str]:
-    if selection is None or callable(selection):
-        return ()
-    return (selection,) if isinstance(selection, str) else selection
-
-
-def _matches(selection: Selection, name: str, module: nn.Module) -> bool:
-    if callable(selection):
-        return selection(name, module)
-    return any(fnmatchcase(name, pattern) for pattern in _patterns(selection))
-
-
-def named_layers(modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the names of the layers that a user can select, for messages."""
-    kinds = (nn.Linear, *CONVOLUTIONS, *DROPOUTS)
-    return [name for name, module in modules.items() if isinstance(plain_of(module), kinds)]

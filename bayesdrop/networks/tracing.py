@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
+import operator
 import traceback
 from pathlib import Path
 
 import torch
 from torch import fx, nn
-from torch.fx.proxy import TraceError
 from typing_extensions import override
 
 from bayesdrop.errors import BayesdropError
+from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.nn import BayesianLayer
 
 
 class LayerTracer(fx.Tracer):
-    """Tracer to which a Bayesian layer is one operation, like a layer of ``torch.nn``."""
+    """Tracer to which a Bayesian layer is one operation, like a layer of ``torch.nn``.
+
+    Args:
+        keep_modes: Whether a module that ``knows_its_mode`` is one too.
+        keep_buffers: Whether what happens to a buffer alone is an operation, too; else it happens
+            while the network is traced, once.
+    """
+
+    def __init__(self, *, keep_modes: bool = False, keep_buffers: bool = False) -> None:
+        super().__init__()
+        self.keep_modes, self.proxy_buffer_attributes = keep_modes, keep_buffers
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, BayesianLayer) or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, BayesianLayer) or (self.keep_modes and knows_its_mode(m)):
+            return True
+        if isinstance(m, FunctionByMode) and not m.is_of_torch:
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(network: nn.Module, who: str, error: type[BayesdropError]) -> fx.Graph:
+def knows_its_mode(module: nn.Module) -> bool:
+    """Return whether a module without parameters or children looks at ``self.training``.
+
+    Stochastic depth is such a module. One operation of a graph, it goes on looking; traced, it
+    would do for ever what it does in the present mode.
+    """
+    if next(module.parameters(), None) is not None or next(module.children(), None) is not None:
+        return False
+    own = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    codes = [getattr(f, "__code__", None) for cls in own for f in vars(cls).values()]
+    return any(code is not None and "training" in code.co_names for code in codes)
+
+
+def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: bool) -> fx.Graph:
     """Return the graph of operations of ``network`` in its present mode.
 
     Args:
         network: The module to trace; it is not changed.
         who: The function that complains if that fails.
         error: Its class of error.
+        **options: Those of ``LayerTracer``.
 
     Raises:
-        BayesdropError: Of the given class, if the control flow depends on the data.
+        BayesdropError: Of the given class, if the control flow depends on the data, say.
     """
     try:
-        return LayerTracer().trace(network)
-    except (TraceError, TypeError, ValueError, RuntimeError, NotImplementedError) as cause:
+        return LayerTracer(**options).trace(network)
+    except Exception as cause:  # whatever forward does with what stands for its input
         raise error(
             who,
             expected="a network that torch.fx can trace: control flow that does not depend on the "
@@ -65,3 +94,20 @@ def leaf_modules(network: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:
     """Return the modules that the graph calls, by name."""
     modules = dict(network.named_modules(remove_duplicate=False))
     return {str(n.target): modules[str(n.target)] for n in graph.nodes if n.op == "call_module"}
+
+
+def changes_in_place(node: fx.Node) -> bool:
+    """Return whether a call of a function or method changes one of its inputs."""
+    if node.op not in ("call_function", "call_method"):
+        return False
+    if node.kwargs.get("inplace") is True or node.target in _IN_PLACE:
+        return True
+    name = getattr(node.target, "__name__", str(node.target))
+    return name.endswith("_") and not name.endswith("__")
+
+
+_IN_PLACE = {
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
+    operator.ipow, operator.imod, operator.imatmul, operator.iand, operator.ior, operator.ixor,
+    operator.setitem,
+}  # fmt: skip

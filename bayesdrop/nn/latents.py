@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.nn.arguments import given_arguments
+from bayesdrop.record import Record
 from bayesdrop.typing import Latents
 
 
@@ -42,9 +43,13 @@ class LatentOwner(nn.Module, ABC):
     """The publication; of what is registered, never empty."""
     schedulable: ClassVar[tuple[str, ...]] = ()
     """Names of the owner's buffers that ``fit`` may schedule, such as ``("temperature",)``."""
+    fixed_rate: ClassVar[bool] = False
+    """Whether it is noise of a rate that nothing learns, which therefore prunes nothing."""
 
     kl_scale: float
     path: str = ""
+    conversion: Record | None = None
+    """What the call of ``convert`` that put it in has done."""
     _given: dict[str, Any]
 
     def __new__(cls, *args: Any, **options: Any) -> Self:

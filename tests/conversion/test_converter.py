@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, ConversionWarning
 from bayesdrop.nn import named_weight_layers
 from tests.compression.networks import NETWORKS, Block
 
@@ -102,13 +102,40 @@ def test_replace_dropout_can_be_refused():
 def test_standalone_dropout_is_replaced_in_place_where_its_width_is_known():
     net = convs_then(nn.Dropout2d(0.2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
     assert layers(bd.convert(net, linear=False, conv=False)) == {"3": (4, -3)}
-    dense = nn.Sequential(nn.Dropout(0.1), nn.ReLU(), nn.Linear(5, 2), nn.Dropout(0.1))
+    dense = nn.Sequential(
+        nn.Dropout(0.1), nn.ReLU(), nn.Linear(5, 2), nn.Dropout(0.1), nn.Linear(2, 2)
+    )
     assert layers(bd.convert(dense, linear=False)) == {"0": (5, -1), "3": (2, -1)}
+    before_conv = nn.Sequential(nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(3, 2, 1))
+    assert layers(bd.convert(before_conv, linear=False)) == {"1": (3, -3)}
+
+
+def test_a_dropout_of_rate_zero_is_no_dropout():
+    net = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.0), nn.Unflatten(1, (5, 1)), nn.Dropout(0.0))
+    assert layers(bd.convert(net)) == {"0_dropout": (4, -1)}
+    given = bd.convert(net, "mc-dropout", linear=False, drop_prob=0.2, exclude="3")
+    assert layers(given) == {"1": (5, -1)}
+
+
+def test_a_dropout_behind_masks_that_are_joined_is_removed():
+    class Fire(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(2, 3, 1), nn.Conv2d(2, 3, 1), nn.Conv2d(6, 2, 1))
+            self.drop, self.end = nn.Dropout(0.5), nn.Linear(2, 2)
+
+        def forward(self, x):
+            x = self.drop(torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], 1))
+            return self.end(self.c(x).mean((2, 3)))
+
+    net = bd.convert(Fire())
+    assert dropouts(net) == [] and sorted(layers(net))[:2] == ["a_dropout", "b_dropout"]
 
 
 def test_dropout_of_unknown_width_is_left_alone():
     net = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (2, 2)), nn.Dropout(0.1), nn.Flatten())
-    converted = bd.convert(net)
+    with pytest.warns(ConversionWarning, match=r"'2' \(Dropout.*width cannot be told"):
+        converted = bd.convert(net)
     assert list(layers(converted)) == ["0_dropout"] and len(dropouts(converted)) == 1
 
 
@@ -125,18 +152,21 @@ def test_one_dropout_module_used_twice_becomes_two_layers():
         def __init__(self):
             super().__init__()
             self.fc1, self.fc2, self.drop = nn.Linear(4, 5), nn.Linear(5, 6), nn.Dropout(0.1)
+            self.fc3 = nn.Linear(6, 2)
 
         def forward(self, x):
-            return self.drop(self.fc2(self.drop(self.fc1(x))))
+            return self.fc3(self.drop(self.fc2(self.drop(self.fc1(x)))))
 
     net = bd.convert(Twice(), linear=False)
     assert sorted(layers(net).values()) == [(5, -1), (6, -1)]
 
 
 def test_convolutions_of_one_and_three_dimensions_and_depthwise():
-    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3, groups=4))
+    net = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3, groups=4),
+                        nn.Conv1d(4, 2, 1))  # fmt: skip
     assert layers(bd.convert(net)) == {"0_dropout": (4, -2), "2_dropout": (4, -2)}
-    assert layers(bd.convert(nn.Sequential(nn.Conv3d(2, 4, 3)))) == {"0_dropout": (4, -4)}
+    net = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(4, 2, 1))
+    assert layers(bd.convert(net)) == {"0_dropout": (4, -4)}
 
 
 @pytest.mark.parametrize(
@@ -257,18 +287,12 @@ class Reused(Branching):
         return self.fc(F.relu(self.fc(x)))
 
 
-class Auxiliary(Branching):
-    def forward(self, x):
-        return (self.fc(x), x) if self.training else self.fc(x)
-
-
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (Branching, r"convert: expected .*Branching.*line \d+, `if x.sum\(\) > 0:`"),
         (Looping, r"line \d+, `for _ in range"),
         (Reused, r"called once in forward, got 'fc', called 2 times\. Pass exclude='fc'"),
-        (Auxiliary, r"Auxiliary, whose forward looks at self\.training"),
         (nn.ReLU, "at least one Linear"),
     ],
 )

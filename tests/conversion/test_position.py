@@ -141,7 +141,7 @@ class Sequence(nn.Module):
 
 
 def test_the_dimension_of_examples_reaches_every_mask_and_compact_stays_exact():
-    net = prune(bd.convert(Sequence(), batch_dim=1)).eval()
+    net = prune(bd.convert(Sequence(), batch_dim=1, exclude="lstm")).eval()
     assert [layer.batch_dim for _, layer in bd.nn.named_dropout_layers(net)] == [1, 1]
     x = torch.randn(5, 7, 3)
     assert torch.allclose(bd.compact(net, x)(x), net(x), rtol=0, atol=1e-12)

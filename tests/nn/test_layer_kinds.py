@@ -85,7 +85,7 @@ def test_convert_takes_every_kind_and_masks_go_in_beside(cls):
     net = nn.Sequential(layer, nn.ReLU()).eval()
     random = bd.convert(net, "sparse-variational")
     assert [type(m) for _, m in bd.nn.named_weight_layers(random)] == [SparseVariational]
-    both = bd.convert(random, "beta-bernoulli")
+    both = bd.convert(random, "beta-bernoulli", output_dropout=True)
     assert [m.num_units for _, m in bd.nn.named_dropout_layers(both)] == [4]
     torch.testing.assert_close(bd.without_dropout(both)(x), net(x))
     bnn = bd.BayesianNetwork(both, bd.Gaussian(), num_data=9)

@@ -220,7 +220,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         for parameter in new.posterior_parameters():
             parameter.requires_grad_(False)
         new.open.copy_(layer.kept())
-        new.path = layer.path
+        new.path, new.conversion = layer.path, layer.conversion
         return new.train(layer.training)
 
     @override

@@ -151,6 +151,7 @@ class FixedNoiseDropout(UnitNoiseDropout):
     """
 
     always_shown: ClassVar[tuple[str, ...]] = ("drop_prob",)
+    fixed_rate: ClassVar[bool] = True
 
     drop_prob: Tensor
 

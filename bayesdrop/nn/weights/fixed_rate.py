@@ -41,6 +41,7 @@ class FixedRateWeights(BayesianWeights):
     usual_noise: ClassVar[Noise]
     """What training mode draws if nothing is said."""
     always_shown: ClassVar[tuple[str, ...]] = ("drop_prob",)
+    fixed_rate: ClassVar[bool] = True
     drop_prob: Tensor
 
     def __init__(

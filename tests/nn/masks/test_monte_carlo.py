@@ -133,7 +133,9 @@ def test_a_mask_put_before_a_linear_takes_the_rate_of_the_dropout_it_replaces():
 
 
 def test_a_mask_after_a_convolution_takes_the_rate_of_the_dropout_it_replaces():
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten())
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.2), nn.Flatten(), nn.Linear(16, 2)
+    )
     layer = bd.convert(net, "mc-dropout").get_submodule("0_dropout")
     assert float(layer.drop_prob) == pytest.approx(0.2) and layer.unit_dim == -3
 
@@ -141,10 +143,11 @@ def test_a_mask_after_a_convolution_takes_the_rate_of_the_dropout_it_replaces():
 def test_a_dropout_of_unknown_width_is_not_left_silently():
     net = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.2), nn.Unflatten(1, (2, 3)), nn.Flatten(),
                         nn.Softmax(-1), nn.Dropout(0.5), nn.Softmax(-1))  # fmt: skip
-    with pytest.warns(ConversionWarning, match=r"'5' stays Dropout\(p=0.5.*by hand"):
+    with pytest.warns(ConversionWarning, match=r"'5' \(Dropout, dropout 0.5.*by hand"):
         bayesian = converted(net)
     assert isinstance(bayesian.get_submodule("1"), bd.MonteCarloDropout)
-    bd.convert(net, "beta-bernoulli", linear=False, conv=False)  # learns its own rate: no warning
+    with pytest.warns(ConversionWarning, match=r"'5' \(Dropout.*width cannot be told"):
+        bd.convert(net, "beta-bernoulli")
 
 
 # -- the prior on the weights ---------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""What a conversion has left as it was, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from bayesdrop.conversion.kinds import ACTIVATIONS, CONVOLUTIONS, DROPOUTS, NORMALISATIONS
+from bayesdrop.conversion.modes import drop_rate
+from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, Plan
+from bayesdrop.conversion.reach import MIXES
+from bayesdrop.conversion.report import Left
+from bayesdrop.conversion.selection import plain_of
+from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode
+from bayesdrop.networks.tracing import knows_its_mode
+from bayesdrop.nn import BayesianDropout
+
+_LAYERS = (nn.Linear, *CONVOLUTIONS)
+_NO_LAYERS = (*ACTIVATIONS, *NORMALISATIONS, BayesianDropout, ChoiceByMode)
+
+
+class Leftovers:
+    """Finds every layer with weights, and every dropout, that a conversion has not touched.
+
+    Norms and activations are no such layers.
+
+    Args:
+        plan: The plan when it is done.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.request = plan, plan.request
+
+    def find(self) -> Iterator[Left]:
+        """Yield them in the order in which they run, each once."""
+        told = set(self.plan.masked)
+        for node in self.plan.graph.nodes:
+            module = self.plan.module(node)
+            for found in self._function(node) if module is None else self._module(node, module):
+                if found.name not in told:
+                    told.add(found.name)
+                    yield found
+
+    def _module(self, node: fx.Node, module: nn.Module) -> Iterator[Left]:
+        name = str(node.target)
+        if isinstance(plain_of(module), _LAYERS):
+            yield self._layer(name, module)
+        elif isinstance(module, FunctionByMode):
+            yield from self._weights_of(node, module.function)
+            yield from self._noise(name, module)
+        elif isinstance(module, DROPOUTS):
+            yield from self._dropout(name, module)
+        elif not isinstance(module, _NO_LAYERS):
+            yield from self._other(name, module)
+
+    def _other(self, name: str, module: nn.Module) -> Iterator[Left]:
+        size, rate = _size(module), own_rate(module)
+        if size == 0:
+            yield from self._noise(name, module)
+            return
+        asked = bool(self.request.kinds) or (rate > 0 and self.request.replace_dropout)
+        why = "a layer of this kind takes no mask inside"
+        wanted = asked and self.request.wants(name, module)
+        yield Left(name, type(module).__name__, why, size, rate, wanted)
+
+    def _dropout(self, name: str, module: nn.Module) -> Iterator[Left]:
+        rate, asked = own_rate(module), self.request.replace_dropout
+        why = self.plan.skipped.get(name, WIDTH_UNKNOWN) if asked else "replace_dropout=False"
+        wanted = asked and self.request.wants(name, module)
+        if rate > 0:
+            yield Left(name, type(module).__name__, why, 0, rate, wanted)
+
+    def _layer(self, name: str, module: nn.Module) -> Left:
+        plain = plain_of(module)
+        is_linear = isinstance(plain, nn.Linear)
+        if self.request.linear if is_linear else self.request.conv:
+            why = self.plan.skipped.get(name, "")
+        else:
+            why = "linear=False" if is_linear else "conv=False"
+        wanted = why == NOT_PLAIN and self.request.wants(name, module)
+        return Left(name, type(module).__name__, why, _size(module), 0.0, wanted)
+
+    def _noise(self, name: str, module: nn.Module) -> Iterator[Left]:
+        """Yield what is told of noise that is no dropout of units known here."""
+        rate = own_rate(module)
+        is_dropout = isinstance(module, nn.modules.dropout._DropoutNd | FunctionByMode)
+        if rate == 0 and (isinstance(module, FunctionByMode) or not knows_its_mode(module)):
+            return
+        why = "it goes by mode: on in training, and prediction does not sample it"
+        # Noise of another kind, such as stochastic depth, is a concern of those who sample it.
+        asked = self.request.replace_dropout and (is_dropout or self.request.fixed_rate)
+        wanted = rate > 0 and asked and self.request.wants(name, module)
+        yield Left(name, type(module).__name__, why, 0, rate, wanted)
+
+    def _function(self, node: fx.Node) -> Iterator[Left]:
+        rate = drop_rate(node)
+        if rate is not None:
+            why = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
+            yield Left(node.name, _name(node.target), why, 0, rate, self.request.replace_dropout)
+        elif node.op == "call_function":
+            yield from self._weights_of(node, node.target)
+
+    def _weights_of(self, node: fx.Node, function: Any) -> Iterator[Left]:
+        """Yield what is told of a function that is called with weights."""
+        foreign = callable(function) and not FunctionByMode(function, None).is_of_torch
+        if not (function in MIXES or foreign):
+            return
+        why = f"{_name(function)} is called with its weights"
+        for name in (str(n.target) for n in node.all_input_nodes if n.op == "get_attr"):
+            path, _, own = name.rpartition(".")
+            owner = self.plan.root.get_submodule(path)
+            if own not in owner._parameters:
+                continue
+            asked = bool(self.request.kinds)
+            if own in ("weight", "bias") and path:
+                wanted = asked and self.request.wants(path, owner)
+                yield Left(path, type(owner).__name__, why, _size(owner), 0.0, wanted)
+            else:
+                wanted = asked and self.request.wants(name, owner)
+                size = owner.get_parameter(own).numel()
+                yield Left(name, "Parameter", why, size, 0.0, wanted)
+
+
+def own_rate(module: nn.Module) -> float:
+    """Return the largest rate of a dropout that a module has inside; 0 if it has none."""
+    rates = [0.0]
+    for part in module.modules():
+        if isinstance(part, FunctionByMode):
+            rates += part.drop_rates()
+        elif isinstance(part, nn.RNNBase):
+            rates.append(part.dropout if part.num_layers > 1 else 0.0)
+        elif isinstance(part, nn.MultiheadAttention):
+            rates.append(part.dropout)
+        elif isinstance(part, nn.modules.dropout._DropoutNd) or knows_its_mode(part):
+            values = (getattr(part, name, None) for name in ("p", "drop_prob"))
+            rates += [float(value) for value in values if isinstance(value, int | float)]
+    return max(rates)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", function))

@@ -1,0 +1,67 @@
+"""What of a graph is the network's own output: values with no layer between them and the end."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from bayesdrop.conversion.kinds import NORMALISATIONS
+from bayesdrop.nn import BayesianDropout
+
+MIXES: set[Any] = {
+    F.linear, F.bilinear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d,
+    F.conv_transpose3d, F.embedding, F.multi_head_attention_forward,
+    F.scaled_dot_product_attention, torch.conv1d, torch.conv2d, torch.conv3d, torch.matmul,
+    torch.mm, torch.bmm, torch.mv, torch.addmm, torch.baddbmm, torch.einsum, torch.tensordot,
+    operator.matmul, "matmul", "mm", "bmm", "mv", "addmm", "baddbmm",
+}  # fmt: skip
+"""Operations whose outputs mix the units of an input, by weights or by other values."""
+_ASKS_FOR_SHAPE: set[Any] = {
+    torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.rand_like,
+    torch.randn_like, torch.numel, len, "size", "dim", "ndimension", "numel", "nelement",
+    "stride", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "get_device",
+}  # fmt: skip
+_SHAPE_OF_SECOND = {"view_as", "reshape_as", "expand_as", "type_as"}
+_VIEWS = ("T", "mT", "H", "mH", "data", "real", "imag")
+
+
+def reaches_output(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Return whether a value is what the network returns, up to operations without weights.
+
+    Flattening, means, softmax, interpolation, sums with other values and norms are such
+    operations; a layer whose weights mix units is not.
+
+    Args:
+        node: The value.
+        modules: The modules that the graph calls, by name.
+    """
+    seen, waiting = {node}, [node]
+    while waiting:
+        value = waiting.pop()
+        for user in value.users:
+            if user.op == "output":
+                return True
+            if user not in seen and _passes(user, value, modules):
+                seen.add(user)
+                waiting.append(user)
+    return False
+
+
+def _passes(user: fx.Node, value: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if user.op == "call_module":
+        module = modules[str(user.target)]
+        if isinstance(module, (*NORMALISATIONS, BayesianDropout)):
+            return True
+        return all(parameter.ndim < 2 for parameter in module.parameters())
+    if user.target in MIXES or user.target in _ASKS_FOR_SHAPE:
+        return False
+    if user.target is getattr:
+        return user.args[1] in _VIEWS
+    if user.target in _SHAPE_OF_SECOND:
+        return user.args[0] is value
+    return True

@@ -1,0 +1,180 @@
+"""Which networks convert takes, what it says of the others, and subclasses of torch's layers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError, ConversionError, ConversionWarning
+
+
+def mlp(wrap=lambda layer: layer):
+    return nn.Sequential(
+        wrap(nn.Linear(4, 8)), nn.ReLU(), wrap(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "expected a network, an nn.Module, got NoneType"),
+        (nn.Linear, r"got the type Linear\. Make one of the class: convert\(Linear\(\.\.\.\)\)"),
+        (mlp, r"got the function mlp\. Write the function as the forward"),
+        ({"a": 1}, r"got dict\. Pass an nn.Module"),
+    ],
+)
+def test_what_is_no_network_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        bd.convert(given)
+
+
+class Compiled(nn.Module):
+    """What torch.compile returns holds the network like this; to make one takes seconds."""
+
+    def __init__(self, network):
+        super().__init__()
+        self._orig_mod = network
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_compiled_scripted_and_wrapped_networks_are_refused_with_what_to_pass():
+    with pytest.raises(ConfigError, match=r"torch.compile\. Pass the uncompiled one"):
+        bd.convert(Compiled(mlp()))
+    with pytest.raises(ConfigError, match=r"'1', the result of torch.compile"):
+        bd.convert(nn.Sequential(nn.Linear(4, 4), Compiled(mlp())))
+    scripted = torch.jit.trace(mlp(), torch.randn(2, 4))
+    with pytest.raises(ConfigError, match=r"of torch.jit\. Pass the network from before"):
+        bd.convert(scripted)
+    with pytest.raises(ConfigError, match=r"a DataParallel\. Pass its .module"):
+        bd.convert(nn.DataParallel(mlp()))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: nn.Sequential(nn.LazyLinear(4), nn.ReLU()),
+            "'0', a LazyLinear that has not seen",
+        ),
+        (
+            lambda: nn.Sequential(nn.LazyConv2d(4, 3)),
+            "'0', a LazyConv2d that has not seen an input",
+        ),
+        (lambda: nn.Sequential(nn.Linear(3, 3), nn.LazyBatchNorm1d()), "'1', a LazyBatchNorm1d"),
+    ],
+)
+def test_lazy_layers_are_asked_to_run_once(build, message):
+    with pytest.raises(ConversionError, match=rf"{message}.*Run the network once first"):
+        bd.convert(build())
+
+
+def test_lazy_layers_that_have_run_are_layers():
+    net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(2))
+    net(torch.randn(3, 4))
+    assert [m.num_units for _, m in bd.nn.named_dropout_layers(bd.convert(net))] == [4, 8]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("old", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_the_old_kind_of_weight_norm_is_refused_with_the_new(old):
+    with pytest.raises(ConversionError, match=rf"parametrizations.{old.__name__}, or take it off"):
+        bd.convert(mlp(old))
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_parametrized_layers_get_masks_and_compact_is_exact(name):
+    net = mlp(getattr(parametrizations, name)).eval()
+    converted = bd.convert(net).eval()
+    found = dict(bd.nn.named_dropout_layers(converted))
+    assert [m.num_units for m in found.values()] == [4, 8, 8]
+    x = torch.randn(5, 4)
+    with bd.impose_masks(converted, {n: torch.ones(m.num_units) for n, m in found.items()}):
+        torch.testing.assert_close(converted(x), net(x))
+    for layer in found.values():
+        layer.raw_concentration1.data[::2] = -9.0
+    torch.testing.assert_close(bd.compact(converted, x)(x), converted(x))
+    with pytest.warns(ConversionWarning, match=r"'0' \(ParametrizedLinear.*computed from others"):
+        random = bd.convert(net, "sparse-variational")
+    assert [name for name, _ in bd.nn.named_weight_layers(random)] == ["4"]
+
+
+@pytest.mark.parametrize("name", ["weight_norm", "orthogonal"])
+def test_order_of_units_is_by_the_weights_of_parametrized_layers(name):
+    net = mlp(getattr(parametrizations, name))
+    layer = bd.convert(net, "indian-buffet").get_submodule("2_dropout")
+    norms = net[2].weight.norm(dim=0)
+    assert int(layer.rank.argmin()) == int(norms.argmax())
+
+
+def test_a_module_that_cannot_be_copied_is_refused():
+    net = mlp()
+    net[0].cache = net[0].weight * 2
+    with pytest.raises(ConversionError, match="expected a network that copy.deepcopy can copy"):
+        bd.convert(net)
+
+
+class Plain(nn.Linear):
+    """Only another constructor, as torchvision's Conv3DSimple."""
+
+    def __init__(self, units):
+        super().__init__(units, units)
+
+
+class Through(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class LowRank(nn.Linear):
+    """An adapter that starts at zero: the same values, and more parameters."""
+
+    def __init__(self, units):
+        super().__init__(units, units)
+        self.up = nn.Linear(units, units, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):
+        return super().forward(x) + self.up(x)
+
+
+def test_a_subclass_that_computes_as_its_base_is_that_base():
+    net = nn.Sequential(Through(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 6), Plain(6))
+    converted = bd.convert(net)
+    found = [m.num_units for _, m in bd.nn.named_dropout_layers(converted)]
+    assert found == [4, 16, 6] and type(net[4]) is Plain
+    assert type(converted.get_submodule("4")) is nn.Linear
+    x = torch.randn(2, 1, 4, 4)
+    torch.testing.assert_close(bd.without_dropout(converted)(x), net(x))
+    assert len(list(bd.nn.named_weight_layers(bd.convert(net, "sparse-variational")))) == 3
+
+
+@pytest.mark.parametrize("build", [lambda: Standardised(1, 1, 1), lambda: LowRank(4)])
+def test_a_subclass_that_computes_something_else_is_named_and_right(build):
+    part = build()
+    net = nn.Sequential(part, nn.Flatten(), nn.Linear(16, 3))
+    with pytest.warns(ConversionWarning, match=rf"'0' \({type(part).__name__}, "):
+        converted = bd.convert(net)
+    x = torch.randn(2, 1, 4, 4)
+    torch.testing.assert_close(bd.without_dropout(converted)(x), net(x))
+
+
+def test_all_convolutions_of_r3d_are_found():
+    from torchvision.models.video.resnet import Conv3DSimple
+
+    block = nn.Sequential(Conv3DSimple(3, 4), nn.BatchNorm3d(4), nn.ReLU(), Conv3DSimple(4, 4),
+                          nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))  # fmt: skip
+    converted = bd.convert(block)
+    assert [m.num_units for _, m in bd.nn.named_dropout_layers(converted)] == [4, 4, 4]
+    for _, layer in bd.nn.named_dropout_layers(converted.eval()):
+        layer.raw_concentration1.data[::2] = -9.0
+    x = torch.randn(2, 3, 3, 4, 4)
+    small = bd.compact(converted, x)
+    torch.testing.assert_close(small(x), converted(x))
+    assert next(small.parameters()).shape[0] == 2
