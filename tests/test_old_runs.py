@@ -69,7 +69,8 @@ def test_a_dependent_run_that_names_no_mean_of_the_gates_has_the_one_of_its_time
     recipe = Recipe.from_dict(saved["recipe"])
     assert recipe.dependent_options["gate_mean"] == "naive"
     # Continued by the same recipe, and told from one with the exact mean, which says so.
-    shutil.copy(ROOT / "dependent" / "recipe.json", tmp_path)
+    for name in ("recipe.json", "model.pt"):
+        shutil.copy(ROOT / "dependent" / name, tmp_path)
     run = {name: saved[name] for name in ("data", "validation", "seed")}
     claim(tmp_path, {"recipe": recipe.to_dict(), **run}, {})
     options = {k: v for k, v in recipe.dependent_options.items() if k != "gate_mean"}

@@ -107,9 +107,9 @@ class Recipe:
         network: Name of a constructor in ``bayesdrop.networks``.
         network_options: Its keyword arguments; ``num_classes`` comes from the data.
         dropout: Key of a registered dropout, or None.
-        dropout_options: Keyword arguments of ``convert``.
-        dependent_options: Keyword arguments of ``to_dependent``. A recipe with a dependent stage
-            always says its ``gate_mean``, since those of earlier versions do not and mean another.
+        dropout_options: Keyword arguments of ``convert``. A recipe always says its
+            ``parametrization``, since those of earlier versions do not and mean another.
+        dependent_options: Keyword arguments of ``to_dependent``, with ``gate_mean`` likewise.
         augment: Whether training images are cropped and flipped at random, as is usual for CIFAR.
         stages: What is trained, in order.
 
@@ -149,6 +149,9 @@ class Recipe:
         if any(stage.dependent for stage in self.stages):
             options = {"gate_mean": "exact", **self.dependent_options}
             object.__setattr__(self, "dependent_options", options)
+        if self.dropout in PARAMETRIZATIONS:
+            options = {"parametrization": "location", **self.dropout_options}
+            object.__setattr__(self, "dropout_options", options)
         if any(stage.dropout for stage in self.stages) != (self.dropout is not None):
             raise ConfigError(
                 f"recipe {self.name!r}",
@@ -163,8 +166,6 @@ class Recipe:
         for stage in values["stages"]:
             if stage["decay_since"] is None:  # as runs have it that are older than the field
                 del stage["decay_since"]
-        if self.dropout in PARAMETRIZATIONS:  # runs that do not say it are older than the choice
-            values["dropout_options"].setdefault("parametrization", "location")
         return values
 
     @classmethod
