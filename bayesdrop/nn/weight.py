@@ -253,7 +253,12 @@ class BayesianWeights(LatentOwner):
     def _with_local_noise(self, x: Tensor, by_example: bool) -> Tensor:
         mean, variance = self.weight_moments()
         location = self.operate(x, mean, self.bias)
-        spread = self.operate(x.square(), variance, None)
+        if location.dtype == torch.float16:
+            # Variances, and squares of inputs, leave its range.
+            with torch.autocast(location.device.type, enabled=False):
+                spread = self.operate(x.float().square(), variance.float(), None)
+        else:
+            spread = self.operate(x.square(), variance, None)
         has_examples = location.ndim + self.kind.unit_dim > 0
         shape = location.shape[1:] if has_examples and not by_example else location.shape
         return local_sample(location, spread, shape)
@@ -286,10 +291,14 @@ class BayesianWeights(LatentOwner):
 
 
 def local_sample(mean: Tensor, variance: Tensor, noise_shape: torch.Size) -> Tensor:
-    """Return ``mean`` plus normal noise; the gradient is finite where the variance is zero."""
-    normal = noise_source.normal(noise_shape, mean)
+    """Return ``mean`` plus normal noise; the gradient is finite where the variance is zero.
+
+    The variance may be of a wider dtype than the mean, whose dtype the sample has.
+    """
+    wide = mean.to(variance.dtype)
+    normal = noise_source.normal(noise_shape, wide)
     form = _plain_local_sample if takes_plain_operations() else _LocalSample.apply
-    return form(mean, variance, normal)
+    return form(wide, variance, normal).to(mean.dtype)
 
 
 def _plain_local_sample(mean: Tensor, variance: Tensor, normal: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ from bayesdrop.nn.mask import named_dropout_layers
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.nn.masks.kumaraswamy_posterior import Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
-from bayesdrop.ops.stable import inverse_softplus
+from bayesdrop.ops.stable import clamp_inward, inverse_softplus
 from bayesdrop.ops.transforms import in_transform
 from bayesdrop.ops.truncated_normal import clamped_normal_mean
 from bayesdrop.typing import Latents
 
 _MIN_GATE = 1e-10
+_MIN_RAW_SCALE = -30.0  # of the shift: 1e-13, of which logarithm and gradient are finite
 _MIN_SCALE = 1e-18  # of the shift, in the mean of the gate: it divides by it
 _VARIANCE_EPS = 1e-5
 
@@ -231,7 +232,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
-        scale = softplus(self.raw_shift_scale)
+        scale = softplus(clamp_inward(self.raw_shift_scale, _MIN_RAW_SCALE, math.inf))
         shift = Normal(self.shift_loc, scale, validate_args=False)
         return {"pi": self._kumaraswamy().to_event(1), "shift": shift.to_event(1)}
 

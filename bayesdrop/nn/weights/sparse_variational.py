@@ -22,6 +22,7 @@ Prior: TypeAlias = Literal["exact", "fit", "cubic", "hierarchical"]
 
 _INIT_LOG_VARIANCE = -10.0
 _INIT_LOG_ALPHA = -2.0
+_LEAST_VARIANCE = 1e-38
 _TINY = 1e-16  # of a squared weight: a ratio of two zeros has no value
 
 
@@ -164,7 +165,10 @@ class SparseVariational(BayesianWeights):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         mean, variance = self.weight_moments()
-        fn = Normal(mean, variance.sqrt(), validate_args=False)
+        # A variance that has underflowed, as in 16 bits, has no gradient, and no infinite one.
+        info = torch.finfo(variance.dtype)
+        scale = variance.clamp(min=max(info.tiny * info.eps, _LEAST_VARIANCE)).sqrt()
+        fn = Normal(mean, scale, validate_args=False)
         return {"weight": fn.to_event(mean.ndim)}
 
     @override
