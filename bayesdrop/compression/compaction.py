@@ -35,6 +35,7 @@ from bayesdrop.compression.rules import (
     Weighted,
 )
 from bayesdrop.errors import CompactionError
+from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import (
     BayesianDropout,
     named_dropout_layers,
@@ -65,6 +66,7 @@ _PADDED_POOLS: dict[Any, int] = {
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
+@releases_sources
 def compact(
     network: nn.Module,
     example_input: Example | None = None,

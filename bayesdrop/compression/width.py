@@ -19,6 +19,7 @@ from bayesdrop.compression.flops import count_flops
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.network import BayesianNetwork
@@ -71,6 +72,7 @@ def hold_width(
     return result
 
 
+@releases_sources
 def cut_to_width(
     network: nn.Module,
     width: Width,

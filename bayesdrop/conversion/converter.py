@@ -20,6 +20,7 @@ from bayesdrop.conversion.report import ConversionReport, Left, earlier_report
 from bayesdrop.conversion.request import Position, Request
 from bayesdrop.conversion.selection import Selection, named_layers, plain_of
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
+from bayesdrop.networks.sources import releases_sources
 from bayesdrop.networks.tracing import leaf_modules
 from bayesdrop.nn import (
     BayesianDropout,
@@ -30,6 +31,7 @@ from bayesdrop.nn import (
 from bayesdrop.program.program import Program
 
 
+@releases_sources
 def convert(  # noqa: PLR0913 - each says one thing of what goes where
     network: nn.Module,
     dropout: str = "beta-bernoulli",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -64,6 +65,8 @@ class PyroFunction(nn.Module, ABC):
                 # Not left to pyro.param, which would store, and train, a contiguous copy of a
                 # channels_last parameter.
                 store.set_state({"params": {key: parameter}, "constraints": {key: _REAL}})
+                if self.bnn.owns_store_name:
+                    self._forget_later(key, parameter)
             if pyro.param(key, parameter) is not parameter:
                 raise ConfigError(
                     "BayesianNetwork",
@@ -72,11 +75,29 @@ class PyroFunction(nn.Module, ABC):
                     hint="Give each network its own name, or call pyro.clear_param_store().",
                 )
 
+    def _forget_later(self, key: str, parameter: nn.Parameter) -> None:
+        # A name that nobody gave is of no use without its network.
+        if self not in _STORED:
+            _STORED[self] = {}
+            weakref.finalize(self, _forget, _STORED[self]).atexit = False
+        _STORED[self][key] = id(parameter)
+
     def _data_plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
         # The rows of x are the subsample; naming them saves drawing a permutation of all data.
         rows = torch.arange(x.shape[0], device=x.device)
         size = x.shape[0] if y is None else self.bnn.num_data
         return pyro.plate("data", size, subsample=rows, dim=-1)
+
+
+# Model or guide to what it has put into the store: key and identity of each parameter.
+_STORED: weakref.WeakKeyDictionary[PyroFunction, dict[str, int]] = weakref.WeakKeyDictionary()
+
+
+def _forget(stored: dict[str, int]) -> None:
+    store = pyro.get_param_store()
+    for key, identity in stored.items():
+        if key in store and id(store[key]) == identity:
+            del store[key]
 
 
 class Guide(PyroFunction):

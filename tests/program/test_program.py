@@ -1,5 +1,9 @@
 """Laws of what networks and auto-encoders share, and of predicting with either."""
 
+import copy
+import gc
+
+import pyro
 import pytest
 import torch
 from torch import nn
@@ -90,3 +94,31 @@ def test_a_likelihood_in_the_wrong_place_is_named(make):
     options = {} if make is BayesianNetwork else {"latent_size": 2}
     with pytest.raises(ConfigError, match=f"{make.__name__}: expected a likelihood object"):
         make(*parts, 100, bd.Bernoulli(), **options)
+
+
+def test_the_store_forgets_networks_that_are_gone_and_keeps_what_has_a_name():
+    store = pyro.get_param_store()
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+
+    def train(**options):
+        net = nn.Sequential(bd.BetaBernoulliDropout(3), nn.Linear(3, 2))
+        bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=4, **options)
+        optimizer, elbo = pyro.optim.Adam({"lr": 0.01}), pyro.infer.Trace_ELBO()
+        pyro.infer.SVI(bnn.model, bnn.guide, optimizer, elbo).step(x, y)
+        return bnn
+
+    alive = train()
+    keys = set(store.keys())
+    for _ in range(3):
+        train()
+        copy.deepcopy(alive).model(x, y)
+    gc.collect()
+    assert set(store.keys()) == keys and keys
+    alive.model(x, y)
+    assert set(store.keys()) == keys
+    train(name="mine")
+    gc.collect()
+    assert {key for key in set(store.keys()) - keys if key.startswith("mine.")}
+    del alive
+    gc.collect()
+    assert all(key.startswith("mine.") for key in store.keys())
