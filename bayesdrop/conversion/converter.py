@@ -163,7 +163,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     if show_report:
         sys.stdout.write(f"{report}\n")
     if report.unexpected:
-        warnings.warn(_warning(report), ConversionWarning, stacklevel=2)
+        warnings.warn(_warning(report), ConversionWarning, stacklevel=3)
     return result
 
 

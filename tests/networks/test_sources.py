@@ -3,6 +3,7 @@
 import gc
 import linecache
 
+import pytest
 import torch
 from torch import nn
 
@@ -25,3 +26,10 @@ def test_converted_and_compact_networks_leave_no_text_behind():
     del masked, small
     gc.collect()
     assert not set(texts()) - before
+
+
+def test_warnings_of_convert_name_the_line_of_its_caller():
+    net = nn.Sequential(nn.Linear(4, 6), nn.LSTM(6, 5))
+    with pytest.warns(bd.errors.ConversionWarning) as found:
+        bd.convert(net)
+    assert found[0].filename == __file__
