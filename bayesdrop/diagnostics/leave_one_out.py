@@ -167,9 +167,10 @@ def loo(
 
     Example:
         >>> import bayesdrop as bd
-        >>> net = torch.nn.Sequential(bd.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
+        >>> mask = bd.BetaBernoulliDropout(4, prior_concentration1=1.0, init_concentration1=1.0)
+        >>> net = torch.nn.Sequential(mask, torch.nn.Linear(4, 3))
         >>> bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=5)
-        >>> result = loo(bnn, (torch.zeros(5, 4), torch.arange(5) % 3), num_samples=100, seed=0)
+        >>> result = loo(bnn, (torch.eye(5, 4), torch.arange(5) % 3), num_samples=100, seed=0)
         >>> result.elpd_per_example.shape, result.looic == -2 * result.elpd
         (torch.Size([5]), True)
     """
