@@ -13,6 +13,12 @@ from bayesdrop.metrics.classification import (
     error_percent,
     negative_log_likelihood,
 )
+from bayesdrop.metrics.conformal import (
+    ConformalIntervals,
+    ConformalSets,
+    conformal_intervals,
+    conformal_sets,
+)
 from bayesdrop.metrics.corruption import corrupt, corruptions
 from bayesdrop.metrics.coverage import (
     RegressionCalibration,
@@ -35,13 +41,17 @@ from bayesdrop.metrics.regression import root_mean_squared_error
 from bayesdrop.metrics.reliability_diagram import ReliabilityDiagram, reliability
 from bayesdrop.metrics.selective import (
     RiskCoverage,
-    SelectiveThreshold,
     risk_coverage,
     risk_coverage_of_losses,
-    select_threshold,
 )
 from bayesdrop.metrics.streaming import ClassificationMetrics
 from bayesdrop.metrics.temperature import TemperatureScaling, fit_temperature
+from bayesdrop.metrics.thresholds import (
+    OODThreshold,
+    SelectiveThreshold,
+    select_ood_threshold,
+    select_threshold,
+)
 from bayesdrop.metrics.uncertainty import (
     EntropyParts,
     UncertaintyTable,
@@ -60,9 +70,12 @@ __all__ = [
     "EntropyParts",
     "ClassifierFigures",
     "ClassificationMetrics",
+    "ConformalIntervals",
+    "ConformalSets",
     "Estimate",
     "OODMetrics",
     "OODTable",
+    "OODThreshold",
     "RegressionCalibration",
     "RegressionFigures",
     "VarianceParts",
@@ -80,6 +93,8 @@ __all__ = [
     "table_by_class",
     "entropy_parts",
     "classwise_calibration_error",
+    "conformal_intervals",
+    "conformal_sets",
     "continuous_ranked_probability_score",
     "corrupt",
     "corruptions",
@@ -102,6 +117,7 @@ __all__ = [
     "risk_coverage",
     "risk_coverage_of_losses",
     "root_mean_squared_error",
+    "select_ood_threshold",
     "select_threshold",
     "uncertainty_scores",
 ]

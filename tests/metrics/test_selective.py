@@ -4,12 +4,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import risk_coverage_of_losses
-from bayesdrop.testing import TEST_FAILURE_RATE
 
 
 def example(rows=400, classes=4):
@@ -95,122 +93,11 @@ def test_the_curve_as_a_dictionary_is_plain_json_and_short():
     assert values["curve"]["risk"][-1] == values["risk"]
 
 
-def test_without_a_bound_the_largest_coverage_that_meets_the_target_is_taken():
-    probabilities, labels = example()
-    chosen = bd.metrics.select_threshold(probabilities, labels, target_risk=0.1)
-    curve = bd.metrics.risk_coverage(probabilities, labels)
-    assert chosen.coverage == curve.coverage_at_risk(0.1)
-    accepted = chosen.accept(probabilities)
-    wrong = probabilities.argmax(1) != labels
-    assert float(accepted.double().mean()) == chosen.coverage
-    assert float(wrong[accepted].double().mean()) == pytest.approx(chosen.risk)
-    assert chosen.risk <= 0.1 < float(wrong.double().mean())
-    assert chosen.risk_bound is None
-
-
-def test_a_target_above_the_risk_of_all_answers_all():
-    probabilities, labels = example()
-    chosen = bd.metrics.select_threshold(probabilities, labels, target_risk=0.9)
-    assert chosen.coverage == 1.0 and chosen.threshold == -math.inf
-    assert chosen.accept(probabilities).all()
-    assert json.loads(json.dumps(chosen.to_dict(), allow_nan=False))["threshold"] is None
-
-
-def test_a_bound_costs_coverage_and_lies_above_the_risk():
-    probabilities, labels = example(2000)
-    loose = bd.metrics.select_threshold(probabilities, labels, target_risk=0.15)
-    safe = bd.metrics.select_threshold(
-        probabilities, labels, target_risk=0.15, failure_probability=0.05
-    )
-    assert safe.risk < safe.risk_bound <= 0.15
-    assert 0.2 < safe.coverage < loose.coverage
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_the_bound_holds_as_often_as_promised(ties):
-    # Confidence c uniform, an error with probability (1 - c) / 2: the risk above a threshold t is
-    # (1 - t) / 4, or for rounded confidences an average over the values above.
-    target, failure, runs, rows = 0.1, 0.2, 300, 200
-    exceeded = 0
-    for _ in range(runs):
-        confidence = torch.rand(rows)
-        if ties:
-            confidence = (confidence * 10).floor() / 10
-        errors = (torch.rand(rows) < (1 - confidence) / 2).long()
-        p = torch.tensor([[1.0, 0.0]]).expand(rows, 2)
-        try:
-            chosen = bd.metrics.select_threshold(
-                p, errors, target_risk=target, failure_probability=failure, confidence=confidence
-            )
-        except DataError:
-            continue  # nothing promised
-        threshold = max(0.0, chosen.threshold)
-        above = torch.arange(10) / 10
-        above = above[above > chosen.threshold]
-        true = float((1 - above).mean() / 2) if ties else (1 - threshold) / 4
-        exceeded += true > target
-    assert binom.sf(exceeded - 1, runs, failure) > TEST_FAILURE_RATE
-
-
-def test_the_bound_holds_where_every_choice_would_be_wrong():
-    # Errors are independent of the confidence and a little more frequent than the target, so that
-    # whatever is chosen breaks the promise: many looks at the data must not find a lucky one.
-    target, failure, runs, rows = 0.1, 0.2, 300, 200
-    chosen = 0
-    for _ in range(runs):
-        confidence, errors = torch.rand(rows), (torch.rand(rows) < target + 1e-3).long()
-        p = torch.tensor([[1.0, 0.0]]).expand(rows, 2)
-        try:
-            bd.metrics.select_threshold(
-                p, errors, target_risk=target, failure_probability=failure, confidence=confidence
-            )
-        except DataError:
-            continue
-        chosen += 1
-    assert binom.sf(chosen - 1, runs, failure) > TEST_FAILURE_RATE
-
-
-def test_without_a_bound_the_target_is_missed_often():
-    # What the promise above is worth: the same trial without it.
-    exceeded = 0
-    for _ in range(100):
-        confidence = torch.rand(200)
-        errors = (torch.rand(200) < (1 - confidence) / 2).long()
-        p = torch.tensor([[1.0, 0.0]]).expand(200, 2)
-        chosen = bd.metrics.select_threshold(p, errors, target_risk=0.1, confidence=confidence)
-        exceeded += (1 - max(0.0, chosen.threshold)) / 4 > 0.1
-    assert binom.sf(exceeded - 1, 100, 0.2) < TEST_FAILURE_RATE
-
-
-def test_samples_probabilities_and_scores_are_accepted_alike():
-    samples = torch.randn(5, 60, 3).softmax(-1)
-    labels = samples.mean(0).argmax(1)
-    labels[samples.mean(0).amax(1).argsort()[:10]] = 0
-    chosen = bd.metrics.select_threshold(samples, labels, target_risk=0.05)
-    mean = samples.mean(0)
-    assert torch.equal(chosen.accept(samples), chosen.accept(mean))
-    assert torch.equal(chosen.accept(mean.amax(1)), chosen.accept(mean.numpy()))
-
-
 P = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
 Y = torch.tensor([1, 0, 1])
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(
-        DataError, match="some coverage with a risk of at most 0.1, got a risk from"
-    ):
-        bd.metrics.select_threshold(P, Y, target_risk=0.1)
-    with pytest.raises(DataError, match="got bounds from 1 up. Allow more risk"):
-        bd.metrics.select_threshold(P, Y, target_risk=0.1, failure_probability=0.05)
-    with pytest.raises(
-        ConfigError, match="0 < target_risk < 1, got target_risk=5. Give a fraction"
-    ):
-        bd.metrics.select_threshold(P, Y, target_risk=5)
-    with pytest.raises(
-        ConfigError, match="0 < failure_probability < 1, got failure_probability=0"
-    ):
-        bd.metrics.select_threshold(P, Y, target_risk=0.1, failure_probability=0)
     with pytest.raises(ShapeError, match="risk_coverage: expected 3 confidences, .* got 2"):
         bd.metrics.risk_coverage(P, Y, confidence=torch.zeros(2))
     with pytest.raises(DataError, match="risk_coverage: expected finite confidence scores"):
