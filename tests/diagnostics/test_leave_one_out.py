@@ -45,17 +45,16 @@ class OneUnit:
 
     def program(self, mean, sd, units=1):
         """The same as a network, whose guide has this mean and about this standard deviation."""
-        layer = bd.BetaBernoulliDropout(units, prior_concentration1=1.0)
         concentration = mean * (1 - mean) / sd**2 - 1
-        b = min(45.0, (1 - mean) * concentration)
+        b = (1 - mean) * concentration
         # a for which b B(1 + 1/a, b) is the mean.
         candidates = torch.logspace(-3, 3, 20_001, dtype=torch.float64)
         log_mean = math.log(b) + math.lgamma(b) + torch.lgamma(1 + 1 / candidates)
         log_mean = log_mean - torch.lgamma(1 + 1 / candidates + b)
         a = float(candidates[(log_mean.exp() - mean).abs().argmin()])
-        with torch.no_grad():
-            layer.raw_concentration1.fill_(math.log(math.expm1(a)))
-            layer.raw_concentration0.fill_(math.log(math.expm1(b)))
+        layer = bd.BetaBernoulliDropout(
+            units, prior_concentration1=1.0, init_concentration1=a, init_concentration0=b
+        )
         net = nn.Sequential(layer, nn.Linear(units, 1, bias=False))
         nn.init.zeros_(net[1].weight)
         with torch.no_grad():

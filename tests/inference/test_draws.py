@@ -164,8 +164,7 @@ def test_what_a_distribution_provides_is_seen_through_independent():
 def concentrated(key, a, b):
     """A float32 layer of 50 units whose guide sticks at an end of the unit interval."""
     options = {"prior_concentration1": 1e-4} if "beta" in key else {}
-    layer = bd.nn.make(key, 50, **options)
-    getattr(layer, "sticks", layer).set_posterior(a, b)
+    layer = bd.nn.make(key, 50, init_concentration1=a, init_concentration0=b, **options)
     return layer.float()
 
 
