@@ -274,7 +274,8 @@ def kl_divergence(
         if owner in parents:
             posterior = owner.posterior()
             latents[owner] = {name: q.rsample() for name, q in posterior.items()}
-        terms.append(owner.kl_divergence(posterior, prior=prior_among(owner, latents)))
+        prior = prior_among(owner, latents) if isinstance(owner, ConditionalOwner) else None
+        terms.append(owner.kl_divergence(posterior, prior=prior))
     if not terms:
         return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)
     return sum(terms[1:], start=terms[0])

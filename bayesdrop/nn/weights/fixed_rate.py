@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -78,6 +78,17 @@ class FixedRateWeights(BayesianWeights):
     @override
     def prior(self) -> dict[str, TorchDistribution]:
         return {"weight": self.weight_distribution().to_event(self.weight.ndim)}
+
+    @override
+    def kl_divergence(
+        self,
+        posterior: Mapping[str, TorchDistribution] | None = None,
+        *,
+        prior: Mapping[str, TorchDistribution] | None = None,
+    ) -> Tensor:
+        # Without a look at each weight: the divergence of a distribution from itself is zero.
+        penalty = self.penalty()
+        return self.weight.new_zeros(()) if penalty is None else self.kl_scale * penalty
 
     @override
     def weight_moments(self) -> tuple[Tensor, Tensor]:
