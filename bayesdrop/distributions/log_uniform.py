@@ -160,21 +160,9 @@ class _ExactKL(torch.autograd.Function):
     # As in bayesdrop.ops.stable: written out, beside the form in plain operations.
     @staticmethod
     def forward(ctx: Any, ratio: Tensor) -> Tensor:
-        square = ratio.square().clamp_(max=1e30)
-        position = torch.log1p(square).mul_(_STEPS_PER_UNIT)
-        index = position.clamp(max=_END * _STEPS_PER_UNIT).nan_to_num_(0.0).to(torch.int32)
-        # A column at a time, so that what follows runs on contiguous memory.
-        c0, c1, c2, c3 = (
-            torch.index_select(column, 0, index.flatten()).view(ratio.shape)
-            for column in _table(ratio.dtype, ratio.device)
-        )
-        x = position.sub_(index)
-        inner = torch.addcmul(c2, x, c3)
-        slope = torch.addcmul(c1, x, torch.addcmul(inner, x, c3, value=2).add_(c2))
-        # d s / d ratio = 2 ratio / (1 + ratio^2)
-        slope.mul_(2 * _STEPS_PER_UNIT).mul_(ratio).div_(square.add_(1))
+        value, slope = _interpolated(ratio)
         ctx.save_for_backward(ratio, slope)
-        return torch.addcmul(c0, x, torch.addcmul(c1, x, inner))
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor | None:
@@ -182,6 +170,75 @@ class _ExactKL(torch.autograd.Function):
         if torch.is_grad_enabled():
             return plain_gradients(_plain_exact_kl, (ratio,), grads[0])[0]
         return grads[0] * slope
+
+
+def _interpolated(ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the divergence and its derivative in the ratio."""
+    square = ratio.square().clamp_(max=1e30)
+    more = square + 1
+    # log(1 + x) = log(y) x / (y - 1) with y = 1 + x: as good as log1p, which is not vectorised.
+    gap = more - 1
+    position = torch.where(gap == 0, square, more.log().mul_(square).div_(gap))
+    position = position.mul_(_STEPS_PER_UNIT)
+    # Not a number becomes some interval; the value stays NaN.
+    index = position.clamp(max=_END * _STEPS_PER_UNIT).to(torch.int32)
+    index = index.clamp_(0, _END * _STEPS_PER_UNIT)
+    # A column at a time, so that what follows runs on contiguous memory.
+    c0, c1, c2, c3 = (
+        torch.index_select(column, 0, index.flatten()).view(ratio.shape)
+        for column in _table(ratio.dtype, ratio.device)
+    )
+    x = position.sub_(index)
+    inner = torch.addcmul(c2, x, c3)
+    slope = torch.addcmul(c1, x, torch.addcmul(inner, x, c3, value=2).add_(c2))
+    # d s / d ratio = 2 ratio / (1 + ratio^2)
+    slope.mul_(2 * _STEPS_PER_UNIT).mul_(ratio).div_(more)
+    return torch.addcmul(c0, x, torch.addcmul(c1, x, inner)), slope
+
+
+def summed_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    r"""Return the exact divergences of :math:`N(\theta, \sigma^2)`, summed.
+
+    The same as ``kl_divergence``, a piece of the weights at a time, so that its many operations
+    run in the cache.
+
+    Args:
+        mean: :math:`\theta`.
+        log_variance: :math:`\log \sigma^2`, of the same shape.
+    """
+    form = _plain_summed_kl if takes_plain_operations() else _SummedKL.apply
+    return form(mean, log_variance)
+
+
+def _plain_summed_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    return _plain_exact_kl(mean * (-0.5 * log_variance).exp()).sum()
+
+
+_PIECE = 1 << 15
+
+
+class _SummedKL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_variance: Tensor) -> Tensor:
+        total = mean.new_zeros(())
+        grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (mean, mean)]
+        pieces = [x.reshape(-1).split(_PIECE) for x in (mean, log_variance, *grads)]
+        for m, v, grad_m, grad_v in zip(*pieces, strict=True):
+            inverse = v.mul(-0.5).exp_()
+            ratio = m * inverse
+            value, slope = _interpolated(ratio)
+            total += value.sum()
+            torch.mul(slope, inverse, out=grad_m)
+            torch.mul(slope, ratio, out=grad_v).mul_(-0.5)
+        ctx.save_for_backward(mean, log_variance, *grads)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        mean, log_variance, grad_mean, grad_log_variance = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(_plain_summed_kl, (mean, log_variance), grads[0])
+        return grads[0] * grad_mean, grads[0] * grad_log_variance
 
 
 @functools.lru_cache

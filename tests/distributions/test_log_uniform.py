@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 
 import bayesdrop as bd
 from bayesdrop.distributions import LogUniform, Normal
-from bayesdrop.distributions.log_uniform import exact_kl
+from bayesdrop.distributions.log_uniform import exact_kl, summed_kl
 from bayesdrop.errors import ConfigError
 from bayesdrop.testing import assert_mean_close
 
@@ -191,3 +191,22 @@ def test_bad_arguments_raise():
     with pytest.raises(ValueError, match="support"):
         LogUniform(validate_args=True).log_prob(torch.tensor(float("nan")))
     assert bd.distributions.LogUniform is LogUniform
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_summed_divergence_is_the_sum_with_its_gradient(dtype):
+    mean = torch.randn(300, 250, dtype=dtype).mul_(0.1)
+    mean[0, :3] = torch.tensor([0.0, 1e-8, 30.0])
+    log_variance = torch.randn_like(mean).sub_(4.0)
+    inputs = [x.requires_grad_() for x in (mean.t(), log_variance.t())]  # not contiguous
+    fn = Normal(inputs[0], (0.5 * inputs[1]).exp())
+    expected = kl_divergence(fn, LogUniform(fn.batch_shape)).sum()
+    total = summed_kl(*inputs)
+    torch.testing.assert_close(total, expected, rtol=1e-5, atol=0.0)
+    gradients = (torch.autograd.grad(value, inputs) for value in (total, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def test_second_derivatives_of_the_summed_divergence_are_right():
+    mean = torch.randn(20, requires_grad=True)
+    assert torch.autograd.gradgradcheck(summed_kl, (mean, torch.randn(20, requires_grad=True)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.latents import is_own
 from bayesdrop.nn.weight import BayesianWeights, Noise
 from bayesdrop.typing import SharedBy
 
@@ -87,6 +88,8 @@ class FixedRateWeights(BayesianWeights):
         prior: Mapping[str, TorchDistribution] | None = None,
     ) -> Tensor:
         # Without a look at each weight: the divergence of a distribution from itself is zero.
+        if not is_own(type(self), "kl_divergence", "prior", "posterior"):
+            return super().kl_divergence(posterior, prior=prior)
         penalty = self.penalty()
         return self.weight.new_zeros(()) if penalty is None else self.kl_scale * penalty
 

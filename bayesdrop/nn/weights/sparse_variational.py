@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.distributions import LogUniform, Normal
+from bayesdrop.distributions.log_uniform import summed_kl
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.catalogue import register
+from bayesdrop.nn.latents import is_own
 from bayesdrop.nn.weight import BayesianWeights, Noise
 from bayesdrop.typing import SharedBy
 
@@ -181,6 +184,18 @@ class SparseVariational(BayesianWeights):
         else:
             fn = LogUniform(self.weight.shape, divergence=self.prior_law, validate_args=False)
         return {"weight": fn.to_event(self.weight.ndim)}
+
+    @override
+    def kl_divergence(
+        self,
+        posterior: Mapping[str, TorchDistribution] | None = None,
+        *,
+        prior: Mapping[str, TorchDistribution] | None = None,
+    ) -> Tensor:
+        own = is_own(type(self), "kl_divergence", "prior", "posterior", "penalty")
+        if not own or self.granularity != "weight" or self.prior_law != "exact":
+            return super().kl_divergence(posterior, prior=prior)
+        return self.kl_scale * summed_kl(self.weight, self.log_variance)
 
     @override
     @torch.no_grad()
