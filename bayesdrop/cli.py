@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,21 +23,39 @@ if TYPE_CHECKING:
 
     from bayesdrop.reporting import Report
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
+
+
+class _TerminationError(Exception):
+    """SIGTERM, as batch systems send it before they kill."""
+
+
+def _terminate(*_: object) -> None:
+    raise _TerminationError
 
 
 class _Group(TyperGroup):
     # Errors made for users are shown without a traceback, also under a test runner.
     @override
     def invoke(self, ctx: Any) -> Any:
+        before = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGTERM, _terminate)
         try:
             return super().invoke(ctx)
         except (BayesdropError, ImportError) as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            typer.echo("Interrupted. The same command continues from the last epoch.", err=True)
-            raise typer.Exit(_INTERRUPTED) from error
+        except (KeyboardInterrupt, _TerminationError) as error:
+            stopped = isinstance(error, _TerminationError)
+            trains = ctx.invoked_subcommand in ("train", "demo")
+            rest = "continues from the last epoch" if trains else "begins anew"
+            what = "Terminated" if stopped else "Interrupted"
+            typer.echo(f"{what}. No file is half-written; the same command {rest}.", err=True)
+            raise typer.Exit(_TERMINATED if stopped else _INTERRUPTED) from error
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
 
 
 app = typer.Typer(
@@ -150,6 +170,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         weight_decay=weight_decay,
     )
     out = Path("runs") / f"{chosen.name}-{seed}" if out is None else out
+    done = (out / "model.pt").exists()
     run = run_recipe(
         chosen,
         out=out,
@@ -162,7 +183,8 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         announce=_announce,
     )
     last = next(reversed(run.history.values()))[-1]
-    parts = [f"{out}: finished after {run.minutes:.1f} minutes"]
+    when = "was finished already," if done else "finished"
+    parts = [f"{out}: {when} after {run.minutes:.1f} minutes"]
     if "val_error" in last:
         parts.append(f"validation error {last['val_error']:.2f} %")
     parts += kept_words(run.bnn)

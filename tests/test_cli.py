@@ -249,7 +249,7 @@ def test_compact_writes_onnx(run, tmp_path):
 def test_the_same_train_command_continues_and_then_does_nothing(run):
     before = (run / "model.pt").read_bytes()
     result = invoke("train", "digits-mlp-bb", *TINY, "--out", run)
-    assert "finished after" in result.stdout and "stage" not in result.stderr
+    assert "was finished already, after" in result.stdout and "stage" not in result.stderr
     assert (run / "model.pt").read_bytes() == before
 
 
@@ -273,6 +273,53 @@ def test_a_killed_train_command_ends_with_the_same_weights(run, tmp_path):
     invoke("train", "digits-mlp-bb", *TINY, "--out", tmp_path)
     first, second = (load_run(folder).bnn.state_dict() for folder in (run, tmp_path))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_terminated_command_says_so_and_can_be_continued(run, tmp_path):
+    arguments = ["train", "digits-mlp-bb", *TINY, "--out", str(tmp_path)]
+    stop = (
+        "import os, signal, sys\n"
+        "replace = os.replace\n"
+        "def end(source, target):\n"
+        "    replace(source, target)\n"
+        "    if str(target).endswith('training.pt'): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "os.replace = end\n"
+        "from bayesdrop.cli import main\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", stop], capture_output=True, text=True)
+    assert ended.returncode == 143, ended.stderr
+    assert "Terminated. No file is half-written; the same command continues" in ended.stderr
+    invoke("train", "digits-mlp-bb", *TINY, "--out", tmp_path)
+    first, second = (load_run(folder).bnn.state_dict() for folder in (run, tmp_path))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_an_interrupted_evaluation_says_that_it_begins_anew(run, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayesdrop.recipes.report_run", interrupt)
+    result = invoke("evaluate", run, code=130)
+    assert "Interrupted. No file is half-written; the same command begins anew" in result.stderr
+
+
+def test_a_longer_run_says_why_it_is_another(run):
+    result = invoke("train", "digits-mlp-bb", *TINY[2:], "--epochs", "3", "--out", run, code=1)
+    assert "recipe.stages.1.epochs=2, got recipe.stages.1.epochs=3" in result.stderr
+    assert "More epochs are another run: the learning rates fall by its length" in result.stderr
+
+
+def test_a_failed_start_does_not_take_the_folder(run, tmp_path):
+    out = tmp_path / "run"
+    nowhere = ["--from", tmp_path / "nowhere"]
+    invoke("train", "digits-mlp-bb", *nowhere, "--epochs", "9", "--out", out, code=1)
+    invoke("train", "lenet5-caffe", "--data", "digits", "--out", out, code=1)
+    wrong = ["--from", run, "--data", "digits:0-3", "--seed", "4"]
+    assert "seed=4" in invoke("train", "digits-mlp-bb", *wrong, "--out", out, code=1).stderr
+    assert list(out.iterdir()) == []
+    invoke("train", "digits-mlp-bb", *TINY, "--from", run, "--out", out)
 
 
 def test_demo_writes_report_figures_and_compact_network(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from bayesdrop import recipes
 from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
+from bayesdrop.files import only_writer
 from bayesdrop.recipes import (
     Recipe,
     Stage,
@@ -367,3 +368,81 @@ def test_crops_are_shifts_of_the_padded_image_and_half_are_mirrored():
         shifts.update(plain + mirrored)
     assert 200 - 43 <= flips <= 200 + 43  # 4.26 standard deviations of Binomial(400, 1/2)
     assert {row for row, _ in shifts} == {column for _, column in shifts} == set(range(9))
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    with only_writer(tmp_path), pytest.raises(ConfigError, match="no other process that writes"):
+        train(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "where, message",
+    [
+        (("recipe", "speed"), "with recipe.speed=3, got recipe.speed=nothing"),
+        (("recipe", "dropout_options", "speed"), "recipe.dropout_options.speed=3"),
+        (("recipe", "network_options", "dropout"), "recipe.network_options.dropout=3"),
+    ],
+)
+def test_a_folder_with_another_option_is_another_run(trained, where, message):
+    path = trained[0] / "recipe.json"
+    good = path.read_bytes()
+    values = json.loads(good)
+    del values["checksum"]
+    inner = values
+    for name in where[:-1]:
+        inner = inner[name]
+    inner[where[-1]] = 3
+    try:
+        path.write_text(json.dumps(values))
+        with pytest.raises(ConfigError, match=message):
+            train(trained[0])
+    finally:
+        path.write_bytes(good)
+
+
+def test_a_folder_of_another_format_is_not_trained_in(trained):
+    path = trained[0] / "recipe.json"
+    good = path.read_bytes()
+    values = json.loads(good) | {"format": 99}
+    del values["checksum"]
+    try:
+        path.write_text(json.dumps(values))
+        with pytest.raises(CheckpointError, match="expected recipe.json of format 1"):
+            train(trained[0])
+    finally:
+        path.write_bytes(good)
+
+
+def test_what_was_not_trained_yet_is_replaced(tmp_path):
+    (tmp_path / "recipe.json").write_text("{damaged")
+    (tmp_path / "plain").mkdir()
+    assert list(train(tmp_path, tiny(1, 1)).history) == ["plain", "beta-bernoulli"]
+    assert load_run(tmp_path).recipe == tiny(1, 1)
+
+
+def test_an_edited_description_is_refused_until_it_says_so(trained):
+    path = trained[0] / "recipe.json"
+    good = path.read_bytes()
+    try:
+        path.write_bytes(good.replace(b'"seed": 0', b'"seed": 1'))
+        with pytest.raises(CheckpointError, match="If you edited it, remove the line of its chec"):
+            load_run(trained[0])
+        values = json.loads(path.read_bytes())
+        del values["checksum"]
+        path.write_text(json.dumps(values))
+        assert load_run(trained[0]).seed == 1
+    finally:
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("content", ['{"plain": 3}', '{"plain": [3]}', '{"plain": []}', "[1]"])
+def test_records_that_are_none_are_refused(trained, content):
+    path = trained[0] / "history.json"
+    good = path.read_bytes()
+    try:
+        path.write_text(content)
+        with pytest.raises(CheckpointError, match="expected the records of the stages"):
+            load_run(trained[0])
+    finally:
+        path.write_bytes(good)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -119,7 +120,9 @@ def _loader_examples(loader: DataLoader) -> int | None:
 def _sampler(loader: DataLoader) -> object:
     """Return what chooses the examples of a loader; None if a batch sampler does not tell."""
     if loader.batch_size is not None or loader.batch_sampler is None:
-        return loader.sampler
+        # With batch_size=None a sampler may choose whole batches.
+        chooses: object = loader.sampler
+        return chooses.sampler if isinstance(chooses, BatchSampler) else chooses
     return getattr(loader.batch_sampler, "sampler", None)
 
 

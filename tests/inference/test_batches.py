@@ -237,3 +237,10 @@ def test_tables_of_pandas_are_refused_with_a_way_out():
     for source in (pandas.DataFrame({"a": [1.0]}), (pandas.DataFrame({"a": [1.0]}), Y[:1])):
         with pytest.raises(DataError, match="DataFrame"):
             list(batches(source))
+
+
+def test_a_sampler_of_whole_batches_draws_the_examples_in_them():
+    data = TensorDataset(torch.randn(11, 2), torch.zeros(11))
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), 3, False)
+    loader = torch.utils.data.DataLoader(data, sampler=sampler, batch_size=None)
+    assert num_examples(loader) == 11 and data_set_sizes(loader) == {11}
