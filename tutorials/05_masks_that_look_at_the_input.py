@@ -42,7 +42,7 @@ bd.fit(
     (x, y),
     epochs=epochs,
     variational_learning_rate=0.1,
-    kl_weight=bd.schedules.warm_up(epochs // 2),
+    kl_weight=bd.schedules.warm_up(0.5),
     seed=0,
     **options,
 )

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from pyro.infer import ELBO
-from torch import nn
 
-from bayesdrop.errors import (
-    BayesdropWarning,
-    ConfigError,
-    unknown_name,
+from bayesdrop.errors import BayesdropWarning, ConfigError, unknown_name
+from bayesdrop.inference import fingerprint, settings
+from bayesdrop.inference.batches import (
+    Data,
+    as_tensors,
+    data_set_sizes,
+    known_examples,
+    num_examples,
 )
-from bayesdrop.inference.batches import Data, num_examples
+from bayesdrop.inference.diagnosis import doubts_reported
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective, as_objective
-from bayesdrop.inference.schedules import Schedule, as_schedule, steps
+from bayesdrop.inference.optimizers import OptimizerFactory, make_optimizer
+from bayesdrop.inference.schedules import Schedule, as_rate_schedule, as_schedule
 from bayesdrop.inference.training import (
     Record,
     TrainingRun,
@@ -31,13 +34,12 @@ from bayesdrop.inference.training import (
     sweep,
     validate,
 )
-from bayesdrop.nn import LatentOwner, StickBreakingDropout
+from bayesdrop.nn import StickBreakingDropout
 from bayesdrop.ops.stable import flushed_denormals
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
 
 Callback: TypeAlias = Callable[[Any, Record], object]
-OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 _TINY = 1e-30
 
@@ -80,7 +82,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     monitor: str = "val_nll",
     objective: ELBO | Objective | None = None,
     num_masks: NumMasks = 1,
-    optimizer: OptimizerFactory | None = None,
+    optimizer: OptimizerFactory | torch.optim.Optimizer | None = None,
     callbacks: Iterable[Callback] = (),
     seed: int | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -96,11 +98,15 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         + w\,\mathrm{KL}\Bigr)
 
     Args:
-        bnn: The network; trained in place, left in evaluation mode.
-        data: Training data: ``(x, y)`` tensors, a Dataset, or a DataLoader (which keeps its own
-            batch size).
+        bnn: The network; trained in place, left in evaluation mode. Modules that are in evaluation
+            mode beside others in training mode stay so: a frozen part is neither normalised by its
+            batch nor dropped from, in this call and the next. So does batch norm whose parameters
+            all are frozen with ``requires_grad_(False)``.
+        data: Training data: ``(x, y)`` tensors or arrays, a Dataset, or a DataLoader (which keeps
+            its own batch size). A stream without a length (``IterableDataset``) will do.
         epochs: Epochs of the whole run, those of earlier sessions included.
-        batch_size: Examples a step.
+        batch_size: Examples a step. Where the network has batch norm a last batch of one example,
+            from which it could not train, joins the batch before, also that of a DataLoader.
         validation: Validation data, or the fraction of ``data`` (tensors) to hold out, chosen by
             ``seed``; ``bnn.num_data`` is then set to what remains.
         learning_rate: Of network weights, posterior means of weights and the likelihood's
@@ -109,7 +115,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             random weights.
         weight_decay: L2 penalty on network weights only, a Gaussian prior on them; random weights
             have their own.
-        schedule: Factor on both learning rates; a sequence means ``schedules.steps``.
+        schedule: Factor on both learning rates; a sequence means ``schedules.steps``. The default
+            depends on ``epochs``, see below.
         buffers: Name to value or schedule of buffers that layers declare as ``schedulable``, such
             as ``{"temperature": schedules.linear(1.0, 0.1)}``: all layers that have one of that
             name get it, the others are left.
@@ -128,8 +135,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             ``bnn.loss``. 1 is the papers' objective, which prunes well and whose optimum is no
             posterior of the keep probabilities; 4 to 16 come near it, at :math:`M` times the
             network's pass.
-        optimizer: Called with parameter groups, each with ``lr`` and ``weight_decay``; the
-            default is fused Adam.
+        optimizer: Called with parameter groups, each with ``lr`` and ``weight_decay``, such as
+            ``torch.optim.SGD``; the default is fused Adam. One with rates of its own, or an
+            optimiser that is made already, keeps them; ``schedule`` multiplies them.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
         seed: Seed of torch's global generator at the start of the run.
         checkpoint_dir: Where ``training.pt`` is written, atomically, to resume from.
@@ -140,89 +148,112 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
 
     Raises:
         ConfigError: If an argument makes no sense.
-        DataError: If the data is empty, non-finite or has labels out of range.
+        DataError: If the data is empty, has labels out of range or other numbers than the network,
+            or makes the loss of training or validation non-finite; names the data set's row.
         DivergenceError: If the loss or a gradient is not finite; names the step and the site or
             parameter. The weights are those before that step.
-        CheckpointError: If a checkpoint cannot be written, or one found does not belong to this
-            run; it is left alone.
+        CheckpointError: If a checkpoint cannot be written, or one found belongs to another run:
+            other data, network, objective, optimiser, schedule or settings, which it names. It is
+            left alone, and so is ``bnn``.
 
     A run killed at any moment continues from its last checkpoint and ends with the same bits (on
-    the same machine, with the same number of threads). Denormal floats are flushed to zero during
-    training, since weight decay drives the weights of unused inputs into their range; at its end
-    parameters below 1e-30 become zero.
+    the same machine, with the same number of threads). One that has ended continues with more
+    ``epochs``, as if they had been asked for at the start, unless a schedule depends on their
+    number, as fractions do: of that it warns, and goes on under the new schedule. Denormal floats
+    are flushed to zero during training, since weight decay drives the weights of unused inputs
+    into their range; at its end parameters below 1e-30 become zero.
 
     On shared cores run with ``OMP_NUM_THREADS=1`` (or ``torch.set_num_threads(1)``): torch's
     threads wait busily for one another, and small networks then take many times as long.
     """
-    _check_settings(epochs, batch_size, patience, validation, monitor, checkpoint_every)
-    epochs, batch_size = int(epochs), int(batch_size)  # as checkpoints have them
-    patience = None if patience is None else int(patience)
-    _check_rates(
+    settings.check_program(bnn)
+    settings.check_counts(epochs=epochs, batch_size=batch_size, checkpoint_every=checkpoint_every)
+    settings.check_counts(patience=1 if patience is None else patience)
+    settings.check_monitor(monitor, patience, validation)
+    settings.check_rates(
         learning_rate=learning_rate,
         variational_learning_rate=variational_learning_rate,
         weight_decay=weight_decay,
         clip_norm=clip_norm,
     )
+    settings.check_seed(seed)
+    settings.check_folders(checkpoint_dir=checkpoint_dir, tensorboard=tensorboard)
+    called = settings.as_callbacks(callbacks)
     bnn.check_num_masks(num_masks)
-    data, validation = _split(bnn, data, validation, seed)
-    if num_examples(data) != bnn.num_data:
-        warnings.warn(
-            f"fit: bnn.num_data={bnn.num_data}, but there are {num_examples(data)} training "
-            "examples, so the KL is weighted for another data set. Set bnn.num_data.",
-            BayesdropWarning,
-            stacklevel=2,
-        )
+    epochs, batch_size = int(epochs), int(batch_size)  # as checkpoints have them
+    source = data
     run = TrainingRun(
         bnn=bnn,
-        optimizer=_make_optimizer(
-            bnn, optimizer, learning_rate, variational_learning_rate, weight_decay
+        source=source,
+        optimizer=make_optimizer(
+            bnn,
+            optimizer,
+            learning_rate=learning_rate,
+            variational_learning_rate=variational_learning_rate,
+            weight_decay=weight_decay,
         ),
-        schedule=schedule if callable(schedule) else steps(*schedule),
-        buffers=_buffer_schedules(bnn, buffers or {}),
-        kl_weight=None if kl_weight is None else as_schedule(kl_weight),
+        schedule=as_rate_schedule(schedule),
+        buffers=_buffer_schedules(bnn, buffers),
+        kl_weight=None if kl_weight is None else as_schedule(kl_weight, "kl_weight"),
         objective=as_objective(objective, num_masks),
         clip_norm=clip_norm,
         epochs=epochs,
         settings={
             "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "variational_learning_rate": variational_learning_rate,
-            "weight_decay": weight_decay,
-            "clip_norm": clip_norm,
-            "patience": patience,
+            "learning_rate": float(learning_rate),
+            "variational_learning_rate": float(variational_learning_rate),
+            "weight_decay": float(weight_decay),
+            "clip_norm": None if clip_norm is None else float(clip_norm),
+            "patience": None if patience is None else int(patience),
             "monitor": monitor,
             "num_masks": num_masks,
-            "seed": seed,
+            "seed": None if seed is None else int(seed),
         },
     )
+    data, validation = _split(bnn, data, validation, seed)
+    _check_num_data(bnn, data)
     path = None if checkpoint_dir is None else Path(checkpoint_dir) / "training.pt"
-    resumed = path is not None and resume and path.exists()
-    if resumed and path is not None:
-        run.restore(path)
+    if path is not None:
+        run.description = {
+            "data": fingerprint.describe_data("training", data),
+            "validation": fingerprint.describe_data("validation", validation),
+            "network": fingerprint.describe_network(bnn, run.frozen, run.buffers),
+            "objective": fingerprint.describe_objective(objective, run.optimizer),
+        }
+    if path is not None and resume and path.exists():
+        run.restore(path, data)
     elif seed is not None:
-        torch.manual_seed(seed)
+        torch.manual_seed(int(seed))
     if path is not None:
         sweep(path)
-    display = Monitor(run.history, epochs, num_examples(data), progress, tensorboard)
-    with display, flushed_denormals():
+    size = known_examples(data) or bnn.num_data
+    display = Monitor(run.history, epochs, size, progress, tensorboard)
+    with display, flushed_denormals(), doubts_reported(bnn):
         while run.epoch < epochs and not run.stopped_early:
             record = run.train_epoch(data, batch_size, display)
             if validation is not None:
                 record |= validate(bnn, validation)
             run.finish_epoch(record, monitor if validation is not None else None, patience)
             display.epoch(record)
-            if any([callback(bnn, record) is True for callback in callbacks]):
+            if any([callback(bnn, record) is True for callback in called]):
                 run.stopped_early = True
             last = run.epoch == epochs or run.stopped_early
             if path is not None and (last or run.epoch % checkpoint_every == 0):
-                run.save(path)
-    if patience is not None and run.best_state is not None:
-        bnn.load_state_dict(run.best_state)
-    _zero_tiny(bnn)
-    bnn.eval()
-    _check_posteriors(bnn)
+                run.save(path, data)
+    _finish(run, patience)
     seconds = sum(record["seconds"] for record in run.history)
     return FitResult(run.history, run.best_epoch, run.stopped_early, seconds)
+
+
+def _finish(run: TrainingRun, patience: int | None) -> None:
+    if patience is not None and run.best_state is not None:
+        run.bnn.load_state_dict(run.best_state)
+    _zero_tiny(run.bnn)
+    run.bnn.eval()
+    run.bnn.frozen = run.frozen
+    for _, layer in run.bnn.named_dropout_layers():
+        if isinstance(layer, StickBreakingDropout):
+            layer.check_posterior()
 
 
 @torch.no_grad()
@@ -233,85 +264,43 @@ def _zero_tiny(bnn: Program) -> None:
         parameter[parameter.abs() < _TINY] = 0.0
 
 
-def _check_posteriors(bnn: Program) -> None:
-    for _, layer in bnn.named_dropout_layers():
-        if isinstance(layer, StickBreakingDropout):
-            layer.check_posterior()
-
-
-def _buffer_schedules(
-    bnn: Program, buffers: Mapping[str, float | Schedule]
-) -> dict[str, Schedule]:
-    for name in buffers:
+def _buffer_schedules(bnn: Program, buffers: Any) -> dict[str, Schedule]:
+    if not isinstance(buffers, Mapping | None):
+        raise ConfigError(
+            "fit",
+            expected="buffers to be a dictionary of names and schedules",
+            got=f"buffers={buffers!r}",
+            hint="For example buffers={'temperature': schedules.linear(1.0, 0.1)}.",
+        )
+    for name in buffers or ():
         if name not in (available := schedulable_buffers(bnn)):
             raise unknown_name("schedulable buffer", name, available or ("none",))
-    return {name: as_schedule(value) for name, value in buffers.items()}
+    return {name: as_schedule(value, name) for name, value in (buffers or {}).items()}
 
 
-def _check_settings(
-    epochs: int,
-    batch_size: int,
-    patience: int | None,
-    validation: Data | float | None,
-    monitor: str,
-    checkpoint_every: int,
-) -> None:
-    for name, value in (
-        ("epochs", epochs),
-        ("batch_size", batch_size),
-        ("checkpoint_every", checkpoint_every),
-        ("patience", 1 if patience is None else patience),
-    ):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ConfigError(
-                "fit",
-                expected=f"{name} >= 1, an int",
-                got=f"{name}={value!r}",
-                hint="Pass a whole number of at least 1.",
-            )
-    if patience is not None and validation is None:
-        raise ConfigError(
-            "fit",
-            expected="validation data for early stopping",
-            got=f"patience={patience} and validation=None",
-            hint="Pass validation=(x, y) or a fraction such as validation=0.1.",
-        )
-    if monitor not in ("val_nll", "val_error", "val_rmse"):
-        raise ConfigError(
-            "fit",
-            expected="monitor to be val_nll, val_error or val_rmse",
-            got=repr(monitor),
-            hint="The default is val_nll.",
-        )
-
-
-def _check_rates(clip_norm: float | None, **rates: float) -> None:
-    for name, value in rates.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(
-                "fit",
-                expected=f"{name} to be finite and >= 0",
-                got=f"{name}={value}",
-                hint="0 leaves it out.",
-            )
-    if clip_norm is not None and not clip_norm > 0:
-        raise ConfigError(
-            "fit",
-            expected="clip_norm > 0",
-            got=f"clip_norm={clip_norm}",
-            hint="None does not clip.",
+def _check_num_data(bnn: Program, data: Data) -> None:
+    sizes = data_set_sizes(data)
+    if sizes and bnn.num_data not in sizes:
+        count = " or ".join(str(size) for size in sorted(sizes))
+        warnings.warn(
+            f"fit: bnn.num_data={bnn.num_data}, but there are {count} training "
+            "examples, so the KL is weighted for another data set. Set bnn.num_data.",
+            BayesdropWarning,
+            stacklevel=3,
         )
 
 
 def _split(
     bnn: Program, data: Data, validation: Data | float | None, seed: int | None
 ) -> tuple[Data, Data | None]:
-    if not isinstance(validation, float):
-        return data, validation
-    if isinstance(data, torch.utils.data.TensorDataset):
-        data = data.tensors  # type: ignore[assignment]
-    held_out = round(num_examples(data) * validation)
-    if not isinstance(data, tuple | list) or not 0 < held_out < num_examples(data):
+    if not isinstance(validation, Real):
+        if validation is not None:
+            # Other things are refused before an epoch is lost.
+            known_examples(validation)  # type: ignore[arg-type]
+        return data, validation  # type: ignore[return-value]
+    fraction, tensors = float(validation), as_tensors(data)
+    held_out = round(num_examples(data) * fraction) if 0 < fraction < 1 else 0
+    if tensors is None or len(tensors) != 2 or not 0 < held_out < len(tensors[0]):
         raise ConfigError(
             "fit",
             expected="a validation fraction in (0, 1) of (x, y) tensors",
@@ -320,59 +309,7 @@ def _split(
         )
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     order = torch.randperm(num_examples(data), generator=generator)
-    x, y = data
+    x, y = tensors
     bnn.num_data = len(order) - held_out
     rest = order[held_out:]
     return (x[rest], y[rest]), (x[order[:held_out]], y[order[:held_out]])
-
-
-def _make_optimizer(
-    bnn: Program,
-    factory: OptimizerFactory | None,
-    learning_rate: float,
-    variational_learning_rate: float,
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    owners = [m for m in bnn.modules() if isinstance(m, LatentOwner)]
-    variational = {id(p) for owner in owners for p in owner.variational_parameters()}
-    means = {id(p) for owner in owners for p in owner.mean_parameters()}
-    likelihood = {id(parameter) for parameter in bnn.likelihood.parameters()}
-    members: Mapping[str, list[nn.Parameter]] = {
-        "weights": [],
-        "means": [],
-        "likelihood": [],
-        "variational": [],
-    }
-    for parameter in bnn.parameters():
-        if parameter.requires_grad:
-            kind = "variational" if id(parameter) in variational else "weights"
-            kind = "means" if id(parameter) in means else kind
-            members["likelihood" if id(parameter) in likelihood else kind].append(parameter)
-    rates = {
-        "weights": (learning_rate, weight_decay),
-        "means": (learning_rate, 0.0),  # their prior is in the KL
-        "likelihood": (learning_rate, 0.0),
-        "variational": (variational_learning_rate, 0.0),
-    }
-    groups = [
-        {"params": members[kind], "lr": rate, "initial_lr": rate, "weight_decay": decay}
-        for kind, (rate, decay) in rates.items()
-        if members[kind]
-    ]
-    if not groups:
-        raise ConfigError(
-            "fit",
-            expected="parameters to train",
-            got="none that require a gradient",
-            hint="Were they frozen with requires_grad_(False)?",
-        )
-    if factory is not None:
-        return factory(groups)
-    return torch.optim.Adam(groups, fused=_can_fuse(bnn))
-
-
-def _can_fuse(bnn: Program) -> bool:
-    return all(
-        parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
-        for parameter in bnn.parameters()
-    )

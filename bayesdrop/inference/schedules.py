@@ -7,16 +7,21 @@ constant schedule everywhere one is accepted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+import torch
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.inference.settings import require_function
 
 Schedule: TypeAlias = Callable[[int, int], float]
 
 
 def constant(value: float) -> Schedule:
     """Return a schedule that is ``value`` throughout."""
+    _require("constant", "value", value, -math.inf, math.inf)
     return lambda epoch, epochs: value
 
 
@@ -31,8 +36,9 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
         >>> [round(steps(0.5, 0.8)(epoch, 10), 4) for epoch in (0, 5, 8)]
         [1.0, 0.1, 0.01]
     """
+    _require("steps", "factor", factor, 0.0, math.inf)
     for milestone in milestones:
-        if milestone <= 0 or (isinstance(milestone, float) and milestone >= 1):
+        if not _is_milestone(milestone):
             raise ConfigError(
                 "schedules.steps",
                 expected="positive epochs (int) or fractions of the run (float below 1)",
@@ -42,7 +48,7 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
 
     def value(epoch: int, epochs: int) -> float:
         passed = sum(
-            epoch >= (milestone if isinstance(milestone, int) else int(milestone * epochs))
+            epoch >= (milestone if milestone >= 1 else int(milestone * epochs))
             for milestone in milestones
         )
         return factor**passed
@@ -51,7 +57,8 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
 
 
 def cosine(final: float = 0.0) -> Schedule:
-    """Return a schedule that falls from 1 towards ``final`` along half a cosine."""
+    """Return a schedule that falls from 1 towards ``final`` >= 0 along half a cosine."""
+    _require("cosine", "final", final, 0.0, math.inf)
     return lambda epoch, epochs: (
         final + (1 - final) * 0.5 * (1 + math.cos(math.pi * epoch / max(1, epochs)))
     )
@@ -65,6 +72,9 @@ def linear(start: float, stop: float, until: float = 1.0) -> Schedule:
         stop: Value from the fraction ``until`` of the run on.
         until: Fraction of the run, in (0, 1].
     """
+    for name, number in (("start", start), ("stop", stop)):
+        _require("linear", name, number, -math.inf, math.inf)
+    _require("linear", "until", until, 0.0, 1.0)
 
     def value(epoch: int, epochs: int) -> float:
         last = max(1.0, until * epochs - 1)
@@ -83,7 +93,7 @@ def decay(since: float = 0.0) -> Schedule:
         >>> [decay(0.5)(epoch, 4) for epoch in range(4)]
         [1.0, 1.0, 1.0, 0.5]
     """
-    if not 0.0 <= since < 1.0:
+    if not _is_number(since) or not 0.0 <= since < 1.0:
         raise ConfigError(
             "schedules.decay",
             expected="a fraction of the run in [0, 1)",
@@ -94,10 +104,96 @@ def decay(since: float = 0.0) -> Schedule:
 
 
 def warm_up(until: float) -> Schedule:
-    """Return a KL warm-up: from near 0 to 1 in the first fraction ``until`` of the run."""
+    """Return a KL warm-up: from near 0 to 1 in the first fraction ``until``, in [0, 1]."""
+    _require("warm_up", "until", until, 0.0, 1.0)
     return lambda epoch, epochs: min(1.0, (epoch + 1) / max(1.0, until * epochs))
 
 
-def as_schedule(value: float | Schedule) -> Schedule:
-    """Return ``value`` itself if it is a schedule, else a constant one."""
-    return value if callable(value) else constant(float(value))
+def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
+    """Return ``value`` itself if it is a schedule, else a constant one.
+
+    Args:
+        value: A function of the epoch and the number of epochs, or a number.
+        name: What it is for, for the message.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if _is_number(value):
+        return constant(float(value))  # type: ignore[arg-type]
+    if not callable(value):
+        raise ConfigError(
+            "fit",
+            expected=f"{name} to be a number, or a function of (epoch, epochs)",
+            got=repr(value),
+            hint="For example bd.schedules.linear(1.0, 0.1).",
+        )
+    require_function(f"{name}", value, "schedule(epoch, epochs)", 2)
+    return value
+
+
+def as_rate_schedule(value: Schedule | Sequence[float]) -> Schedule:
+    """Return the schedule of the learning rates: ``steps`` of a sequence, or a function.
+
+    Raises:
+        ConfigError: If it is neither. A number is none: it may mean a factor or an epoch.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return steps(*value)
+    if not callable(value):
+        raise ConfigError(
+            "fit",
+            expected="schedule to be a function of (epoch, epochs), or a sequence of milestones",
+            got=repr(value),
+            hint="For example (0.5, 0.8) or bd.schedules.cosine(); () leaves the rates.",
+        )
+    return as_schedule(value)
+
+
+def value_of(
+    schedule: Schedule, name: str, epoch: int, epochs: int, *, lower: float = -math.inf
+) -> float:
+    """Return a schedule's value in an epoch.
+
+    Args:
+        schedule: The schedule.
+        name: What it is for, for the message.
+        epoch: The epoch, from 0.
+        epochs: Number of epochs.
+        lower: Least value.
+
+    Raises:
+        ConfigError: If it is no number, not finite, or less.
+    """
+    value: Any = schedule(epoch, epochs)
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    finite = _is_number(value) and math.isfinite(value)
+    if not finite or value < lower:
+        least = f" of at least {lower:g}" if finite else ""
+        raise ConfigError(
+            "fit",
+            expected=f"the schedule {name!r} to give finite numbers{least}",
+            got=f"{value!r} in epoch {epoch + 1} of {epochs}",
+            hint="A schedule is called with the epoch, from 0, and the number of epochs.",
+        )
+    return float(value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_milestone(value: Any) -> bool:
+    return _is_number(value) and value > 0 and (isinstance(value, Integral) or value < 1)
+
+
+def _require(who: str, name: str, value: Any, low: float, high: float) -> None:
+    if not _is_number(value) or not math.isfinite(value) or not low <= value <= high:
+        bounds = f" in [{low:g}, {high:g}]" if math.isfinite(high) else f" of at least {low:g}"
+        raise ConfigError(
+            f"schedules.{who}",
+            expected=f"{name} to be a finite number{'' if low == -math.inf else bounds}",
+            got=f"{name}={value!r}",
+            hint="See its docstring.",
+        )

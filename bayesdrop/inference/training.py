@@ -13,18 +13,24 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    DivergenceError,
-)
-from bayesdrop.inference import checkpoint
+from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.inference import checkpoint, resume
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.inference.diagnosis import (
+    bad_gradient,
+    bad_rows,
+    bad_validation,
+    diagnose,
+    is_invalid_value,
+)
+from bayesdrop.inference.fingerprint import generators
+from bayesdrop.inference.modes import frozen_modules, normalizes_batches, train_but
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective
-from bayesdrop.inference.schedules import Schedule
+from bayesdrop.inference.schedules import Schedule, value_of
 from bayesdrop.nn import LatentOwner
+from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
@@ -35,9 +41,25 @@ Record: TypeAlias = dict[str, Any]
 
 @dataclasses.dataclass
 class TrainingRun:
-    """The state of a run: everything a checkpoint holds, and how an epoch changes it."""
+    """The state of a run: everything a checkpoint holds, and how an epoch changes it.
+
+    Args:
+        bnn: The network.
+        source: The training data as the user holds it, in which bad rows are looked up.
+        optimizer: Its groups have ``initial_lr``.
+        schedule: Of the learning rates.
+        buffers: Schedules of buffers, by name.
+        kl_weight: Of the KL divergences; None leaves them.
+        objective: What a step minimises.
+        clip_norm: Largest gradient norm.
+        epochs: Epochs of the whole run.
+        settings: What a checkpoint's run must have in common with this one.
+        description: The same of data, network and objective, in groups; empty without a
+            checkpoint.
+    """
 
     bnn: Program
+    source: Data
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     buffers: Mapping[str, Schedule]
@@ -46,6 +68,7 @@ class TrainingRun:
     clip_norm: float | None
     epochs: int
     settings: dict[str, Any]
+    description: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     epoch: int = 0
     step: int = 0
     history: list[Record] = dataclasses.field(default_factory=list)
@@ -56,15 +79,18 @@ class TrainingRun:
 
     def __post_init__(self) -> None:
         self._owners = [m for m in self.bnn.modules() if isinstance(m, LatentOwner)]
+        self.frozen = frozen_modules(self.bnn)
+        self._joins = normalizes_batches(self.bnn, self.frozen)
 
     def train_epoch(self, data: Data, batch_size: int, display: Monitor) -> Record:
         """Train one epoch under its schedules and return its record."""
         started = time.perf_counter()
         values = self._apply_schedules()
-        self.bnn.train()
+        train_but(self.bnn, self.frozen)
         nll = kl = 0.0
         seen = 0
-        for x, y in batches(data, batch_size, shuffle=True, device=_device(self.bnn)):
+        device, joins = _device(self.bnn), self._joins
+        for x, y in batches(data, batch_size, shuffle=True, device=device, join_single=joins):
             if y is None:
                 raise DataError(
                     "fit",
@@ -77,6 +103,13 @@ class TrainingRun:
             kl += terms[1] * x.shape[0]
             seen += x.shape[0]
             display.advance(x.shape[0], nll / seen, kl / seen)
+        if seen == 0:
+            raise DataError(
+                "fit",
+                expected="at least one batch",
+                got="none",
+                hint="Does the data yield batches each time it is iterated over?",
+            )
         return {
             "epoch": self.epoch + 1,
             "loss": (nll + kl) / seen,
@@ -89,36 +122,45 @@ class TrainingRun:
         }
 
     def _apply_schedules(self) -> dict[str, Any]:
-        factor = self._finite("schedule", self.schedule)
+        factor = value_of(self.schedule, "schedule", self.epoch, self.epochs, lower=0.0)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         if self.kl_weight is not None:
-            self.bnn.kl_weight = self.kl_weight(self.epoch, self.epochs)
+            self.bnn.kl_weight = value_of(self.kl_weight, "kl_weight", self.epoch, self.epochs)
         record: dict[str, Any] = {}
         for name, buffers in schedulable_buffers(self.bnn).items():
             if name in self.buffers:
+                value = value_of(self.buffers[name], name, self.epoch, self.epochs)
+                if name == "temperature" and value <= 0:
+                    raise ConfigError(
+                        "fit",
+                        expected="a temperature > 0",
+                        got=f"{value} in epoch {self.epoch + 1} of {self.epochs}",
+                        hint="For example schedules.linear(1.0, 0.1).",
+                    )
                 for buffer in buffers:
-                    buffer.fill_(self._finite(name, self.buffers[name]))
+                    buffer.fill_(value)
             record[name] = float(buffers[0].reshape(-1)[0])
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         record["kl_weight"] = self.bnn.kl_weight
         record["num_masks"] = self.settings.get("num_masks", 1)
         return record
 
-    def _finite(self, name: str, schedule: Schedule) -> float:
-        value = schedule(self.epoch, self.epochs)
-        if not math.isfinite(value):
-            raise ConfigError(
-                "fit",
-                expected=f"the schedule {name!r} to give finite numbers",
-                got=f"{value} in epoch {self.epoch + 1} of {self.epochs}",
-                hint="A schedule is called with the epoch, from 0, and the number of epochs.",
-            )
-        return value
-
     def _train_step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.objective(self.bnn, x, y)
+        try:
+            with explained("fit", self.bnn.network, x):
+                terms = self.objective(self.bnn, x, y)
+        except ValueError as error:
+            known: Exception | None = bad_rows(
+                "fit", self.source, x, y, f"at step {self.step + 1}"
+            )
+            if known is None and is_invalid_value(error):
+                terms = LossTerms(torch.tensor(math.nan), torch.tensor(math.nan))
+                known = diagnose(self.bnn, self.source, x, y, terms, self.step + 1)
+            if known is None:
+                raise
+            raise known from error
         if not isinstance(terms, LossTerms):
             raise ConfigError(
                 "fit",
@@ -128,9 +170,9 @@ class TrainingRun:
             )
         loss = terms.loss / self.bnn.num_data
         if not math.isfinite(loss.item()):
-            raise diagnose(self.bnn, x, terms, self.step + 1)
+            raise diagnose(self.bnn, self.source, x, y, terms, self.step + 1)
         loss.backward()
-        self._check_gradients()
+        self._check_gradients(x, y)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.bnn.parameters(), self.clip_norm)
         self.optimizer.step()
@@ -140,20 +182,14 @@ class TrainingRun:
         self.step += 1
         return terms.nll.item() / self.bnn.num_data, terms.kl.item() / self.bnn.num_data
 
-    def _check_gradients(self) -> None:
+    def _check_gradients(self, x: Tensor, y: Tensor) -> None:
         # One fused norm; only if it is not finite (or overflows) does anything look further.
         gradients = [p.grad for p in self.bnn.parameters() if p.grad is not None]
         if math.isfinite(float(nn.utils.get_total_norm(gradients))):
             return
         for name, parameter in self.bnn.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise DivergenceError(
-                    "fit",
-                    expected="finite gradients",
-                    got=f"NaN or infinity in that of {name!r} at step {self.step + 1}",
-                    hint="The loss is finite: look for a root or quotient of zero in the network. "
-                    "The weights are those before this step.",
-                )
+                raise bad_gradient(name, x, y, self.step + 1)
 
     def finish_epoch(self, record: Record, monitor: str | None, patience: int | None) -> None:
         """Count an epoch, and keep the best weights if patience may want them back."""
@@ -179,7 +215,17 @@ class TrainingRun:
         elif patience is not None and self.epoch - self.best_epoch >= patience:
             self.stopped_early = True
 
-    def save(self, path: Path) -> None:
+    def _schedules(self, epochs: int) -> dict[str, list[float]]:
+        """Return the value of every schedule in each epoch of a run of so many epochs."""
+        named = {"schedule": self.schedule, **self.buffers}
+        if self.kl_weight is not None:
+            named["kl_weight"] = self.kl_weight
+        return {
+            name: [value_of(schedule, name, epoch, epochs) for epoch in range(epochs)]
+            for name, schedule in named.items()
+        }
+
+    def save(self, path: Path, data: Data) -> None:
         """Write a checkpoint from which ``restore`` continues to the same bits."""
         state = {
             **checkpoint.header("training"),
@@ -188,36 +234,49 @@ class TrainingRun:
             "num_data": self.bnn.num_data,
             "kl_weight": self.bnn.kl_weight,
             "random": checkpoint.random_state(),
+            "generators": [generator.get_state() for generator in generators(data)],
             "settings": self.settings,
+            "description": self.description,
+            "epochs": self.epochs,
+            "schedules": self._schedules(self.epochs),
             **{name: getattr(self, name) for name in _PROGRESS},
         }
         checkpoint.write(path, state)
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint, or refuse one of another run."""
+    def restore(self, path: Path, data: Data) -> None:
+        """Continue from a checkpoint, or refuse one of another run and change nothing."""
         payload = checkpoint.read(path, "training")
         checkpoint.check_state(self.bnn, payload["state"], path)
-        # What is not in an older file was then the only choice.
-        theirs = {"num_masks": 1, **payload["settings"], "num_data": payload["num_data"]}
-        changed = {
-            name: (theirs.get(name), value)
-            for name, value in {**self.settings, "num_data": self.bnn.num_data}.items()
-            if theirs.get(name) != value
-        }
-        if changed:
-            name, (saved, ours) = next(iter(changed.items()))
-            raise CheckpointError(
-                f"checkpoint {path}",
-                expected=f"a run with {name}={ours}",
-                got=f"one with {name}={saved}",
-                hint="Pass the same settings, another checkpoint_dir, or resume=False.",
-            )
-        self.bnn.load_state_dict(payload["state"])
+        self._check_same(path, payload)
         self.optimizer.load_state_dict(payload["optimizer"])
+        self.bnn.load_state_dict(payload["state"])
         self.bnn.kl_weight = payload["kl_weight"]
         for name in _PROGRESS:
             setattr(self, name, payload[name])
         checkpoint.set_random_state(payload["random"])
+        for generator, state in zip(generators(data), payload.get("generators", ()), strict=False):
+            generator.set_state(state)
+
+    def _check_same(self, path: Path, payload: Mapping[str, Any]) -> None:
+        # What is not in an older file was then the only choice, or nobody noted it.
+        saved = {"num_masks": 1, **payload["settings"], "num_data": payload["num_data"]}
+        resume.check_same(path, saved, {**self.settings, "num_data": self.bnn.num_data})
+        for name, values in payload.get("description", {}).items():
+            resume.check_same(path, values, self.description.get(name, {}))
+        groups = self.optimizer.param_groups
+        resume.check_groups(path, payload["optimizer"]["param_groups"], groups)
+        resume.check_epochs(path, payload["epoch"], self.epochs)
+        if "schedules" not in payload:
+            return
+        if self.kl_weight is None and "kl_weight" not in payload["schedules"]:
+            ours = {"kl_weight": self.bnn.kl_weight}
+            resume.check_same(path, {"kl_weight": payload["kl_weight"]}, ours)
+        constant = schedulable_buffers(self.bnn).keys() - payload["schedules"].keys()
+        for name, buffer in self.bnn.named_buffers():
+            if name.rpartition(".")[2] in constant - self.buffers.keys():
+                theirs = payload["state"][name].tolist()
+                resume.check_same(path, {name: theirs}, {name: buffer.tolist()})
+        resume.check_schedules(path, payload, self._schedules, self.epochs)
 
 
 _PROGRESS = (
@@ -235,33 +294,37 @@ _PROGRESS = (
 def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, float]:
     """Return ``val_nll`` (nats per example) and ``val_error`` (percent) or ``val_rmse``.
 
-    One pass with the mean mask; the mode of ``bnn`` is restored.
+    One pass with the mean mask; every module gets its mode back.
+
+    Raises:
+        DataError: If inputs or targets are missing or not finite; it names the row.
+        DivergenceError: If the loss is not finite though they are.
     """
-    training, device = bnn.training, _device(bnn)
-    bnn.eval()
+    device = _device(bnn)
     nll = wrong = square = 0.0
     count = values = 0
-    for x, y in batches(data, batch_size, device=device):
-        if y is None:
-            raise DataError(
-                "validation data",
-                expected="inputs and targets",
-                got="inputs only",
-                hint="Pass (x, y).",
-            )
-        output = bnn(x)
-        nll += float(bnn.likelihood.nll(output, y))
-        mean, _ = bnn.likelihood.moments(output)
-        if bnn.likelihood.is_classifier:
-            mean, target = bnn.likelihood.flatten_labels(mean, y)
-            guess = mean.round() if mean.ndim == 1 else mean.argmax(1)
-            wrong += float((guess != target).sum())
-        else:
-            target = bnn.likelihood.target(output, y)
-            square += float((mean - target).square().sum())
-        count += x.shape[0]
-        values += target.numel()
-    bnn.train(training)
+    with evaluation_mode(bnn):
+        for x, y in batches(data, batch_size, device=device):
+            if y is None:
+                raise DataError(
+                    "validation data",
+                    expected="inputs and targets",
+                    got="inputs only",
+                    hint="Pass (x, y).",
+                )
+            with explained("validation data", bnn.network, x):
+                output = require_output("validation data", bnn(x), len(x))
+            nll += _validation_nll(bnn, data, output, x, y)
+            mean, _ = bnn.likelihood.moments(output)
+            if bnn.likelihood.is_classifier:
+                mean, target = bnn.likelihood.flatten_labels(mean, y)
+                guess = mean.round() if mean.ndim == 1 else mean.argmax(1)
+                wrong += float((guess != target).sum())
+            else:
+                target = bnn.likelihood.target(output, y)
+                square += float((mean - target).square().sum())
+            count += x.shape[0]
+            values += target.numel()
     if values == 0:
         raise DataError(
             "validation data",
@@ -274,35 +337,18 @@ def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, floa
     return {"val_nll": nll / count, "val_rmse": math.sqrt(square / values)}
 
 
-def diagnose(bnn: Program, x: Tensor, terms: LossTerms, step: int) -> Exception:
-    """Return the error for a non-finite loss, naming the first cause found upstream.
-
-    The order is: input, parameters, KL of each dropout layer, then the likelihood.
-    """
-    if not bool(torch.isfinite(x).all()):
-        row = int((~torch.isfinite(x.flatten(1))).any(1).nonzero()[0])
-        return DataError(
-            "fit",
-            expected="finite inputs",
-            got=f"NaN or infinity in row {row} of the batch at step {step}",
-            hint="Clean the data; the weights are those before this step.",
-        )
-    site = "obs"
-    for name, parameter in bnn.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            site = name
-            break
-    else:
-        for path, owner in bnn.named_owners():
-            if not bool(torch.isfinite(owner.kl_divergence())):
-                site = f"{path}.{next(iter(owner.posterior()), 'penalty')}"
-                break
-    return DivergenceError(
-        "fit",
-        expected="a finite loss",
-        got=f"nll={terms.nll.item():g}, kl={terms.kl.item():g} at step {step}, site {site!r}",
-        hint="Lower the learning rates or pass clip_norm; the last checkpoint is intact.",
-    )
+def _validation_nll(bnn: Program, data: Data, output: Tensor, x: Tensor, y: Tensor) -> float:
+    try:
+        nll = float(bnn.likelihood.nll(output, y))
+    except ValueError as error:
+        if is_invalid_value(error):
+            raise bad_validation(data, x, y, math.nan) from error
+        if bad := bad_rows("validation data", data, x, y, "in validation"):
+            raise bad from error
+        raise
+    if not math.isfinite(nll):
+        raise bad_validation(data, x, y, nll)
+    return nll
 
 
 def schedulable_buffers(bnn: Program) -> dict[str, list[Tensor]]:

@@ -54,6 +54,16 @@ class Bernoulli(Likelihood):
         return output.sigmoid(), None
 
     @override
+    def doubt(self, output: Tensor) -> str | None:
+        made_by = "" if output.grad_fn is None else output.grad_fn.name()
+        if not made_by.startswith("Sigmoid"):
+            return None
+        return (
+            "the network ends in a sigmoid. bd.Bernoulli takes logits and applies it itself: "
+            "leave out the network's own."
+        )
+
+    @override
     def entropy(self, probabilities: Tensor) -> Tensor:
         """Return the sum of the outputs' entropies in nats, ``(N,)``."""
         both = torch.special.entr(probabilities) + torch.special.entr(1.0 - probabilities)

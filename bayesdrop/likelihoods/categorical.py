@@ -123,6 +123,17 @@ class Categorical(Likelihood):
             return flat, labels
         return flat[~missing], labels[~missing]
 
+    @override
+    def doubt(self, output: Tensor) -> str | None:
+        if output.ndim < 2 or output.shape[1] < 2 or bool((output < 0).any()):
+            return None
+        if not bool(((output.sum(1) - 1).abs() < 1e-3).all()):
+            return None
+        return (
+            "every row of the network's output is >= 0 and sums to 1. bd.Categorical takes logits "
+            "and applies the softmax itself: leave out the network's own."
+        )
+
     def extra_repr(self) -> str:
         """Show the label of missing ones where it is not torch's."""
         return "" if self.ignore_index == -100 else f"ignore_index={self.ignore_index}"

@@ -112,6 +112,16 @@ class Likelihood(nn.Module, ABC):
         """
         return None
 
+    def doubt(self, output: Tensor) -> str | None:
+        """Return what makes one doubt that the network ends as this likelihood expects, if any.
+
+        ``fit`` warns of it, once, after the first pass.
+
+        Args:
+            output: Network output, ``(N, ...)``, of a pass with gradients.
+        """
+        return None
+
     # -- classifiers only ----------------------------------------------------------------------
 
     def label_log_prob(self, output: Tensor, y: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class Program(nn.Module, ABC):
 
     has_local_latents: ClassVar[bool]
     """Whether an example has latents of its own, other than masks drawn from their prior."""
+    frozen: frozenset[str] = frozenset()
+    """Names of the modules of ``network`` that the last ``fit`` left in evaluation mode."""
 
     def __init__(
         self,

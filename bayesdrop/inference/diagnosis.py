@@ -1,0 +1,188 @@
+"""Why a step failed: the data set's row, the site, or what the network's last layer does."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bayesdrop.errors import BayesdropWarning, DataError, DivergenceError
+from bayesdrop.inference.batches import Data, as_tensors
+from bayesdrop.program.program import Program
+from bayesdrop.typing import LossTerms
+
+# Squares of larger numbers, summed over a data set, leave the range of float32.
+_LARGE = 1e15
+_MAX_ROWS_SEARCHED = 20_000
+
+
+def bad_rows(who: str, data: Data, x: Tensor, y: Tensor | None, where: str) -> DataError | None:
+    """Return the error for inputs or targets that are not finite; None if all are.
+
+    Args:
+        who: Who found them, for the message.
+        data: The data set that the batch is from, in which the row is looked up.
+        x: A batch of inputs.
+        y: Its targets.
+        where: When they were found, such as ``"at step 3"``.
+    """
+    for index, (name, values) in enumerate((("inputs", x), ("targets", y))):
+        if values is None or _row_of(values) is None:
+            continue
+        row = _row_in(data, index)
+        place = f"row {row} of the data set"
+        if row is None:  # such as one that augmentation made
+            place = f"row {_row_of(values)} of the batch"
+        site = ", site 'obs'" if name == "targets" else ""
+        hint = "Clean the data, for example with torch.nan_to_num."
+        if name == "targets":
+            hint = "Leave out rows without a target."
+        return DataError(
+            who,
+            expected=f"finite {name}",
+            got=f"NaN or infinity in {place} {where}{site}",
+            hint=hint,
+        )
+    return None
+
+
+def is_invalid_value(error: Exception) -> bool:
+    """Return whether a distribution has refused a parameter or a value, such as NaN."""
+    return "satisfy the constraint" in str(error) or "within the support" in str(error)
+
+
+def _row_of(values: Tensor) -> int | None:
+    if not (values.is_floating_point() or values.is_complex()):
+        return None
+    finite = torch.isfinite(values).reshape(len(values), -1).all(1)
+    return None if bool(finite.all()) else int((~finite).nonzero()[0])
+
+
+def _row_in(data: Any, index: int) -> int | None:
+    """Return the first row of a data set whose inputs (0) or targets (1) are not finite."""
+    source = data.dataset if isinstance(data, DataLoader) else data
+    if not isinstance(source, list):
+        tensors = as_tensors(source)
+        if tensors is not None:
+            return _row_of(tensors[index]) if index < len(tensors) else None
+    for row, item in enumerate(islice(_rows(source), _MAX_ROWS_SEARCHED)):
+        parts = item if isinstance(item, tuple | list) else (item,)
+        if index < len(parts) and not bool(torch.isfinite(torch.as_tensor(parts[index])).all()):
+            return row
+    return None
+
+
+def _rows(source: Any) -> Iterator[Any]:
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return (source[index] for index in range(len(source)))
+    return iter(())
+
+
+def diagnose(  # noqa: PLR0913 - all that a step knows
+    bnn: Program, data: Data, x: Tensor, y: Tensor, terms: LossTerms, step: int
+) -> Exception:
+    """Return the error for a non-finite loss, naming the first cause found upstream.
+
+    The order is: data, parameters, KL of each dropout layer, then the likelihood.
+
+    Args:
+        bnn: The network.
+        data: The data set that the batch is from.
+        x: The batch's inputs.
+        y: Its targets.
+        terms: The loss.
+        step: Number of the step.
+    """
+    if bad := bad_rows("fit", data, x, y, f"at step {step}"):
+        return bad
+    site = "obs"
+    for name, parameter in bnn.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            site = name
+            break
+    else:
+        for path, owner in bnn.named_owners():
+            if not bool(torch.isfinite(owner.kl_divergence())):
+                site = f"{path}.{next(iter(owner.posterior()), 'penalty')}"
+                break
+    got = f"nll={terms.nll.item():g}, kl={terms.kl.item():g} at step {step}, site {site!r}"
+    if site == "obs" and (too_large := _too_large(x, y)):
+        return DataError(
+            "fit",
+            expected="a finite loss",
+            got=f"{got}, with {too_large}",
+            hint="Standardise them first; the weights are those before this step.",
+        )
+    return DivergenceError(
+        "fit",
+        expected="a finite loss",
+        got=got,
+        hint="Lower the learning rates or pass clip_norm; the last checkpoint is intact.",
+    )
+
+
+def bad_gradient(name: str, x: Tensor, y: Tensor, step: int) -> DivergenceError:
+    """Return the error for a gradient that is not finite, of the parameter ``name``."""
+    too_large = _too_large(x, y)
+    hint = "The loss is finite: look for a root or quotient of zero in the network."
+    if too_large:
+        hint = f"Standardise the data: they have {too_large}."
+    return DivergenceError(
+        "fit",
+        expected="finite gradients",
+        got=f"NaN or infinity in that of {name!r} at step {step}",
+        hint=f"{hint} The weights are those before this step.",
+    )
+
+
+def _too_large(x: Tensor, y: Tensor) -> str:
+    for name, values in (("targets", y), ("inputs", x)):
+        if values.is_floating_point() and (size := float(values.abs().max())) > _LARGE:
+            return f"{name} of size {size:g}"
+    return ""
+
+
+def bad_validation(data: Data, x: Tensor, y: Tensor, nll: float) -> Exception:
+    """Return the error for a batch of validation data whose loss is not finite.
+
+    Args:
+        data: The validation data.
+        x: A batch of it.
+        y: Its targets.
+        nll: Negative log-likelihood of the batch.
+    """
+    if bad := bad_rows("validation data", data, x, y, "in validation"):
+        return bad
+    too_large = _too_large(x, y)
+    kind = DataError if too_large else DivergenceError
+    return kind(
+        "validation data",
+        expected="a finite negative log-likelihood",
+        got=f"{nll}, with {too_large or 'finite inputs and targets'}",
+        hint="Standardise them first."
+        if too_large
+        else "Lower the learning rates or pass clip_norm; the last checkpoint is intact.",
+    )
+
+
+@contextmanager
+def doubts_reported(bnn: Program) -> Iterator[None]:
+    """Warn if the network's first output looks like what its likelihood makes of one."""
+
+    def look(network: nn.Module, inputs: object, output: object) -> None:
+        handle.remove()
+        doubt = bnn.likelihood.doubt(output) if isinstance(output, Tensor) else None
+        if doubt is not None:
+            warnings.warn(f"fit: {doubt}", BayesdropWarning, stacklevel=2)
+
+    handle = cast(Any, bnn.network.register_forward_hook(look))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,153 @@
+"""The optimiser of ``fit``: parameters in groups by what they are, or one of the user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from pyro.optim import PyroOptim
+from torch import nn
+
+from bayesdrop.errors import ConfigError
+from bayesdrop.inference.settings import require_function
+from bayesdrop.nn import LatentOwner
+from bayesdrop.program.program import Program
+
+OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+def make_optimizer(
+    bnn: Program,
+    given: OptimizerFactory | torch.optim.Optimizer | None,
+    *,
+    learning_rate: float,
+    variational_learning_rate: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """Return the optimiser of a run, with ``initial_lr`` in every group.
+
+    Args:
+        bnn: The network.
+        given: As ``optimizer`` of ``fit``.
+        learning_rate: As for ``fit``, like the following.
+        variational_learning_rate: Of dropout layers, and of variances of random weights.
+        weight_decay: Of network weights.
+
+    Raises:
+        ConfigError: If nothing is to be trained, or ``given`` is no optimiser of this network.
+    """
+    if isinstance(given, torch.optim.Optimizer):
+        optimizer = given
+        _parameter_groups(bnn, 0.0, 0.0, 0.0)  # which refuses a frozen network
+    else:
+        groups = _parameter_groups(bnn, learning_rate, variational_learning_rate, weight_decay)
+        if given is None:
+            return torch.optim.Adam(groups, fused=_can_fuse(bnn))
+        optimizer = _made_by(given, groups)
+    _check(bnn, optimizer)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return optimizer
+
+
+def _made_by(factory: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if isinstance(factory, PyroOptim):
+        name = getattr(factory.pt_optim_constructor, "__name__", "Adam")
+        known = hasattr(torch.optim, name)
+        raise ConfigError(
+            "fit",
+            expected="a torch optimiser, or a function of parameter groups that makes one",
+            got=f"the object pyro.optim.{name} of Pyro",
+            hint=f"Pass optimizer={f'torch.optim.{name}' if known else 'torch.optim.Adam'}; the "
+            "rates are learning_rate, variational_learning_rate and schedule of fit.",
+        )
+    require_function("optimizer", factory, "optimizer(groups)", 1)
+    if isinstance(factory, type) and issubclass(factory, torch.optim.Optimizer):
+        _refuse_closures(factory)
+    try:
+        made = factory(groups)
+    except ValueError as error:
+        if "LBFGS" in str(error):  # which takes no groups, and is refused all the same
+            _refuse_closures(torch.optim.LBFGS)
+        raise
+    if not isinstance(made, torch.optim.Optimizer):
+        raise ConfigError(
+            "fit",
+            expected="an optimizer function that returns a torch.optim.Optimizer",
+            got=f"one that returns {'None' if made is None else f'a {type(made).__name__}'}",
+            hint="For example lambda groups: torch.optim.SGD(groups, momentum=0.9).",
+        )
+    return made
+
+
+def _check(bnn: Program, optimizer: torch.optim.Optimizer) -> None:
+    _refuse_closures(type(optimizer))
+    own = {id(p) for p in bnn.parameters()}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not held or held - own:
+        raise ConfigError(
+            "fit",
+            expected="an optimizer of this network's parameters",
+            got=f"a {type(optimizer).__name__} of {len(held - own)} others",
+            hint="Make it after convert, deepcopy and .to(), from bnn.parameters().",
+        )
+
+
+def _refuse_closures(kind: type) -> None:
+    closure = inspect.signature(kind.step).parameters.get("closure")  # type: ignore[attr-defined]
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            "fit",
+            expected="an optimizer that makes a step from one gradient",
+            got=f"{kind.__name__}, which evaluates the loss several times in a step",
+            hint="Every evaluation draws other masks, so that its line search has no fixed "
+            "function: use Adam or SGD.",
+        )
+
+
+def _parameter_groups(
+    bnn: Program, learning_rate: float, variational_learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    owners = [m for m in bnn.modules() if isinstance(m, LatentOwner)]
+    variational = {id(p) for owner in owners for p in owner.variational_parameters()}
+    means = {id(p) for owner in owners for p in owner.mean_parameters()}
+    likelihood = {id(parameter) for parameter in bnn.likelihood.parameters()}
+    members: Mapping[str, list[nn.Parameter]] = {
+        "weights": [],
+        "means": [],
+        "likelihood": [],
+        "variational": [],
+    }
+    for parameter in bnn.parameters():
+        if parameter.requires_grad:
+            kind = "variational" if id(parameter) in variational else "weights"
+            kind = "means" if id(parameter) in means else kind
+            members["likelihood" if id(parameter) in likelihood else kind].append(parameter)
+    rates = {
+        "weights": (learning_rate, weight_decay),
+        "means": (learning_rate, 0.0),  # their prior is in the KL
+        "likelihood": (learning_rate, 0.0),
+        "variational": (variational_learning_rate, 0.0),
+    }
+    groups = [
+        {"params": members[kind], "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        for kind, (rate, decay) in rates.items()
+        if members[kind]
+    ]
+    if not groups:
+        raise ConfigError(
+            "fit",
+            expected="parameters to train",
+            got="none that require a gradient",
+            hint="Were they frozen with requires_grad_(False)?",
+        )
+    return groups
+
+
+def _can_fuse(bnn: Program) -> bool:
+    return all(
+        parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point()
+        for parameter in bnn.parameters()
+    )

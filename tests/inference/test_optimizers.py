@@ -1,0 +1,94 @@
+"""The optimiser as people write it: a class, a function, an object, and what is none."""
+
+import copy
+
+import pyro
+import pytest
+import torch
+
+import bayesdrop as bd
+from bayesdrop.errors import ConfigError
+from tests.inference.test_fit import make_bnn, make_data
+
+
+def fitted(optimizer, **options):
+    bnn = make_bnn(40)
+    settings = {"epochs": 2, "batch_size": 20, "seed": 1, "progress": False}
+    result = bd.fit(bnn, make_data(40), optimizer=optimizer(bnn), **{**settings, **options})
+    return bnn, result
+
+
+GIVEN = {
+    "function of parameters": lambda bnn: lambda _: torch.optim.SGD(bnn.parameters(), lr=0.1),
+    "flattened groups": lambda bnn: (
+        lambda groups: torch.optim.SGD([p for g in groups for p in g["params"]], lr=0.1)
+    ),
+    "object": lambda bnn: torch.optim.SGD(bnn.parameters(), lr=0.1),
+    "object of groups": lambda bnn: torch.optim.SGD(
+        [{"params": [p]} for p in bnn.parameters()], lr=0.1
+    ),
+}
+
+
+@pytest.mark.parametrize("form", GIVEN)
+def test_an_optimizer_with_its_own_rate_keeps_it_under_the_schedule(form):
+    bnn, result = fitted(GIVEN[form], schedule=bd.schedules.steps(1, factor=0.5))
+    assert [record["learning_rate"] for record in result.history] == [0.1, 0.05]
+    whole, _ = fitted(GIVEN["object"], schedule=bd.schedules.steps(1, factor=0.5))
+    for name, value in bnn.state_dict().items():
+        torch.testing.assert_close(value, whole.state_dict()[name])
+
+
+def test_the_rates_of_fit_go_to_a_class_and_to_a_function_of_groups():
+    classes = fitted(lambda bnn: torch.optim.SGD, learning_rate=0.1)[0]
+    functions = fitted(lambda bnn: lambda groups: torch.optim.SGD(groups), learning_rate=0.1)[0]
+    for name, value in classes.state_dict().items():
+        assert torch.equal(value, functions.state_dict()[name])
+
+
+def test_an_optimizer_of_a_part_trains_that_part_alone():
+    start = make_bnn(40)
+    bnn, _ = fitted(lambda bnn: torch.optim.SGD(bnn.network[4].parameters(), lr=0.1))
+    moved = {n for n, v in bnn.named_parameters() if not torch.equal(v, start.get_parameter(n))}
+    assert moved == {"network.4.weight", "network.4.bias"}
+
+
+def test_an_object_that_trained_before_begins_at_its_own_rate_again():
+    bnn = make_bnn(40)
+    optimizer = torch.optim.SGD(bnn.parameters(), lr=0.1)
+    for _ in range(2):
+        result = bd.fit(bnn, make_data(40), epochs=2, optimizer=optimizer, progress=False)
+        assert result.history[0]["learning_rate"] == 0.1
+
+
+def other(bnn):
+    return torch.optim.Adam(copy.deepcopy(bnn).parameters())
+
+
+REFUSED = {
+    "of another network": (other, "an optimizer of this network's parameters, got a Adam of 6"),
+    "function of another": (lambda bnn: lambda _: other(bnn), "Make it after convert"),
+    "pyro": (lambda bnn: pyro.optim.Adam({"lr": 0.1}), "optimizer=torch.optim.Adam; the rates"),
+    "pyro's own": (
+        lambda bnn: pyro.optim.ClippedAdam({}),
+        "got the object pyro.optim.ClippedAdam",
+    ),
+    "line search": (lambda bnn: torch.optim.LBFGS, "got LBFGS, which evaluates the loss several"),
+    "line search of groups": (lambda bnn: lambda g: torch.optim.LBFGS(g), "got LBFGS"),
+    "line search object": (lambda bnn: torch.optim.LBFGS(bnn.parameters()), "got LBFGS"),
+    "name": (lambda bnn: "adam", "called as optimizer"),
+    "parameters": (lambda bnn: list(bnn.parameters()), "called as optimizer"),
+    "no arguments": (lambda bnn: lambda: None, "called as optimizer"),
+    "nothing": (lambda bnn: lambda groups: None, "one that returns None"),
+    "scheduler": (
+        lambda bnn: lambda groups: torch.optim.lr_scheduler.StepLR(torch.optim.SGD(groups), 1),
+        "one that returns a StepLR",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", REFUSED)
+def test_what_is_no_optimizer_of_the_network_is_refused_with_a_way_out(form):
+    make, message = REFUSED[form]
+    with pytest.raises(ConfigError, match=message):
+        fitted(make)
