@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.program import Program
 
 
+@in_turn
 def frozen_modules(bnn: Program) -> frozenset[str]:
     """Return the names of the modules of ``bnn.network`` that training leaves in evaluation mode.
 
@@ -24,6 +26,7 @@ def frozen_modules(bnn: Program) -> frozenset[str]:
     )
 
 
+@in_turn
 def train_but(bnn: Program, frozen: frozenset[str]) -> None:
     """Put ``bnn`` into training mode but for the modules of its network called so."""
     bnn.training = True
