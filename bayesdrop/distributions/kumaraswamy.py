@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -175,7 +175,7 @@ def expected_log1m(concentration1: Tensor, concentration0: Tensor) -> Tensor:
     With :math:`s = b t` exponential, :math:`\log x = \log(1 - e^{-t}) / a`. The trapezoidal rule
     in :math:`\log t` converges geometrically. For concentrations from 1e-3 to 1e3 its error is
     below 1e-10 of the result, or below 1e-20 where the result is smaller than 1e-10 (tested
-    against 25-digit quadrature). In float32, where all terms have one sign, a coarser grid is as
+    against 25-digit quadrature). In float32, where all terms have one sign, coarser grids are as
     good as the arithmetic.
     """
     form = _plain_expected_log1m if takes_plain_operations() else _ExpectedLog1m.apply
@@ -262,16 +262,32 @@ class _ClosedKL(torch.autograd.Function):
         return g * grad_a, g * grad_b, grad_c
 
 
-def _grid(like: Tensor) -> tuple[float, float, int]:
-    """Return the step, the first log s and the size of the quadrature's grid."""
-    step, log_s_start = (0.0625, -38.0) if like.dtype == torch.float64 else (0.125, -22.0)
-    return step, log_s_start, int((4.0 - log_s_start) / step) + 1
+class _Grid(NamedTuple):
+    """A grid of log s for the quadrature: its step and its first point."""
+
+    step: float
+    start: float
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return int((4.0 - self.start) / self.step) + 1
+
+
+# The smaller a, the nearer a singularity comes to the real line.
+_GRID_DOUBLE, _GRID_SINGLE, _GRID_COARSE = (
+    _Grid(0.0625, -38.0),
+    _Grid(0.125, -22.0),
+    _Grid(0.375, -18.0),
+)
+_COARSE_FROM = 0.3  # of a, where the coarse grid's relative error is 8e-8
 
 
 def _plain_expected_log1m(a: Tensor, b: Tensor) -> Tensor:
     # On one grid of log s for all.
-    step, log_s_start, number = _grid(a)
-    log_s = log_s_start + step * torch.arange(number, dtype=a.dtype, device=a.device)
+    grid = _GRID_DOUBLE if a.dtype == torch.float64 else _GRID_SINGLE
+    step = grid.step
+    log_s = grid.start + step * torch.arange(grid.size, dtype=a.dtype, device=a.device)
     weight = step * (log_s - log_s.exp()).exp()
     log_t = log_s - b.log().unsqueeze(-1)
     # log(-log(1 - e^-t)): -t to machine precision once e^-t is below epsilon.
@@ -284,31 +300,11 @@ def _plain_expected_log1m(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _ExpectedLog1m(torch.autograd.Function):
-    # Each b has its own stretch of one grid of log t, so that what depends on t alone is a table.
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        step, log_s_start, number = _grid(a)
-        log_b = b.log().clamp(-_MAX_LOG, _MAX_LOG).unsqueeze(-1)
-        index = ((log_s_start - log_b) / step).floor() + torch.arange(number, device=a.device)
-        log_s = log_b + step * index
-        weight = (log_s - log_s.exp()).exp_().mul_(step)
-        value, slope = (
-            torch.index_select(column, 0, index.long().flatten().add_(len(column) // 2))
-            for column in _log_minus_log(step, a.dtype, a.device)
-        )
-        # log(1 - x) = log(1 - exp(-e^g)) with g = log(-log x); below -34 it is g itself.
-        g = value.view(index.shape) - a.log().unsqueeze(-1)
-        tiny = g < -34.0
-        minus_log_x = g.clamp(min=-34.0, max=math.log(700.0)).exp_()
-        log1m_x = torch.where(tiny, g, log1mexp(-minus_log_x))
-        towards_a = weight * minus_log_x.div_(torch.expm1(minus_log_x))
-        ctx.save_for_backward(
-            a,
-            b,
-            towards_a.sum(-1).div_(-a),
-            towards_a.mul_(slope.view(index.shape)).sum(-1).div_(-b),
-        )
-        return weight.mul_(log1m_x).sum(-1)
+        value, grad_a, grad_b = _quadratures(a, b)
+        ctx.save_for_backward(a, b, grad_a, grad_b)
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -316,6 +312,44 @@ class _ExpectedLog1m(torch.autograd.Function):
         if torch.is_grad_enabled():
             return plain_gradients(_plain_expected_log1m, (a, b), grads[0])
         return grads[0] * grad_a, grads[0] * grad_b
+
+
+def _quadratures(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Return the expectation and its derivatives in a and b, each a on the grid that it needs."""
+    if a.dtype == torch.float64:
+        return _quadrature(a, b, _GRID_DOUBLE)
+    coarse = a >= _COARSE_FROM
+    number = int(coarse.sum())
+    if number in (0, a.numel()):
+        return _quadrature(a, b, _GRID_COARSE if number else _GRID_SINGLE)
+    results = tuple(torch.empty_like(a) for _ in range(3))
+    for where, grid in ((coarse, _GRID_COARSE), (~coarse, _GRID_SINGLE)):
+        for result, part in zip(results, _quadrature(a[where], b[where], grid), strict=True):
+            result[where] = part
+    return results
+
+
+def _quadrature(a: Tensor, b: Tensor, grid: _Grid) -> tuple[Tensor, ...]:
+    # Each b has its own stretch of one grid of log t, so that what depends on t alone is a table.
+    step = grid.step
+    log_b = b.log().clamp(-_MAX_LOG, _MAX_LOG).unsqueeze(-1)
+    points = torch.arange(grid.size, device=a.device)
+    index = ((grid.start - log_b) / step).floor() + points
+    log_s = log_b + step * index
+    weight = (log_s - log_s.exp()).exp_().mul_(step)
+    value, slope = (
+        torch.index_select(column, 0, index.long().flatten().add_(len(column) // 2))
+        for column in _log_minus_log(step, a.dtype, a.device)
+    )
+    # log(1 - x) = log(1 - exp(-e^g)) with g = log(-log x); below -34 it is g itself.
+    g = value.view(index.shape) - a.log().unsqueeze(-1)
+    minus_log_x = g.clamp(min=-34.0, max=math.log(700.0)).exp_()
+    odds = torch.expm1(minus_log_x)  # 1 / x - 1, and 1 - x = 1 / (1 + 1 / odds)
+    log1m_x = torch.where(g < -34.0, g, torch.log1p(odds.reciprocal()).neg_())
+    towards_a = weight * minus_log_x.div_(odds)
+    grad_a = towards_a.sum(-1).div_(-a)
+    grad_b = towards_a.mul_(slope.view(index.shape)).sum(-1).div_(-b)
+    return weight.mul_(log1m_x).sum(-1), grad_a, grad_b
 
 
 # Concentrations beyond e^40 count as that.
