@@ -46,6 +46,42 @@ def _key(key: object) -> str:
     return f"{key:g}" if isinstance(key, float) else str(key)
 
 
+class ShortRepr:
+    """Mixin of a dataclass, declared with ``repr=False``, that holds tensors: shows their shapes.
+
+    Example:
+        >>> import torch
+        >>> @dataclasses.dataclass(frozen=True, repr=False)
+        ... class Pair(ShortRepr):
+        ...     name: str
+        ...     x: torch.Tensor
+        ...     y: torch.Tensor | None = None
+        >>> Pair("digits", torch.zeros(3, 2))
+        Pair:
+          name: 'digits'
+          x: tensor of shape (3, 2), float32
+    """
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        values = {item.name: getattr(self, item.name) for item in fields if item.repr}
+        shown = [f"  {k}: {_short(value)}" for k, value in values.items() if value is not None]
+        return "\n".join([f"{type(self).__name__}:", *shown])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"tensor of shape {tuple(value.shape)}, {dtype}"
+    if isinstance(value, tuple) and any(isinstance(item, Tensor) for item in value):
+        return ", ".join(map(_short, value))
+    text = repr(value)
+    return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}..."
+
+
+_WIDEST = 70
+
+
 class Record:
     """Mixin of a frozen dataclass that a function returns.
 

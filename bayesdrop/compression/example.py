@@ -18,7 +18,8 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
     """Return a network's inputs as a tuple: those given, or two examples that it might see.
 
     Those are uniform in [0, 1], the same at every call: zeros would leave most weights out of the
-    check of a compact network, and one example cannot show that batches of any size work.
+    check of a compact network, and one example cannot show that batches of any size work. For a
+    network that last saw integers they are integers, that all its embeddings know.
 
     Args:
         who: The function that asks, for messages.
@@ -51,5 +52,10 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
             hint=f"Pass {who}(..., example_input=x[:1]).",
         )
     generator = torch.Generator().manual_seed(0)
+    dtype = network.input_dtype if isinstance(network, Program) else None
+    if dtype is not None and not dtype.is_floating_point:
+        words = [m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)]
+        x = torch.randint(min(words, default=2), (2, *shape), generator=generator)
+        return (x.to(parameter.device, dtype),)
     x = torch.rand(2, *shape, generator=generator, dtype=parameter.dtype)
     return (x.to(parameter.device),)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -27,7 +28,8 @@ from bayesdrop.program.program import Program
 from bayesdrop.record import Record, TableRecord
 
 Width: TypeAlias = float | Mapping[str, float]
-"""A share of every nested layer's groups, or layer name to a share (float) or units (int)."""
+"""A share of every nested layer's groups, a number of units of each (an int of 2 or more), or a
+layer's name to its share (float) or units (int)."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -42,8 +44,9 @@ def hold_width(
 
     Args:
         network: A ``BayesianNetwork`` or any module with nested dropout layers; not changed.
-        width: A share in (0, 1] for all nested layers, or layer name to a share (float) or a
-            number of units (int); layers without one are at full width. Shares are rounded to
+        width: A share in (0, 1] for all nested layers, a number of units (int) of 2 or more for
+            all, or layer name to a share (float) or a number of units (int); layers without one
+            are at full width. Shares are rounded to
             whole groups, and what is always kept stays: see ``OrderedUnits.groups_at``.
         recalibrate: Inputs to compute each BatchNorm's statistics anew at this width, such as the
             training data; None keeps those of training, which are an average over widths.
@@ -66,10 +69,15 @@ def hold_width(
             if name not in layers:
                 raise unknown_name("nested dropout layer", name, layers)
     for name, layer in layers.items():
-        layer.hold_width(width.get(name, 1.0) if isinstance(width, Mapping) else float(width))
+        layer.hold_width(width.get(name, 1.0) if isinstance(width, Mapping) else _share(width))
     if recalibrate is not None:
         _recalibrate(result, recalibrate, batch_size)
     return result
+
+
+def _share(width: float) -> float:
+    # 1 is the full width, whether it is written as an integer or not.
+    return int(width) if isinstance(width, Integral) and width != 1 else float(width)
 
 
 @releases_sources
@@ -262,7 +270,7 @@ def sweep_widths(
         nets.append(net)
         rows.append(
             WidthRow(
-                width=dict(width) if isinstance(width, Mapping) else float(width),
+                width=dict(width) if isinstance(width, Mapping) else _share(width),
                 units=tuple(held.units()),
                 params=count_params(net),
                 flops=count_flops(net, x),

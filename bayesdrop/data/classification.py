@@ -12,10 +12,11 @@ from torch import Tensor
 
 from bayesdrop.data.sources import DataSource, Pair, data_root, registry, split_off
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.record import ShortRepr
 
 
-@dataclass(frozen=True)
-class DataSplits:
+@dataclass(frozen=True, repr=False)
+class DataSplits(ShortRepr):
     """A data set in memory: images in [0, 1] of torch's default dtype, labels int64.
 
     Args:

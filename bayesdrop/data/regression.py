@@ -14,6 +14,7 @@ from torch import Tensor
 from bayesdrop.data.sources import data_root
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.files import first_line
+from bayesdrop.record import ShortRepr
 from bayesdrop.registry import Registry
 
 _LONGEST_INDEX = 2**20
@@ -44,8 +45,8 @@ for _name, _source in {
     regression_sets.register(f"uci/{_name}", _source)
 
 
-@dataclass(frozen=True)
-class RegressionSplit:
+@dataclass(frozen=True, repr=False)
+class RegressionSplit(ShortRepr):
     r"""One split of a regression set, standardised by its training rows.
 
     Inputs and targets are of torch's default dtype, shifted and divided by the mean and standard

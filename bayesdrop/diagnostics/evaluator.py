@@ -24,6 +24,8 @@ _WITH_ERROR = (
     *("error", "nll", "brier", "ece", "adaptive_ece", "mce", "classwise_ece"),
     *("aurc", "excess_aurc", "augrc", "predictive_entropy", "rmse"),
 )
+_SHOWN = ("error", "rmse", "nll", "brier", "crps", "ece", "aurc", "predictive_entropy")
+_MOST_SETS = 4
 _NAMES = {"coverage", *(item.name for kind in _KINDS for item in fields(kind))}
 
 
@@ -61,6 +63,27 @@ class Evaluation(Record):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @override
+    def __repr__(self) -> str:
+        lines = [f"Evaluation of {len(self.prediction.mean)} examples, {self._sampled()}:"]
+        for name in _SHOWN:
+            value = getattr(self, name)
+            if isinstance(value, float):
+                lines.append(f"  {name}: {_with_error(value, self.monte_carlo_error.get(name))}")
+        for level, share in (self.coverage or {}).items():
+            error = self.monte_carlo_error.get(f"coverage {level:g}")
+            lines.append(f"  coverage of {level:g} intervals: {_with_error(share, error)}")
+        aurocs = [f"{name} {scores['entropy']['auroc']:.4f}" for name, scores in self.ood.items()]
+        if aurocs:
+            lines.append(f"  AUROC of the entropy: {', '.join(aurocs[:_MOST_SETS])}")
+        if self.monte_carlo_error:
+            lines.append("  (± Monte Carlo standard error: which posterior samples were drawn)")
+        return "\n".join(lines)
+
+    def _sampled(self) -> str:
+        number = self.num_samples
+        return "one pass" if number == 1 else f"{number} posterior samples"
+
+    @override
     def __dir__(self) -> Iterable[str]:
         return {*super().__dir__(), *_NAMES}
 
@@ -74,6 +97,11 @@ class Evaluation(Record):
                 "monte_carlo_error": self.monte_carlo_error,
             }
         )
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """Return a figure in four digits, with its Monte Carlo standard error, if there is one."""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def evaluate(

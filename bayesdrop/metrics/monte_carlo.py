@@ -11,6 +11,7 @@ from torch import Tensor
 
 _NUM_RESAMPLES = 50
 _SEED = 0
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,4 +76,7 @@ def monte_carlo_errors(
         for name, value in figures(groups.weighted(weights / weights.sum())).items():
             found.setdefault(name, []).append(value)
     factor = math.sqrt(number / (number - 1))
-    return {name: factor * float(torch.tensor(v).std()) for name, v in found.items()}
+    values = {name: torch.tensor(v, dtype=torch.float64) for name, v in found.items()}
+    # A difference that is rounding is none.
+    spread = {n: v.std() * (v.max() - v.min() > _EQUAL * v.abs().max()) for n, v in values.items()}
+    return {name: factor * float(value) for name, value in spread.items()}

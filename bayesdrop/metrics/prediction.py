@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from bayesdrop.record import ShortRepr
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(ShortRepr):
     r"""What ``predict`` returns; all tensors are on the CPU, rows in the order of the data.
 
     .. math::

@@ -95,6 +95,7 @@ class Program(nn.Module, ABC):
         self.num_data = int(num_data)
         self.kl_weight = kl_weight
         self.input_shape: tuple[int, ...] | None = None
+        self.input_dtype: torch.dtype | None = None
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
         self.named_owners()
@@ -204,7 +205,7 @@ class Program(nn.Module, ABC):
     @in_turn
     def forward(self, x: Tensor) -> Tensor:
         """Run the network in plain torch; its mode decides between sampled and mean latents."""
-        self.input_shape = tuple(x.shape[1:])
+        self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
         return self.network(x)
 
     def kept(self) -> dict[str, list[int]]:
@@ -240,7 +241,7 @@ class Program(nn.Module, ABC):
         """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
 
         Held-out data, without a gradient or in evaluation mode, may have any number of rows.
-        Remembers the shape of an example as ``input_shape``, from which ``compact`` traces.
+        Remembers the shape of an example and its dtype, from which ``compact`` traces.
         """
         if require_data(type(self).__name__, "x", x).ndim == 0 or x.shape[0] == 0:
             raise DataError(
@@ -258,7 +259,7 @@ class Program(nn.Module, ABC):
                 hint="num_data is the size of the training set, not of a batch. For the ELBO of "
                 "held-out data call bnn.eval() first.",
             )
-        self.input_shape = tuple(x.shape[1:])
+        self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
 
     def check_num_masks(self, num_masks: NumMasks) -> None:
         """Raise ``ConfigError`` unless examples can have this many masks in this program."""

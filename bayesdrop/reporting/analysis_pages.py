@@ -75,16 +75,17 @@ def _metrics(analysis: Analysis) -> Blocks:
         f"{100 * bootstrap.level:g} % intervals from {bootstrap.num_resamples:,} resamples of the "
         f"test images (seed {bootstrap.seed}), the same for all methods, so that differences are "
         f"paired. They say how much depends on which images were tested, not on the seed of "
-        f"training. The interval of ECE allows for its bias.",
+        f"training. The interval of ECE allows for its bias. What follows ± is the Monte Carlo "
+        f"standard error: how much depends on which masks were drawn. All test images share "
+        f"them, so that it is not in the intervals, and shrinks with more masks only.",
     )
     header = ["method", *map(metric_title, bootstrap.metrics)]
-    cells = [
-        [
-            method.label,
-            *(estimate_text(m, bootstrap.interval(method, m)) for m in bootstrap.metrics),
-        ]
-        for method in analysis.results
-    ]
+    cells = []
+    for method, result in analysis.results.items():
+        intervals = [(m, bootstrap.interval(method, m)) for m in bootstrap.metrics]
+        errors = result.monte_carlo_error
+        texts = [estimate_text(m, found, error=errors.get(m)) for m, found in intervals]
+        cells.append([method.label, *texts])
     yield "metrics", Table(header, cells, "Each method's figures, with intervals")
     first, *others = analysis.results
     if others:

@@ -27,12 +27,22 @@ def figure_text(metric: str, value: float, *, sign: str = "") -> str:
     return f"{value:{sign}.{_DIGITS.get(metric, 4)}f}"
 
 
-def estimate_text(metric: str, estimate: Estimate, *, signed: bool = False) -> str:
-    """Return a figure with its interval, and of a difference whether it is more than noise."""
+def estimate_text(
+    metric: str, estimate: Estimate, *, signed: bool = False, error: float | None = None
+) -> str:
+    """Return a figure with its interval, and of a difference whether it is more than noise.
+
+    Args:
+        metric: Which figure.
+        estimate: The figure and its interval.
+        signed: Whether it is a difference.
+        error: Its Monte Carlo standard error, if it has one.
+    """
     sign = "+" if signed else ""
     value, lower, upper = (
         figure_text(metric, number, sign=sign)
         for number in (estimate.value, estimate.lower, estimate.upper)
     )
     star = " *" if signed and estimate.excludes_zero else ""
-    return f"{value} ({lower} to {upper}){star}"
+    own = "" if error is None else f" ± {figure_text(metric, error)}"
+    return f"{value}{own} ({lower} to {upper}){star}"

@@ -124,6 +124,7 @@ class Report(Record):
             **self.size.to_dict(),
             "per_input": self.per_input,
             "latency_ms": {m: result.latency_ms for m, result in self.results.items()},
+            "monte_carlo_error": {m: r.monte_carlo_error for m, r in self.results.items()},
             "latency_batch": self.latency_batch,
             "threads": self.threads,
             "ood": self.results[Method.MONTE_CARLO].ood,

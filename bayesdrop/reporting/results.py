@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
-from bayesdrop.diagnostics.evaluator import figures_of
-from bayesdrop.inference.predict import predict
+from bayesdrop.diagnostics.evaluator import figures_of, monte_carlo_error_of
+from bayesdrop.inference.predict import predict, predict_in_groups
 from bayesdrop.metrics import ClassifierFigures, RegressionFigures, compare_ood, uncertainty_scores
 from bayesdrop.metrics.ood import OODMetrics
 from bayesdrop.metrics.prediction import Prediction
@@ -38,6 +39,7 @@ class MethodResult:
         params: Parameters of the network that predicts.
         flops: Operations per example, multiply and add both counted.
         latency_ms: Measured milliseconds per batch; None if not measured.
+        monte_carlo_error: Figure to its Monte Carlo standard error, as ``evaluate`` has it.
     """
 
     title: str
@@ -51,6 +53,7 @@ class MethodResult:
     params: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
+    monte_carlo_error: dict[str, float] = field(default_factory=dict)
 
     def headline(self) -> dict[str, float | dict[float, float] | None]:
         """Return the figures that ``report.json`` has for each method."""
@@ -98,19 +101,14 @@ def measure_method(
     """
     classifier = network.likelihood.is_classifier
 
-    def run(inputs: Pair | Tensor) -> Prediction:
-        return predict(
-            network,
-            inputs,
-            sample=sample,
-            num_samples=num_samples,
-            seed=seed,
-            keep_samples=not classifier,  # the CRPS is that of the samples' mixture
-        )
-
-    prediction = run(test)
+    options: dict[str, Any] = {"sample": sample, "num_samples": num_samples, "seed": seed}
+    # The CRPS is that of the samples' mixture.
+    prediction, groups = predict_in_groups(network, test, keep_samples=not classifier, **options)
     figures = figures_of(network, prediction)
-    outside = {name: run(inputs) for name, inputs in ood.items()}
+    outside = {
+        name: predict(network, inputs, keep_samples=False, **options)
+        for name, inputs in ood.items()
+    }
     flat: tuple[Tensor | None, Tensor | None] = (None, None)
     if classifier and prediction.y is not None:
         flat = network.likelihood.flatten_labels(prediction.mean, prediction.y)
@@ -122,4 +120,5 @@ def measure_method(
         ood=compare_ood(prediction, outside).metrics if outside else {},
         probabilities=flat[0],
         labels=flat[1],
+        monte_carlo_error=monte_carlo_error_of(network, prediction, groups),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bayesdrop.metrics import ClassifierFigures, RegressionFigures
+from bayesdrop.metrics import ClassifierFigures
 from bayesdrop.metrics.figures import COVERAGE_LEVELS
 from bayesdrop.reporting.results import MethodResult
 
@@ -23,13 +23,13 @@ def table_cells(
         latency_batch: Examples of a timed batch.
     """
     sets = list(dict.fromkeys(name for result in results for name in result.ood))
-    header = ["method", *(_figures(results[0].figures) if results else ())]
+    header = ["method", *(_figures(results[0]) if results else ())]
     header += [f"AUROC {name}" for name in sets]
     header += ["units kept", "parameters", "FLOPs", f"ms / {latency_batch}"]
     cells = [
         [
             result.title,
-            *_figures(result.figures).values(),
+            *_figures(result).values(),
             *(number(result.auroc(name), ".3f") for name in sets),
             "-".join(str(count) for count in result.units) or "–",
             number(result.params, ","),
@@ -60,20 +60,30 @@ def rich_table(results: Sequence[MethodResult], *, title: str, latency_batch: in
     return table
 
 
-def _figures(figures: ClassifierFigures | RegressionFigures) -> dict[str, str]:
+def with_error(text: str, error: float | None, style: str) -> str:
+    """Return the text of a figure with its Monte Carlo standard error, if there is one."""
+    return text if error is None else f"{text} ± {error:{style}}"
+
+
+def _figures(result: MethodResult) -> dict[str, str]:
     """Return the name of each column of figures, and its text."""
+    figures, errors = result.figures, result.monte_carlo_error
+
+    def text(name: str, style: str = ".4f") -> str:
+        return with_error(number(getattr(figures, name), style), errors.get(name), style)
+
     if isinstance(figures, ClassifierFigures):
         return {
-            "error %": f"{figures.error:.2f}",
-            "NLL": f"{figures.nll:.4f}",
-            "Brier": f"{figures.brier:.4f}",
-            "ECE": f"{figures.ece:.4f}",
+            "error %": text("error", ".2f"),
+            "NLL": text("nll"),
+            "Brier": text("brier"),
+            "ECE": text("ece"),
         }
     shares = figures.coverage or {}
     return {
-        "RMSE": f"{figures.rmse:.4g}",
-        "NLL": number(figures.nll),
-        "CRPS": number(figures.crps, ".4g"),
+        "RMSE": text("rmse", ".4g"),
+        "NLL": text("nll"),
+        "CRPS": text("crps", ".4g"),
         **{
             f"in {100 * level:g} %": number(100 * shares.get(level, float("nan")), ".1f") + " %"
             for level in COVERAGE_LEVELS

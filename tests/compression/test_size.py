@@ -176,3 +176,24 @@ def test_bad_requests_are_refused():
     size = measure_size(net, num_samples=2, example_input=x)
     with pytest.raises(ConfigError, match=r"expected a level in \(0, 1\), got level=1.0"):
         size.summary(1.0)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.hidden = nn.Linear(8, 16)
+        self.dropout = bd.BetaBernoulliDropout(16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.dropout(torch.relu(self.hidden(self.embed(x).mean(1)))))
+
+
+def test_a_network_that_saw_tokens_is_measured_and_compacted_with_tokens():
+    bnn = bd.BayesianNetwork(Tokens(), bd.Categorical(), num_data=50)
+    x = torch.randint(0, 11, (20, 5))
+    bnn.loss(x, torch.zeros(20).long())
+    assert measure_size(bnn, num_samples=3).units["dropout"].shape == (3,)
+    small = bd.compact(bnn.eval())
+    torch.testing.assert_close(small(x), bnn.network(x))

@@ -198,3 +198,12 @@ def test_sampled_weights_are_averaged_at_each_width():
     result = bd.compression.sweep_widths(bnn, (x, y), [0.5, 1.0], num_samples=4, repeats=1, seed=0)
     assert result.num_samples == 4
     assert result.rows[0].flops < result.rows[1].flops
+
+
+@pytest.mark.parametrize(("width", "units"), [(48, 48), (2, 2), (1, 64), (0.25, 16)])
+def test_an_integer_is_a_number_of_units_and_one_is_full_width(width, units):
+    net = nn.Sequential(nn.Linear(4, 64), bd.NestedDropout(64), nn.Linear(64, 3))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=50)
+    assert bd.hold_width(bnn, width).units() == [units]
+    cut = bd.cut_to_width(net, width, torch.randn(2, 4))
+    assert cut.get_submodule("0").out_features == units
