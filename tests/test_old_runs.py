@@ -99,6 +99,7 @@ def test_options_by_their_earlier_names_describe_the_same_run(tmp_path):
     recipe = Recipe.from_dict(saved["recipe"])
     assert recipe.dropout_options["share_widths"] is True
     assert recipe.dropout_options["shared_by"] == "example"
+    assert recipe.dropout_options["gradient"] == "straight-through"
     shutil.copy(ROOT / "nested" / "recipe.json", tmp_path)
     (tmp_path / "model.pt").touch()
     run = {name: saved[name] for name in ("data", "validation", "seed")}

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import pyro
 import torch
@@ -24,7 +24,7 @@ from bayesdrop.diagnostics.kl import (
     critical_value,
 )
 from bayesdrop.errors import ConfigError, DataError
-from bayesdrop.nn import LatentOwner, prior_among
+from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
 from bayesdrop.typing import Latents, LossTerms, NumMasks
@@ -32,6 +32,7 @@ from bayesdrop.typing import Latents, LossTerms, NumMasks
 Options: TypeAlias = dict[str, Any]
 
 _PARTS = (2, 4)  # The batch is cut in halves and quarters.
+_BIAS_ROWS = 2048  # Examples x masks of one gradient.
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,12 @@ def check_elbo(
     * **Gradient**: finite, present for every trainable parameter and not zero for a whole group;
       the value is its noise, :math:`\sqrt{\mathrm{tr}\,\mathrm{Cov}[g]} / \lVert E[g] \rVert`,
       for this batch. Noise alone does not fail: at an optimum the mean is zero.
+    * **Gradient bias**: where all masks can be listed (``num_masks="exact"``), of the mask's
+      parameters: the NLL's gradient from sampled masks, in the mean, against that of its sum over
+      all exact masks, as a share of the latter and less what is noise. It is what relaxed and
+      straight-through masks pay; it does not fail.
 
-    The last three need a loss: they are left out where the prior's support does not hold the
+    The last four need a loss: they are left out where the prior's support does not hold the
     posterior or no closed form is registered. All is computed in float64 on a copy. Tolerances of
     sampled quantities are Student's t times the standard error, such that one of 10,000 tables of
     a correct network has a failure.
@@ -130,7 +135,7 @@ def check_elbo(
     bnn.check_num_masks(num_masks)
     # Only where it is asked for, so that a subclass's loss of two arguments can be checked.
     options: Options = {} if num_masks == 1 else {"num_masks": num_masks}
-    work = copy.deepcopy(bnn).double()
+    work = copy.deepcopy(bnn).double().eval()  # in training mode an ordered mask is relaxed
     rows_used = len(x) // _PARTS[-1] * _PARTS[-1]
     x, y = (value[:rows_used].detach() for value in (x, y))
     x, y = (value.double() if value.is_floating_point() else value for value in (x, y))
@@ -154,6 +159,7 @@ def check_elbo(
             rows += _check_batch_size(work, x, y, options, seed)
             rows += _check_pyro_batch_size(work, x, y, options, num_repeats, comparisons)
             rows += _check_gradients(work, x, y, options, num_repeats)
+            rows += [] if options else _check_bias(work, x, y, num_repeats)
     return ELBOCheck(tuple(rows))
 
 
@@ -273,6 +279,52 @@ def _check_gradients(
             passed=finite and not lost and (size > 0 or spread > 0),
             detail=detail,
         )
+
+
+def _check_bias(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> Iterator[CheckRow]:
+    # After _check_gradients, in its mode: only masks are noisy.
+    try:
+        mask_sum = MaskSum(bnn.network)
+    except ConfigError:
+        return
+    names = {layer: path for path, layer in bnn.named_dropout_layers()}
+    parameters = [p for p in mask_sum.layer.parameters() if p.requires_grad]
+    if not parameters or bnn.named_weight_layers():
+        return
+    rows = max(_PARTS[-1], _BIAS_ROWS // len(mask_sum))
+    x, y = x[:rows], y[:rows]
+
+    def gradient(nll: Tensor) -> Tensor:
+        found = torch.autograd.grad(nll, parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in found])
+
+    exact = [gradient(_summed_nll(bnn, x, y)) for _ in range(num_repeats)]
+    drawn = [gradient(bnn.loss(x, y).nll) for _ in range(num_repeats)]
+    expected, found = torch.stack(exact), torch.stack(drawn)
+    difference = float((found.mean(0) - expected.mean(0)).square().sum())
+    noise = float((found.var(0) + expected.var(0)).sum()) / num_repeats
+    size = float(expected.mean(0).norm())
+    value = math.sqrt(max(0.0, difference - noise)) / size if size else float("nan")
+    yield CheckRow(
+        check="gradient bias",
+        where=names[mask_sum.layer],
+        value=value,
+        expected=float("nan"),
+        tolerance=float("nan"),
+        passed=math.isfinite(difference),
+        detail=f"of sampled masks, against the sum over all {len(mask_sum)}; it could be told "
+        f"from noise at {math.sqrt(noise) / size if size else math.inf:.2g}",
+    )
+
+
+def _summed_nll(bnn: Program, x: Tensor, y: Tensor) -> Tensor:
+    """Return the expected NLL over exact masks, given one draw of the global latents."""
+    mask_sum = MaskSum(bnn.network)
+    with TrainingPass(len(x) * len(mask_sum), mask_sum):
+        output = bnn.network(repeat_rows(x, len(mask_sum)))
+    terms = bnn.likelihood.log_prob(output, repeat_rows(y, len(mask_sum)))
+    probs = cast(Tensor, mask_sum.log_weights).exp()
+    return -(probs * terms.reshape(len(x), -1)).sum() * (bnn.num_data / len(x))
 
 
 def _parameter_groups(bnn: Program) -> dict[str, list[str]]:

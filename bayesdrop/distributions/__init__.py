@@ -10,7 +10,11 @@ from bayesdrop.distributions.logit_binary_concrete import LogitBinaryConcrete
 from bayesdrop.distributions.mixture import Mixture, log_mixture
 from bayesdrop.distributions.nested_normal import NestedNormal
 from bayesdrop.distributions.normal import Normal
-from bayesdrop.distributions.ordered_mask import OrderedMask, OrderedMaskStraightThrough
+from bayesdrop.distributions.ordered_mask import (
+    OrderedMask,
+    OrderedMaskInterpolated,
+    OrderedMaskStraightThrough,
+)
 from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 
@@ -27,6 +31,7 @@ __all__ = [
     "NestedNormal",
     "Normal",
     "OrderedMask",
+    "OrderedMaskInterpolated",
     "OrderedMaskStraightThrough",
     "ScaledBernoulli",
     "TruncatedLogNormal",

@@ -8,24 +8,12 @@ from typing import Self
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
 from typing_extensions import override
 
-from bayesdrop.distributions.ordered_mask import OrderedMask, prefix_mask
+from bayesdrop.distributions.ordered_mask import FALLING, OrderedMask, prefix_mask
 from bayesdrop.errors import ConfigError
 from bayesdrop.ops import noise
 from bayesdrop.typing import Shape
-
-
-class _Downhill(constraints.Constraint):
-    """Numbers in [0, 1] that do not increase."""
-
-    event_dim = 1
-
-    @override
-    def check(self, value: Tensor) -> Tensor:
-        inside = ((value >= 0) & (value <= 1)).all(-1)
-        return inside & (value[..., 1:] <= value[..., :-1]).all(-1)
 
 
 class Downhill(TorchDistribution):
@@ -63,7 +51,7 @@ class Downhill(TorchDistribution):
     """
 
     arg_constraints = OrderedMask.arg_constraints
-    support = _Downhill()
+    support = FALLING
     has_rsample = True
 
     def __init__(

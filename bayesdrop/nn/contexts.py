@@ -89,7 +89,11 @@ class TrainingPass(MaskContext):
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         if not layer.training:
             return None
-        if self.mask_sum is not None and self.num_rows is not None:
+        if (
+            self.mask_sum is not None
+            and self.mask_sum.layer is layer
+            and self.num_rows is not None
+        ):
             return self.mask_sum.mask(self._draw(layer), x, self.num_rows // len(self.mask_sum))
         return layer.draw_mask(self._draw(layer), x)
 
@@ -147,7 +151,7 @@ class ModelPass(MaskContext):
         latents = self.latents.get(layer)
         if latents is None:
             return None
-        if self.mask_sum is not None:
+        if self.mask_sum is not None and self.mask_sum.layer is layer:
             return self.mask_sum.mask(latents, x, self.num_examples)
         fn = layer.mask_distribution(latents, x).expand(self.batch_shape)
         z = fn.rsample() if fn.has_rsample else fn.sample()

@@ -244,8 +244,8 @@ class BayesianDropout(LatentOwner):
     def all_masks(self) -> Tensor | None:
         """Return every value that the exact mask has, ``(S, K)``; None if they are not few.
 
-        With it, and with ``log_prob_of_masks``, an objective can sum the masks out
-        (``num_masks="exact"``).
+        No rows if it follows another layer's mask. With it, and with ``log_prob_of_masks``, an
+        objective can sum the masks out (``num_masks="exact"``).
         """
         return None
 

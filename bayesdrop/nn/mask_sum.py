@@ -15,13 +15,13 @@ class MaskSum:
 
     .. math:: p(y_n \mid x_n, \pi) = \sum_{z \in \{0, 1\}^K} p(z \mid \pi)\, p(y_n \mid x_n, z)
 
-    A pass through the network meets each example :math:`S = 2^K` times in a row, once under every
-    mask; after it ``log_weights`` holds their log-probabilities, ``(..., N, S)``, or
-    ``(..., 1, S)`` if they are the same for all.
+    A pass through the network meets each example :math:`S` times in a row, once under every mask:
+    :math:`2^K` of Bernoulli units, :math:`D + 1` of ordered ones; after it ``log_weights`` holds
+    their log-probabilities, ``(..., N, S)``, or ``(..., 1, S)`` if they are the same for all.
 
     Args:
         network: A network with one dropout layer, of at most 10 units that are Bernoulli given
-            the global latents.
+            the global latents, or with an order; more layers may share its width.
 
     Raises:
         ConfigError: If it has another number of such layers, or masks that cannot be listed.
@@ -29,18 +29,23 @@ class MaskSum:
 
     def __init__(self, network: nn.Module) -> None:
         layers = [layer for _, layer in named_dropout_layers(network)]
-        masks = layers[0].all_masks() if len(layers) == 1 else None
+        lists = [(layer, layer.all_masks()) for layer in layers]
+        # Without those whose mask is another's in every pass.
+        own = [(layer, masks) for layer, masks in lists if masks is None or len(masks)]
+        masks = own[0][1] if len(own) == 1 else None
         if masks is None:
             found = [f"{type(layer).__name__}({layer.num_units})" for layer in layers]
             raise ConfigError(
                 "num_masks='exact'",
-                expected="one dropout layer, of at most 10 units that are Bernoulli given pi",
+                expected="one dropout layer, of at most 10 units that are Bernoulli given pi or "
+                "at most 1024 ordered masks",
                 got=f"{len(layers)} layers: {', '.join(found)}"
                 if layers
                 else "a network without dropout layers",
-                hint="A sum over all masks has 2^K terms; use num_masks=16 or so instead.",
+                hint="A sum over all masks has 2^K terms; use num_masks=16 or so instead. Nested "
+                "layers can share their width: share_widths=True.",
             )
-        self.layer: BayesianDropout = layers[0]
+        self.layer: BayesianDropout = own[0][0]
         self.masks: Tensor = masks
         self.log_weights: Tensor | None = None
 

@@ -44,7 +44,7 @@ class _Method:
 
 
 _UNITS = {"linear": False, "conv": False}  # only where an nn.Dropout was
-_BY_EXAMPLE = {"shared_by": "example"}
+_AS_RUN = {"shared_by": "example", "gradient": "straight-through"}
 _SOFTPLUS, _LOG = {"parametrization": "softplus"}, {"parametrization": "log"}  # as tuned
 _OPEN_LAW = {"prior_continue_prob": None, "init_continue_prob": None}
 
@@ -100,16 +100,16 @@ METHODS = {
         "nested",
         {"law": "uniform", "full_prob": 0.3, "share_widths": True},
     ),
-    _VND: _Method("variational nested dropout", _VND, {**_OPEN_LAW, **_BY_EXAMPLE}),
+    _VND: _Method("variational nested dropout", _VND, {**_OPEN_LAW, **_AS_RUN}),
     f"{_VND}-frozen": _Method(
         "variational nested dropout, order probabilities frozen at their initial 0.9526",
         _VND,
-        {"learn_order": False, **_BY_EXAMPLE},
+        {"learn_order": False, **_AS_RUN},
     ),
     f"{_VND}-shared": _Method(
         f"variational nested dropout, {_ONE_WIDTH}",
         _VND,
-        {**_OPEN_LAW, "prior_full_prob": 0.3, "share_widths": True, **_BY_EXAMPLE},
+        {**_OPEN_LAW, "prior_full_prob": 0.3, "share_widths": True, **_AS_RUN},
     ),
     _SVD: _Method("sparse variational dropout of the weights", _SVD),
 }

@@ -38,13 +38,16 @@ SPLIT: dict[tuple[str, Any], Mapping[str, Any]] = {
 }
 """Earlier option and value to what says the same in several options today."""
 
-PARAMETRIZATIONS = {
-    "beta-bernoulli": "softplus",
-    "dependent-beta-bernoulli": "softplus",
-    "hierarchical-indian-buffet": "log",
-    "indian-buffet": "log",
+_SOFTPLUS = {"parametrization": ("softplus", "location")}
+_LOG = {"parametrization": ("log", "location")}
+ADDED: dict[str | None, dict[str, tuple[Any, Any]]] = {
+    "beta-bernoulli": _SOFTPLUS,
+    "dependent-beta-bernoulli": {**_SOFTPLUS, "gate_mean": ("naive", "exact")},
+    "hierarchical-indian-buffet": _LOG,
+    "indian-buffet": _LOG,
+    "variational-nested": {"gradient": ("straight-through", "interpolated")},
 }
-"""Key of a dropout to the ``parametrization`` that it had before there was a choice."""
+"""Key of a dropout to options that it did not always have: what it then did, and the default."""
 
 
 def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +62,8 @@ def with_todays_names(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """
     todays, options = dict(recipe), _todays(recipe.get("dropout_options") or {})
     # Where nothing is said it was the only one.
-    if recipe.get("dropout") in PARAMETRIZATIONS:
-        options.setdefault("parametrization", PARAMETRIZATIONS[recipe["dropout"]])
+    for name, (before, _) in ADDED.get(recipe.get("dropout"), {}).items():
+        options.setdefault(name, before)
     if any(stage.get("dependent") for stage in recipe.get("stages", ())):
         todays["dependent_options"] = {"gate_mean": "naive", **recipe.get("dependent_options", {})}
     return {**todays, "dropout_options": options} if options else todays

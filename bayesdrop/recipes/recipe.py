@@ -11,7 +11,7 @@ from typing import Any
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.schedules import Schedule, decay, steps
-from bayesdrop.recipes.earlier import PARAMETRIZATIONS, todays_recipe, with_todays_names
+from bayesdrop.recipes.earlier import ADDED, todays_recipe, with_todays_names
 from bayesdrop.record import plain
 from bayesdrop.registry import Registry
 
@@ -108,7 +108,8 @@ class Recipe:
         network_options: Its keyword arguments; ``num_classes`` comes from the data.
         dropout: Key of a registered dropout, or None.
         dropout_options: Keyword arguments of ``convert``. A recipe always says its
-            ``parametrization``, since those of earlier versions do not and mean another.
+            ``parametrization`` and ``gradient``, since those of earlier versions do not and mean
+            another.
         dependent_options: Keyword arguments of ``to_dependent``, with ``gate_mean`` likewise.
         augment: Whether training images are cropped and flipped at random, as is usual for CIFAR.
         stages: What is trained, in order.
@@ -149,9 +150,8 @@ class Recipe:
         if any(stage.dependent for stage in self.stages):
             options = {"gate_mean": "exact", **self.dependent_options}
             object.__setattr__(self, "dependent_options", options)
-        if self.dropout in PARAMETRIZATIONS:
-            options = {"parametrization": "location", **self.dropout_options}
-            object.__setattr__(self, "dropout_options", options)
+        if said := {name: now for name, (_, now) in ADDED.get(self.dropout, {}).items()}:
+            object.__setattr__(self, "dropout_options", {**said, **self.dropout_options})
         if any(stage.dropout for stage in self.stages) != (self.dropout is not None):
             raise ConfigError(
                 f"recipe {self.name!r}",

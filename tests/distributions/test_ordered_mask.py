@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
+from bayesdrop.distributions import (
+    OrderedMask,
+    OrderedMaskInterpolated,
+    OrderedMaskStraightThrough,
+)
 from bayesdrop.errors import ConfigError
 from bayesdrop.testing import assert_mean_close
 
@@ -82,6 +86,46 @@ def test_gradient_is_that_of_the_relaxed_mask():
         assert float(gradient[k]) == pytest.approx(difference / 2e-6, rel=1e-5, abs=1e-7)
 
 
+FUNCTIONS = {
+    "linear": lambda z: (z * torch.tensor([1.0, 2.0, -1.5])).sum(-1),
+    "square": lambda z: (z * torch.tensor([1.0, 2.0, -1.5])).sum(-1).square(),
+    "kinked": lambda z: torch.relu(z[..., 0] + 3 * z[..., 1] - 2.5) - z[..., 2] ** 3,
+    "saturating": lambda z: torch.sigmoid(8 * z[..., 0] * z[..., 1] - 4) + z[..., 2],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_interpolated_gradient_is_that_of_the_sum_over_exact_masks(name):
+    logits, f = BETA.double().logit().requires_grad_(), FUNCTIONS[name]
+    exact = OrderedMask(logits=logits)
+    (expected,) = torch.autograd.grad(
+        (exact.tail_probs * f(exact.enumerate_support())).sum(), logits
+    )
+    each = logits.detach().expand(20_000, 3).clone().requires_grad_()
+    z = OrderedMaskInterpolated(logits=each).rsample()
+    (found,) = torch.autograd.grad(f(z).sum(), each)
+    assert_mean_close(found, expected)
+    if name != "linear":  # which the others' bias would only make smaller
+        again = OrderedMaskStraightThrough(2.0, logits=each).rsample()
+        (biased,) = torch.autograd.grad(f(again).sum(), each)
+        with pytest.raises(AssertionError, match="error / SE"):
+            assert_mean_close(biased, expected)
+
+
+def test_an_interpolated_mask_opens_one_group_in_part_and_keeps_means():
+    fn = OrderedMaskInterpolated(logits=BETA.double().logit())
+    z = fn.rsample((20_000,))
+    inside = (z > 0) & (z < 1)
+    assert bool((z.diff(dim=-1) <= 0).all() and (inside.sum(-1) <= 1).all())
+    p = fn.tail_probs
+    assert_mean_close(inside.double(), torch.minimum(p[1:], p[:-1]))
+    assert_mean_close(z, fn.mean)
+    # What is linear in the tail's indicators has the mean of exact masks, the divergence too.
+    prior = OrderedMask(PI.double(), validate_args=False)
+    assert_mean_close(fn.log_prob(z) - prior.log_prob(z), kl_divergence(fn, prior))
+    assert ordered(fn.sample((100,)))
+
+
 def test_log_prob_of_the_support_sums_to_one_and_has_a_gradient_in_the_mask():
     fn = OrderedMask(BETA.double())
     masks = fn.enumerate_support()
@@ -93,7 +137,8 @@ def test_log_prob_of_the_support_sums_to_one_and_has_a_gradient_in_the_mask():
 
 
 def test_shapes_and_expand():
-    for make in (OrderedMask, lambda p: OrderedMaskStraightThrough(1.0, probs=p)):
+    straight = lambda p: OrderedMaskStraightThrough(1.0, probs=p)  # noqa: E731
+    for make in (OrderedMask, OrderedMaskInterpolated, straight):
         fn = make(torch.full((2, 5), 0.5))
         assert (fn.batch_shape, fn.event_shape) == ((2,), (5,))
         assert fn.sample((4,)).shape == (4, 2, 5)
@@ -137,7 +182,13 @@ def test_float32_corners_are_finite(size):
     logits = torch.full((40,), size, dtype=torch.float32, requires_grad=True)
     q = OrderedMaskStraightThrough(0.1, logits=logits)
     p = OrderedMask(logits=-logits.detach())
-    for value in (q.rsample((3,)).sum(), q.log_prob(q.sample((3,))).sum(), kl_divergence(q, p)):
+    between = OrderedMaskInterpolated(logits=logits).rsample((3,)).sum()
+    for value in (
+        between,
+        q.rsample((3,)).sum(),
+        q.log_prob(q.sample((3,))).sum(),
+        kl_divergence(q, p),
+    ):
         assert value.dtype == torch.float32 and math.isfinite(value.item())
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value, logits)

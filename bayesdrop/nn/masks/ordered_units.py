@@ -18,12 +18,13 @@ from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.mask import BayesianDropout, OrderedLaw
 from bayesdrop.nn.masks.importance import importance_ranks
-from bayesdrop.nn.masks.unit_mask import first_units, of_units
+from bayesdrop.nn.masks.unit_mask import UnitMask, first_units, of_units
 from bayesdrop.nn.weight import BayesianWeights
 from bayesdrop.typing import Latents
 
 Ordering: TypeAlias = Literal["index", "importance"]
 _GROUPS = 32
+_MOST_MASKS = 1024
 
 
 class _PlainPass(threading.local):
@@ -319,6 +320,24 @@ class OrderedUnits(BayesianDropout):
         if self.width_source is not None:
             return Delta(self._shared_mask(x), event_dim=1, validate_args=False)
         return self._free_mask(latents)
+
+    @override
+    def all_masks(self) -> Tensor | None:
+        """Return the D + 1 prefixes, if at most 1024; no row if the width is another layer's."""
+        if self.held_groups is not None:
+            return self.prefix_mask(self.held_groups).unsqueeze(0)
+        if self.num_ordered >= _MOST_MASKS:
+            return None
+        masks = self.expand_order(self._source.order_prior().enumerate_support())
+        return masks[:0] if self.width_source is not None else masks
+
+    @override
+    def log_prob_of_masks(
+        self, masks: Tensor, latents: Latents, x: Tensor | None = None
+    ) -> Tensor:
+        if self.held_groups is not None:
+            return masks.new_zeros(len(masks))
+        return UnitMask(self.order_posterior(), self.unit_group, self.always_kept).log_prob(masks)
 
     @abstractmethod
     def _free_mask(self, latents: Latents) -> TorchDistribution:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from pyro.distributions import Delta, TorchDistribution
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
-from bayesdrop.distributions import OrderedMask, OrderedMaskStraightThrough
+from bayesdrop.distributions import (
+    OrderedMask,
+    OrderedMaskInterpolated,
+    OrderedMaskStraightThrough,
+)
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.nested import uniform_order_probs, with_full_prob
@@ -22,6 +26,9 @@ from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents, SharedBy
 
 _MAX_LOGIT = 5.0
+
+OrderGradient: TypeAlias = Literal["interpolated", "straight-through"]
+"""How the order of units gets its gradient, see ``VariationalNestedDropout``."""
 
 
 @register
@@ -33,7 +40,11 @@ class VariationalNestedDropout(OrderedUnits):
         \beta_k = \sigma(\mathrm{clamp}(r_k, -5, 5))
 
     The mask belongs to the weights: it is a global latent, one for all examples, whose divergence
-    is paid once. In training mode a sample has the gradient of a relaxed one; its value is exact.
+    is paid once. In training mode a group may be kept in part, so that the order's gradient is
+    that of the mean over exact masks (``OrderedMaskInterpolated``): without bias where one law
+    decides, and given the other layers' masks as they are drawn where there are several.
+    ``gradient="straight-through"`` has exact masks and the gradient of relaxed ones, as published:
+    far from the ELBO's (``check_elbo`` says how far).
 
     Under the plain ELBO the data of a large training set outweigh the few nats of this divergence,
     and the probabilities rise towards their bound 0.9933; narrow prefixes are then hardly trained.
@@ -57,10 +68,11 @@ class VariationalNestedDropout(OrderedUnits):
         init_continue_prob: Initial :math:`\beta_k`, from 0.0067 to 0.9933; None starts at the
             prior.
         learn_order: Whether :math:`r` is a parameter; else it stays as it starts.
-        temperature: Temperature of the gradient, > 0.
+        temperature: Temperature of the straight-through gradient, > 0.
         shared_by: ``"batch"``: one mask a step, a site outside the data plate. ``"example"``: a
             mask for each example and the divergence as a factor. Every example's likelihood has
             the same expectation, so that it is the same ELBO with less noise in its estimate.
+        gradient: ``"interpolated"``, or ``"straight-through"`` as published.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
     Sites:  ``{module path}.order``, event ``(D,)`` (``{module path}.penalty`` for a mask for each
@@ -71,7 +83,8 @@ class VariationalNestedDropout(OrderedUnits):
         Calibration and Adaptive Compression", CVPR; Cui, Mao, Liu, Li, Chan, Liu, Kuo, Xue
         (2023), https://arxiv.org/abs/2101.11353.
         Deviations: masks come after BatchNorm and activation, where a dropped unit is zero; noise
-        is added to log-probabilities (see ``OrderedMaskStraightThrough``); a clamped :math:`r`
+        is added to log-probabilities (see ``OrderedMaskStraightThrough``); another gradient by
+        default; a clamped :math:`r`
         keeps its gradient where that points inside.
 
     Example:
@@ -109,6 +122,7 @@ class VariationalNestedDropout(OrderedUnits):
         learn_order: bool = True,
         temperature: float = 2.0,
         shared_by: SharedBy = "batch",
+        gradient: OrderGradient = "interpolated",
     ) -> None:
         super().__init__(
             num_units,
@@ -123,6 +137,8 @@ class VariationalNestedDropout(OrderedUnits):
         )
         if shared_by not in get_args(SharedBy):
             raise unknown_name("shared_by", shared_by, get_args(SharedBy))
+        if gradient not in get_args(OrderGradient):
+            raise unknown_name("gradient", gradient, get_args(OrderGradient))
         bound = 1.0 / (1.0 + math.exp(-_MAX_LOGIT))
         good_init = init_continue_prob is None or 1 - bound <= init_continue_prob <= bound
         good_prior = prior_continue_prob is None or 0.0 < prior_continue_prob < 1.0
@@ -135,7 +151,7 @@ class VariationalNestedDropout(OrderedUnits):
                 f"init_continue_prob={init_continue_prob}, temperature={temperature}",
                 hint="The published values are 0.95, 0.952574 (r = 3) and 2.",
             )
-        self.shared_by, self.learn_order = shared_by, learn_order
+        self.shared_by, self.learn_order, self.gradient = shared_by, learn_order, gradient
         probs = (
             uniform_order_probs(self.num_ordered)
             if prior_continue_prob is None
@@ -172,9 +188,10 @@ class VariationalNestedDropout(OrderedUnits):
 
     @override
     def order_posterior(self) -> OrderedMask:
-        return OrderedMaskStraightThrough(
-            self.temperature, logits=self.clamped_logits(), validate_args=False
-        )
+        logits = self.clamped_logits()
+        if self.training and self.gradient == "interpolated" and self._law.learn_order:
+            return OrderedMaskInterpolated(logits=logits, validate_args=False)
+        return OrderedMaskStraightThrough(self.temperature, logits=logits, validate_args=False)
 
     @property
     def _law(self) -> VariationalNestedDropout:
@@ -213,6 +230,16 @@ class VariationalNestedDropout(OrderedUnits):
             return weights
         kl = torch_kl_divergence(self.order_posterior(), self.order_prior())
         return kl if weights is None else kl + weights
+
+    @override
+    def log_prob_of_masks(
+        self, masks: Tensor, latents: Latents, x: Tensor | None = None
+    ) -> Tensor:
+        """Return them given the order that was drawn; in training mode, those of its posterior."""
+        if "order" not in latents or self.training:
+            return super().log_prob_of_masks(masks, latents, x)
+        drawn = self.expand_order(latents["order"]).unsqueeze(-2)
+        return torch.where((masks == drawn).all(-1), 0.0, -torch.inf)
 
     @override
     def _free_mask(self, latents: Latents) -> TorchDistribution:

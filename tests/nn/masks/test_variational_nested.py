@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import bayesdrop as bd
+from bayesdrop.diagnostics.elbo import _check_bias
 from bayesdrop.errors import ConfigError
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
@@ -93,6 +94,84 @@ def test_masks_of_a_step_are_shared_and_per_example_draws_have_the_same_expectat
     assert_means_equal(losses[1], torch.tensor(stock))
 
 
+@pytest.mark.parametrize("shared_by", ["batch", "example"])
+def test_a_mask_is_exact_in_evaluation_mode_and_where_its_gradient_is_straight_through(shared_by):
+    x = torch.ones(200, 6)
+
+    def masks(training, **options):
+        layer = bd.VariationalNestedDropout(
+            6, shared_by=shared_by, init_continue_prob=0.6, **options
+        )
+        layer.train(training)
+        return torch.cat([layer.draw_mask(layer.draw_latents(), x) for _ in range(20)])
+
+    for training, options in (
+        (False, {}),
+        (True, {"gradient": "straight-through"}),
+        (True, {"learn_order": False}),
+    ):
+        z = masks(training, **options)
+        assert bool(((z == 0) | (z == 1)).all())
+    assert bool(((masks(True) > 0) & (masks(True) < 1)).any())
+
+
+@pytest.mark.parametrize("shared_by", ["batch", "example"])
+def test_all_widths_can_be_summed_out(shared_by):
+    layer = bd.VariationalNestedDropout(4, shared_by=shared_by, init_continue_prob=0.6)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), layer, nn.Linear(4, 2))
+    bnn, (x, y) = bd.BayesianNetwork(net, bd.Categorical(), num_data=20), data()
+    probs, likelihoods = layer.order_posterior().tail_probs, []
+    for z in layer.order_prior().enumerate_support():
+        with bd.impose_masks(net, {"2": layer.expand_order(z)}):
+            likelihoods.append(net(x).log_softmax(1)[range(10), y])
+    by_hand = -(torch.stack(likelihoods, 1) + probs.log()).logsumexp(1).sum() * 20 / 10
+    terms = bnn.loss(x, y, num_masks="exact")
+    torch.testing.assert_close(terms.nll, by_hand)
+    both = torch.autograd.grad(terms.nll, layer.order_logits, retain_graph=True)
+    torch.testing.assert_close(both, torch.autograd.grad(by_hand, layer.order_logits))
+    stock = TraceMeanField_ELBO().differentiable_loss(
+        bnn.model, bnn.guide, x, y, num_masks="exact"
+    )
+    torch.testing.assert_close(stock, terms.loss)
+
+
+def test_a_shared_width_can_be_summed_out_of_all_layers():
+    def layer():
+        return bd.VariationalNestedDropout(4, num_groups=4, shared_by="example")
+
+    net = nn.Sequential(
+        nn.Linear(3, 4), layer(), nn.Tanh(), nn.Linear(4, 4), layer(), nn.Linear(4, 2)
+    )
+    net[4].share_width_with(net[1])
+    bnn, (x, y) = bd.BayesianNetwork(net, bd.Categorical(), num_data=20), data()
+    probs, likelihoods = net[1].order_posterior().tail_probs, []
+    for z in net[1].order_prior().enumerate_support():
+        mask = net[1].expand_order(z)
+        with bd.impose_masks(net, {"1": mask, "4": mask}):
+            likelihoods.append(net(x).log_softmax(1)[range(10), y])
+    by_hand = -(torch.stack(likelihoods, 1) + probs.log()).logsumexp(1).sum() * 20 / 10
+    torch.testing.assert_close(bnn.loss(x, y, num_masks="exact").nll, by_hand)
+    two = network(shared_by="example")
+    with pytest.raises(ConfigError, match="share_widths=True"):
+        two.loss(*data(), num_masks="exact")
+
+
+def test_the_bias_of_a_gradient_is_reported():
+    def bias(layer):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), layer, nn.Linear(5, 2))
+        nn.init.normal_(net[3].weight, std=2.0)
+        bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
+        (row,) = _check_bias(bnn, *data(), 200)
+        assert row.where == "2" and row.passed
+        return row.value
+
+    options = {"shared_by": "example", "init_continue_prob": 0.7}
+    assert bias(bd.VariationalNestedDropout(5, **options)) < 0.3
+    assert bias(bd.VariationalNestedDropout(5, gradient="straight-through", **options)) > 0.5
+    assert bias(bd.BetaBernoulliDropout(5, temperature=2.0)) > 0.3  # relaxed
+
+
 def test_uniform_prior_is_that_of_nested_dropout():
     layer = bd.VariationalNestedDropout(6, prior_continue_prob=None, init_continue_prob=None)
     torch.testing.assert_close(layer.keep_prob(), bd.NestedDropout(6).keep_prob())
@@ -145,6 +224,8 @@ def test_bad_arguments_are_refused():
         bd.VariationalNestedDropout(4, temperature=0.0)
     with pytest.raises(ConfigError, match="unknown shared_by"):
         bd.VariationalNestedDropout(4, shared_by="both")
+    with pytest.raises(ConfigError, match="unknown gradient 'interpolate'"):
+        bd.VariationalNestedDropout(4, gradient="interpolate")
 
 
 def test_the_order_is_in_inference_data_where_the_batch_shares_it():
