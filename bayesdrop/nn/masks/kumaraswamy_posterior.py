@@ -16,6 +16,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.nn.latents import LatentOwner, alike
 from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import clamp_inward, log1mexp, wide
+from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 
 Parametrization: TypeAlias = Literal["location", "softplus", "log"]
 
@@ -163,12 +164,61 @@ def _decode(parametrization: str, first: Tensor, second: Tensor) -> tuple[Tensor
         )
     if parametrization == "log":
         return clamp_inward(first, *_LOG_A).exp(), clamp_inward(second, *_LOG_B).exp()
-    a = clamp_inward(second, *_LOG_A).exp()
-    logit = first * (1 + 1 / a)
+    form = _plain_of_location if takes_plain_operations() else _OfLocation.apply
+    return form(first, second)
+
+
+def _plain_of_location(location: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor]:
+    a = clamp_inward(log_shape, *_LOG_A).exp()
+    logit = location * (1 + 1 / a)
     log_median = logsigmoid(clamp_inward(logit, -math.inf, _MAX_MEDIAN_LOGIT))
     # log(m^a), below which b would be infinite. Not a quotient, whose derivative would overflow.
     power = clamp_inward(a * log_median, -_LOG_B[1], math.inf)
     return a, (math.log(_LOG_2) - (-log1mexp(power)).log()).exp()
+
+
+class _OfLocation(torch.autograd.Function):
+    # Written out, beside the form in plain operations, as in bayesdrop.ops.stable.
+    @staticmethod
+    def forward(ctx: Any, location: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor]:
+        a = log_shape.clamp(*_LOG_A).exp_()
+        stretch = a.reciprocal().add_(1)
+        logit = location * stretch
+        log_median = logsigmoid(logit.clamp(max=_MAX_MEDIAN_LOGIT))
+        power = a * log_median
+        odds = torch.expm1(power.clamp(min=-_LOG_B[1]).neg_())  # m^-a - 1
+        log_rest = torch.log1p(odds.reciprocal())  # -log(1 - m^a)
+        b = _LOG_2 / log_rest
+        ctx.save_for_backward(
+            location, log_shape, a, b, stretch, logit, log_median, power, odds, log_rest
+        )
+        return a, b
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        location, log_shape, a, b, stretch, logit, log_median, power, odds, log_rest = (
+            ctx.saved_tensors
+        )
+        if torch.is_grad_enabled():
+
+            def total(location: Tensor, log_shape: Tensor) -> Tensor:
+                values = _plain_of_location(location, log_shape)
+                return sum(
+                    ((v * g).sum() for v, g in zip(values, grads, strict=True)), a.sum() * 0
+                )
+
+            return plain_gradients(total, (location, log_shape), a.new_ones(()))
+        of_a, of_b = grads
+        # Each bound cuts the gradient as clamp_inward does: where a descent step leads outward.
+        slope = (of_b * b).div_(log_rest * odds).neg_()  # together: each may overflow
+        slope.masked_fill_((power <= -_LOG_B[1]) & (slope > 0), 0.0)
+        of_logit = (slope * a).mul_(torch.sigmoid(-logit.clamp(max=_MAX_MEDIAN_LOGIT)))
+        of_logit.masked_fill_((logit >= _MAX_MEDIAN_LOGIT) & (of_logit < 0), 0.0)
+        pull = (of_logit * location).div_(a)  # (1 + 1/a) falls with a
+        of_log = torch.addcmul(of_a, slope, log_median).mul_(a).sub_(pull)
+        low, high = _LOG_A
+        outward = ((log_shape <= low) & (of_log > 0)) | ((log_shape >= high) & (of_log < 0))
+        return of_logit.mul_(stretch), of_log.masked_fill_(outward, 0.0)
 
 
 def _encode(parametrization: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import torch
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.masks.kumaraswamy_posterior import _OfLocation, _plain_of_location
 
 PARAMETRIZATIONS = ("location", "softplus", "log")
 PAIRS = [(5.0, 1.0), (0.3133, 1.0), (1e-4, 1.0), (30.0, 12.0), (0.5, 0.2), (200.0, 0.7)]
@@ -118,3 +119,25 @@ def test_concentrations_that_cannot_be_held_are_refused(value):
     layer = bd.BetaBernoulliDropout(2)
     with pytest.raises(ConfigError, match="positive concentrations that 'location' parameters"):
         layer.set_posterior(value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_written_out_gradient_is_that_of_the_plain_operations(dtype):
+    location = torch.tensor([-80.0, -9.0, -1.0, 0.0, 1e-3, 2.0, 30.0, 80.0], dtype=dtype)
+    log_shape = torch.tensor([-21.0, -9.0, -2.0, 0.0, 1.6, 4.0, 9.0, 26.0], dtype=dtype)
+    inputs = [
+        x.flatten().requires_grad_() for x in torch.meshgrid(location, log_shape, indexing="ij")
+    ]
+    for signs in ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0), (0.0, 1.0)):
+        found = []
+        for form in (_OfLocation.apply, _plain_of_location):
+            a, b = form(*inputs)
+            loss = signs[0] * a.log().sum() + signs[1] * b.log().sum()
+            found.append([a, b, *torch.autograd.grad(loss, inputs)])
+        tolerance = {"rtol": 1e-4, "atol": 2e-5} if dtype == torch.float32 else {}
+        torch.testing.assert_close(*found, **tolerance)
+
+
+def test_second_derivatives_of_a_location_are_right():
+    inputs = [torch.randn(10, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradgradcheck(_OfLocation.apply, inputs)
