@@ -41,6 +41,7 @@ from bayesdrop.nn import (
     named_dropout_layers,
     with_plain_weights,
 )
+from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -117,7 +118,8 @@ def compact(
         CompactionError: If the network cannot be traced, if a mask of an unknown kind depends on
             the input, or if the check fails.
         ConfigError: If there is no example input and the network has not seen any.
-        DataError: If the example input has no example.
+        DataError: If the example input has no example, or another dtype than the network.
+        ShapeError: If the network does not take its shape.
 
     Example:
         >>> import bayesdrop as bd
@@ -129,7 +131,8 @@ def compact(
     example = example_of("compact", network, example_input)
     with torch.no_grad():
         work = detached(network)
-        expected = work(*example) if check else None
+        with explained("compact", work, example[0]):
+            expected = work(*example) if check else None
         flow = analysed(work, example)
         result = emitted(flow, per_input=per_input)
         if check:
