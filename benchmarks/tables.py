@@ -51,6 +51,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "uci-differences": tables_uci.differences,
     "concrete": tables_small.concrete,
     "steps": tables_small.steps,
+    "steps-layers": tables_small.steps_of_layers,
     "predict": tables_small.predictions,
 }
 TABLES |= {
@@ -64,7 +65,7 @@ for _suite in NETWORKS:
             TABLES[f"beside-{_suite}-{_data}"] = partial(tables_methods.beside, _suite, _data)
             TABLES[f"shift-{_suite}-{_data}"] = partial(tables_methods.shift, _suite, _data)
 
-TIMINGS = ("steps", "predict")
+TIMINGS = ("steps", "steps-layers", "predict")
 """Tables of times, in which nothing was optimised."""
 
 

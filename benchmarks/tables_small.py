@@ -218,6 +218,24 @@ def steps() -> str:
     return table([f"training step, {result['threads']} thread(s)", *NETWORKS.values()], rows)
 
 
+def steps_of_layers() -> str:
+    """Return what a step of every registered layer costs, before and after it was made faster."""
+    result = read("step_time_layers.json")
+    before, after = (result[when]["lenet-500-300"] for when in ("before", "after"))
+    rows = [
+        [
+            name,
+            *(f"{of[name][key]:.2f}" for of in (before, after) for key in ("ratio", "cpu_ratio")),
+        ]
+        for name in before
+    ]
+    loads = [f"{result[when]['load_before']:.1f}" for when in ("before", "after")]
+    header = [f"before, wall (load {loads[0]})", "before, CPU"]
+    return table(
+        ["LeNet-500-300, 1 thread", *header, f"now, wall (load {loads[1]})", "now, CPU"], rows
+    )
+
+
 def predictions() -> str:
     """Return the table of prediction times."""
     result = read("predict_time.json")
