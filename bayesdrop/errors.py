@@ -80,6 +80,18 @@ class ReliabilityWarning(BayesdropWarning):
     """A figure that its own diagnosis says not to trust."""
 
 
+class ModeWarning(BayesdropWarning):
+    """A model in a mode, training or evaluation, in which its result is not what is wanted."""
+
+
+class RandomDensityWarning(BayesdropWarning):
+    """A log density that is another one at each evaluation, since masks are drawn for it."""
+
+
+class UncountedDivergenceWarning(BayesdropWarning):
+    """Layers in a Pyro model of one's own whose KL divergence is no part of its density."""
+
+
 class TruncationWarning(BayesdropWarning):
     """A stick-breaking layer whose last stick is still open, so that it may be too narrow."""
 

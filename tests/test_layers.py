@@ -15,7 +15,17 @@ ROOT = Path(bd.__file__).parent
 # Lowest first; modules of one row may import each other. docs/architecture.md has the same list.
 # Networks come after the programs since one of them, the autoencoder, is both.
 LAYERS = [
-    {"archives", "errors", "files", "record", "registry", "renamed", "tables", "typing"},
+    {
+        "abstract",
+        "archives",
+        "errors",
+        "files",
+        "record",
+        "registry",
+        "renamed",
+        "tables",
+        "typing",
+    },
     {"metrics"},
     {"ops"},
     {"distributions"},

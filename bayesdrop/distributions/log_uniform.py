@@ -241,8 +241,13 @@ class _SummedKL(torch.autograd.Function):
         return grads[0] * grad_mean, grads[0] * grad_log_variance
 
 
-@functools.lru_cache
+@torch.compiler.assume_constant_result
 def _table(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    return _cached_table(dtype, device)
+
+
+@functools.lru_cache
+def _cached_table(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Return each interval's cubic in the position within it: four columns, lowest power first."""
     count = _END * _STEPS_PER_UNIT
     s = torch.arange(count + 1, dtype=torch.float64) / _STEPS_PER_UNIT

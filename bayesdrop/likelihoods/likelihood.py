@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from bayesdrop.abstract import Abstract
 from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ShapeError
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(Abstract, nn.Module):
     r"""Abstract likelihood :math:`p(y \mid f)` of a target given the network's output.
 
     A subclass says whether it classifies, and defines ``distribution``, ``target`` and

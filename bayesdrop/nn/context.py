@@ -8,20 +8,95 @@ one for a posterior sample, and ``impose_masks`` opens one for masks of your own
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from contextvars import ContextVar, Token
 from typing import Any, Self
+from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
+from bayesdrop.errors import ConfigError, UncountedDivergenceWarning
 from bayesdrop.typing import Latents
 
 _ACTIVE: ContextVar[MaskContext | None] = ContextVar("bayesdrop_mask_context", default=None)
+# Those that were opened in compiled code, for which torch can trace no ContextVar.
+_TRACED: list[MaskContext] = []
+# The contexts in which a layer ran inside gradient checkpointing, as long as the graph lives.
+_HELD: WeakKeyDictionary[Any, WeakSet[MaskContext]] = WeakKeyDictionary()
+# Layers in a Pyro model that is not ours: the handlers of their last pass, until their divergence
+# was asked for in one.
+_UNCOUNTED: WeakKeyDictionary[Any, ReferenceType[Any]] = WeakKeyDictionary()
+_COUNTED: WeakSet[Any] = WeakSet()
 
 
 def active_context() -> MaskContext | None:
     """Return the innermost context that is open in this thread, if any."""
-    return _ACTIVE.get()
+    return _TRACED[-1] if _TRACED else _ACTIVE.get()
+
+
+def context_of(layer: Any) -> MaskContext | None:
+    """Return the innermost context that is open, for a layer that is about to run.
+
+    Where there is none, in a Pyro model of one's own or in the backward pass, this is the place
+    to say what is wrong about that.
+
+    Args:
+        layer: A ``LatentOwner``.
+
+    Raises:
+        ConfigError: If gradient checkpointing runs a layer again after its context is closed.
+    """
+    context = active_context()
+    if context is None and not torch.compiler.is_compiling():
+        if _HELD and torch._C._current_graph_task_id() != -1:
+            context = _replayed(layer)
+        if _PYRO_STACK and layer.training and layer not in _COUNTED:
+            _check_counted(layer)
+    return context
+
+
+def note_divergence(owner: Any) -> None:
+    """Note that an owner's KL divergence was asked for, if that was in a Pyro model."""
+    if _PYRO_STACK:
+        _COUNTED.add(owner)
+
+
+def _replayed(layer: Any) -> MaskContext | None:
+    # In the backward pass a layer runs again for gradient checkpointing: in the same context.
+    task = torch._C._current_graph_task_id()
+    contexts = [c for c in _HELD.get(layer, ()) if c.replayed_in in (None, task)]
+    if len(contexts) > 1 or not all(context.can_replay for context in contexts):
+        raise ConfigError(
+            layer.name,
+            expected="one pass whose gradient is wanted, in which each example has one mask",
+            got=f"{len(contexts)} that gradient checkpointing would have to run again",
+            hint="Call backward() after each pass, run those without gradients under "
+            "torch.no_grad(), and sum masks out without checkpointing.",
+        )
+    for context in contexts:
+        context.replayed_in = task
+        return context
+    return None
+
+
+def _check_counted(layer: Any) -> None:
+    run = _PYRO_STACK[0]  # its handlers are new ones in each run of a model
+    last = _UNCOUNTED.get(layer)
+    if last is None or last() is run:
+        _UNCOUNTED[layer] = ref(run)
+        return
+    _COUNTED.add(layer)  # say it once
+    if layer.posterior() or layer.penalty() is not None:
+        warnings.warn(
+            f"{layer.name} runs in a Pyro model of your own, which does not count its KL "
+            "divergence. Add pyro.factor('kl', -bd.kl_divergence(net)) to the model, outside the "
+            "data plate, or call the model of a bd.BayesianNetwork in it.",
+            UncountedDivergenceWarning,
+            stacklevel=2,
+        )
 
 
 class MaskContext(ABC):
@@ -39,16 +114,43 @@ class MaskContext(ABC):
     def __init__(self, num_rows: int | None = None) -> None:
         self.num_rows = num_rows
         self.drawn: dict[Any, Tensor] = {}
-        self._tokens: list[Token[MaskContext | None]] = []
+        self.replayed_in: int | None = None
+        self._tokens: list[Token[MaskContext | None] | None] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(_ACTIVE.set(self))
+        if torch.compiler.is_compiling():
+            _TRACED.append(self)
+            self._tokens.append(None)
+        else:
+            self._tokens.append(_ACTIVE.set(self))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        _ACTIVE.reset(self._tokens.pop())
+        token = self._tokens.pop()
+        if token is None:
+            _TRACED.pop()
+        else:
+            _ACTIVE.reset(token)
         if not self._tokens:
             self.drawn = {}
+
+    can_replay: bool = True
+    """Whether a layer may run again in this context, and then draws the same from the same noise."""
+
+    def keep(self, layer: Any, drawn: Tensor) -> None:
+        """Keep what a layer has in this pass.
+
+        Args:
+            layer: The layer that runs.
+            drawn: Its mask, which ``mask_of`` then returns, or its weights.
+        """
+        self.drawn[layer] = drawn
+        if torch.compiler.is_compiling() or not drawn.requires_grad:
+            return
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+            # The graph holds the context, which nothing else does after the pass.
+            drawn.register_hook(lambda grad, context=self: None)
+            _HELD.setdefault(layer, WeakSet()).add(self)
 
     @abstractmethod
     def mask(self, layer: Any, x: Tensor) -> Tensor | None:

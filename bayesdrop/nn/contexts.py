@@ -51,6 +51,7 @@ class TrainingPass(MaskContext):
     def __init__(self, num_rows: int | None = None, mask_sum: MaskSum | None = None) -> None:
         super().__init__(num_rows)
         self.mask_sum = mask_sum
+        self.can_replay = mask_sum is None
         self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
         self._latents: dict[LatentOwner, Latents] = {}
         self._kls: list[Tensor] = []
@@ -120,10 +121,12 @@ _DRAWN = ("prior", "posterior", "draw_latents", "kl_divergence", "penalty")
 class ModelPass(MaskContext):
     """Draws each mask as a named site that adds nothing to the ELBO, as q(z | pi) = p(z | pi).
 
+    ``draws`` holds each layer, the distribution and the mask that was drawn.
+
     Args:
         latents: The global latents of every owner, drawn by the Pyro model.
         particles: Batch shape to the left of the examples.
-        num_examples: Number of examples, the size of the data plate.
+        plate: The data plate, whose size is the number of examples.
         num_masks: Masks :math:`M` of each example, which stand in a row.
         mask_sum: Says all masks of its layer, which then has no site.
 
@@ -135,15 +138,18 @@ class ModelPass(MaskContext):
         self,
         latents: Mapping[LatentOwner, Latents],
         particles: torch.Size,
-        num_examples: int,
+        plate: pyro.plate,
         num_masks: int = 1,
         mask_sum: MaskSum | None = None,
     ) -> None:
+        num_examples = plate.subsample_size
         super().__init__(particles.numel() * num_examples * num_masks)
         self.latents = latents
         self.particles = particles
-        self.num_examples, self.num_masks = num_examples, num_masks
+        self.plate, self.num_examples, self.num_masks = plate, num_examples, num_masks
         self.mask_sum = mask_sum
+        self.can_replay = mask_sum is None
+        self.draws: list[tuple[BayesianDropout, TorchDistribution, Tensor]] = []
         self.batch_shape = particles + (num_examples * num_masks,)
 
     @override
@@ -155,13 +161,18 @@ class ModelPass(MaskContext):
             return self.mask_sum.mask(latents, x, self.num_examples)
         fn = layer.mask_distribution(latents, x).expand(self.batch_shape)
         z = fn.rsample() if fn.has_rsample else fn.sample()
+        self.draws.append((layer, fn, z))
+        by_example = self.batch_shape + (layer.num_units,)
+        site: TorchDistribution = fn
         if self.num_masks > 1:
             by_example = self.particles + (self.num_examples, self.num_masks, layer.num_units)
             z = z.reshape(by_example)
-            z = pyro.sample(f"{layer.path}.z", Delta(z, event_dim=2).mask(False), obs=z)
-            return z.expand(by_example).reshape(-1, layer.num_units)
-        z = pyro.sample(f"{layer.path}.z", fn.mask(False), obs=z)
-        return z.expand(self.batch_shape + (layer.num_units,))
+            site = Delta(z, event_dim=2)
+        # The network runs outside the plate: its own weights may be sites, for all examples.
+        with self.plate:
+            z = pyro.sample(f"{layer.path}.z", site.mask(False), obs=z)
+        z = z.expand(by_example)
+        return z if self.num_masks == 1 else z.reshape(-1, layer.num_units)
 
     @override
     def values(self, owner: LatentOwner) -> Latents | None:

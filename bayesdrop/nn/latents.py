@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
+from bayesdrop.abstract import Abstract
 from bayesdrop.nn.arguments import given_arguments
+from bayesdrop.nn.context import note_divergence
 from bayesdrop.record import Record
 from bayesdrop.typing import Latents
 
@@ -30,7 +32,7 @@ class JointDraw(NamedTuple):
     kl: Tensor
 
 
-class LatentOwner(nn.Module, ABC):
+class LatentOwner(Abstract, nn.Module):
     """Abstract owner of global latents: their prior and their posterior, by site suffix.
 
     A dropout layer is one, and a layer of random weights. So is what a ``ConditionalOwner``
@@ -138,6 +140,7 @@ class LatentOwner(nn.Module, ABC):
             posterior: What ``posterior()`` returned, where the caller has it already.
             prior: The same of ``prior()``.
         """
+        note_divergence(self)
         prior = self.prior() if prior is None else prior
         posterior = self.posterior() if posterior is None else posterior
         terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]

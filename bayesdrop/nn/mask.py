@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn.arguments import shown_arguments
-from bayesdrop.nn.context import active_context
+from bayesdrop.nn.context import context_of
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.typing import Latents
@@ -334,14 +334,14 @@ class BayesianDropout(LatentOwner):
             torch.Size([5, 4])
         """
         self._check_input(x)
-        context = active_context()
+        context = context_of(self)
         if context is not None and context.num_rows is not None:
             self._check_rows(x, context.num_rows)
         mask = None if context is None else context.mask(self, x)
         if mask is None:
             mask = self.draw_mask(self.draw_latents(), x) if self.training else self.mean_mask(x)
         if context is not None:
-            context.drawn[self] = mask
+            context.keep(self, mask)
         return self._align(mask, x)
 
     def rows_of(self, x: Tensor) -> int | None:

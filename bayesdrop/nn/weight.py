@@ -16,7 +16,7 @@ from typing_extensions import override
 from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.nn.arguments import shown_arguments
-from bayesdrop.nn.context import active_context
+from bayesdrop.nn.context import context_of
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
 from bayesdrop.ops import noise as noise_source
@@ -237,9 +237,10 @@ class BayesianWeights(LatentOwner):
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer with the weights that the open context, or the mode, asks for."""
         self._check_input(x)
-        context = active_context()
+        context = context_of(self)
         latents = None if context is None else context.values(self)
-        if latents is not None:
+        if context is not None and latents is not None:
+            context.keep(self, latents["weight"])
             return self._with_weight(x, latents["weight"])
         if not self.training:
             return self.operate(x, self.mean_weight(), self.bias)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.ops.transforms import takes_plain_operations
+from bayesdrop.ops.transforms import in_transform, takes_plain_operations
 
 EULER_GAMMA = 0.5772156649015329
 
@@ -135,7 +135,9 @@ def clamp_inward(x: Tensor, lower: float, upper: float) -> Tensor:
     that an optimiser has carried over a bound can come back: what clamping the parameter itself
     after each step achieves.
     """
-    form = _TransformedClampInward if takes_plain_operations() else _ClampInward
+    # The compiler traces a function with ``ctx``, and none with a rule for the forward mode.
+    transformed = not torch.compiler.is_compiling() and in_transform()
+    form = _TransformedClampInward if transformed else _ClampInward
     return form.apply(x, lower, upper)
 
 

@@ -330,8 +330,10 @@ class _Guide(_LocalFunction):
     def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> None:
         vae = self.bnn
         rates = self._sample_rates({} if vae.code.mask is None else vae.code.mask.posterior())
+        # Networks run outside the plate: their weights may be sites, for all examples.
+        encoding = vae.network.encode(x)
         with self._data_plate(x, x if y is None else y):
-            self._sample_local(vae.code.posterior(vae.network.encode(x), rates))
+            self._sample_local(vae.code.posterior(encoding, rates))
 
 
 class _Model(_LocalFunction):
@@ -340,13 +342,15 @@ class _Model(_LocalFunction):
         vae, y = self.bnn, x if y is None else y
         code = vae.code
         rates = self._sample_rates({} if code.mask is None else code.mask.prior())
-        with self._data_plate(x, y):
+        plate = self._data_plate(x, y)
+        with plate:
             latents = self._sample_local(code.prior(rates))
             for name, value in code.deterministic(latents).items():
                 pyro.deterministic(f"code.{name}", value, event_dim=1)
-            output = vae.network.decode(latents)
-            batch_ndim = latents["h"].ndim - 1
-            rows = output.flatten(0, batch_ndim - 1)[: x.shape[0]]
-            fn = vae.likelihood.distribution(output, batch_ndim=batch_ndim)
+        output = vae.network.decode(latents)
+        batch_ndim = latents["h"].ndim - 1
+        rows = output.flatten(0, batch_ndim - 1)[: x.shape[0]]
+        fn = vae.likelihood.distribution(output, batch_ndim=batch_ndim)
+        with plate:
             pyro.sample("obs", fn, obs=vae.likelihood.target(rows, y))
         return output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
+from bayesdrop.abstract import Abstract
 from bayesdrop.errors import ShapeError
 from bayesdrop.nn import BayesianDropout
 from bayesdrop.typing import Latents
@@ -26,7 +27,7 @@ class Encoding(NamedTuple):
     scale: Tensor
 
 
-class Code(nn.Module, ABC):
+class Code(Abstract, nn.Module):
     """Abstract prior and posterior of an example's code, given global rates if there are any.
 
     Every code has a site ``h`` of event ``(K,)``; what else it has is its own. Values of the sites

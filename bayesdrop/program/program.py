@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from numbers import Real
 from typing import ClassVar, Self, TypeAlias
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bayesdrop.abstract import Abstract
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import (
@@ -34,7 +35,7 @@ Pass: TypeAlias = Callable[[Tensor], Tensor]
 _COUNTER = itertools.count()
 
 
-class Program(nn.Module, ABC):
+class Program(Abstract, nn.Module):
     """Abstract probabilistic program: a network, a likelihood and the size of the data set.
 
     A subclass defines ``make_pair`` (Pyro's model and guide), ``loss`` (their objective in plain

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,22 +11,25 @@ import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.distributions import Delta
+from pyro.ops.provenance import detach_provenance
 from pyro.poutine.runtime import get_plates
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bayesdrop.abstract import Abstract
 from bayesdrop.distributions import Mixture
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.model_use import ModelUse
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
 
 _REAL = torch.distributions.constraints.real
 
 
-class PyroFunction(nn.Module, ABC):
+class PyroFunction(Abstract, nn.Module):
     """Abstract model or guide of a program: checks batches, registers parameters."""
 
     def __init__(self, bnn: Program) -> None:
@@ -49,7 +52,9 @@ class PyroFunction(nn.Module, ABC):
         self.bnn.check_batch(x, y)
         with self._parameter_scope():
             self._register_parameters()
-            return self._run(x, y, num_masks)
+            # They are registered now: a PyroModule in the network would add each once more.
+            with poutine.block(hide_types=["param"]):
+                return self._run(x, y, num_masks)
 
     @abstractmethod
     def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor | None:
@@ -67,12 +72,21 @@ class PyroFunction(nn.Module, ABC):
                 store.set_state({"params": {key: parameter}, "constraints": {key: _REAL}})
                 if self.bnn.owns_store_name:
                     self._forget_later(key, parameter)
-            if pyro.param(key, parameter) is not parameter:
+            value = pyro.param(key, parameter)
+            if store[key] is not parameter:
                 raise ConfigError(
                     "BayesianNetwork",
                     expected=f"its own parameter under {key!r} in the parameter store",
                     got="that of another network, so that this one would not be trained",
                     hint="Give each network its own name, or call pyro.clear_param_store().",
+                )
+            if detach_provenance(value) is not parameter:
+                raise ConfigError(
+                    "BayesianNetwork",
+                    expected=f"the value of {key!r} to be the network's parameter",
+                    got="another one, from a handler such as poutine.lift or substitute",
+                    hint="The network would run with its own. Make it random with a "
+                    "pyro.nn.PyroSample, or load the values into it.",
                 )
 
     def _forget_later(self, key: str, parameter: nn.Parameter) -> None:
@@ -120,6 +134,10 @@ class Model(PyroFunction):
     With several masks of an example its observation is a mixture of what they say.
     """
 
+    def __init__(self, bnn: Program) -> None:
+        super().__init__(bnn)
+        self._use = ModelUse()
+
     @override
     def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor:
         latents: dict[LatentOwner, Latents] = {}
@@ -142,18 +160,20 @@ class Model(PyroFunction):
             x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
         mask_sum = MaskSum(self.bnn.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
-        context = ModelPass(latents, particles, rows, masks, mask_sum)
-        with self._data_plate(x[:rows], y), context:
-            rows_run = repeat_rows(x, masks)
-            with explained("BayesianNetwork.model", self.bnn.network, rows_run):
-                output = self.bnn.network(rows_run)
-            output = require_output("BayesianNetwork.model", output, rows_run.shape[0])
-            target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
-            batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
-            output = output.reshape(batch_shape + output.shape[1:])
-            fn = self.bnn.likelihood.distribution(output, batch_ndim=len(batch_shape))
-            if masks > 1:
-                fn = Mixture(fn, None if mask_sum is None else mask_sum.log_weights)
+        plate = self._data_plate(x[:rows], y)
+        context = ModelPass(latents, particles, plate, masks, mask_sum)
+        rows_run = repeat_rows(x, masks)
+        with context, explained("BayesianNetwork.model", self.bnn.network, rows_run):
+            output = self.bnn.network(rows_run)
+        output = require_output("BayesianNetwork.model", output, rows_run.shape[0])
+        self._use.check(context, y)
+        target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
+        batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
+        output = output.reshape(batch_shape + output.shape[1:])
+        fn = self.bnn.likelihood.distribution(output, batch_ndim=len(batch_shape))
+        if masks > 1:
+            fn = Mixture(fn, None if mask_sum is None else mask_sum.log_weights)
+        with plate:
             pyro.sample("obs", fn, obs=target)
         return output
 

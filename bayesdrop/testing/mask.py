@@ -81,6 +81,7 @@ class MaskContract(OwnerContract):
         for options in ({}, {"num_particles": 2, "vectorize_particles": True}):
             elbo = TraceMeanField_ELBO(**options)
             assert math.isfinite(elbo.loss_and_grads(bnn.model, bnn.guide, x, y))
+        bnn.eval()
         predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=7, parallel=True)
         assert predictive(x)["obs"].shape == (7, 5)
 

@@ -66,6 +66,7 @@ def test_stock_pyro_trains_a_loop():
         svi = SVI(bnn.model, bnn.guide, Adam({"lr": 0.01}), TraceMeanField_ELBO(**options))
         assert math.isfinite(svi.step(*data))
     assert not any(torch.equal(p, before[name]) for name, p in bnn.named_parameters())
+    bnn.eval()
     predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=7, parallel=True)
     assert predictive(data[0])["gates.z"].reshape(7, 5, 4).shape == (7, 5, 4)
 

@@ -159,7 +159,7 @@ def test_vectorised_particles_have_the_same_expectation():
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_predictive_draws_all_sites(parallel):
-    bnn, (x, _) = shared(), batch()
+    bnn, (x, _) = shared().eval(), batch()
     predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=200, parallel=parallel)
     samples = predictive(x)
     assert samples["obs"].shape == (200, 10)
