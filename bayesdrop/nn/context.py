@@ -135,7 +135,7 @@ class MaskContext(ABC):
             self.drawn = {}
 
     can_replay: bool = True
-    """Whether a layer may run again in this context, and then draws the same from the same noise."""
+    """Whether a layer that runs again in this context draws the same from the same noise."""
 
     def keep(self, layer: Any, drawn: Tensor) -> None:
         """Keep what a layer has in this pass.

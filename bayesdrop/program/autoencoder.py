@@ -139,6 +139,7 @@ class VariationalAutoencoder(Program):
 
         The latents of an example are drawn in the pass, whoever shares masks: they depend on it.
         """
+        self.check_plain_torch("predict")
         return [self._posterior_pass() for _ in range(num_samples)]
 
     def _posterior_pass(self) -> Pass:
@@ -172,6 +173,7 @@ class VariationalAutoencoder(Program):
         """
         y = x if y is None else y
         self.check_num_masks(num_masks)
+        self.check_plain_torch("VariationalAutoencoder.loss")
         self.check_batch(x, y)
         scale = self.num_data / x.shape[0]
         mask = self.code.mask

@@ -119,6 +119,7 @@ class BayesianNetwork(Program):
             prior. Li, Gal (2017), https://arxiv.org/abs/1703.02914.
         """
         self.check_num_masks(num_masks)
+        self.check_plain_torch("BayesianNetwork.loss")
         self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
         scale = self.num_data / x.shape[0]
         if not self.training:
@@ -152,6 +153,7 @@ class BayesianNetwork(Program):
 
     @override
     def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:
+        self.check_plain_torch("predict")
         if not self.is_random:
             return [self.network]
         return [self._posterior_pass(shared_by) for _ in range(num_samples)]

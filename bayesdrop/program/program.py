@@ -100,6 +100,11 @@ class Program(Abstract, nn.Module):
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
         self.named_owners()
+        self._pyro_samples = [
+            f"{path}.{name}" if path else name
+            for path, module in network.named_modules()
+            for name in getattr(module, "_pyro_samples", ())
+        ]
         # In a tuple, so that they are no children: they hold this module as theirs.
         self._pair = self.make_pair()
 
@@ -261,6 +266,21 @@ class Program(Abstract, nn.Module):
                 "held-out data call bnn.eval() first.",
             )
         self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
+
+    def check_plain_torch(self, who: str) -> None:
+        """Raise ``ConfigError`` if the network has latents that only its Pyro programs know.
+
+        Args:
+            who: What is about to run it in plain torch.
+        """
+        if self._pyro_samples:
+            raise ConfigError(
+                who,
+                expected="a network whose random weights are those of Bayesian layers",
+                got=f"the PyroSample {self._pyro_samples[0]!r}, which has no posterior here",
+                hint="Train with SVI(bnn.model, guide, ...) and predict with Pyro's Predictive, "
+                "under a guide that has it.",
+            )
 
     def check_num_masks(self, num_masks: NumMasks) -> None:
         """Raise ``ConfigError`` unless examples can have this many masks in this program."""

@@ -23,6 +23,7 @@ from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_ro
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.model_use import ModelUse
+from bayesdrop.program.network_sites import NetworkSites
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
 
@@ -163,7 +164,8 @@ class Model(PyroFunction):
         plate = self._data_plate(x[:rows], y)
         context = ModelPass(latents, particles, plate, masks, mask_sum)
         rows_run = repeat_rows(x, masks)
-        with context, explained("BayesianNetwork.model", self.bnn.network, rows_run):
+        run = explained("BayesianNetwork.model", self.bnn.network, rows_run)
+        with context, NetworkSites(particles), run:
             output = self.bnn.network(rows_run)
         output = require_output("BayesianNetwork.model", output, rows_run.shape[0])
         self._use.check(context, y)
