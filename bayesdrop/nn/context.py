@@ -68,13 +68,13 @@ def _replayed(layer: Any) -> MaskContext | None:
     # In the backward pass a layer runs again for gradient checkpointing: in the same context.
     task = torch._C._current_graph_task_id()
     contexts = [c for c in _HELD.get(layer, ()) if c.replayed_in in (None, task)]
-    if len(contexts) > 1 or not all(context.can_replay for context in contexts):
+    if len(contexts) > 1:
         raise ConfigError(
             layer.name,
-            expected="one pass whose gradient is wanted, in which each example has one mask",
-            got=f"{len(contexts)} that gradient checkpointing would have to run again",
-            hint="Call backward() after each pass, run those without gradients under "
-            "torch.no_grad(), and sum masks out without checkpointing.",
+            expected="one pass whose gradient is wanted",
+            got=f"{len(contexts)} that gradient checkpointing may have to run again",
+            hint="Call backward() after each pass, and run those without gradients under "
+            "torch.no_grad().",
         )
     for context in contexts:
         context.replayed_in = task
@@ -134,22 +134,29 @@ class MaskContext(ABC):
         if not self._tokens:
             self.drawn = {}
 
-    can_replay: bool = True
-    """Whether a layer that runs again in this context draws the same from the same noise."""
+    def replays(self, layer: Any) -> bool:
+        """Return whether a layer must run in this context to draw the same from the same noise.
 
-    def keep(self, layer: Any, drawn: Tensor) -> None:
+        Args:
+            layer: The layer, which gradient checkpointing may run again.
+        """
+        return True
+
+    def keep(self, layer: Any, drawn: Tensor, result: Tensor | None = None) -> None:
         """Keep what a layer has in this pass.
 
         Args:
             layer: The layer that runs.
             drawn: Its mask, which ``mask_of`` then returns, or its weights.
+            result: What was computed with it, where it has itself no gradient.
         """
         self.drawn[layer] = drawn
-        if torch.compiler.is_compiling() or not drawn.requires_grad:
+        result = drawn if result is None else result
+        if torch.compiler.is_compiling() or not result.requires_grad or not self.replays(layer):
             return
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
             # The graph holds the context, which nothing else does after the pass.
-            drawn.register_hook(lambda grad, context=self: None)
+            result.register_hook(lambda grad, context=self: None)
             _HELD.setdefault(layer, WeakSet()).add(self)
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pyro
@@ -51,7 +52,6 @@ class TrainingPass(MaskContext):
     def __init__(self, num_rows: int | None = None, mask_sum: MaskSum | None = None) -> None:
         super().__init__(num_rows)
         self.mask_sum = mask_sum
-        self.can_replay = mask_sum is None
         self.posteriors: dict[LatentOwner, Mapping[str, TorchDistribution]] = {}
         self._latents: dict[LatentOwner, Latents] = {}
         self._kls: list[Tensor] = []
@@ -107,6 +107,10 @@ class TrainingPass(MaskContext):
         as_model = isinstance(owner, BayesianWeights) and owner.draws_as_model
         return self._draw(owner) if as_model and owner.training else None
 
+    @override
+    def replays(self, layer: Any) -> bool:
+        return layer in self._joint  # others draw when they run, and do so outside
+
     def _draw(self, owner: LatentOwner) -> Latents:
         if owner not in self._latents:
             posterior = owner.posterior()
@@ -126,9 +130,10 @@ class ModelPass(MaskContext):
     Args:
         latents: The global latents of every owner, drawn by the Pyro model.
         particles: Batch shape to the left of the examples.
-        plate: The data plate, whose size is the number of examples.
+        num_examples: Number of examples, the size of the data plate.
         num_masks: Masks :math:`M` of each example, which stand in a row.
         mask_sum: Says all masks of its layer, which then has no site.
+        plate: The data plate, for the masks' sites.
 
     Sites:  ``{module path}.z`` of every layer that runs, event ``(K,)``, or ``(M, K)`` if an
         example has several masks.
@@ -138,17 +143,17 @@ class ModelPass(MaskContext):
         self,
         latents: Mapping[LatentOwner, Latents],
         particles: torch.Size,
-        plate: pyro.plate,
+        num_examples: int,
         num_masks: int = 1,
         mask_sum: MaskSum | None = None,
+        plate: AbstractContextManager[Any] | None = None,
     ) -> None:
-        num_examples = plate.subsample_size
         super().__init__(particles.numel() * num_examples * num_masks)
         self.latents = latents
         self.particles = particles
-        self.plate, self.num_examples, self.num_masks = plate, num_examples, num_masks
+        self.plate = nullcontext() if plate is None else plate
+        self.num_examples, self.num_masks = num_examples, num_masks
         self.mask_sum = mask_sum
-        self.can_replay = mask_sum is None
         self.draws: list[tuple[BayesianDropout, TorchDistribution, Tensor]] = []
         self.batch_shape = particles + (num_examples * num_masks,)
 

@@ -156,10 +156,14 @@ class LatentOwner(Abstract, nn.Module):
         return next(iter(self.parameters()), torch.empty(0)).device
 
 
-@functools.cache
 def is_own(cls: type, name: str, *others: str) -> bool:
     """Return whether a class's method of a name knows all the others: none is defined below it."""
+    # A compiled pass takes the long way, which torch fuses by itself.
+    return not torch.compiler.is_compiling() and _is_own(cls, name, *others)
 
+
+@functools.cache
+def _is_own(cls: type, name: str, *others: str) -> bool:
     def depth(name: str) -> int:
         return next(i for i, base in enumerate(cls.__mro__) if name in vars(base))
 
@@ -278,6 +282,7 @@ def kl_divergence(
             posterior = owner.posterior()
             latents[owner] = {name: q.rsample() for name, q in posterior.items()}
         prior = prior_among(owner, latents) if isinstance(owner, ConditionalOwner) else None
+        note_divergence(owner)
         terms.append(owner.kl_divergence(posterior, prior=prior))
     if not terms:
         return torch.zeros((), device=next(iter(network.parameters()), torch.empty(0)).device)

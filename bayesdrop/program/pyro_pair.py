@@ -162,7 +162,7 @@ class Model(PyroFunction):
         mask_sum = MaskSum(self.bnn.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         plate = self._data_plate(x[:rows], y)
-        context = ModelPass(latents, particles, plate, masks, mask_sum)
+        context = ModelPass(latents, particles, rows, masks, mask_sum, plate)
         rows_run = repeat_rows(x, masks)
         run = explained("BayesianNetwork.model", self.bnn.network, rows_run)
         with context, NetworkSites(particles), run:

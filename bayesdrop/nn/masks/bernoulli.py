@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.binary_concrete import relaxed_product
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.context import active_context
+from bayesdrop.nn.context import active_context, context_of
 from bayesdrop.nn.latents import is_own
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
@@ -115,7 +115,7 @@ class BernoulliDropout(BayesianDropout):
         if context is not None:
             if context.num_rows is not None:
                 self._check_rows(x, context.num_rows)
-            context.drawn[self] = mask
+            context.keep(self, mask, product)
         return product
 
     def _latents_of_product(self, x: Tensor) -> Latents | None:
@@ -131,7 +131,7 @@ class BernoulliDropout(BayesianDropout):
         )
         if not fits:
             return None
-        context = active_context()
+        context = context_of(self)
         return self.draw_latents() if context is None else context.latents_of(self)
 
     @override
