@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -53,7 +54,7 @@ def data_from_dict(
 def pareto_smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return Pareto-smoothed log weights, which sum to one, and the Pareto shape k.
 
-    Equal ratios have no tail: k is minus infinity.
+    Where the largest ratios are equal there is no tail: k is minus infinity.
 
     Args:
         log_ratios: Log importance ratios ``(..., S)``, float64.
@@ -64,6 +65,13 @@ def pareto_smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     az = import_arviz()
     # From a largest ratio of one, so that no weight falls below the smallest float.
     log_ratios = log_ratios - log_ratios.max(-1, keepdims=True)
+    # No tail to smooth, which ArviZ 1 refuses: any ratios stand in for these.
+    count = log_ratios.shape[-1]
+    tail = math.ceil(min(count / 5, 3 * math.sqrt(count))) + 1
+    largest = np.sort(log_ratios, axis=-1)[..., -tail:]
+    equal = np.ptp(largest, axis=-1)[..., np.newaxis] < 1e-8
+    given = log_ratios
+    log_ratios = np.where(equal, np.linspace(-1.0, 0.0, count), given)
     if _is_version_1(az):
         array_stats = importlib.import_module("arviz_stats.base").array_stats
         # 1.x takes log-likelihoods, for leaving one out, and negates them itself.
@@ -71,10 +79,9 @@ def pareto_smooth(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     else:
         smoothed, k = az.psislw(log_ratios)
     smoothed = np.asarray(smoothed, dtype=np.float64)
-    equal = np.ptp(log_ratios, axis=-1) < 1e-8
-    smoothed = np.where(equal[..., np.newaxis], 0.0, smoothed)
+    smoothed = np.where(equal, given, smoothed)
     smoothed = smoothed - np.logaddexp.reduce(smoothed, axis=-1, keepdims=True)
-    return smoothed, np.where(equal, -np.inf, k)
+    return smoothed, np.where(equal[..., 0], -np.inf, k)
 
 
 def _is_version_1(az: ModuleType) -> bool:

@@ -127,6 +127,14 @@ def test_k_is_the_shape_of_a_pareto_tail(k):
     assert np.exp(weights).sum() == pytest.approx(1.0)
 
 
+def test_ratios_whose_largest_are_equal_stay_as_they_are():
+    ratios = np.array([0.0] * 60 + [-1.0] * 40)
+    weights, k = pareto_smooth(np.stack([ratios, np.zeros(100)]))
+    assert k.tolist() == [-np.inf, -np.inf]
+    np.testing.assert_allclose(np.exp(weights[0]), np.exp(ratios) / np.exp(ratios).sum())
+    np.testing.assert_allclose(np.exp(weights[1]), 0.01)
+
+
 def test_one_layer_can_be_asked_about_alone():
     exact, data = conjugate()
     narrow = WeightDropout(1, torch.zeros(1), torch.full((1,), 1e-3))
