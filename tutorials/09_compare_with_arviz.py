@@ -145,8 +145,8 @@ for name, guide in {**guides, f"flat, {layer} alone": single}.items():
     print(f"{name}: {guide.verdict}")
 
 # %% [markdown]
-# `az.loo` takes the guide for the posterior; `bd.loo(bnn, ours)` weights its draws, and warns where k
-# says that they are too far, as with so many latents they are. It is for networks of few latents.
+# `az.loo` takes the guide for the posterior; `bd.loo(bnn, ours)` weights its draws, and warns
+# where k says that they are too far, as with so many latents they are. It is for few of them.
 
 # %% [markdown]
 # ## The claim, checked
