@@ -316,7 +316,7 @@ def test_a_failed_start_does_not_take_the_folder(run, tmp_path):
     nowhere = ["--from", tmp_path / "nowhere"]
     invoke("train", "digits-mlp-bb", *nowhere, "--epochs", "9", "--out", out, code=1)
     invoke("train", "lenet5-caffe", "--data", "digits", "--out", out, code=1)
-    wrong = ["--from", run, "--data", "digits:0-3", "--seed", "4"]
+    wrong = [*TINY, "--from", run, "--seed", "4"]
     assert "seed=4" in invoke("train", "digits-mlp-bb", *wrong, "--out", out, code=1).stderr
     assert list(out.iterdir()) == []
     invoke("train", "digits-mlp-bb", *TINY, "--from", run, "--out", out)
