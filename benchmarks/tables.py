@@ -17,6 +17,7 @@ from pathlib import Path
 import tables_methods
 import tables_mnist
 import tables_nested
+import tables_reliability
 import tables_small
 import tables_uci
 from rows import DATA, NETWORKS, RESULTS
@@ -53,6 +54,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": tables_small.steps,
     "steps-layers": tables_small.steps_of_layers,
     "predict": tables_small.predictions,
+    "kills": tables_reliability.kills,
+    "bit-flips": tables_reliability.flips,
+    "memory": tables_reliability.memory,
+    "determinism": tables_reliability.determinism,
 }
 TABLES |= {
     f"nested-{network}-{data}": partial(tables_nested.nested, network, data)
@@ -65,8 +70,9 @@ for _suite in NETWORKS:
             TABLES[f"beside-{_suite}-{_data}"] = partial(tables_methods.beside, _suite, _data)
             TABLES[f"shift-{_suite}-{_data}"] = partial(tables_methods.shift, _suite, _data)
 
-TIMINGS = ("steps", "steps-layers", "predict")
-"""Tables of times, in which nothing was optimised."""
+TRIALS = ("kills", "bit-flips", "memory", "determinism")
+TIMINGS = ("steps", "steps-layers", "predict", *TRIALS)
+"""Tables of times, and of trials, in which nothing was optimised."""
 
 
 def rewrite(text: str) -> str:

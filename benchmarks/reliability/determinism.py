@@ -28,7 +28,6 @@ ROWS: dict[str, dict[str, str]] = {
     "PYTHONHASHSEED=1": {"PYTHONHASHSEED": "1"},
     "two loader workers": {"WORKERS": "2"},
     "two threads": {"OMP_NUM_THREADS": "2"},
-    "four threads": {"OMP_NUM_THREADS": "4"},
 }
 SMALL = ("first process", "PYTHONHASHSEED=1")
 

@@ -67,20 +67,20 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def count(action: Callable[[], object], calls: int) -> dict[str, float]:
+def count(action: Callable[[], object], calls: int, samples: int = SAMPLES) -> dict[str, float]:
     """Return the slopes of an action, per call."""
     for _ in range(max(1, calls // 5)):
         action()
     rows = []
-    each = max(1, calls // SAMPLES)
-    for _ in range(SAMPLES + 1):
+    each = max(1, calls // samples)
+    for _ in range(samples + 1):
         gc.collect()
         rows.append((resident(), len(gc.get_objects()), len(pyro.get_param_store())))
         for _ in range(each):
             action()
-    at = each * np.arange(SAMPLES + 1)
+    at = each * np.arange(samples + 1)
     # What grows goes on to grow: the second half tells it from caches that fill slowly.
-    half = SAMPLES // 2
+    half = samples // 2
     memory, objects, store = (
         np.polyfit(at[half:], column[half:], 1)[0] for column in zip(*rows, strict=True)
     )

@@ -72,7 +72,9 @@ def needed(wheel: Path) -> set[str]:
         name = next(n for n in archive.namelist() if n.endswith("METADATA"))
         lines = archive.read(name).decode().splitlines()
     waiting = [
-        line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires")
+        line.removeprefix("Requires-Dist: ")
+        for line in lines
+        if line.startswith("Requires-Dist: ")
     ]
     found: set[str] = set()
     while waiting:
