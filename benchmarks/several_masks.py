@@ -115,7 +115,7 @@ def figures(bnn: bd.BayesianNetwork, data: tuple[Tensor, Tensor], other: Tensor 
         if other is not None:
             away = bd.predict(bnn, other, **options)
             scores = prediction.predictive_entropy, away.predictive_entropy
-            found[name]["auroc"] = bd.metrics.ood_metrics(*scores).auroc
+            found[name]["auroc"] = bd.metrics.ood_metrics(*scores)["auroc"]
     return found
 
 
