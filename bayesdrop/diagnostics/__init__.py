@@ -8,6 +8,10 @@ from bayesdrop.diagnostics.inference_data import to_inference_data
 from bayesdrop.diagnostics.leave_one_out import LeaveOneOut, loo
 from bayesdrop.diagnostics.likelihood_bound import LikelihoodBound, log_likelihood_bound
 from bayesdrop.diagnostics.shift import ShiftCurves, ShiftRow, measure_shift
+from bayesdrop.diagnostics.simulation import (
+    SimulationBasedCalibration,
+    simulation_based_calibration,
+)
 
 __all__ = [
     "CheckRow",
@@ -18,6 +22,7 @@ __all__ = [
     "LikelihoodBound",
     "ShiftCurves",
     "ShiftRow",
+    "SimulationBasedCalibration",
     "check_elbo",
     "class_averaged_masks",
     "class_correlations",
@@ -26,5 +31,6 @@ __all__ = [
     "log_likelihood_bound",
     "loo",
     "measure_shift",
+    "simulation_based_calibration",
     "to_inference_data",
 ]

@@ -28,6 +28,7 @@ from bayesdrop.record import Record
 from bayesdrop.typing import NumMasks
 
 _FEWEST = 100
+_FEW = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +75,20 @@ class GuideDiagnostic(Record, also=("reliable", "verdict"), without=("log_ratios
             )
         return (
             f"Poor ({k} > {self.threshold:.2f}): do not read the guide as the posterior, nor "
-            f"correct it by importance weights. It says nothing against the predictions: with "
-            f"{self.num_latents} latents a large k is common; check those on held-out data."
+            f"correct it by importance weights. {self._advice}"
+        )
+
+    @property
+    def _advice(self) -> str:
+        if self.num_latents <= _FEW:
+            return (
+                "With so few latents that is no accident: one mask inside the logarithm drives "
+                "keep probabilities to 0 or 1. Fit with num_masks=8 or more, or 'exact', for "
+                "longer, and look at simulation_based_calibration."
+            )
+        return (
+            f"It says nothing against the predictions: mismatches of {self.num_latents} latents "
+            "add up; check those on held-out data, and a layer at a time (layer=...)."
         )
 
 

@@ -9,6 +9,7 @@ from bayesdrop.reporting.plots.keep_probabilities import (
     plot_keep_probabilities,
 )
 from bayesdrop.reporting.plots.ood import plot_roc, plot_scores
+from bayesdrop.reporting.plots.ranks import plot_ranks
 from bayesdrop.reporting.plots.reliability import plot_reliability
 from bayesdrop.reporting.plots.selective import plot_risk_coverage
 from bayesdrop.reporting.plots.shift import plot_shift
@@ -29,6 +30,7 @@ __all__ = [
     "plot_history",
     "plot_input_keep_probabilities",
     "plot_keep_probabilities",
+    "plot_ranks",
     "plot_reliability",
     "plot_risk_coverage",
     "plot_roc",

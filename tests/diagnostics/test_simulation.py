@@ -1,0 +1,106 @@
+"""Simulation-based calibration: it passes the posterior and tells another one from it."""
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.diagnostics import simulation_based_calibration
+from bayesdrop.diagnostics.simulation import _summary
+from bayesdrop.errors import ConfigError
+
+
+def one_layer(key="beta-bernoulli", **options):
+    """A regression on two inputs that may be switched off, its weights known."""
+    layer = bd.nn.make(key, 2, **options)
+    net = nn.Sequential(layer, nn.Linear(2, 1))
+    net[1].weight.data = torch.tensor([[2.0, -1.5]])
+    net[1].bias.data.zero_()
+    return bd.BayesianNetwork(net, bd.Gaussian(1.0), num_data=30)
+
+
+FLAT = {"prior_concentration1": 1.0, "init_concentration1": 1.0}
+X = torch.linspace(0.5, 2.0, 60).reshape(30, 2)
+
+
+def uniform_ranks(simulations, latents=3, num_draws=199):
+    return torch.randint(num_draws + 1, (simulations, latents))
+
+
+def test_uniform_ranks_raise_no_alarm_and_intervals_hold_what_they_say():
+    result = _summary({"a": uniform_ranks(2000)}, 199)
+    assert result.p_value > 0.01 and result.verdict.startswith("No sign")
+    for level, share in result.coverage.items():
+        low, high = result.intervals[level]
+        assert low <= share <= high and low <= level <= high
+    assert abs(result.shift) < 3 and abs(result.spread) < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda u: 0.5 + 1.4 * (u - 0.5), "Too narrow"),  # ranks pile up at both ends
+        (lambda u: 0.5 + 0.6 * (u - 0.5), "Too wide"),
+        (lambda u: u**1.6, "Lies too high"),
+        (lambda u: 1 - (1 - u) ** 1.6, "Lies too low"),
+    ],
+)
+def test_ranks_that_are_not_uniform_say_in_which_way(change, word):
+    ranks = (change(torch.rand(300, 1)) * 200).floor().clamp(0, 199).long()
+    result = _summary({"a": ranks}, 199)
+    assert result.p_value < 0.01
+    assert result.verdict.startswith(word)
+
+
+def test_all_false_alarms_are_as_rare_as_the_p_value_says():
+    alarms = [_summary({"a": uniform_ranks(40, 1)}, 199).p_value < 0.05 for _ in range(200)]
+    assert sum(alarms) < 22  # 10 expected, standard deviation 3.1
+
+
+def test_one_mask_is_told_from_the_posterior_and_the_sum_over_masks_is_not():
+    options = {"epochs": 150, "variational_learning_rate": 0.1, "progress": False}
+    found = {
+        num_masks: simulation_based_calibration(
+            one_layer("indian-buffet", concentration=3.0),
+            X,
+            num_simulations=25,
+            num_masks=num_masks,
+            **options,
+        )
+        for num_masks in (1, "exact")
+    }
+    assert found[1].verdict.startswith("Too narrow")
+    assert found[1].coverage[0.9] < 0.6
+    assert found["exact"].verdict.startswith("No sign")
+    assert found["exact"].coverage[0.9] > 0.75
+    assert found["exact"].ranks["0.v"].shape == (25, 2)
+    figure = bd.reporting.plots.plot_ranks({f"{m} masks": r for m, r in found.items()})
+    assert len(figure.axes[0].lines) == 3
+
+
+def test_the_same_seed_gives_the_same_ranks_and_the_network_stays():
+    bnn = one_layer(**FLAT)
+    before = {name: value.clone() for name, value in bnn.state_dict().items()}
+    state = torch.get_rng_state()
+    options = {"num_simulations": 10, "epochs": 2, "progress": False}
+    first, second = (simulation_based_calibration(bnn, X, **options) for _ in range(2))
+    assert torch.equal(first.ranks["0.pi"], second.ranks["0.pi"])
+    other = simulation_based_calibration(bnn, X, seed=100, **options)
+    assert not torch.equal(first.ranks["0.pi"], other.ranks["0.pi"])
+    assert all(torch.equal(value, before[name]) for name, value in bnn.state_dict().items())
+    assert bnn.training
+    assert torch.get_rng_state().shape == state.shape
+
+
+@pytest.mark.parametrize(
+    ("bnn", "options", "message"),
+    [
+        (one_layer(**FLAT), {"num_simulations": 5}, "at least 10 simulations"),
+        (one_layer(**FLAT), {"num_draws": 3}, "at least 10 simulations and 9 draws"),
+        (one_layer("mc-dropout"), {}, "got no global latents"),
+        (one_layer("structured-bayesian-pruning"), {}, "got no prior to draw from at '0'"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(bnn, options, message):
+    with pytest.raises(ConfigError, match=message):
+        simulation_based_calibration(bnn, X, progress=False, **options)
