@@ -3,11 +3,11 @@ r"""Is what ``fit`` returns the posterior? Where it is known, or simulated from.
     python benchmarks/posterior.py one-unit sbc nuts
 
 ``one-unit``: a known weight 2 behind one Bernoulli mask, 200 observations
-:math:`y_n = 2 z_n + N(0, 1)`, prior Beta(1, 1); the exact posterior by quadrature, beside what 1,400
-steps of ``bd.fit`` with its default rates find. ``sbc``: simulation-based calibration of priors with
-two units, 60 observations, 80 simulations, 400 steps at rate 0.05. ``nuts``: stock NUTS on the
-program with its masks summed out, on the first one-unit problem. One thread; seconds are those of
-the process. Parts that are run replace those of the file.
+:math:`y_n = 2 z_n + N(0, 1)`, prior Beta(1, 1); the exact posterior by quadrature, beside what
+1,400 steps of ``bd.fit`` with its default rates find. ``sbc``: simulation-based calibration of
+priors with two units, 60 observations, 80 simulations, 400 steps at rate 0.05. ``nuts``: stock
+NUTS on the program with its masks summed out, on the first one-unit problem. One thread; seconds
+are those of the process. Parts that are run replace those of the file.
 """
 
 from __future__ import annotations
