@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.inference.fit import fit
@@ -125,7 +126,7 @@ def simulation_based_calibration(
         num_simulations: Data sets :math:`L`.
         num_draws: Draws :math:`S` of each fitted posterior.
         seed: Makes the result reproducible.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar on a terminal.
         options: Of ``fit``, such as ``epochs``, ``num_masks`` and ``variational_learning_rate``.
 
     Raises:
@@ -150,7 +151,9 @@ def simulation_based_calibration(
     _check(bnn, num_simulations, num_draws)
     options = {"batch_size": x.shape[0], "epochs": 500, "progress": False, **options}
     ranks: dict[str, list[Tensor]] = {}
-    for index in tqdm(range(num_simulations), "simulations", disable=None if progress else True):
+    console = Console(stderr=True)
+    silent = not (progress and console.is_terminal)
+    for index in track(range(num_simulations), "simulations", console=console, disable=silent):
         work = copy.deepcopy(bnn)
         work.num_data = x.shape[0]
         with torch.no_grad(), seeded(seed + index), evaluation_mode(work):
