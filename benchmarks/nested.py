@@ -138,7 +138,7 @@ def build(
     for name in ("full_prob", "prior_full_prob"):
         if name in options:
             options[name] = full_prob(method, args) or None
-    network = bd.convert(network, recipe.dropout, **options)
+    network = bd.convert(network, recipe.dropout, **{"trained": False, **options})
     if method != "separate":
         return network
     plain = bd.compact(bd.hold_width(network, width).eval(), splits.train[0][:2])
@@ -147,7 +147,7 @@ def build(
             module.reset_parameters()
     # A mask over the inputs of the last layer that is held open, so that it can be swept.
     exclude = recipe.dropout_options.get("exclude")
-    network = bd.convert(plain, "nested", input_dropout=False, exclude=exclude)
+    network = bd.convert(plain, "nested", trained=False, input_dropout=False, exclude=exclude)
     for _, layer in bd.BayesianNetwork(network, bd.Categorical(), 1).named_dropout_layers():
         layer.hold_width(1.0)
     return network

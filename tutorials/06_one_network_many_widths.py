@@ -118,7 +118,7 @@ within, enough, [tuple(m.weight.shape) for m in small.modules() if isinstance(m,
 
 # %%
 unordered = classifier(None)
-cut = bd.convert(unordered.network, "nested", input_dropout=False)
+cut = bd.convert(unordered.network, "nested", trained=False, input_dropout=False)
 
 
 def accuracy(network, width):

@@ -12,6 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from bayesdrop.conversion.accepted import copied
+from bayesdrop.conversion.evidence import looks_trained
 from bayesdrop.conversion.leftovers import Leftovers
 from bayesdrop.conversion.modes import graph_of_both_modes
 from bayesdrop.conversion.plan import Plan
@@ -30,6 +31,9 @@ from bayesdrop.nn import (
 )
 from bayesdrop.program.program import Program
 
+_CLOSED = 0.05
+"""Of the units of a trained network, the share that is closed by the masks of all its layers."""
+
 
 @releases_sources
 def convert(  # noqa: PLR0913 - each says one thing of what goes where
@@ -46,6 +50,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     weights: str | Mapping[str, Any] | None = None,
     position: Position = "after-activation",
+    trained: bool | None = None,
     show_report: bool = False,
     **options: Any,
 ) -> fx.GraphModule:
@@ -108,6 +113,13 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
             ``{"dropout": "sparse-variational", "conv": False, "kl_scale": 0.1}``.
         position: Where masks go: ``"after-activation"`` as listed above, or
             ``"before-activation"``.
+        trained: Whether the weights are trained, so that masks start nearly open: with a keep
+            probability of :math:`1 - 0.05 / L` in each of :math:`L` layers, or as near to it as
+            the prior can, so that the network still does what it has learned. Noise of a fixed
+            rate (``"mc-dropout"``, ``"gaussian"``, dropconnect) is then put only where the network
+            has ``nn.Dropout``, unless ``drop_prob`` is given. None looks at biases and norms,
+            see ``bayesdrop.conversion.evidence``; False starts as the layer's class says, True for
+            a trained network of neither. Options that are given come first.
         show_report: Whether to print what got a layer, what did not and why; this is also
             ``bd.conversion.conversion_report(network)``.
         **options: Passed to the class of dropout or of random weights, such as ``kl_scale`` or,
@@ -147,6 +159,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
         exclude=exclude,
         overrides=overrides or {},
         position=position,
+        trained=trained,
         options=options,
     )
     earlier = None if weights is None else _carry_out(network, _random_weights(weights))
@@ -175,10 +188,13 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, Co
     join_repeated_calls(work, graph)
     plan = Plan(root=work, graph=graph, modules=leaf_modules(work, graph), request=request)
     plan.check_patterns()
-    for node in list(graph.nodes):
-        module = plan.module(node)
-        if module is not None and isinstance(plain_of(module), request.kinds):
-            plan.put_in(node, module)
+    calls = [(node, module) for node in graph.nodes if (module := plan.module(node))]
+    chosen = [(n, m) for n, m in calls if isinstance(plain_of(m), request.kinds)]
+    trained = looks_trained(network) if request.trained is None else request.trained
+    if trained:
+        plan.keep_prob = 1 - _CLOSED / max(1, len(chosen))
+    for node, module in chosen:
+        plan.put_in(node, module)
     plan.erase_idle_dropout()
     if request.replace_dropout and not request.random_weights:
         plan.replace_all_dropout()
@@ -193,7 +209,7 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, Co
     before = earlier_report(network)
     former = () if before is None else before.placed
     placed = tuple(p for p in former if p.name in plan.modules) + tuple(plan.inserted.values())
-    return result, ConversionReport(type(network).__name__, placed, left)
+    return result, ConversionReport(type(network).__name__, placed, left, trained)
 
 
 def _nothing_to_do(plan: Plan, left: Sequence[Left]) -> ConversionError:

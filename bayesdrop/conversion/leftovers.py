@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from bayesdrop.conversion.kinds import ACTIVATIONS, CONVOLUTIONS, DROPOUTS, NORMALISATIONS
 from bayesdrop.conversion.modes import drop_rate
-from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, Plan
+from bayesdrop.conversion.plan import NEVER_DROPPED, NOT_PLAIN, WIDTH_UNKNOWN, Plan
 from bayesdrop.conversion.reach import MIXES
 from bayesdrop.conversion.report import Left
 from bayesdrop.conversion.selection import plain_of
@@ -79,7 +79,7 @@ class Leftovers:
             why = self.plan.skipped.get(name, "")
         else:
             why = "linear=False" if is_linear else "conv=False"
-        wanted = why == NOT_PLAIN and self.request.wants(name, module)
+        wanted = why in (NOT_PLAIN, NEVER_DROPPED) and self.request.wants(name, module)
         return Left(name, type(module).__name__, why, _size(module), 0.0, wanted)
 
     def _noise(self, name: str, module: nn.Module) -> Iterator[Left]:

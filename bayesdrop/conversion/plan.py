@@ -45,6 +45,10 @@ from bayesdrop.nn import (
 
 IS_OUTPUT = "it is the network's own output (output_dropout=True masks it)"
 WIDTH_UNKNOWN = "its width cannot be told from the layers around it"
+NEVER_DROPPED = (
+    "the network is trained and never had dropout there (drop_prob=0.1, say, puts it there, "
+    "trained=False the default rate)"
+)
 NOT_PLAIN = "its weight is computed from others, or its class is not torch's own"
 
 
@@ -56,6 +60,8 @@ class Plan:
     graph: fx.Graph
     modules: dict[str, nn.Module]
     request: Request
+    keep_prob: float | None = None
+    """Where masks of a trained network start; None leaves it to their class."""
     inserted: dict[str, Placed] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     """Why layers that could have had a mask, or random weights, have none."""
@@ -115,6 +121,8 @@ class Plan:
             return
         if not self.selected(node, layer):
             return
+        if self._never_dropped(name):
+            return
         self._check_untied(name, layer)
         new = make(self.request.dropout, layer, **self._layer_options(name, self.request.options))
         source = input_of(node)
@@ -167,6 +175,8 @@ class Plan:
         if not self.request.input_dropout and self._sees_input(source):
             self.skipped[name] = "input_dropout=False"
             return
+        if not any(getattr(module, "p", 0.0) for module in found) and self._never_dropped(name):
+            return
         units = inputs_of(linear)
         with self.graph.inserting_before(node):
             where = f"inputs of {name!r}"
@@ -197,6 +207,8 @@ class Plan:
             follower.replace_all_uses_with(activated)
             self.graph.erase_node(follower)
             follower = _only_user(activated)
+        if not any(getattr(module, "p", 0.0) for module in found) and self._never_dropped(name):
+            return
         users = list(end.users)
         with self.graph.inserting_after(end):
             where, like = f"outputs of {name!r}", _joined(found)
@@ -207,6 +219,13 @@ class Plan:
     def _followed(self, node: fx.Node, is_next: Callable[[fx.Node], bool]) -> fx.Node:
         follower = _only_user(node)
         return node if follower is None or not is_next(follower) else follower
+
+    def _never_dropped(self, name: str) -> bool:
+        """Return whether noise of a fixed rate would be new to a trained network, and unasked."""
+        if self.keep_prob is None or not self.request.fixed_rate or self.request.gives_rate(name):
+            return False
+        self.skipped[name] = NEVER_DROPPED
+        return True
 
     def _is_output(self, node: fx.Node) -> bool:
         return not self.request.output_dropout and reaches_output(node, self.modules)
@@ -276,7 +295,11 @@ class Plan:
         *,
         like: nn.Module | None = None,
     ) -> fx.Node:
-        options: dict[str, Any] = {"unit_dim": units.unit_dim, **self._options_from(like)}
+        options: dict[str, Any] = {"unit_dim": units.unit_dim}
+        cls = layers[self.request.dropout]
+        if self.keep_prob is not None and issubclass(cls, BayesianDropout):
+            options |= cls.options_for_trained(units.number, self.keep_prob)
+        options |= self._options_from(like)
         options = self._layer_options(layer, options | dict(self.request.options))
         new = make(self.request.dropout, units.number, **options)
         weight = weight_of(units.module)

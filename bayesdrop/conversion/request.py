@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
@@ -36,6 +37,7 @@ class Request:
     exclude: Selection | None = None
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     position: Position = "after-activation"
+    trained: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,11 @@ class Request:
     def fixed_rate(self) -> bool:
         """Whether what is put in drops at a rate that nothing learns."""
         return layers[self.dropout].fixed_rate
+
+    def gives_rate(self, layer: str) -> bool:
+        """Return whether the call says at which rate noise drops at a layer."""
+        patterns = [p for p, own in self.overrides.items() if "drop_prob" in own]
+        return "drop_prob" in self.options or any(fnmatchcase(layer, p) for p in patterns)
 
     @property
     def kinds(self) -> tuple[type[nn.Module], ...]:

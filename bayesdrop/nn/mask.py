@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -17,26 +17,11 @@ from bayesdrop.nn.arguments import shown_arguments
 from bayesdrop.nn.context import context_of
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
+from bayesdrop.nn.ordered_law import OrderedLaw
 from bayesdrop.typing import Latents
 
 MaskKind: TypeAlias = Literal["gate", "scaled", "noise"]
 """What values a mask may have, see ``BayesianDropout.mask_kind``."""
-
-
-class OrderedLaw(NamedTuple):
-    r"""The law of ordered masks: unit :math:`k` is kept with the odds given, if the one before is.
-
-    Args:
-        prior_logits: Log-odds of the prior, ``(D,)``.
-        init_logits: Log-odds where an example's posterior starts, ``(D,)``.
-        always_kept: Number of units before those, which every mask keeps.
-        temperature: Temperature of the gradient; None where the law is fixed, for every example.
-    """
-
-    prior_logits: Tensor
-    init_logits: Tensor
-    always_kept: int
-    temperature: float | None
 
 
 class BayesianDropout(LatentOwner):
@@ -60,9 +45,10 @@ class BayesianDropout(LatentOwner):
     * **may override**, for the loss, ``penalty`` (nats that are no site's KL), ``after_step``,
       ``variational_parameters`` and ``mean_parameters`` (which learning rate applies); for
       pruning, ``kept``, ``mean_gate`` (with which ``compact`` takes an input-dependent mask) and
-      ``prune``; for ``convert``, ``bind_weights``, ``options_from_dropout``, ``share`` and
-      ``rank_units``; for auto-encoders, ``ordered_law`` and ``options_for_code``; where masks
-      can be summed out, ``all_masks`` and ``log_prob_of_masks``;
+      ``prune``; for ``convert``, ``bind_weights``, ``options_from_dropout``,
+      ``options_for_trained``, ``share`` and ``rank_units``; for auto-encoders, ``ordered_law``
+      and ``options_for_code``; where masks can be summed out, ``all_masks`` and
+      ``log_prob_of_masks``;
     * **gets** ``forward``, ``sample_mask``, ``draw_mask``, ``draw_latents``, ``kl_divergence``,
       ``total``, ``rows_of`` and ``repr``: plain torch, the Pyro model and guide, prediction,
       pruning and compact networks follow from the above.
@@ -223,6 +209,19 @@ class BayesianDropout(LatentOwner):
 
         Args:
             dropout: The ``nn.Dropout`` (or ``nn.Dropout2d``, ...) that the layer replaces.
+        """
+        return {}
+
+    @classmethod
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        """Return the options of a layer that leaves a trained network nearly as it is.
+
+        ``convert`` asks; an option that the user gives comes first. Layers whose masks start at
+        one have none, and ``convert`` puts noise of a ``fixed_rate`` only where it is asked to.
+
+        Args:
+            num_units: Number of units.
+            keep_prob: The keep probability to start from, a little below 1.
         """
         return {}
 

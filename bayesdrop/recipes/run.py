@@ -227,7 +227,9 @@ def _network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
     stage = recipe.stages[index]
     former = recipe.stages[index - 1] if index > 0 else None
     if stage.dropout and not (former and former.dropout):
-        network: nn.Module = convert(before, str(recipe.dropout), **recipe.dropout_options)
+        # A recipe says itself how its masks start.
+        options = {"trained": False, **recipe.dropout_options}
+        network: nn.Module = convert(before, str(recipe.dropout), **options)
     else:
         network = copy.deepcopy(before) if former else before
     if stage.dependent and not (former and former.dependent):

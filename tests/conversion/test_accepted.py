@@ -7,6 +7,7 @@ from torch.nn.utils import parametrizations
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ConversionError, ConversionWarning
+from tests.compression.networks import close_every_other_unit
 
 
 def mlp(wrap=lambda layer: layer):
@@ -92,7 +93,7 @@ def test_parametrized_layers_get_masks_and_compact_is_exact(name):
     with bd.impose_masks(converted, {n: torch.ones(m.num_units) for n, m in found.items()}):
         torch.testing.assert_close(converted(x), net(x))
     for layer in found.values():
-        layer.raw_concentration1.data[::2] = -9.0
+        close_every_other_unit(layer)
     torch.testing.assert_close(bd.compact(converted, x)(x), converted(x))
     with pytest.warns(ConversionWarning, match=r"'0' \(ParametrizedLinear.*computed from others"):
         random = bd.convert(net, "sparse-variational")
@@ -173,7 +174,7 @@ def test_all_convolutions_of_r3d_are_found():
     converted = bd.convert(block)
     assert [m.num_units for _, m in bd.nn.named_dropout_layers(converted)] == [4, 4, 4]
     for _, layer in bd.nn.named_dropout_layers(converted.eval()):
-        layer.raw_concentration1.data[::2] = -9.0
+        close_every_other_unit(layer)
     x = torch.randn(2, 3, 3, 4, 4)
     small = bd.compact(converted, x)
     torch.testing.assert_close(small(x), converted(x))

@@ -12,6 +12,7 @@ import bayesdrop as bd
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode
 from bayesdrop.networks.tracing import knows_its_mode
+from tests.compression.networks import close_every_other_unit
 
 KEEP = 1e6  # a concentration at which every mask is one
 
@@ -141,7 +142,7 @@ def example(net):
 
 def with_masks_of_one(net):
     for _, layer in bd.nn.named_dropout_layers(net):
-        layer.raw_concentration1.data.fill_(KEEP)
+        layer.set_posterior(KEEP)
     return net
 
 
@@ -173,7 +174,7 @@ def test_the_converted_network_does_in_each_mode_what_the_original_does(name):
 def test_compact_takes_what_knows_its_mode(name):
     net = bd.convert(NETWORKS[name]()).eval()
     for _, layer in bd.nn.named_dropout_layers(net):
-        layer.raw_concentration1.data[::2] = -9.0
+        close_every_other_unit(layer)
     maps = isinstance(net.get_submodule("a"), nn.Conv2d)
     x = torch.randn(4, 3, 8, 8) if maps else torch.randn(4, 6)
     small = bd.compact(net, x)

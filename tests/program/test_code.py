@@ -7,7 +7,7 @@ from torch.distributions import kl_divergence
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.nn.mask import OrderedLaw
+from bayesdrop.nn.ordered_law import OrderedLaw
 from bayesdrop.program.autoencoder import make_code
 from bayesdrop.program.code import Code, draw
 from bayesdrop.program.latent_code import LatentCode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
@@ -77,6 +77,11 @@ class BetaBernoulliPosterior(KumaraswamyPosterior, BernoulliDropout):
         self._memo_of_mask = Memo()
         self.register_buffer("prior_concentration1", torch.full((), prior_concentration1))
         self.register_buffer("prior_concentration0", torch.full((), prior_concentration0))
+
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        return {"init_concentration1": keep_prob / (1 - keep_prob)}  # the mean, for b = 1
 
     def _prior_of_pi(self) -> TorchDistribution:
         c, d = self.prior_concentration1, self.prior_concentration0

@@ -128,6 +128,11 @@ class ConcreteDropout(UnitNoiseDropout):
         rate = getattr(dropout, "p", 0.0)
         return {"init_drop_prob": rate} if 0.0 < rate < 1.0 else {}
 
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        return {"init_drop_prob": 1 - keep_prob}
+
     @override
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         if not self.training:

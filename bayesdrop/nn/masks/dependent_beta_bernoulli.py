@@ -224,6 +224,12 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         new.path, new.conversion = layer.path, layer.conversion
         return new.train(layer.training)
 
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        gate = {"init_shift": 3.0, "init_shift_scale": 0.1}  # closed by few inputs
+        return super().options_for_trained(num_units, keep_prob) | gate
+
     @override
     def prior(self) -> dict[str, TorchDistribution]:
         zero = torch.zeros_like(self.shift_prior_scale)

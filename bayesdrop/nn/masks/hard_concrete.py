@@ -147,6 +147,13 @@ class HardConcreteDropout(BayesianDropout):
         self.register_buffer("temperature", torch.full((), float(temperature)))
         self.register_buffer("parameters_per_unit", torch.ones(()))
 
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        # P(z = 1) for the default stretch and temperature, as far as logits go.
+        logits = math.log(keep_prob / (1 - keep_prob)) + 2 / 3 * math.log(11.0)
+        return {"init_logits": min(logits, _MAX_LOGIT)}
+
     @override
     def bind_weights(self, layer: nn.Module, dim: int) -> None:
         parameters = _governed(layer, dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
@@ -168,6 +168,11 @@ class HierarchicalIndianBuffetDropout(
             num_units, parametrization, a=init_concentration1, b=init_concentration0
         )
         self.register_buffer("layer_concentration", torch.full((), layer_concentration))
+
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        return {"init_concentration1": keep_prob / (1 - keep_prob)}  # the mean, for b = 1
 
     @classmethod
     @override

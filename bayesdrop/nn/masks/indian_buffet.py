@@ -16,6 +16,7 @@ from bayesdrop.nn.masks.stick_breaking import (
     DEFAULT_CONCENTRATION,
     IndianBuffetSticks,
     StickBreakingDropout,
+    concentration_of_kept,
     log_stick_products,
 )
 from bayesdrop.ops.stable import log1mexp
@@ -130,6 +131,11 @@ class IndianBuffetDropout(StickBreakingDropout):
         # The encoder keeps what an example needs; features that all start kept go slowly.
         start = options.get("concentration", 10.0)
         return super().options_for_code(num_features, {"init_concentration1": start, **options})
+
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        return {"init_concentration1": concentration_of_kept(num_units, keep_prob)}
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

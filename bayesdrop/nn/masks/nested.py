@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -159,6 +159,11 @@ class NestedDropout(OrderedUnits):
             else torch.full((self.num_ordered,), continue_prob)
         )
         self.register_buffer("probs", with_full_prob(probs, full_prob))
+
+    @classmethod
+    @override
+    def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
+        return {"full_prob": keep_prob, "ordering": "importance"}
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:

@@ -16,9 +16,10 @@ from typing_extensions import override
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.context import active_context
-from bayesdrop.nn.mask import BayesianDropout, OrderedLaw
+from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.importance import importance_ranks
 from bayesdrop.nn.masks.unit_mask import UnitMask, first_units, of_units
+from bayesdrop.nn.ordered_law import OrderedLaw
 from bayesdrop.nn.weight import BayesianWeights
 from bayesdrop.typing import Latents
 

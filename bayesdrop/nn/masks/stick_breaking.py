@@ -80,8 +80,7 @@ class IndianBuffetSticks(KumaraswamyPosterior):
                 hint="Pass the number of units of the widest layer.",
             )
         if init_concentration1 is None:
-            # E[pi_K] = (a / (a + 1))^K for b = 1.
-            init_concentration1 = 1 / math.expm1(-math.log(_KEPT) / num_sticks)
+            init_concentration1 = concentration_of_kept(num_sticks, _KEPT)
         check_positive(
             who,
             concentration=concentration,
@@ -206,6 +205,12 @@ class StickBreakingDropout(BernoulliDropout):
                 TruncationWarning,
                 stacklevel=2,
             )
+
+
+def concentration_of_kept(num_sticks: int, keep_prob: float) -> float:
+    """Return the concentration a of every stick, for b = 1, at which the last unit is so kept."""
+    # E[pi_K] = (a / (a + 1))^K.
+    return 1 / math.expm1(-math.log(keep_prob) / num_sticks)
 
 
 def log_stick_products(v: Tensor) -> Tensor:
