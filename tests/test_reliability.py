@@ -78,6 +78,13 @@ def test_the_committed_trials_lost_nothing():
         assert row["difference"] <= found["tolerance"], name
 
 
+def test_each_missing_extra_was_named_by_the_wheel_alone():
+    found = json.loads((RESULTS / "reliability-package.json").read_text())
+    for name, message in found["wheel"]["extras"].items():
+        assert f"bayesdrop[{name}]" in message
+    assert all(step["exit"] == 0 for step in found["sdist"].values())
+
+
 def requirements():
     text = (ROOT / "setup.cfg").read_text()
     return [
