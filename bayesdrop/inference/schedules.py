@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import torch
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.settings import require_function
+from bayesdrop.nn.arguments import is_real, is_whole
 
 Schedule: TypeAlias = Callable[[int, int], float]
 
@@ -29,7 +29,8 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
     """Return a schedule that starts at 1 and is multiplied by ``factor`` at each milestone.
 
     Args:
-        *milestones: Integers are epochs; floats in (0, 1) are fractions of the run.
+        *milestones: Integers are epochs; floats in (0, 1) are fractions of the run. None comes
+            before the first epoch has ended.
         factor: Multiplier at each milestone.
 
     Example:
@@ -48,7 +49,7 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
 
     def value(epoch: int, epochs: int) -> float:
         passed = sum(
-            epoch >= (milestone if milestone >= 1 else int(milestone * epochs))
+            epoch >= (milestone if milestone >= 1 else max(1, int(milestone * epochs)))
             for milestone in milestones
         )
         return factor**passed
@@ -93,7 +94,7 @@ def decay(since: float = 0.0) -> Schedule:
         >>> [decay(0.5)(epoch, 4) for epoch in range(4)]
         [1.0, 1.0, 1.0, 0.5]
     """
-    if not _is_number(since) or not 0.0 <= since < 1.0:
+    if not is_real(since) or not 0.0 <= since < 1.0:
         raise ConfigError(
             "schedules.decay",
             expected="a fraction of the run in [0, 1)",
@@ -119,7 +120,7 @@ def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:
     Raises:
         ConfigError: If it is neither.
     """
-    if _is_number(value):
+    if is_real(value):
         return constant(float(value))  # type: ignore[arg-type]
     if not callable(value):
         raise ConfigError(
@@ -168,7 +169,7 @@ def value_of(
     value: Any = schedule(epoch, epochs)
     if isinstance(value, torch.Tensor) and value.numel() == 1:
         value = value.item()
-    finite = _is_number(value) and math.isfinite(value)
+    finite = is_real(value) and math.isfinite(value)
     if not finite or value < lower:
         least = f" of at least {lower:g}" if finite else ""
         raise ConfigError(
@@ -180,16 +181,12 @@ def value_of(
     return float(value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def _is_milestone(value: Any) -> bool:
-    return _is_number(value) and value > 0 and (isinstance(value, Integral) or value < 1)
+    return is_real(value) and value > 0 and (is_whole(value) or value < 1)
 
 
 def _require(who: str, name: str, value: Any, low: float, high: float) -> None:
-    if not _is_number(value) or not math.isfinite(value) or not low <= value <= high:
+    if not is_real(value) or not math.isfinite(value) or not low <= value <= high:
         bounds = f" in [{low:g}, {high:g}]" if math.isfinite(high) else f" of at least {low:g}"
         raise ConfigError(
             f"schedules.{who}",

@@ -6,10 +6,11 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.program.program import Program
 
 _MONITORS = ("val_nll", "val_error", "val_rmse")
@@ -29,7 +30,7 @@ def check_program(bnn: object) -> None:
 def check_counts(**counts: Any) -> None:
     """Raise ``ConfigError`` unless each argument is a whole number of at least 1."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ConfigError(
                 "fit",
                 expected=f"{name} >= 1, an int",
@@ -41,14 +42,14 @@ def check_counts(**counts: Any) -> None:
 def check_rates(clip_norm: Any, **rates: Any) -> None:
     """Raise ``ConfigError`` unless rates are finite and >= 0, and ``clip_norm`` > 0 or None."""
     for name, value in rates.items():
-        if not _is_real(value) or not (math.isfinite(value) and value >= 0):
+        if not is_real(value) or not (math.isfinite(value) and value >= 0):
             raise ConfigError(
                 "fit",
                 expected=f"{name} to be a number, finite and >= 0",
                 got=f"{name}={value!r}",
                 hint="0 leaves it out.",
             )
-    if clip_norm is not None and (not _is_real(clip_norm) or not clip_norm > 0):
+    if clip_norm is not None and (not is_real(clip_norm) or not clip_norm > 0):
         raise ConfigError(
             "fit",
             expected="clip_norm > 0",
@@ -59,8 +60,7 @@ def check_rates(clip_norm: Any, **rates: Any) -> None:
 
 def check_seed(seed: Any) -> None:
     """Raise ``ConfigError`` unless ``seed`` is None or one that torch takes."""
-    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
-    if seed is not None and not (whole and -(2**63) <= seed < 2**64):
+    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
         raise ConfigError(
             "fit",
             expected="seed to be None or an int from -2**63 to 2**64 - 1",
@@ -71,7 +71,7 @@ def check_seed(seed: Any) -> None:
 
 def check_monitor(monitor: Any, patience: int | None, validation: Any) -> None:
     """Raise ``ConfigError`` unless there is something to monitor, and it has a known name."""
-    if isinstance(validation, bool) or isinstance(validation, Integral):
+    if isinstance(validation, Integral):  # also a bool
         raise ConfigError(
             "fit",
             expected="validation data, or a fraction in (0, 1)",
@@ -154,7 +154,3 @@ def require_function(name: str, value: Any, call: str, num_arguments: int) -> No
             got=f"{getattr(value, '__name__', value)!s}{signature} ({error})",
             hint="Is it a function that returns one, to be called first?",
         ) from None
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

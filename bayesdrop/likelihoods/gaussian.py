@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.likelihoods.likelihood import Likelihood, match_shape
+from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.ops.stable import inverse_softplus
 from bayesdrop.ops.transforms import takes_plain_operations
 
@@ -65,11 +66,19 @@ class Gaussian(Likelihood):
                 got=repr(scale),
                 hint="The default is 'learned'.",
             )
-        if init_scale <= min_scale or min_scale < 0:
+        if not is_whole(num_outputs) or num_outputs < 1:
+            raise ConfigError(
+                "Gaussian",
+                expected="num_outputs >= 1, an int",
+                got=f"num_outputs={num_outputs!r}",
+                hint="It is the number of columns of y.",
+            )
+        numbers = is_real(init_scale) and is_real(min_scale)
+        if not numbers or not 0 <= min_scale < init_scale < math.inf:
             raise ConfigError(
                 "Gaussian",
                 expected="init_scale > min_scale >= 0",
-                got=f"init_scale={init_scale}, min_scale={min_scale}",
+                got=f"init_scale={init_scale!r}, min_scale={min_scale!r}",
                 hint="Both are in the units of y.",
             )
         self.mode = "fixed" if numeric else str(scale)

@@ -5,11 +5,23 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor
 
 from bayesdrop.errors import unknown_name
+
+
+def is_whole(value: object) -> bool:
+    """Return whether a value is an integer, of Python or NumPy, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> bool:
+    """Return whether a value is a real number, of Python or NumPy, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
 
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.nn.arguments import shown_arguments
+from bayesdrop.nn.arguments import is_real, is_whole, shown_arguments
 from bayesdrop.nn.context import context_of
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
@@ -102,32 +102,33 @@ class BayesianDropout(LatentOwner):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        if num_units < 1:
+        if not is_whole(num_units) or num_units < 1:
             raise ConfigError(
                 who,
                 expected="at least 1 unit",
-                got=f"num_units={num_units}",
+                got=f"num_units={num_units!r}",
                 hint="Pass the size of the dimension to be masked.",
             )
-        if unit_dim >= 0:
+        if not is_whole(unit_dim) or unit_dim >= 0:
             raise ConfigError(
                 who,
                 expected="a negative unit_dim, counted from the last dimension",
-                got=f"unit_dim={unit_dim}",
+                got=f"unit_dim={unit_dim!r}",
                 hint="Use -1 for features (N, K) and -3 for convolution maps (N, K, H, W).",
             )
-        if batch_dim < 0:
+        if not is_whole(batch_dim) or batch_dim < 0:
             raise ConfigError(
                 who,
                 expected="batch_dim >= 0, counted from the first dimension",
-                got=f"batch_dim={batch_dim}",
+                got=f"batch_dim={batch_dim!r}",
                 hint="Use 0 for (N, ..., K) and 1 for sequences (T, N, K).",
             )
-        if not 0.0 <= threshold < 1.0 or not 0.0 < kl_scale < math.inf:
+        numbers = is_real(threshold) and is_real(kl_scale)
+        if not numbers or not 0.0 <= threshold < 1.0 or not 0.0 < kl_scale < math.inf:
             raise ConfigError(
                 who,
                 expected="0 <= threshold < 1 and a finite kl_scale > 0",
-                got=f"threshold={threshold}, kl_scale={kl_scale}",
+                got=f"threshold={threshold!r}, kl_scale={kl_scale!r}",
                 hint="The defaults are threshold=1e-3 and kl_scale=1.",
             )
         self.num_units = num_units

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
-from bayesdrop.nn.arguments import shown_arguments
+from bayesdrop.nn.arguments import is_real, shown_arguments
 from bayesdrop.nn.context import context_of
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
@@ -128,11 +128,11 @@ class BayesianWeights(LatentOwner):
             shared_by = "example" if noise == "local" else "batch"
         if shared_by not in get_args(SharedBy):
             raise unknown_name(f"shared_by of {who}", shared_by, get_args(SharedBy))
-        if not 0.0 < kl_scale < math.inf:
+        if not is_real(kl_scale) or not 0.0 < kl_scale < math.inf:
             raise ConfigError(
                 who,
                 expected="a finite kl_scale > 0",
-                got=f"kl_scale={kl_scale}",
+                got=f"kl_scale={kl_scale!r}",
                 hint="1 is the ELBO.",
             )
         values = dict(layer.named_parameters())

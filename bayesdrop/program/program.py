@@ -6,7 +6,6 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from numbers import Real
 from typing import ClassVar, Self, TypeAlias
 
 import torch
@@ -25,6 +24,7 @@ from bayesdrop.nn import (
     named_shared,
     named_weight_layers,
 )
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import require_data
 from bayesdrop.typing import LossTerms, NumMasks, SharedBy
@@ -83,8 +83,11 @@ class Program(Abstract, nn.Module):
                 else f"a {type(network).__name__}",
                 hint="Pass the module itself, such as net or Net().",
             )
-        real = isinstance(num_data, Real) and not isinstance(num_data, bool)
-        if not real or not 1 <= num_data < math.inf or num_data != math.floor(num_data):
+        if (
+            not is_real(num_data)
+            or not 1 <= num_data < math.inf
+            or num_data != math.floor(num_data)
+        ):
             raise ConfigError(
                 type(self).__name__,
                 expected="a whole num_data >= 1, the size of the training set",
@@ -160,8 +163,7 @@ class Program(Abstract, nn.Module):
 
     @kl_weight.setter
     def kl_weight(self, value: float) -> None:
-        real = isinstance(value, Real) and not isinstance(value, bool)
-        if not real or not 0.0 < value < math.inf:
+        if not is_real(value) or not 0.0 < value < math.inf:
             raise ConfigError(
                 type(self).__name__,
                 expected="a finite kl_weight > 0",

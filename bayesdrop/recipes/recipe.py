@@ -11,6 +11,7 @@ from typing import Any
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.schedules import Schedule, decay, steps
+from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.recipes.earlier import ADDED, todays_recipe, with_todays_names
 from bayesdrop.record import plain
 from bayesdrop.registry import Registry
@@ -59,7 +60,7 @@ class Stage:
                 hint="It is the name of the stage's folder in the run.",
             )
         for name in ("epochs", "batch_size"):
-            if not isinstance(getattr(self, name), int):
+            if not is_whole(getattr(self, name)):
                 raise ConfigError(
                     f"stage {self.name!r}",
                     expected=f"a whole number of {name}",
@@ -75,11 +76,11 @@ class Stage:
             ("kl_warm_up", 0.0, 1.0),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
+            if not is_real(value) or not low <= value <= high:
                 raise ConfigError(
                     f"stage {self.name!r}",
                     expected=f"{name} from {low} to {high}",
-                    got=f"{name}={value}",
+                    got=f"{name}={value!r}",
                     hint="Check the options of the recipe.",
                 )
         self.schedule()  # which checks its fractions

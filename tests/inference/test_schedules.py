@@ -26,6 +26,11 @@ def test_values_by_epoch(schedule, expected):
     assert [schedule(epoch, 5) for epoch in range(5)] == pytest.approx(expected)
 
 
+def test_the_first_epoch_of_a_short_run_is_before_every_milestone():
+    assert [schedules.steps(0.5, 0.8)(epoch, 1) for epoch in range(1)] == [1.0]
+    assert [schedules.steps(0.1)(epoch, 3) for epoch in range(3)] == pytest.approx([1, 0.1, 0.1])
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 
 import bayesdrop as bd
-from bayesdrop.errors import DataError
+from bayesdrop.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 4)])
@@ -44,3 +44,20 @@ def test_missing_targets_are_refused(value):
     y[2, 1] = value
     with pytest.raises(DataError, match="row 2 of the batch. Missing targets are not supported"):
         bd.Gaussian(1.0).nll(torch.zeros(4, 3), y)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_outputs": 0},
+        {"num_outputs": 1.5},
+        {"num_outputs": True},
+        {"init_scale": float("nan")},
+        {"init_scale": "1"},
+        {"init_scale": float("inf")},
+        {"min_scale": -1.0},
+    ],
+)
+def test_an_argument_without_a_scale_is_refused_by_name(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        bd.Gaussian("learned", **options)

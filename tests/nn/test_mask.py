@@ -218,3 +218,24 @@ def test_convert_passes_the_dimension_on():
 def test_a_negative_dimension_is_refused():
     with pytest.raises(ConfigError, match="BetaBernoulliDropout: expected batch_dim >= 0"):
         bd.BetaBernoulliDropout(3, batch_dim=-1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_units": 3.5},
+        {"num_units": "3"},
+        {"num_units": None},
+        {"num_units": True},
+        {"num_units": float("nan")},
+        {"unit_dim": "last"},
+        {"unit_dim": -1.5},
+        {"batch_dim": None},
+        {"kl_scale": "1"},
+        {"kl_scale": True},
+        {"threshold": None},
+    ],
+)
+def test_an_argument_of_another_type_is_refused_by_name(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        bd.BetaBernoulliDropout(**{"num_units": 4, **options})
