@@ -47,7 +47,7 @@ PUBLISHED = {
 BINARISATION_SEED = 1234
 
 _INDIAN_BUFFET = {"latent_dropout": "indian-buffet", "prior_temperature": 0.25}
-_PAPER = {"concentration": 10.0, "temperature": 0.3}
+_PAPER = {"concentration": 10.0, "temperature": 0.3, "parametrization": "log"}
 
 METHODS: dict[str, dict] = {
     "plain": {},

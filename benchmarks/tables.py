@@ -17,6 +17,7 @@ from pathlib import Path
 import tables_methods
 import tables_mnist
 import tables_nested
+import tables_posterior
 import tables_reliability
 import tables_small
 import tables_uci
@@ -51,6 +52,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "uci-log-likelihood": partial(tables_uci.uci, "log_likelihood"),
     "uci-differences": tables_uci.differences,
     "concrete": tables_small.concrete,
+    "posterior-one-unit": tables_posterior.one_unit,
+    "posterior-simulation": tables_posterior.simulation,
     "steps": tables_small.steps,
     "steps-layers": tables_small.steps_of_layers,
     "predict": tables_small.predictions,
@@ -62,6 +65,10 @@ TABLES: dict[str, Callable[[], str]] = {
 TABLES |= {
     f"nested-{network}-{data}": partial(tables_nested.nested, network, data)
     for network, data in tables_nested.results()
+}
+TABLES |= {
+    f"several-masks-{data}": partial(tables_posterior.several_masks, data)
+    for data in tables_posterior.committed()
 }
 for _suite in NETWORKS:
     for _data in DATA:

@@ -88,6 +88,8 @@ def train(
 ) -> bd.BayesianNetwork:
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(rows[0].shape[1], hidden), nn.ReLU(), nn.Linear(hidden, 1))
+    if METHODS[method][0] == "beta-bernoulli":  # as the grids were searched
+        options = {**options, "parametrization": "softplus"}
     network = bd.convert(network, METHODS[method][0], **options)
     bnn = bd.BayesianNetwork(network, bd.Gaussian("learned"), len(rows[1]))
     bd.fit(
