@@ -1,4 +1,4 @@
-"""Tables of what ``posterior.py`` and ``several_masks.py`` found."""
+"""Tables of what ``posterior.py``, ``several_masks.py`` and ``guarantees.py`` found."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from paired import SIGNS, difference
 from rows import NO_KL, RESULTS, read, table
 
 DIGITS = {"error": 2, "nll": 4, "ece": 4, "auroc": 3}
+LEVELS = ("0.5", "0.8", "0.9", "0.95")
 TITLES = {"error": "error %", "nll": "NLL", "ece": "ECE", "auroc": "AUROC"}
 
 
@@ -37,11 +38,48 @@ def simulation() -> str:
     rows = []
     for row in read("posterior.json")["sbc"]:
         masks = "all" if row["masks"] == "exact" else str(row["masks"])
-        cells = [f"{100 * row['coverage'][level]:.0f} %" for level in ("0.5", "0.8", "0.9", "0.95")]
+        cells = [f"{100 * row['coverage'][level]:.0f} %" for level in LEVELS]
         p_value = row["p_value"]
         shown = f"{p_value:.2f}" if p_value >= 0.01 else f"{p_value:.0e}"
         rows.append([row["prior"], "1", masks, *cells, shown])
     return table(["prior", "KL", "masks", "50 %", "80 %", "90 %", "95 %", "p"], rows)
+
+
+def leave_one_out() -> str:
+    """Return estimates of the leave-one-out log density beside the exact one."""
+    columns = ("exact", "bd_loo", "az_loo", "az_loo_of_one_mask")
+    rows = []
+    for row in read("guarantees.json")["leave_one_out"]:
+        shift = row["guide_shift_in_deviations"]
+        guide = f"{shift:g} deviations off, " if shift else ""
+        name = f"{row['num_examples']}, {guide}{row['guide_width']:g} times as wide"
+        rows.append([name, *(f"{row[column]:.2f}" for column in columns)])
+    titles = ("exact", "`bd.loo`", "`az.loo`", "`az.loo`, `num_masks=1`")
+    return table(["examples, guide beside the posterior", *titles], rows)
+
+
+def guarantees() -> str:
+    """Return how often a threshold of guaranteed risk is refused, and how often it fails."""
+    found: dict[tuple, dict[str, dict]] = {}
+    for row in read("guarantees.json")["thresholds"]:
+        key = (row["failure_probability"], row["target_risk"], row["num_examples"])
+        found.setdefault(key, {})[row["choice"]] = row
+    rows = []
+    for (failure, target, number), by in found.items():
+        new, old = by["in_order"], by["all_at_once"]
+        rows.append(
+            [
+                f"{failure:g}, {100 * target:.0f} %, {number}",
+                *(f"{100 * row['refused']:.0f} %" for row in (new, old)),
+                *(f"{row['mean_coverage']:.2f}" for row in (new, old)),
+                f"{new['largest_coverage_of_the_target']:.2f}",
+                f"{100 * new['violated']:.1f} %",
+                f"{100 * new['violated_in_the_worst_case']:.0f} %",
+            ]
+        )
+    titles = ("refused: in order", "at once", "coverage: in order", "at once", "best possible")
+    ends = ("violated: in order", "in the worst case")
+    return table(["failure probability, target, examples", *titles, *ends], rows)
 
 
 def several_masks(dataset: str) -> str:
