@@ -86,7 +86,7 @@ def test_every_command_that_a_page_names_exists(page):
 
 @by_page
 def test_every_link_of_a_page_leads_somewhere(page):
-    text = re.sub(r"`[^`\n]+`\(|```.*?```", "", page.read_text(), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     text = re.sub(r"(?<!\[)`[^`\n]+`(?!\])", "", text)  # code, which may look like a link
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
