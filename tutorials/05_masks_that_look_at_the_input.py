@@ -28,12 +28,12 @@ x.shape, x_test.shape
 # ## First stage: one keep probability for every unit
 #
 # Tutorial 01 in the package's own loop. About 900 images cannot pay for the KL divergence of 256
-# units, so it counts a tenth here.
+# units, so it counts a hundredth here.
 
 # %%
 net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(),
                     nn.Linear(64, 10))  # fmt: skip
-masked = bd.convert(net, "beta-bernoulli", init_concentration1=2.0, kl_scale=0.1)
+masked = bd.convert(net, "beta-bernoulli", init_concentration1=2.0, kl_scale=0.01)
 fixed = bd.BayesianNetwork(masked, bd.Categorical(), num_data=len(x))
 epochs = 25 if SMOKE else 100
 options = {"batch_size": 50, "learning_rate": 3e-3, "progress": False}
