@@ -20,6 +20,7 @@ import tables_nested
 import tables_posterior
 import tables_reliability
 import tables_small
+import tables_trained
 import tables_uci
 from rows import DATA, NETWORKS, RESULTS
 
@@ -63,6 +64,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bit-flips": tables_reliability.flips,
     "memory": tables_reliability.memory,
     "determinism": tables_reliability.determinism,
+    "trained-start": tables_trained.start,
+    "trained-after": tables_trained.after,
 }
 TABLES |= {
     f"nested-{network}-{data}": partial(tables_nested.nested, network, data)
@@ -79,7 +82,7 @@ for _suite in NETWORKS:
             TABLES[f"beside-{_suite}-{_data}"] = partial(tables_methods.beside, _suite, _data)
             TABLES[f"shift-{_suite}-{_data}"] = partial(tables_methods.shift, _suite, _data)
 
-TRIALS = ("kills", "bit-flips", "memory", "determinism")
+TRIALS = ("kills", "bit-flips", "memory", "determinism", "trained-start")
 TIMINGS = ("steps", "steps-layers", "predict", "leave-one-out", "guaranteed-risk", *TRIALS)
 """Tables of times, of trials and of known posteriors, in which nothing was optimised."""
 
