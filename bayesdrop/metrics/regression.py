@@ -20,6 +20,7 @@ def root_mean_squared_error(mean: Array, y: Array) -> float:
         DataError: If there are no values or one is not finite.
 
     Example:
+        >>> import torch
         >>> root_mean_squared_error(torch.zeros(2, 1), torch.tensor([3.0, -3.0]))
         3.0
     """

@@ -93,6 +93,7 @@ class HierarchicalIndianBuffetDropout(
         KL divergence is exactly zero.
 
     Example:
+        >>> from torch import nn
         >>> sticks = IndianBuffetSticks(6, concentration=2.0)
         >>> net = nn.Sequential(
         ...     HierarchicalIndianBuffetDropout(6, sticks=sticks),

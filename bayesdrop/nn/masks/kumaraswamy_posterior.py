@@ -117,7 +117,7 @@ class KumaraswamyPosterior(LatentOwner):
     def posterior_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the two parameters of the Kumaraswamy posteriors."""
         for name in _NAMES[self.parametrization]:
-            yield self.get_parameter(name)
+            yield getattr(self, name)  # no nn.Parameter where torch.func gives the values
 
     @classmethod
     def joint_concentrations(
