@@ -201,7 +201,7 @@ def test_compare_puts_runs_side_by_side(run, others, tmp_path):
     invoke("evaluate", run, "--num-samples", 2, "--out", tmp_path)
     alone = json.loads((tmp_path / "report.json").read_text())
     ours = seeds[f"{run}, Monte Carlo"]
-    assert ours["nll"] == pytest.approx(alone["nll"]["monte_carlo"], rel=1e-9)
+    assert ours["nll"] == pytest.approx(alone["nll"]["monte_carlo"], rel=1e-7)
     details = rows["digits-mlp-beta-bernoulli, mean mask"]["details"]
     assert details["params"] == alone["params"] and details["units"] == alone["units"]
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, TruncationWarning
@@ -151,6 +149,9 @@ def simulation_based_calibration(
     _check(bnn, num_simulations, num_draws)
     options = {"batch_size": x.shape[0], "epochs": 500, "progress": False, **options}
     ranks: dict[str, list[Tensor]] = {}
+    from rich.console import Console
+    from rich.progress import track
+
     console = Console(stderr=True)
     silent = not (progress and console.is_terminal)
     for index in track(range(num_simulations), "simulations", console=console, disable=silent):

@@ -18,7 +18,7 @@ from bayesdrop.reporting import plots
 
 def network():
     """Gates that are open where their input is at least 1, and closed where it is not positive."""
-    gate = bd.DependentBetaBernoulliDropout(4, init_shift=0.0)
+    gate = bd.DependentBetaBernoulliDropout(4, init_shift=0.0, gate_mean="naive")
     fixed = bd.BetaBernoulliDropout(3)
     fixed.location.data[0] = -9.0
     return nn.Sequential(nn.Flatten(), gate, nn.Linear(4, 3), nn.ReLU(), fixed, nn.Linear(3, 2))
