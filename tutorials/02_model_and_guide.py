@@ -92,7 +92,7 @@ ours = bd.predict(bnn, x, num_samples=200, seed=0)
 # %% [markdown]
 # ## NUTS beside the guide
 #
-# Freeze the weights and ask a sampler about $\pi$ alone. With one mask for each example the density
+# Freeze the weights and ask a sampler about $\pi$ alone. With one mask an example the density
 # is random, and its best guide is no posterior; with four units all 16 masks can be summed over,
 # in the guide's objective as in what NUTS samples ([is it a
 # posterior?](../docs/posterior.md)).
