@@ -123,7 +123,7 @@ def simulation_based_calibration(
         x: Inputs, ``(N, ...)``; every simulated data set has them.
         num_simulations: Data sets :math:`L`.
         num_draws: Draws :math:`S` of each fitted posterior.
-        seed: Makes the result reproducible.
+        seed: Makes the result reproducible, and leaves torch's global generator alone.
         progress: Whether to show a progress bar on a terminal.
         options: Of ``fit``, such as ``epochs``, ``num_masks`` and ``variational_learning_rate``.
 
@@ -146,36 +146,47 @@ def simulation_based_calibration(
         >>> result.ranks["0.pi"].shape
         torch.Size([10, 2])
     """
-    _check(bnn, num_simulations, num_draws)
-    options = {"batch_size": x.shape[0], "epochs": 500, "progress": False, **options}
-    ranks: dict[str, list[Tensor]] = {}
     from rich.console import Console
     from rich.progress import track
 
+    _check(bnn, num_simulations, num_draws)
+    options = {"batch_size": x.shape[0], "epochs": 500, "progress": False, **options}
+    ranks: dict[str, list[Tensor]] = {}
     console = Console(stderr=True)
     silent = not (progress and console.is_terminal)
-    for index in track(range(num_simulations), "simulations", console=console, disable=silent):
-        work = copy.deepcopy(bnn)
-        work.num_data = x.shape[0]
-        with torch.no_grad(), seeded(seed + index), evaluation_mode(work):
-            truth = _draw_prior(work)
-            y = _simulate(work, x, truth)
-            # Draws from one seed twice would rank the truth among its own random numbers.
-            fit_seed, draw_seed = torch.randint(2**31, (2,)).tolist()
-        for parameter in _known(work):
-            parameter.requires_grad_(False)
-        with warnings.catch_warnings():  # the truth has these units, used or not
-            warnings.simplefilter("ignore", TruncationWarning)
-            fit(work, (x, y), seed=fit_seed, **options)
-        with torch.no_grad(), seeded(draw_seed):
-            for path, owner in work.named_owners():
-                for name, q in owner.posterior().items():
-                    drawn = q.sample((num_draws,))
-                    # What a dtype cannot tell apart has a rank drawn at random among its equals.
-                    ties = torch.rand(drawn.shape) < 0.5
-                    below = (drawn < truth[owner][name]) | ((drawn == truth[owner][name]) & ties)
-                    ranks.setdefault(f"{path}.{name}", []).append(below.sum(0).flatten())
+    with torch.random.fork_rng(devices=[]):  # fit sets the global generator
+        for index in track(range(num_simulations), "simulations", console=console, disable=silent):
+            for name, row in _simulated_ranks(bnn, x, num_draws, seed + index, options).items():
+                ranks.setdefault(name, []).append(row)
     return _summary({name: torch.stack(rows) for name, rows in ranks.items()}, num_draws)
+
+
+def _simulated_ranks(
+    bnn: Program, x: Tensor, num_draws: int, seed: int, options: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return the ranks of one simulation, site to ``(K,)``."""
+    work = copy.deepcopy(bnn)
+    work.num_data = x.shape[0]
+    with torch.no_grad(), seeded(seed), evaluation_mode(work):
+        truth = _draw_prior(work)
+        y = _simulate(work, x, truth)
+        # Draws from one seed twice would rank the truth among its own random numbers.
+        fit_seed, draw_seed = torch.randint(2**31, (2,)).tolist()
+    for parameter in _known(work):
+        parameter.requires_grad_(False)
+    with warnings.catch_warnings():  # the truth has these units, used or not
+        warnings.simplefilter("ignore", TruncationWarning)
+        fit(work, (x, y), seed=fit_seed, **options)
+    ranks = {}
+    with torch.no_grad(), seeded(draw_seed):
+        for path, owner in work.named_owners():
+            for name, q in owner.posterior().items():
+                drawn = q.sample((num_draws,))
+                # What a dtype cannot tell apart has a rank drawn at random among its equals.
+                ties = torch.rand(drawn.shape) < 0.5
+                below = (drawn < truth[owner][name]) | ((drawn == truth[owner][name]) & ties)
+                ranks[f"{path}.{name}"] = below.sum(0).flatten()
+    return ranks
 
 
 def _draw_prior(bnn: Program) -> dict[LatentOwner, Latents]:
@@ -238,16 +249,15 @@ def _check(bnn: Program, num_simulations: int, num_draws: int) -> None:
             got=f"num_simulations={num_simulations}, num_draws={num_draws}",
             hint="A hundred of each show a coverage to within 5 points.",
         )
-    improper = []
-    drawn: dict[LatentOwner, Latents] = {}
-    for path, owner in bnn.named_owners():
-        try:
-            with torch.no_grad():
-                drawn[owner] = {name: p.sample() for name, p in prior_among(owner, drawn).items()}
-        except (NotImplementedError, ConfigError):
-            improper.append(path)
+    improper = False
+    drawn: Mapping[LatentOwner, Latents] = {}
+    try:
+        with torch.no_grad(), seeded(0):
+            drawn = _draw_prior(bnn)
+    except (NotImplementedError, ConfigError):  # Pyro's, and that of our improper priors
+        improper = True
     if improper or bnn.has_local_latents or not any(drawn.values()):
-        got = f"no prior to draw from at {improper[0]!r}" if improper else "no global latents"
+        got = "a prior that cannot be drawn from" if improper else "no global latents"
         raise ConfigError(
             who,
             expected="global latents, all with a prior that can be drawn from",
