@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from bayesdrop.compression.example import Example, example_of
@@ -35,6 +34,14 @@ from bayesdrop.compression.rules import (
     Weighted,
 )
 from bayesdrop.errors import CompactionError
+from bayesdrop.networks.operations import (
+    CONVOLUTIONS,
+    ELEMENTWISE,
+    NORMS,
+    PADDED_POOLS,
+    POOLS,
+    RECTIFIERS,
+)
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import (
     BayesianDropout,
@@ -44,26 +51,6 @@ from bayesdrop.nn import (
 from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_RECTIFIERS = {nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, "relu"}
-_ELEMENTWISE = {
-    nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid,
-    nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, F.relu6, F.elu, F.selu, F.celu, F.gelu,
-    F.silu, F.mish, F.softplus, F.sigmoid, F.tanh, F.hardtanh, F.hardswish, F.hardsigmoid,
-    torch.sigmoid, torch.tanh, "sigmoid", "tanh",
-}  # fmt: skip
-_POOLS: dict[Any, int] = {
-    nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AdaptiveAvgPool1d: 1,
-    nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3, nn.AdaptiveMaxPool1d: 1,
-    nn.AdaptiveMaxPool2d: 2, F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3,
-    F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3,
-    torch.max_pool1d: 1, torch.max_pool2d: 2,
-}  # fmt: skip
-_PADDED_POOLS: dict[Any, int] = {
-    nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3, F.avg_pool1d: 1, F.avg_pool2d: 2,
-    F.avg_pool3d: 3,
-}  # fmt: skip
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -243,9 +230,9 @@ class _Chooser:
             return None
         if kind is nn.Linear:
             return Weighted(self.flow, node, ndim - 1)
-        if kind in _CONVOLUTIONS:
+        if kind in CONVOLUTIONS:
             return self._convolution(node, module, ndim)
-        if kind in _NORMS and isinstance(module.running_mean, Tensor):
+        if kind in NORMS and isinstance(module.running_mean, Tensor):
             return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
         return self._unary(node, kind, module)
 
@@ -281,11 +268,11 @@ class _Chooser:
         if before is None or after is None:
             return None
         dim, flow = self._tracked(node), self.flow
-        if kind in _RECTIFIERS or kind in _ELEMENTWISE:
-            return (Rectifier if kind in _RECTIFIERS else Elementwise)(flow, node, dim)
+        if kind in RECTIFIERS or kind in ELEMENTWISE:
+            return (Rectifier if kind in RECTIFIERS else Elementwise)(flow, node, dim)
         if kind is torch.flatten:
             return Flatten(flow, node, 1) if node.args[1:] == (1,) and dim == 1 else None
-        spatial = {**_POOLS, **_PADDED_POOLS}.get(kind)
+        spatial = {**POOLS, **PADDED_POOLS}.get(kind)
         if spatial is not None:
             return self._pool(node, dim, spatial, kind, module)
         if kind in (torch.mean, "mean"):
@@ -308,7 +295,7 @@ class _Chooser:
             and getattr(module, "padding", 0) in (0, (0,), (0, 0), (0, 0, 0))
             and getattr(module, "divisor_override", None) is None
         )
-        pads = kind in _PADDED_POOLS and not plain
+        pads = kind in PADDED_POOLS and not plain
         return (PaddedPool if pads else Pool)(self.flow, node, dim)
 
     def _tracked(self, node: fx.Node) -> int:

@@ -20,6 +20,7 @@ from bayesdrop.compression.flops import count_flops
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.networks.operations import NORMS
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.nn.mode import evaluation_mode
@@ -30,8 +31,6 @@ from bayesdrop.record import Record, TableRecord
 Width: TypeAlias = float | Mapping[str, float]
 """A share of every nested layer's groups, a number of units of each (an int of 2 or more), or a
 layer's name to its share (float) or units (int)."""
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def hold_width(
@@ -377,7 +376,7 @@ def _is_random(bnn: Program) -> bool:
 @torch.no_grad()
 def _recalibrate(network: nn.Module, data: Data, batch_size: int) -> None:
     """Average each BatchNorm's batch statistics over data, in place."""
-    norms = [m for m in network.modules() if isinstance(m, _NORMS) and m.track_running_stats]
+    norms = [m for m in network.modules() if isinstance(m, NORMS) and m.track_running_stats]
     if not norms:
         return
     if isinstance(network, Program):
