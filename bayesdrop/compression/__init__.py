@@ -17,6 +17,7 @@ from bayesdrop.compression.frontier import (
     choose_threshold,
     sweep_thresholds,
 )
+from bayesdrop.compression.lora import cut_lora_ranks
 from bayesdrop.compression.per_input import PerInputCost, measure_per_input
 from bayesdrop.compression.plain import load_plain, save_plain
 from bayesdrop.compression.size import SizeInterval, SizePosterior, measure_size
@@ -52,6 +53,7 @@ __all__ = [
     "count_bytes",
     "count_flops",
     "count_params",
+    "cut_lora_ranks",
     "cut_to_width",
     "hold_width",
     "load_plain",

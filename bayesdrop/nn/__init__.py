@@ -25,6 +25,7 @@ from bayesdrop.nn.latents import (
     prior_among,
 )
 from bayesdrop.nn.layer_kinds import LAYER_KINDS, LayerKind
+from bayesdrop.nn.lora import LoRALinear, MaskedRanks
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
 from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
@@ -42,8 +43,10 @@ __all__ = [
     "LAYER_KINDS",
     "LatentOwner",
     "LayerKind",
+    "LoRALinear",
     "MaskContext",
     "MaskSum",
+    "MaskedRanks",
     "MeanGate",
     "ModelPass",
     "Noise",
