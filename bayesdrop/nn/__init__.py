@@ -29,6 +29,7 @@ from bayesdrop.nn.lora import LoRALinear, MaskedRanks
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
 from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
+from bayesdrop.nn.matryoshka import VariationalMatryoshka, VariationalMatryoshkaLoss
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import *  # noqa: F403
 
@@ -53,6 +54,8 @@ __all__ = [
     "PosteriorSample",
     "RecordedMasks",
     "TrainingPass",
+    "VariationalMatryoshka",
+    "VariationalMatryoshkaLoss",
     "active_context",
     "impose_masks",
     "kl_divergence",
