@@ -8,13 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
+from bayesdrop.compression.arithmetic import OPERATIONS, Binary, units_of
 from bayesdrop.compression.flow import Flow, Opaque, Rule
 from bayesdrop.compression.gate import Gate
-from bayesdrop.compression.graph import shape_of
+from bayesdrop.compression.graph import reordered, shape_of
+from bayesdrop.compression.movement import (
+    Choice,
+    Join,
+    Move,
+    Shuffle,
+    UnitCount,
+    moved,
+    piece,
+    pieces,
+)
 from bayesdrop.compression.rules import (
-    Add,
-    Depthwise,
     Elementwise,
     Flatten,
     Mask,
@@ -23,15 +33,17 @@ from bayesdrop.compression.rules import (
     Pool,
     Rectifier,
     ShapeQuery,
-    Weighted,
 )
+from bayesdrop.compression.weighted import Depthwise, Weighted
 from bayesdrop.networks.operations import (
     CONVOLUTIONS,
     ELEMENTWISE,
+    MOVES,
     NORMS,
     PADDED_POOLS,
     POOLS,
     RECTIFIERS,
+    RESIZES,
 )
 from bayesdrop.nn import BayesianDropout
 
@@ -102,12 +114,56 @@ class Chooser:
         return single and self.calls[str(node.target)] == 1 and not hooks and not shared
 
     def _operation(self, node: fx.Node) -> Rule | None:
-        if node.target in (operator.add, torch.add) and len(node.args) == 2 and not node.kwargs:
-            shapes = [shape_of(n) for n in node.args if isinstance(n, fx.Node)]
-            if len(shapes) == 2 and shapes[0] == shapes[1] == shape_of(node):
-                return Add(self.flow, node, self._tracked(node))
+        flow = self.flow
+        if node.target in OPERATIONS:
+            dim = units_of(flow, node)
+            return None if dim is None else Binary(flow, node, dim)
+        if node.target in (torch.cat, torch.concat):
+            return self._join(node)
+        if node.target is reordered:
+            index = torch.tensor(node.args[1])
+            source = node.all_input_nodes[0]
+            kept = self._tracked(node) == 1 and flow.rules[source].counted
+            return Choice(flow, node, 1, source, index) if kept else None
+        if node.target in RESIZES or node.target is F.pad:
+            return self._resize(node, node.target)
+        rule = self._unary(node, node.target, None)
+        if rule is not None or node.target not in MOVES or not node.all_input_nodes:
+            return rule
+        return piece(flow, node) or moved(flow, node)
+
+    def _join(self, node: fx.Node) -> Rule | None:
+        arguments = dict(zip(("tensors", "dim"), node.args, strict=False)) | node.kwargs
+        parts, along = arguments.get("tensors"), arguments.get("dim", 0)
+        shape = shape_of(node) or ()
+        if (
+            len(node.args) == 0
+            or not isinstance(along, int)
+            or not isinstance(parts, list | tuple)
+        ):
             return None
-        return self._unary(node, node.target, None)
+        dim = along % len(shape)
+        rules = [self.flow.rules[part] for part in parts if isinstance(part, fx.Node)]
+        if any(rule.dim == dim and rule.counted for rule in rules):
+            return Join(self.flow, node, dim)
+        return None
+
+    def _resize(self, node: fx.Node, kind: Any) -> Rule | None:
+        """Return the rule of what changes the places of units, and keeps zero units zero."""
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or shape_of(node) is None:
+            return None
+        dim, ndim = self._tracked(node), len(shape_of(node) or ())
+        if kind is F.pad:
+            padding = node.args[1] if len(node.args) > 1 else node.kwargs.get("pad")
+            value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
+            if not isinstance(padding, list | tuple) or value not in (None, 0):
+                return None
+            inside = dim < ndim - len(padding) // 2
+        else:
+            inside = dim == 1
+        tensors = [n for n in node.all_input_nodes if shape_of(n) is not None]
+        return PaddedPool(self.flow, node, dim) if inside and tensors == [source] else None
 
     def _unary(self, node: fx.Node, kind: Any, module: nn.Module | None) -> Rule | None:
         if len(node.all_input_nodes) != 1 or node.args[:1] != tuple(node.all_input_nodes):
@@ -121,17 +177,27 @@ class Chooser:
             return (Rectifier if kind in RECTIFIERS else Elementwise)(flow, node, dim)
         if kind is torch.flatten:
             return Flatten(flow, node, 1) if node.args[1:] == (1,) and dim == 1 else None
+        if kind in RESIZES and module is not None:
+            return self._resize(node, kind)
+        if kind in (nn.PixelShuffle, F.pixel_shuffle):
+            return Shuffle(flow, node, 1) if dim == 1 and len(before) == 4 else None
         spatial = {**POOLS, **PADDED_POOLS}.get(kind)
         if spatial is not None:
             return self._pool(node, dim, spatial, kind, module)
         if kind in (torch.mean, "mean"):
-            dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-            dims = (dims,) if isinstance(dims, int) else dims
-            inside = isinstance(dims, (tuple, list)) and all(
-                isinstance(d, int) and d % len(before) > dim for d in dims
-            )
-            return Pool(flow, node, dim) if inside and dims else None
+            return self._mean(node, dim, len(before), len(after))
         return None
+
+    def _mean(self, node: fx.Node, dim: int, before: int, after: int) -> Rule | None:
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        dims = (dims,) if isinstance(dims, int) else dims
+        if not isinstance(dims, tuple | list) or not all(isinstance(d, int) for d in dims):
+            return None
+        places = [d % before for d in dims]
+        if not places or dim in places:
+            return None
+        gone = sum(d < dim for d in places) if after < before else 0
+        return Move(self.flow, node, dim - gone, dim) if gone else Pool(self.flow, node, dim)
 
     def _pool(
         self, node: fx.Node, dim: int, spatial: int, kind: Any, module: nn.Module | None
@@ -152,18 +218,41 @@ class Chooser:
 
     def _shape_query(self, node: fx.Node) -> Rule | None:
         source = node.all_input_nodes[0] if node.all_input_nodes else None
-        shape = None if source is None else shape_of(source)
-        if source is None or shape is None:
+        if source is None:
             return None
+        shape = shape_of(source)
+        if shape is None:
+            return self._size(node, source)
         if node.target == "size" and len(node.args) == 2:
-            asked = [node.args[1]]
-        elif node.target == "size" or node.target is getattr:
-            asked = [
-                user.args[1] if user.target is operator.getitem else None for user in node.users
-            ]
-        else:
+            return self._asked(node, source, [node.args[1]])
+        if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
+            users = list(node.users)
+            if all(user.target is operator.getitem for user in users):
+                return self._asked(node, source, [user.args[1] for user in users])
             return None
-        units = self.flow.rules[source].dim
-        if all(isinstance(i, int) and i % len(shape) != units for i in asked):
-            return ShapeQuery(self.flow, node, 0)
+        return pieces(self.flow, node)
+
+    def _asked(self, node: fx.Node, source: fx.Node, asked: list[Any]) -> Rule | None:
+        """Return the rule of a query of sizes, which knows the number of units."""
+        rule, ndim = self.flow.rules[source], len(shape_of(source) or ())
+        if node.target == "size" and len(node.args) == 2 and isinstance(asked[0], int):
+            if asked[0] % ndim == rule.dim:
+                return UnitCount(self.flow, node, 0) if rule.counted else None
+        for index in asked:
+            if isinstance(index, slice):
+                ends = (index.start, index.stop, index.step)
+                if any(isinstance(end, fx.Node) for end in ends) or rule.dim in range(ndim)[index]:
+                    return None
+            elif not isinstance(index, int) or (index % ndim == rule.dim and not rule.counted):
+                return None
+        return ShapeQuery(self.flow, node, 0)
+
+    def _size(self, node: fx.Node, query: fx.Node) -> Rule | None:
+        """Return the rule of one of the sizes that a query has found."""
+        if not isinstance(self.flow.rules[query], ShapeQuery) or not query.all_input_nodes:
+            return None
+        source, index = query.all_input_nodes[0], node.args[1] if len(node.args) > 1 else None
+        rule, ndim = self.flow.rules[source], len(shape_of(source) or ())
+        if node.target is operator.getitem and isinstance(index, int) and ndim:
+            return UnitCount(self.flow, node, 0) if index % ndim == rule.dim else None
         return None

@@ -138,6 +138,12 @@ class Rule(ABC):
         return 0 if shape is None else int(shape[self.dim])
 
     @property
+    def counted(self) -> bool:
+        """Whether the units are those of a layer, as many for every input."""
+        rules = (self.flow.rules[source] for source in self.inputs)
+        return any(rule.counted for rule in rules)
+
+    @property
     def wanted(self) -> Tensor:
         """The units of the output that are needed, as indices."""
         return self.flow.needed[self.node].nonzero().flatten()
@@ -157,6 +163,11 @@ class Rule(ABC):
 
 class Opaque(Rule):
     """Any operation without a rule."""
+
+    @property
+    @override
+    def counted(self) -> bool:
+        return False
 
     @override
     def constant(self) -> Tensor:

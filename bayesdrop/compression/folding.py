@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from bayesdrop.compression.flow import Flow
-from bayesdrop.compression.rules import Flatten, Mask, Norm, ShapeQuery, Unary, Weighted
+from bayesdrop.compression.rules import Flatten, Mask, Norm, ShapeQuery, Unary
+from bayesdrop.compression.weighted import Weighted
 
 
 def fold(flow: Flow, rule: Mask) -> None:

@@ -33,6 +33,11 @@ class Gate(Unary):
         self.selects = False
 
     @property
+    @override
+    def counted(self) -> bool:
+        return True
+
+    @property
     def gatherable(self) -> bool:
         """Whether only layers that mix units by weights see the output, so pruned units can go."""
         if self.dim == self.layer.batch_dim:

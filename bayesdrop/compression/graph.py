@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from bayesdrop.errors import CompactionError
+from bayesdrop.networks.operations import MOVES
 from bayesdrop.networks.tracing import leaf_modules, trace
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
@@ -25,6 +27,7 @@ _OUT_OF_PLACE = {
     "add_": operator.add,
     "relu_": torch.relu,
 }
+_MOST_MOVES = 6
 _FLATTENS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 
 
@@ -46,6 +49,8 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
         _Propagation(module).propagate(*example)
     for node in list(graph.nodes):
         _simplify(module, node)
+    for node in list(graph.nodes):
+        _shorten(graph, node)
     graph.eliminate_dead_code()
     module.recompile()
     return module
@@ -57,6 +62,8 @@ class _Propagation(ShapeProp):
     @override
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
+        if "tensor_meta" not in n.meta and isinstance(result, int | torch.Size):
+            n.meta["value"] = result
         if n.op == "call_function" and n.all_input_nodes and _takes_mode(n.target):
             n.meta["passes"] = result is self.env[n.all_input_nodes[0]]
         return result
@@ -109,3 +116,61 @@ def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
                 new = module.graph.call_function(torch.flatten, (source, 1))
             new.meta = dict(node.meta)
             node.replace_all_uses_with(new)
+
+
+def reordered(x: Tensor, index: tuple[int, ...]) -> Tensor:
+    """Return the units of dimension 1 in another order."""
+    return x[:, list(index)]
+
+
+def _shorten(graph: fx.Graph, end: fx.Node) -> None:
+    """Write a channel shuffle, which is a view, a permutation and a view, as one operation."""
+    shape, moves, start = shape_of(end), [end], end
+    if end.target not in MOVES or shape is None or len(shape) < 3 or shape[1] < 2:
+        return
+    while len(moves) < _MOST_MOVES and moves[-1].target in MOVES:
+        start = moves[-1].all_input_nodes[0]
+        found = shape_of(start)
+        # A batch of one would not show that examples are mixed.
+        if found is None or found[0] != shape[0] or moves[-1].args[0] is not start:
+            return
+        if found == shape and len(moves) > 1:
+            break
+        moves.append(start)
+    else:
+        return
+    places = torch.arange(shape.numel()).reshape(shape)
+    got = places
+    for move in reversed(moves):
+        arguments = concrete((move.args[1:], move.kwargs))
+        if arguments is None:
+            return
+        got = called(move.target, got, *arguments)
+    index = got[0].flatten(1)[:, 0] // max(1, shape[2:].numel())
+    if torch.equal(got, places.index_select(1, index.clamp(max=shape[1] - 1))):
+        with graph.inserting_after(end):
+            new = graph.call_function(reordered, (start, tuple(index.tolist())))
+        new.meta = dict(end.meta)
+        end.replace_all_uses_with(new)
+
+
+def concrete(arguments: Any) -> Any:
+    """Return arguments with the sizes that their nodes had for the example; None if others are."""
+    known = True
+
+    def value(node: fx.Node) -> Any:
+        nonlocal known
+        known = known and "value" in node.meta
+        return node.meta.get("value")
+
+    found = fx.node.map_arg(arguments, value)
+    return found if known else None
+
+
+def called(target: Any, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the result of a function, or of a method by its name."""
+    if isinstance(target, str):
+        result: Tensor = getattr(x, target)(*args, **kwargs)
+        return result
+    result = target(x, *args, **kwargs)
+    return result

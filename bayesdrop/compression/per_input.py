@@ -16,7 +16,8 @@ from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.flow import Flow
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import shape_of
-from bayesdrop.compression.rules import Depthwise, Flatten, Mask, ShapeQuery, Unary, Weighted
+from bayesdrop.compression.rules import Flatten, Mask, ShapeQuery, Unary
+from bayesdrop.compression.weighted import Depthwise, Weighted
 from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -36,3 +37,17 @@ PADDED_POOLS: dict[Any, int] = {
     F.avg_pool3d: 3,
 }  # fmt: skip
 """The same, where zeros at the border may count."""
+
+MOVES: set[Any] = {
+    torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim, torch.reshape,
+    torch.flatten, torch.unflatten, torch.squeeze, torch.unsqueeze, torch.roll, torch.flip,
+    torch.narrow, torch.select, torch.t, operator.getitem, "permute", "transpose", "swapaxes",
+    "swapdims", "movedim", "reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "roll", "flip", "narrow", "select", "contiguous", "clone", "expand", "t",
+}  # fmt: skip
+"""Functions and methods of one tensor whose results are the tensor's own numbers."""
+
+RESIZES: set[Any] = {nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate}
+"""Interpolation over the dimensions behind the second."""
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

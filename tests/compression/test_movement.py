@@ -1,0 +1,143 @@
+"""Units are followed through what moves, joins and multiplies them."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import bayesdrop as bd
+from tests.compression.networks import keep
+
+KEPT = (0, 2, 3, 7)
+
+
+class Between(nn.Module):
+    """A convolution, a mask that keeps four of eight channels, an operation, another layer."""
+
+    def __init__(self, operation, head):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.mask = keep(bd.BetaBernoulliDropout(8, unit_dim=-3), KEPT)
+        self.gate1, self.gate2 = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        self.operation, self.head = operation, head
+
+    def forward(self, x):
+        return self.head(self.operation(self, self.mask(F.relu(self.conv(x)))))
+
+
+def shuffled(net, x):
+    n, c, h, w = x.size()
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+
+
+def swapped(net, x):
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([second, first], dim=1)
+
+
+def split(net, x):
+    first, second = torch.split(x, [3, 5], 1)[0], torch.split(x, [3, 5], 1)[-1]
+    return torch.cat([second, first], 1)
+
+
+def reversed_pieces(net, x):
+    return torch.cat(torch.split(x, [3, 5], 1)[::-1], 1)
+
+
+def conv(inputs=8):
+    return nn.Conv2d(inputs, 5, 3, padding=1)
+
+
+OPERATIONS = {
+    "concatenation": (lambda net, x: torch.cat([x, x.tanh()], 1), conv(16)),
+    "concatenation of the input": (lambda net, x: torch.cat([x, net.gate1(x)], 1), conv(12)),
+    "chunks": (swapped, conv()),
+    "split": (split, conv()),
+    "channel shuffle": (shuffled, conv()),
+    "slice": (lambda net, x: x[:, 2:8], conv(6)),
+    "squeeze and excite": (
+        lambda net, x: x * torch.sigmoid(net.gate2(F.relu(net.gate1(x.mean((2, 3), True))))),
+        conv(),
+    ),
+    "layer scale": (lambda net, x: net.scale * x, conv()),
+    "numbers": (lambda net, x: 2 * x / 3 - 0 * x, conv()),
+    "the number of units": (lambda net, x: x * x.size(1) ** -0.5, conv()),
+    "a shape": (lambda net, x: F.interpolate(x, size=x.shape[-2:]), conv()),
+    "interpolation": (lambda net, x: F.interpolate(x, scale_factor=2, mode="bicubic"), conv()),
+    "padding": (lambda net, x: F.pad(x, (1, 0, 2, 1)), conv()),
+    "channels last": (lambda net, x: x.permute(0, 2, 3, 1), nn.Linear(8, 5)),
+    "tokens": (lambda net, x: x.flatten(2).transpose(1, 2).mean(1), nn.Linear(8, 5)),
+    "tokens by their sizes": (
+        lambda net, x: x.permute(0, 2, 3, 1).reshape(x.size(0), -1, x.shape[1]),
+        nn.Linear(8, 5),
+    ),
+    "one place": (lambda net, x: x[:, :, 0, -1], nn.Linear(8, 5)),
+    "rolled": (lambda net, x: torch.roll(x, (1, 2), dims=(2, 3)), conv()),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_units_go_through_an_operation_exactly(name):
+    operation, head = OPERATIONS[name]
+    net = Between(operation, copy.deepcopy(head).double()).double().eval()
+    small = bd.compact(net, torch.randn(2, 3, 6, 6))
+    assert small.conv.out_channels == (3 if name == "slice" else 4)
+    assert_equal(net, small)
+
+
+def assert_equal(net, small):
+    with torch.no_grad():
+        for shape in ((1, 3, 6, 6), (5, 3, 6, 6)):
+            x = torch.randn(shape)
+            assert torch.allclose(small(x), net(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "operation", [reversed_pieces, lambda net, x: x.repeat(1, 2, 1, 1)[:, 4:12]]
+)
+def test_an_operation_that_is_not_known_sees_all_units(operation):
+    net = Between(operation, conv().double()).double().eval()
+    small = bd.compact(net, torch.randn(2, 3, 6, 6))
+    assert small.head.in_channels == 8
+    assert_equal(net, small)
+
+
+@pytest.mark.parametrize("kept", [range(4), (0, 1, 2, 3, 5)])
+def test_a_pixel_shuffle_loses_the_units_of_which_all_parts_are_closed(kept):
+    net = Between(lambda net, x: F.pixel_shuffle(x, 2), nn.Conv2d(2, 5, 3))
+    keep(net.mask, kept)
+    small = bd.compact(net.double().eval(), torch.randn(2, 3, 6, 6))
+    assert small.head.in_channels == 1 + (5 in kept)
+    assert_equal(net, small)
+
+
+def test_tokens_of_any_number_go_through_what_moves_channels():
+    net = Between(lambda net, x: x.flatten(2).transpose(1, 2), nn.Linear(8, 5))
+    small = bd.compact(net.double().eval(), torch.randn(2, 3, 6, 6))
+    x = torch.randn(1, 3, 9, 4)
+    with torch.no_grad():
+        assert torch.allclose(small(x), net(x), rtol=0, atol=1e-12)
+
+
+class Positions(nn.Module):
+    """What is not a unit is not cut, whatever its number was in the example."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+        self.mask = keep(bd.BetaBernoulliDropout(6), (1, 2))
+
+    def forward(self, x):
+        first, second = self.words(x).chunk(2, dim=1)
+        return self.head(self.mask(torch.cat([second, first], 1)[:, 1:]))
+
+
+def test_a_sequence_may_have_another_length_than_the_example():
+    net = Positions().double().eval()
+    small = bd.compact(net, torch.randint(9, (2, 8)))
+    x = torch.randint(9, (3, 12))
+    with torch.no_grad():
+        assert torch.allclose(small(x), net(x), rtol=0, atol=1e-12)
