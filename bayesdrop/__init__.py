@@ -8,103 +8,34 @@ What most programs need stands here; the rest is in ``bd.nn`` (layers and their 
 ``bd.diagnostics`` (of networks), ``bd.compression`` and ``bd.reporting``.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
-from bayesdrop import compression, diagnostics, distributions, metrics, networks, nn
-from bayesdrop.compression import (
-    choose_width,
-    compact,
-    cut_to_width,
-    hold_width,
-    load_plain,
-    save_plain,
-)
-from bayesdrop.conversion import convert, without_dropout
-from bayesdrop.data import load_data
-from bayesdrop.diagnostics import check_elbo, evaluate, guide_diagnostic, loo, to_inference_data
-from bayesdrop.inference import schedules
-from bayesdrop.inference.checkpoint import load, save
-from bayesdrop.inference.fit import fit
-from bayesdrop.inference.predict import predict
-from bayesdrop.inference.pruning import prune_unused_units
-from bayesdrop.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
-from bayesdrop.nn import (
-    BayesianDropout,
-    BetaBernoulliDropout,
-    ConcreteDropout,
-    DependentBetaBernoulliDropout,
-    GaussianDropout,
-    HardConcreteDropout,
-    HierarchicalIndianBuffetDropout,
-    IndianBuffetDropout,
-    MonteCarloDropout,
-    NestedDropout,
-    StructuredBayesianPruningDropout,
-    VariationalNestedDropout,
-    impose_masks,
-    kl_divergence,
-    to_dependent,
-)
-from bayesdrop.program import BayesianNetwork, VariationalAutoencoder
 from bayesdrop.renamed import no_such_name
-from bayesdrop.reporting import report
 
 __version__ = "0.1.0"
 
 
-if not TYPE_CHECKING:  # for a type checker every name would exist
-
+if TYPE_CHECKING:
+    from bayesdrop.surface import *  # noqa: F403
+    from bayesdrop.surface import __all__ as __all__
+else:
+    # Whoever only asks for help, or for an error's class, need not wait for torch.
     def __getattr__(name: str) -> object:
-        raise no_such_name(name)
+        import importlib
+        import importlib.util
 
+        if name.startswith("__") and name != "__all__":
+            raise no_such_name(name)
+        if importlib.util.find_spec(f"bayesdrop.{name}") is not None:
+            return importlib.import_module(f"bayesdrop.{name}")
+        surface = importlib.import_module("bayesdrop.surface")
+        globals().update({key: getattr(surface, key) for key in surface.__all__})
+        globals()["__all__"] = surface.__all__
+        if name not in globals():
+            raise no_such_name(name)
+        return globals()[name]
 
-__all__ = [
-    "BayesianDropout",
-    "BayesianNetwork",
-    "Bernoulli",
-    "BetaBernoulliDropout",
-    "Categorical",
-    "ConcreteDropout",
-    "DependentBetaBernoulliDropout",
-    "Gaussian",
-    "GaussianDropout",
-    "HardConcreteDropout",
-    "HierarchicalIndianBuffetDropout",
-    "IndianBuffetDropout",
-    "Likelihood",
-    "MonteCarloDropout",
-    "NestedDropout",
-    "StructuredBayesianPruningDropout",
-    "VariationalAutoencoder",
-    "VariationalNestedDropout",
-    "check_elbo",
-    "choose_width",
-    "compact",
-    "compression",
-    "convert",
-    "cut_to_width",
-    "diagnostics",
-    "distributions",
-    "evaluate",
-    "fit",
-    "guide_diagnostic",
-    "hold_width",
-    "impose_masks",
-    "kl_divergence",
-    "load",
-    "load_data",
-    "load_plain",
-    "loo",
-    "metrics",
-    "networks",
-    "nn",
-    "predict",
-    "prune_unused_units",
-    "report",
-    "save",
-    "save_plain",
-    "schedules",
-    "to_dependent",
-    "to_inference_data",
-    "without_dropout",
-]
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from bayesdrop import __version__
 from bayesdrop.errors import BayesdropError
-from bayesdrop.listing import Listed, cost_lines, kept_words, registry_lines
+from bayesdrop.listing import Listed, cost_lines, kept_words, listed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -305,7 +305,7 @@ def compact(
 @app.command(name="list")
 def list_(what: Annotated[Listed, typer.Argument(help="Which registry.")]) -> None:
     """List the registered dropouts, recipes or data sets."""
-    _print_table(None, *registry_lines(what))
+    _print_table(None, *listed(what))
 
 
 def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -> None:

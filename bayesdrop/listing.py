@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from enum import StrEnum
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,8 +24,28 @@ class Listed(StrEnum):
     datasets = "datasets"
 
 
+_ROOMS = {
+    Listed.dropouts: "bayesdrop.nn",
+    Listed.recipes: "bayesdrop.recipes",
+    Listed.datasets: "bayesdrop.data",
+}
+_SHIPPED = files("bayesdrop") / "listing.json"
+
+
+def listed(what: Listed) -> Lines:
+    """Return the entries of a registry, from a file if nothing else can have entered any.
+
+    Who registers something imports the registry's room, and with it torch, which takes seconds;
+    without that the entries are those that the package comes with.
+    """
+    if _ROOMS[what] in sys.modules:
+        return registry_lines(what)
+    header, lines = json.loads(_SHIPPED.read_text(encoding="utf-8"))[what]
+    return header, lines
+
+
 def registry_lines(what: Listed) -> Lines:
-    """Return the entries of a registry."""
+    """Return the entries of a registry, and import all that it has."""
     return {
         Listed.dropouts: _dropout_lines,
         Listed.recipes: _recipe_lines,
@@ -96,3 +119,14 @@ def cost_lines(cost: CompressionTable) -> Lines:
         title = f"latency, batch of {size} (ms, {cost.threads} threads)"
         lines.append([title, f"{milliseconds:.3f}", f"{after.latency_ms[size]:.3f}"])
     return ["", "plain", "compact"], lines
+
+
+def write_listing() -> None:
+    """Write the file of ``listed`` anew: ``python -m bayesdrop.listing``."""
+    from bayesdrop.files import write_json
+
+    write_json(str(_SHIPPED), {what.value: registry_lines(what) for what in Listed})
+
+
+if __name__ == "__main__":
+    write_listing()

@@ -1,7 +1,10 @@
 """What ``import bayesdrop`` does to a process: nothing but registering."""
 
+import pickle
 import subprocess
 import sys
+
+import bayesdrop as bd
 
 IMPORT = """
 import logging, random, sys
@@ -18,9 +21,11 @@ def state():
             len(pyro.get_param_store()._params))
 before = state()
 import bayesdrop
+bayesdrop.fit
 assert state() == before, [i for i, (a, b) in enumerate(zip(state(), before)) if a != b]
 heavy = ["arviz", "matplotlib", "torchvision", "torchmetrics", "sklearn", "onnx", "tensorboard",
-         "torch.utils.tensorboard", "rich", "typer"]
+         "torch.utils.tensorboard", "rich", "typer",
+         "jinja2", "triton", "torch._dynamo", "bayesdrop.recipes"]
 print([name for name in heavy if name in sys.modules])
 """
 
@@ -31,3 +36,38 @@ def test_importing_has_no_side_effect_and_loads_nothing_heavy():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+WITHOUT_TORCH = """
+import sys
+import bayesdrop
+from bayesdrop.cli import app
+from bayesdrop.errors import ConfigError
+from typer.testing import CliRunner
+for command in (["--help"], ["--version"], ["train", "--help"], ["list", "dropouts"],
+                ["list", "recipes"], ["list", "datasets"]):
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+from bayesdrop.listing import Listed, listed, registry_lines
+shipped = {what: listed(what) for what in Listed}
+assert not hasattr(bayesdrop, "__wrapped__")
+assert not {"torch", "pyro", "numpy"} & set(sys.modules)
+assert bayesdrop.inference.fit.FitResult and "torch" in sys.modules
+from bayesdrop import *
+assert fit is bayesdrop.fit and fit.__module__ == "bayesdrop.inference.fit"
+for what in Listed:
+    assert shipped[what] == registry_lines(what), "write it anew: python -m bayesdrop.listing"
+"""
+
+
+def test_help_version_and_lists_wait_for_no_torch_and_every_name_is_there_all_the_same():
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WITHOUT_TORCH], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_dir_and_pickles_know_the_names_at_the_top():
+    assert {*bd.__all__, "__version__"} <= set(dir(bd))
+    assert pickle.loads(pickle.dumps(bd.BetaBernoulliDropout)) is bd.BetaBernoulliDropout
+    assert pickle.loads(pickle.dumps(bd.fit)) is bd.fit

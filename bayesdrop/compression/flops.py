@@ -6,12 +6,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
@@ -19,6 +18,9 @@ from bayesdrop.compression.example import Example, example_of
 from bayesdrop.errors import CostWarning
 from bayesdrop.nn import BayesianDropout
 from bayesdrop.nn.mode import evaluation_mode
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 _FREE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, BayesianDropout)
 """Layers whose weights are looked up, or multiplied one by one."""
@@ -83,6 +85,8 @@ def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
     Args:
         network: The network that is run inside.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # which imports triton
+
     with _plain_operations(), FlopCounterMode(display=False) as counter:
         watch = _Watch(network, counter)
         try:

@@ -241,9 +241,12 @@ class _SummedKL(torch.autograd.Function):
         return grads[0] * grad_mean, grads[0] * grad_log_variance
 
 
-@torch.compiler.assume_constant_result
 def _table(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return _cached_table(dtype, device)
+
+
+# What torch.compiler.assume_constant_result does, which takes the compiler's import, a second.
+_table._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.lru_cache

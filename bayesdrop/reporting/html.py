@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-
-from jinja2 import Environment, StrictUndefined, Template
+from typing import TYPE_CHECKING
 
 from bayesdrop.errors import DataError
 from bayesdrop.reporting.document import Document, Table
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEMPLATE = "page.html.jinja"
@@ -48,6 +50,8 @@ def to_html(document: Document, images: Mapping[str, bytes], *, footer: str = ""
 
 @cache
 def _template() -> Template:
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
