@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.operations import MOVES
-from bayesdrop.networks.tracing import leaf_modules, trace
+from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
                nn.FeatureAlphaDropout)  # fmt: skip
@@ -72,13 +72,6 @@ class _Propagation(ShapeProp):
 def _takes_mode(function: Any) -> bool:
     known = inspect.isfunction(function)
     return known and "training" in inspect.signature(function).parameters
-
-
-def shape_of(node: fx.Node) -> torch.Size | None:
-    """Return the shape of a node's value if that is a tensor with at least one dimension."""
-    meta = node.meta.get("tensor_meta")
-    shape = getattr(meta, "shape", None)
-    return shape if isinstance(shape, torch.Size) and len(shape) > 0 else None
 
 
 def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:

@@ -19,6 +19,7 @@ from bayesdrop.errors import (
 )
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
+from bayesdrop.inference.open_units import open_passes
 from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
@@ -69,9 +70,12 @@ def predict(
             approximation.
         shared_by: ``"batch"`` draws one mask per posterior sample for all inputs: the prediction
             of each input has the same distribution, only the correlation between inputs differs,
-            and a pass costs about as much as the plain network's. The draw does not depend on the
-            batch size. ``"example"`` draws a mask for each input, as the model does; it is several
-            times slower. Masks that depend on the input are always drawn per example.
+            and a pass computes the units that its masks leave open, and no others. (So it does
+            with ``sample=False``. What no mask comes before is computed once for all samples; a
+            network that torch.fx cannot trace, or that has hooks, runs as it is.) The draw does
+            not depend on the batch size. ``"example"`` draws a mask for each input, as the model
+            does; it is several times slower. Masks that depend on the input are always drawn per
+            example.
         batch_size: Rows that pass through the network at a time; None derives it from
             ``memory_limit``.
         memory_limit: Bytes for the activations of one pass, taken as twice the size of all module
@@ -170,9 +174,11 @@ def predict_in_groups(
         for x_batch, y_batch in batches(data, rows):
             if not parts:
                 cost = probe(bnn, x_batch[:1].to(device))
-                kept = _fitting(kept, len(passes), num_examples(data), cost.result, memory_limit)
+                count = num_examples(data)
+                kept = _fitting(kept, len(passes), count, cost.result, memory_limit)
                 if batch_size is None:
                     rows = max(1, min(_MAX_ROWS, memory_limit // cost.activations))
+                passes = open_passes(bnn.network, passes, x_batch[:rows].to(device), count)
             for lower in range(0, len(x_batch), rows):
                 x = x_batch[lower : lower + rows]
                 y = None if y_batch is None else y_batch[lower : lower + rows]

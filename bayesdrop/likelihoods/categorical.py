@@ -14,6 +14,8 @@ from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.likelihoods.likelihood import Likelihood, require_rows
 from bayesdrop.ops.transforms import takes_plain_operations
 
+_FEW_CLASSES, _FEW_ROWS = 32, 200
+
 
 class Categorical(Likelihood):
     r"""Classification: :math:`y_{nj} \sim \mathrm{Categorical}(\mathrm{softmax}_c(f_{ncj}))`.
@@ -114,6 +116,9 @@ class Categorical(Likelihood):
 
     @override
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        if output.ndim == 2 and output.shape[1] <= _FEW_CLASSES and len(output) > _FEW_ROWS:
+            # Along the rows of the transposed matrix torch's softmax is several times faster.
+            return output.t().softmax(0).t(), None
         return output.softmax(1), None
 
     @override

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import operator
+import threading
 import traceback
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -18,6 +20,9 @@ from bayesdrop.nn import BayesianLayer
 class LayerTracer(fx.Tracer):
     """Tracer to which a Bayesian layer is one operation, like a layer of ``torch.nn``.
 
+    While it traces, torch sends the modules of all threads through it: those of other threads go
+    on as ever.
+
     Args:
         keep_modes: Whether a module that ``knows_its_mode`` is one too.
         keep_buffers: Whether what happens to a buffer alone is an operation, too; else it happens
@@ -27,6 +32,19 @@ class LayerTracer(fx.Tracer):
     def __init__(self, *, keep_modes: bool = False, keep_buffers: bool = False) -> None:
         super().__init__()
         self.keep_modes, self.proxy_buffer_attributes = keep_modes, keep_buffers
+        self._thread = threading.get_ident()
+
+    @override
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    @override
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -94,6 +112,17 @@ def leaf_modules(network: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:
     """Return the modules that the graph calls, by name."""
     modules = dict(network.named_modules(remove_duplicate=False))
     return {str(n.target): modules[str(n.target)] for n in graph.nodes if n.op == "call_module"}
+
+
+def shape_of(node: fx.Node) -> torch.Size | None:
+    """Return the shape of a node's value if that is a tensor with at least one dimension.
+
+    Args:
+        node: One that ``torch.fx.passes.shape_prop`` has met.
+    """
+    meta = node.meta.get("tensor_meta")
+    shape = getattr(meta, "shape", None)
+    return shape if isinstance(shape, torch.Size) and len(shape) > 0 else None
 
 
 def changes_in_place(node: fx.Node) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -37,6 +39,31 @@ def seeded(seed: int | None) -> Iterator[None]:
         return
     with _OwnGenerators(seed):
         yield
+
+
+def draws_noise(run: Callable[[], object]) -> bool:
+    """Return whether a function draws random numbers of torch, Python or NumPy; put them back.
+
+    Args:
+        run: The function.
+    """
+    mode = _OwnGenerators(0)
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others draw from
+    with torch.random.fork_rng(devices):  # for what takes no generator
+        before = _states(devices)
+        with mode:
+            run()
+        same = before == _states(devices)
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    return bool(mode.generators) or not same
+
+
+def _states(devices: Sequence[int]) -> list[bytes | str]:
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(i) for i in devices)]
+    others = [random.getstate(), np.random.get_state()]  # noqa: NPY002
+    return [*(state.numpy().tobytes() for state in states), *map(repr, others)]
 
 
 class _OwnGenerators(TorchFunctionMode):

@@ -160,10 +160,26 @@ class BayesianNetwork(Program):
 
     def _posterior_pass(self, shared_by: SharedBy) -> Pass:
         sample = PosteriorSample(self.draw_latents(), shared=shared_by == "batch")
+        return PosteriorPass(self.network, sample)
 
-        def run(x: Tensor) -> Tensor:
-            sample.num_rows = x.shape[0]
-            with sample:
-                return self.network(x)
 
-        return run
+class PosteriorPass:
+    """A pass through a network under one draw from the posterior.
+
+    Args:
+        network: The network.
+        sample: The draw.
+    """
+
+    def __init__(self, network: nn.Module, sample: PosteriorSample) -> None:
+        self.network, self.sample = network, sample
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the network."""
+        return self.within(self.network, x)
+
+    def within(self, run: Pass, x: Tensor) -> Tensor:
+        """Run anything else in its place."""
+        self.sample.num_rows = x.shape[0]
+        with self.sample:
+            return run(x)
