@@ -118,7 +118,8 @@ def to_inference_data(
 
     Raises:
         ConfigError: For bad options, a network with nothing random in it or with latents for
-            each example (an auto-encoder), or a result larger than ``memory_limit``.
+            each example (an auto-encoder), targets of a likelihood with class weights or label
+            smoothing, or a result larger than ``memory_limit``.
         DataError: If the data is empty or not finite.
         DivergenceError: If a log-likelihood is not finite.
         ImportError: If ArviZ is not installed.
@@ -156,16 +157,18 @@ def to_inference_data(
             stats = {"log_prior": prior, "log_guide": guide, "log_ratio": prior - guide}
             for name, value in stats.items():
                 contents.add("sample_stats", name, value, sampled=True)
-        parts = list(
-            evaluate_draws(
-                bnn,
-                data,
-                draws,
-                num_masks=num_masks,
-                batch_size=batch_size,
-                memory_limit=memory_limit,
-            )
-        )
+        parts = []
+        for part in evaluate_draws(
+            bnn,
+            data,
+            draws,
+            num_masks=num_masks,
+            batch_size=batch_size,
+            memory_limit=memory_limit,
+        ):
+            if part.y is not None:
+                check_density("log_likelihood of to_inference_data", bnn)
+            parts.append(part)
     warn_of_one_mask("to_inference_data", parts[0])
     contents.add_examples(
         x=torch.cat([part.x for part in parts]) if keep_inputs else None,
@@ -175,6 +178,18 @@ def to_inference_data(
     )
     attrs = {"num_masks": parts[0].num_masks, "num_data": bnn.num_data}
     return data_from_dict(contents.groups, contents.dims, contents.coords, attrs)
+
+
+def check_density(who: str, bnn: Program) -> None:
+    """Raise ``ConfigError`` if the likelihood is weighted, and therefore no density of ``y``."""
+    if not bnn.likelihood.is_density:
+        raise ConfigError(
+            who,
+            expected="a likelihood that is a density of y",
+            got=f"the weighted one of {bnn.likelihood}",
+            hint="Leave the targets out, or compare on held-out data: bd.evaluate reports the NLL "
+            "without weights and smoothing.",
+        )
 
 
 def warn_of_one_mask(who: str, part: DrawBatch) -> None:

@@ -17,7 +17,12 @@ from bayesdrop.diagnostics.guide import (
     largest_reliable_k,
     no_targets,
 )
-from bayesdrop.diagnostics.inference_data import check_fits, check_options, warn_of_one_mask
+from bayesdrop.diagnostics.inference_data import (
+    check_density,
+    check_fits,
+    check_options,
+    warn_of_one_mask,
+)
 from bayesdrop.errors import ReliabilityWarning
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.draws import DrawBatch, draw_posterior, evaluate_draws
@@ -151,8 +156,8 @@ def loo(
 
     Raises:
         ConfigError: For bad options, data that is not the training set, latents without a
-            density, latents for each example (an auto-encoder), or more log-likelihoods than fit
-            into ``memory_limit``.
+            density, latents for each example (an auto-encoder), a likelihood with class weights or
+            label smoothing, or more log-likelihoods than fit into ``memory_limit``.
         DataError: If the data has no targets or is not finite.
         DivergenceError: If a log-likelihood is not finite.
         ImportError: If ArviZ is not installed.
@@ -176,6 +181,7 @@ def loo(
     """
     who = "loo"
     check_options(who, bnn, num_samples, num_masks, batch_size, memory_limit, fewest=100)
+    check_density(who, bnn)
     check_training_set(who, bnn, data)
     check_fits(who, num_samples, bnn.num_data, sum(bnn.total().get("weights", [])), memory_limit)
     import_arviz()

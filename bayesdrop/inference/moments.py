@@ -58,13 +58,14 @@ class ClassMoments:
             self.total = torch.zeros_like(probabilities)
             self.total_entropy = torch.zeros_like(entropy)
             if self.likelihood.has_logits:
-                self.total_logits = torch.zeros_like(output)
-                self.total_energy = torch.zeros_like(output[:, 0])
+                self.total_logits = torch.zeros_like(probabilities)
+                self.total_energy = torch.zeros_like(probabilities[:, 0])
         self.total += probabilities
         self.total_entropy += entropy
         if self.likelihood.has_logits:
-            self.total_logits += output
-            self.total_energy -= output.logsumexp(1)
+            logits = self.likelihood.logits(output)
+            self.total_logits += logits
+            self.total_energy -= logits.logsumexp(1)
         term = None
         if self.y is not None:
             term = _wide(self.likelihood.label_log_prob(output, self.y.to(output.device)))

@@ -339,7 +339,7 @@ def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, floa
 
 def _validation_nll(bnn: Program, data: Data, output: Tensor, x: Tensor, y: Tensor) -> float:
     try:
-        nll = float(bnn.likelihood.nll(output, y))
+        nll = -float(bnn.likelihood.log_density(output, y).sum())
     except ValueError as error:
         if is_invalid_value(error):
             raise bad_validation(data, x, y, math.nan) from error

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.distributions.elements import elements
-from bayesdrop.errors import ShapeError
+from bayesdrop.errors import DataError, ShapeError
+from bayesdrop.ops.transforms import takes_plain_operations
 
 
 class Likelihood(Abstract, nn.Module):
@@ -27,28 +28,24 @@ class Likelihood(Abstract, nn.Module):
     as in ``torch.nn.functional.cross_entropy``.
 
     Example:
-        A Poisson likelihood of counts, with the mid-distribution function that makes its
-        intervals exact on average (see ``cdf``):
+        Waiting times, exponential with a mean that depends on the input:
 
         >>> import bayesdrop as bd
-        >>> class Poisson(bd.Likelihood):
+        >>> class Exponential(bd.Likelihood):
         ...     is_classifier = False
         ...
         ...     def distribution(self, output, batch_ndim=1):
-        ...         return dist.Poisson(output.exp()).to_event(output.ndim - batch_ndim)
+        ...         return dist.Exponential((-output).exp()).to_event(output.ndim - batch_ndim)
         ...
         ...     def target(self, output, y):
         ...         return y.reshape(output.shape).to(output.dtype)
         ...
         ...     def moments(self, output):
-        ...         return output.exp(), output.exp()
+        ...         return output.exp(), (2 * output).exp()
         ...
         ...     def cdf(self, output, target):
-        ...         rate = output.exp()
-        ...         below = torch.special.gammaincc(target.clamp(min=1.0), rate)
-        ...         below = torch.where(target > 0, below, 0.0)
-        ...         return below + 0.5 * dist.Poisson(rate).log_prob(target).exp()
-        >>> bnn = bd.BayesianNetwork(nn.Linear(2, 1), Poisson(), num_data=10)
+        ...         return -torch.expm1(-target * (-output).exp())
+        >>> bnn = bd.BayesianNetwork(nn.Linear(2, 1), Exponential(), num_data=10)
         >>> bd.predict(bnn, (torch.zeros(5, 2), torch.ones(5))).pit.shape
         torch.Size([5, 1])
     """
@@ -56,8 +53,8 @@ class Likelihood(Abstract, nn.Module):
     is_classifier: ClassVar[bool]
     """Whether predictions are class probabilities (else a mean and a variance)."""
     has_logits: ClassVar[bool] = False
-    """Whether the output is the logits of one softmax over dimension 1; then predictions have an
-    energy and the norm of the logits, which probabilities do not determine."""
+    """Whether the output is the logits of one softmax; then predictions have an energy and the
+    norm of the logits, which probabilities do not determine."""
     has_normal_noise: ClassVar[bool] = False
     """Whether ``y`` is normal with the ``moments``; then the CRPS has a closed form."""
 
@@ -82,8 +79,13 @@ class Likelihood(Abstract, nn.Module):
 
     # -- what it may define --------------------------------------------------------------------
 
+    @property
+    def is_density(self) -> bool:
+        """Whether ``distribution`` has the log density of ``y``, and no weighted form of it."""
+        return True
+
     def log_prob(self, output: Tensor, y: Tensor) -> Tensor:
-        """Return the log-likelihood of each example in nats, ``(N,)``.
+        """Return what the objective takes for the log-likelihood of each example, ``(N,)``, nats.
 
         All of an example's outputs are summed; what is missing adds nothing.
 
@@ -93,8 +95,19 @@ class Likelihood(Abstract, nn.Module):
         """
         return self.distribution(output).log_prob(self.target(output, y))
 
+    def log_density(self, output: Tensor, y: Tensor) -> Tensor:
+        """Return the log density of each example's target in nats, ``(N,)``, as it is reported.
+
+        It is ``log_prob`` wherever ``is_density``.
+
+        Args:
+            output: Network output, ``(N, ...)``.
+            y: Targets of any shape that ``target`` takes.
+        """
+        return self.log_prob(output, y)
+
     def nll(self, output: Tensor, y: Tensor) -> Tensor:
-        """Return the summed negative log-likelihood of a batch, in nats."""
+        """Return minus the sum of ``log_prob`` over a batch, in nats: what training minimises."""
         return -self.distribution(output).log_prob(self.target(output, y)).sum()
 
     def cdf(self, output: Tensor, target: Tensor) -> Tensor | None:
@@ -124,6 +137,10 @@ class Likelihood(Abstract, nn.Module):
         return None
 
     # -- classifiers only ----------------------------------------------------------------------
+
+    def logits(self, output: Tensor) -> Tensor:
+        """Return the logits with the classes in dimension 1, if it ``has_logits``."""
+        return output
 
     def label_log_prob(self, output: Tensor, y: Tensor) -> Tensor:
         """Return the log-probability of each label in nats, of the target's shape.
@@ -189,3 +206,51 @@ def match_shape(who: str, output: Tensor, y: Tensor) -> Tensor:
             hint="Targets and network outputs must have the same shape.",
         )
     return y
+
+
+def finite_target(who: str, output: Tensor, y: Tensor) -> Tensor:
+    """Return real targets in the output's shape and dtype.
+
+    Raises:
+        DataError: If one is NaN or infinite; ``ShapeError`` if shapes do not fit.
+    """
+    y = match_shape(who, output, y).to(output.dtype)
+    if _has_values(y) and bool((bad := ~torch.isfinite(y)).any()):
+        raise DataError(
+            who,
+            expected="finite targets",
+            got=f"NaN or infinity in row {_first_row(bad)} of the batch",
+            hint="Missing targets are not supported here: leave those rows out.",
+        )
+    return y
+
+
+def count_target(who: str, output: Tensor, y: Tensor) -> Tensor:
+    """Return counts in the output's shape and dtype.
+
+    Raises:
+        DataError: If one is negative or no whole number; ``ShapeError`` if shapes do not fit.
+    """
+    y = match_shape(who, output, y).to(output.dtype)
+    if not _has_values(y):
+        return y
+    bad = ~(torch.isfinite(y) & (y >= 0) & (y == y.round()))
+    if bool(bad.any()):
+        raise DataError(
+            who,
+            expected="counts: whole numbers >= 0",
+            got=f"{float(y[bad][0]):g} in row {_first_row(bad)} of the batch",
+            hint="Do not standardise or take logs of counts. Missing targets are not supported "
+            "here: leave those rows out.",
+        )
+    return y
+
+
+def _has_values(y: Tensor) -> bool:
+    # On an accelerator a check would wait for the device at every step; under a transform there is
+    # no value.
+    return y.device.type == "cpu" and not takes_plain_operations()
+
+
+def _first_row(bad: Tensor) -> int:
+    return int(bad.reshape(len(bad), -1).any(1).nonzero()[0])

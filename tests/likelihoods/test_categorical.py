@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.inference.training import validate
 
 ROWS, CLASSES, HEIGHT, WIDTH = 6, 3, 4, 5
@@ -181,6 +181,113 @@ def test_no_label_at_all_is_an_error_and_no_nan():
 def test_a_label_for_missing_ones_is_an_integer(ignore_index):
     with pytest.raises(ConfigError, match="Categorical: expected an integer ignore_index"):
         bd.Categorical(ignore_index=ignore_index)
+
+
+WEIGHTS = (0.5, 2.0, 0.0)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("class_dim", [1, -1])
+def test_weighted_objective_is_torchs_cross_entropy(weights, smoothing, class_dim):
+    likelihood = bd.Categorical(
+        ignore_index=255, class_dim=class_dim, class_weights=weights, label_smoothing=smoothing
+    )
+    output, y = torch.randn(ROWS, CLASSES, HEIGHT), torch.randint(CLASSES, (ROWS, HEIGHT))
+    y[:2] = 255
+    each = F.cross_entropy(
+        output,
+        y,
+        None if weights is None else torch.tensor(weights),
+        ignore_index=255,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    given = output if class_dim == 1 else output.movedim(1, -1)
+    torch.testing.assert_close(likelihood.nll(given, y), each.sum())
+    torch.testing.assert_close(likelihood.log_prob(given, y), -each.sum(1))
+    fn = likelihood.distribution(given)
+    torch.testing.assert_close(fn.log_prob(likelihood.target(given, y)), -each.sum(1))
+    several = likelihood.distribution(given.expand(4, *given.shape), batch_ndim=2)
+    torch.testing.assert_close(several.expand((4, ROWS)).log_prob(y)[3], -each.sum(1))
+    plain = -F.cross_entropy(output, y, ignore_index=255, reduction="none")
+    torch.testing.assert_close(likelihood.label_log_prob(given, y), plain)
+    torch.testing.assert_close(likelihood.log_density(given, y), plain.sum(1))
+    assert likelihood.is_density == (weights is None and not smoothing)
+
+
+def test_what_is_reported_knows_no_weights():
+    """Training minimises the weighted NLL; evaluation and validation report that of the labels."""
+    plain, x = dense_network(), images()
+    y = labels(-100)
+    likelihood = bd.Categorical(class_weights=WEIGHTS, label_smoothing=0.1)
+    weighted = bd.BayesianNetwork(plain.network, likelihood, num_data=60)
+    expected = bd.evaluate(plain, (x, y), sample=False)
+    assert bd.evaluate(weighted, (x, y), sample=False).nll == pytest.approx(expected.nll)
+    assert validate(weighted, (x, y))["val_nll"] == pytest.approx(expected.nll)
+    assert float(weighted.eval().loss(x, y).nll.detach()) != pytest.approx(10 * expected.nll)
+
+
+def test_leave_one_out_of_a_weighted_likelihood_is_refused():
+    bnn = bd.BayesianNetwork(
+        dense_network().network, bd.Categorical(label_smoothing=0.1), num_data=ROWS
+    )
+    with pytest.raises(ConfigError, match="loo: expected a likelihood that is a density of y"):
+        bd.loo(bnn, (images(), labels()))
+    with pytest.raises(ConfigError, match="log_likelihood of to_inference_data: expected a likel"):
+        bd.to_inference_data(bnn, images(), labels(), num_samples=2, num_masks=2)
+    found = bd.to_inference_data(bnn, images(), num_samples=2, num_masks=2)
+    assert not hasattr(found, "log_likelihood")
+
+
+def test_weights_are_saved_with_the_network_and_follow_its_device():
+    likelihood = bd.Categorical(class_weights=WEIGHTS)
+    assert likelihood.state_dict()["class_weights"].tolist() == list(WEIGHTS)
+    assert bd.Categorical().state_dict() == {}
+    assert likelihood.to("meta").class_weights.device.type == "meta"
+    assert "class_weights=[0.5, 2.0, 0.0]" in repr(bd.Categorical(class_weights=WEIGHTS))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"class_dim": 0},
+        {"class_dim": 1.0},
+        {"label_smoothing": 1.0},
+        {"label_smoothing": True},
+        {"label_smoothing": math.nan},
+        {"class_weights": [1.0, -1.0]},
+        {"class_weights": [0.0, 0.0]},
+        {"class_weights": [1.0, math.inf]},
+        {"class_weights": [[1.0, 2.0]]},
+        {"class_weights": "balanced"},
+        {"class_weights": 1.0},
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_refused_by_name(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        bd.Categorical(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "output", "y", "message"),
+    [
+        ({"class_weights": WEIGHTS}, (2, 4), (2,), "a weight for each of 4 classes, got 3"),
+        ({"class_dim": -1}, (2, 3, 5), (2, 5), r"shape \(2, 3\).*leave class_dim out"),
+        ({"class_dim": 2}, (2, 3), (2,), "with classes in dimension 2, got"),
+        ({"class_dim": -2}, (2, 3), (2,), "with classes in dimension -2, got"),
+        ({"class_dim": -1}, (2, 3, 1), (2, 3), r"\(N, ..., classes\).*every loss is 0"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_named(options, output, y, message):
+    with pytest.raises((ShapeError, DataError), match=message):
+        bd.Categorical(**options).nll(torch.zeros(output), torch.zeros(y).long())
+
+
+def test_a_softmax_in_any_dimension_is_doubted():
+    output = torch.randn(ROWS, HEIGHT, CLASSES).softmax(-1)
+    assert "leave out the network's own" in bd.Categorical(class_dim=-1).doubt(output)
+    assert bd.Categorical().doubt(output) is None
 
 
 @pytest.mark.parametrize(
