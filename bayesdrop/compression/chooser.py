@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -33,17 +33,20 @@ from bayesdrop.compression.rules import (
     Pool,
     Rectifier,
     ShapeQuery,
+    Slope,
 )
-from bayesdrop.compression.weighted import Depthwise, Weighted
+from bayesdrop.compression.weighted import Depthwise, Lookup, Transposed, Weighted
 from bayesdrop.networks.operations import (
     CONVOLUTIONS,
     ELEMENTWISE,
+    INSTANCE_NORMS,
     MOVES,
     NORMS,
     PADDED_POOLS,
     POOLS,
     RECTIFIERS,
     RESIZES,
+    TRANSPOSED,
 )
 from bayesdrop.nn import BayesianDropout
 
@@ -93,8 +96,16 @@ class Chooser:
             return Weighted(self.flow, node, ndim - 1)
         if kind in CONVOLUTIONS:
             return self._convolution(node, module, ndim)
-        if kind in NORMS and isinstance(module.running_mean, Tensor):
-            return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
+        if kind in TRANSPOSED and cast(Any, module).groups == 1:
+            return Transposed(self.flow, node, ndim + 1 - cast(Any, module).weight.ndim)
+        if kind in INSTANCE_NORMS or (kind in NORMS and isinstance(module.running_mean, Tensor)):
+            whole = self._sliceable(node, module) and ndim > 2 - (kind in NORMS)
+            return Norm(self.flow, node, 1) if whole else None
+        if kind in (nn.Embedding, nn.EmbeddingBag) and cast(Any, module).max_norm is None:
+            return Lookup(self.flow, node, ndim - 1)
+        if kind is nn.PReLU:
+            dim, units = self._tracked(node), cast(Any, module).num_parameters
+            return Slope(self.flow, node, dim) if units == 1 or dim == 1 else None
         return self._unary(node, kind, module)
 
     def _convolution(self, node: fx.Node, module: Any, ndim: int) -> Rule | None:

@@ -6,7 +6,6 @@ pixels), and prunes coupled layers together without asking whether the result is
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import traced
 from bayesdrop.compression.rules import Mask
 from bayesdrop.errors import CompactionError
+from bayesdrop.networks.computed_weights import bake, copy_of
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
 from bayesdrop.program.checks import explained
@@ -119,7 +119,7 @@ def detached(network: nn.Module) -> nn.Module:
             got=f"a {type(network).__name__}, each example of which keeps features of its own",
             hint="Features that keep_prob() says no example uses go with a smaller latent_size.",
         )
-    work = copy.deepcopy(network.network if isinstance(network, Program) else network)
+    work = copy_of(network.network if isinstance(network, Program) else network)
     _refuse_input_dependent(work)
     return with_plain_weights(work).eval()
 
@@ -134,6 +134,7 @@ def analysed(network: nn.Module, example: tuple[Tensor, ...]) -> Flow:
     Raises:
         CompactionError: If the network cannot be traced.
     """
+    bake(network)
     flow = Flow(traced(network, example), example[0].device)
     choose = Chooser(flow)
     nodes = list(flow.source.graph.nodes)

@@ -116,7 +116,10 @@ class Flatten(Unary):
 
 
 class Norm(Unary):
-    """BatchNorm in evaluation mode: one affine function per unit."""
+    """BatchNorm in evaluation mode, one affine function per unit, or InstanceNorm.
+
+    InstanceNorm without running statistics makes a constant zero, and adds the bias.
+    """
 
     def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
         super().__init__(flow, node, dim)
@@ -131,6 +134,10 @@ class Norm(Unary):
     @override
     def constant(self) -> Tensor:
         m = self.module
+        if m.running_var is None:
+            known = self.flow.constant_along(self.input, self.dim)
+            bias = m.bias.detach().double().cpu() if m.affine else 0.0
+            return torch.where(known.isnan(), NAN, bias)
         scale = (m.running_var.double() + m.eps).rsqrt()
         if m.affine:
             scale = scale * m.weight.double()
@@ -194,3 +201,26 @@ class Mask(Unary):
             factor = flow.tensor(f"{name}.scale", scale)
             node = flow.graph.call_function(torch.mul, (node, factor))
         return node, kept
+
+
+class Slope(Unary):
+    """PReLU: a slope for negative numbers, one for all units or one for each."""
+
+    def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
+        super().__init__(flow, node, dim)
+        self.module: Any = flow.source.get_submodule(str(node.target))
+
+    @override
+    def constant(self) -> Tensor:
+        known = self.flow.constant_along(self.input, self.dim)
+        slope = self.module.weight.detach().double().cpu()
+        return torch.where(known < 0, known * slope, known)
+
+    @override
+    def emit(self) -> tuple[fx.Node, Tensor]:
+        kept = self.flow.kept_along(self.input, self.dim)
+        m, target = self.module, str(self.node.target)
+        if m.num_parameters > 1:
+            m = resized(m, {"weight": scaled(m.weight, kept)}, num_parameters=len(kept))
+        self.flow.parts[target] = m
+        return self.flow.graph.call_module(target, (self.flow.made[self.input],)), kept

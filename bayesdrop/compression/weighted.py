@@ -30,6 +30,15 @@ class Weighted(Unary):
     def counted(self) -> bool:
         return True
 
+    @property
+    def weight(self) -> Tensor:
+        """The weight, outputs first, then inputs."""
+        return self.module.weight.detach()
+
+    def stored(self, weight: Tensor) -> Tensor:
+        """Return a weight as the layer has it."""
+        return weight
+
     def foldable(self) -> Tensor:
         """Return which inputs are constants that can go into the bias."""
         known = self.flow.constant_along(self.input, self.dim)
@@ -38,14 +47,13 @@ class Weighted(Unary):
 
     def uses(self) -> Tensor:
         """Return which output unit has a weight for which input unit, shape (out, in)."""
-        weight = self.module.weight.detach()
-        return _by_position(weight != 0).any(2).cpu()
+        return _by_position(self.weight != 0).any(2).cpu()
 
     def folded(self, columns: Tensor) -> Tensor:
         """Return what the constants of the given input units add to the output."""
         known = self.flow.constant_along(self.input, self.dim)
         columns = columns & (known != 0)
-        weight = self.module.weight.detach()[:, columns.to(self.module.weight.device)].double()
+        weight = self.weight[:, columns.to(self.module.weight.device)].double()
         return _by_position(weight).sum(2).cpu() @ known[columns]
 
     @override
@@ -66,9 +74,9 @@ class Weighted(Unary):
         source = self._without_unused()
         columns = self.flow.kept_along(self.input, self.dim) if source is None else source[1]
         made = self.flow.made[self.input] if source is None else source[0]
-        gone = torch.ones(m.weight.shape[1], dtype=torch.bool)
+        gone = torch.ones(self.weight.shape[1], dtype=torch.bool)
         gone[columns] = False
-        weight = scaled(m.weight, rows, columns, self.row_scale, self.column_scale)
+        weight = scaled(self.weight, rows, columns, self.row_scale, self.column_scale)
         shift = self.folded(gone & self.foldable())[rows].to(m.weight)
         if self.row_scale is not None:
             shift = shift * self.row_scale[rows].to(m.weight)
@@ -84,7 +92,9 @@ class Weighted(Unary):
             names = ("in_channels", "out_channels")
         sizes = dict(zip(names, (len(columns), len(rows)), strict=True))
         target = str(self.node.target)
-        self.flow.parts[target] = resized(m, {"weight": weight, "bias": bias}, **sizes)
+        self.flow.parts[target] = resized(
+            m, {"weight": self.stored(weight), "bias": bias}, **sizes
+        )
         return self.flow.graph.call_module(target, (made,)), rows
 
     def _without_unused(self) -> tuple[fx.Node, Tensor] | None:
@@ -157,6 +167,56 @@ class Depthwise(Weighted):
             tensors["bias"] = scaled(m.bias, kept, row_scale=both)
         target, n = str(self.node.target), len(kept)
         new = resized(m, tensors, in_channels=n, out_channels=n, groups=n)
+        self.flow.parts[target] = new
+        return self.flow.graph.call_module(target, (self.flow.made[self.input],)), kept
+
+
+class Transposed(Weighted):
+    """A transposed convolution with one group, whose weight has the inputs first.
+
+    At borders, and with a stride everywhere, its weights meet constants differently by place.
+    """
+
+    def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
+        super().__init__(flow, node, dim)
+        self.pads, self.mixes = True, False
+
+    @property
+    @override
+    def weight(self) -> Tensor:
+        return self.module.weight.detach().transpose(0, 1)
+
+    @override
+    def stored(self, weight: Tensor) -> Tensor:
+        return weight.transpose(0, 1).contiguous()
+
+
+class Lookup(Unary):
+    """``nn.Embedding`` or ``nn.EmbeddingBag``: the units of each word's vector stay apart."""
+
+    def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
+        super().__init__(flow, node, dim)
+        self.module: Any = flow.source.get_submodule(str(node.target))
+
+    @property
+    @override
+    def counted(self) -> bool:
+        return True
+
+    @override
+    def constant(self) -> Tensor:
+        weight = self.module.weight.detach().cpu()
+        return torch.where((weight == 0).all(0), 0.0, NAN).double()
+
+    @override
+    def request(self, needed: Tensor) -> None:
+        self.flow.request(self.input, None)
+
+    @override
+    def emit(self) -> tuple[fx.Node, Tensor]:
+        kept, target = self.wanted, str(self.node.target)
+        weight = scaled(self.module.weight, columns=kept)
+        new = resized(self.module, {"weight": weight}, embedding_dim=len(kept))
         self.flow.parts[target] = new
         return self.flow.graph.call_module(target, (self.flow.made[self.input],)), kept
 

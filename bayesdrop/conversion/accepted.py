@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from bayesdrop.conversion.kinds import CONVOLUTIONS
 from bayesdrop.errors import ConfigError, ConversionError
+from bayesdrop.networks.computed_weights import as_linear, copy_of, renew
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -18,7 +19,8 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def copied(network: object) -> nn.Module:
     """Return a copy of a network into which layers can be put.
 
-    A subclass of a Linear or convolution that computes what its base does is that base in it.
+    A subclass of a Linear or convolution that computes what its base does is that base in it, the
+    old weight and spectral norms are parametrizations, and a Conv1D of GPT-2 is a Linear.
 
     Raises:
         ConfigError: If it is no network of ``torch.nn``, or a compiled, scripted or wrapped one.
@@ -29,7 +31,7 @@ def copied(network: object) -> nn.Module:
     _refuse_wrapped(network)
     _refuse_unfinished(network)
     try:
-        work = copy.deepcopy(network)
+        work = copy_of(network)
     except (RuntimeError, TypeError) as cause:
         raise ConversionError(
             "convert",
@@ -38,6 +40,12 @@ def copied(network: object) -> nn.Module:
             hint="A module holds a tensor that was computed: take it out, or compute it in "
             "forward.",
         ) from cause
+    renew(work)
+    for name, module in list(work.named_modules(remove_duplicate=False)):
+        # An adapter of peft knows which form the layer in it has.
+        linear = None if name.endswith("base_layer") else as_linear(module)
+        if linear is not None and name:
+            work.set_submodule(name, linear)
     for module in list(work.modules()):
         base = _base_of(module)
         if base is not None and _computes_as(module, base):
@@ -84,17 +92,6 @@ def _refuse_unfinished(network: nn.Module) -> None:
                 got=f"{name!r}, a {type(module).__name__} that has not seen an input",
                 hint="Run the network once first, on a batch of its inputs: network(x).",
             )
-        for hook in module._forward_pre_hooks.values():
-            kind = type(hook)
-            if kind.__module__ in ("torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm"):
-                function = kind.__module__.rpartition(".")[2]
-                raise ConversionError(
-                    "convert",
-                    expected="layers whose weights are parameters",
-                    got=f"{name!r} with the old torch.nn.utils.{function}, which cannot be copied",
-                    hint=f"Use torch.nn.utils.parametrizations.{function}, or take it off with "
-                    f"torch.nn.utils.remove_{function} first.",
-                )
 
 
 def _base_of(module: nn.Module) -> type[nn.Module] | None:

@@ -58,12 +58,12 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
 
     * ``nn.Linear``: a layer on its inputs, called ``{name}_dropout``. An ``nn.Dropout`` directly
       before it is replaced.
-    * ``nn.Conv1d/2d/3d``: a layer on its output channels, ``{name}_dropout``, after the
-      BatchNorm and the activation that follow the convolution. In a residual block, where the
-      last convolution's activation comes after the sum, the layer is before the sum: it gates the
-      block's contribution and never the identity. A dropped channel is then exactly zero, and
-      ``compact`` removes it from the convolution and its BatchNorm, whether or not the sum has
-      that channel.
+    * ``nn.Conv1d/2d/3d``, plain or transposed: a layer on its output channels,
+      ``{name}_dropout``, after the BatchNorm and the activation that follow the convolution. In a
+      residual block, where the last convolution's activation comes after the sum, the layer is
+      before the sum: it gates the block's contribution and never the identity. A dropped channel
+      is then exactly zero, and ``compact`` removes it from the convolution and its BatchNorm,
+      whether or not the sum has that channel.
     * Priors with an order (Indian buffet) give their first stick to the unit with the largest
       weights.
     * Any other ``nn.Dropout``: replaced by a layer of its name where its width can be told from
@@ -77,7 +77,9 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     What the network returns is left alone: a convolution with no weights between it and the end
     gets no layer (``output_dropout``). Where ``forward`` looks at ``self.training``, the result
     does in each mode what the network did. A subclass of a Linear or a convolution that computes
-    what its base does becomes that base; a layer that is called twice on one value is called once.
+    what its base does becomes that base, the Conv1D of GPT-2 a Linear, and the old weight and
+    spectral norms those of ``torch.nn.utils.parametrizations``; a layer that is called twice on
+    one value is called once.
 
     With ``position="before-activation"`` each Linear and convolution gets its layer on its own
     outputs instead, after the BatchNorm and before the activation, so that a dropped unit is the

@@ -49,7 +49,7 @@ NEVER_DROPPED = (
     "the network is trained and never had dropout there (drop_prob=0.1, say, puts it there, "
     "trained=False the default rate)"
 )
-NOT_PLAIN = "its weight is computed from others, or its class is not torch's own"
+NOT_PLAIN = "its weight is computed from others, or its class has no random weights"
 
 
 @dataclass
@@ -258,7 +258,7 @@ class Plan:
             self.skipped[name] = IS_OUTPUT
         else:
             # The layer behind the mask if there is one, as for other masks on its inputs.
-            units = next((u for u in reversed(around) if u.weight_dim == 1), around[0])
+            units = next((u for u in reversed(around) if u.inputs), around[0])
             with self.graph.inserting_after(node):
                 where, once = f"in place of {module}", self.calls[name] == 1
                 new = self._insert(name, name, input_of(node), units, where, once, like=module)

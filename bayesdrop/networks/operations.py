@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 RECTIFIERS = {nn.ReLU, nn.LeakyReLU, F.relu, F.leaky_relu, torch.relu, "relu"}
 """Functions of single numbers that a factor >= 0 passes through."""
@@ -49,5 +51,3 @@ MOVES: set[Any] = {
 
 RESIZES: set[Any] = {nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate}
 """Interpolation over the dimensions behind the second."""
-
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -77,10 +77,46 @@ def test_lazy_layers_that_have_run_are_layers():
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("old", [nn.utils.weight_norm, nn.utils.spectral_norm])
-def test_the_old_kind_of_weight_norm_is_refused_with_the_new(old):
-    with pytest.raises(ConversionError, match=rf"parametrizations.{old.__name__}, or take it off"):
-        bd.convert(mlp(old))
+def test_the_old_kind_of_weight_norm_becomes_the_new(old, training):
+    net = mlp(old).train(training)
+    x = torch.randn(5, 4)
+    net(x)  # leaves weights that have been computed
+    state = torch.get_rng_state()
+    converted = bd.convert(net)
+    found = dict(bd.nn.named_dropout_layers(converted))
+    assert [m.num_units for m in found.values()] == [4, 8, 8]
+    kept = {n: torch.ones(m.num_units) for n, m in found.items()}
+    for mode in (True, False) if old is nn.utils.weight_norm else (False,):
+        with bd.impose_masks(converted.train(mode), kept):
+            torch.testing.assert_close(converted(x), net.train(mode)(x))
+    assert torch.equal(state, torch.get_rng_state())
+    for layer in found.values():
+        close_every_other_unit(layer)
+    small = bd.compact(converted, x)
+    torch.testing.assert_close(small(x), converted(x))
+    assert [small.get_submodule(n).in_features for n in "024"] == [2, 4, 4]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.3),
+    ],
+)
+def test_compact_takes_layers_whose_weights_hooks_compute(wrap):
+    layer = bd.BetaBernoulliDropout(8)
+    net = nn.Sequential(wrap(nn.Linear(4, 8)), nn.ReLU(), layer, wrap(nn.Linear(8, 3)))
+    close_every_other_unit(layer)
+    x = torch.randn(5, 4)
+    net(x)
+    small = bd.compact(net, x)
+    torch.testing.assert_close(small(x), net.eval()(x))
+    assert small.get_submodule("0").out_features == 4
 
 
 @pytest.mark.parametrize("name", ["weight_norm", "spectral_norm", "orthogonal"])
@@ -94,7 +130,10 @@ def test_parametrized_layers_get_masks_and_compact_is_exact(name):
         torch.testing.assert_close(converted(x), net(x))
     for layer in found.values():
         close_every_other_unit(layer)
-    torch.testing.assert_close(bd.compact(converted, x)(x), converted(x))
+    small = bd.compact(converted, x)
+    torch.testing.assert_close(small(x), converted(x))
+    assert small.get_submodule("2").weight.shape == (4, 4)
+    assert type(small.get_submodule("2")) is nn.Linear
     with pytest.warns(ConversionWarning, match=r"'0' \(ParametrizedLinear.*computed from others"):
         random = bd.convert(net, "sparse-variational")
     assert [name for name, _ in bd.nn.named_weight_layers(random)] == ["4"]
@@ -179,3 +218,33 @@ def test_all_convolutions_of_r3d_are_found():
     small = bd.compact(converted, x)
     torch.testing.assert_close(small(x), converted(x))
     assert next(small.parameters()).shape[0] == 2
+
+
+class Conv1D(nn.Module):
+    """As in transformers.pytorch_utils, whose import takes seconds."""
+
+    def __init__(self, outputs, inputs):
+        super().__init__()
+        self.nf, self.nx = outputs, inputs
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.randn(outputs))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, self.nx), self.weight).view(
+            *x.shape[:-1], self.nf
+        )
+
+
+def test_a_transposed_linear_of_gpt_becomes_a_linear(monkeypatch):
+    net = nn.Sequential(Conv1D(8, 4), nn.GELU(), Conv1D(3, 8)).eval()
+    monkeypatch.setattr(Conv1D, "__module__", "transformers.pytorch_utils")
+    converted = bd.convert(net).eval()
+    close_every_other_unit(converted.get_submodule("2_dropout"))
+    x = torch.randn(2, 5, 4)
+    small = bd.compact(converted, x)
+    torch.testing.assert_close(small(x), converted(x))
+    assert small.get_submodule("0").out_features == 4
+    full = {name: torch.ones(m.num_units) for name, m in bd.nn.named_dropout_layers(converted)}
+    with bd.impose_masks(converted, full):
+        torch.testing.assert_close(converted(x), net(x))
+    assert torch.equal(converted.get_parameter("2.bias"), net[2].bias)

@@ -56,7 +56,6 @@ PARTS = {
         0.2,
     ),
     "MultiheadAttention": (lambda: nn.MultiheadAttention(8, 2, dropout=0.4), 0.4),
-    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(5, 5, 1), 0.0),
     "AlphaDropout": (lambda: nn.AlphaDropout(0.3), 0.3),
     "FeatureAlphaDropout": (lambda: nn.FeatureAlphaDropout(0.3), 0.3),
     "Odd": (lambda: Odd(8, 8), 0.0),

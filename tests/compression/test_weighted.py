@@ -1,0 +1,116 @@
+"""Layers with weights and norms of every kind lose the units that masks around them close."""
+
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from tests.compression.networks import keep, mask
+from tests.compression.test_compaction import assert_exact
+
+
+def conv_mask(kept=(0, 2, 3, 7)):
+    return keep(bd.BetaBernoulliDropout(8, unit_dim=-3), kept)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1),
+        nn.ConvTranspose2d(8, 6, 2, stride=2, bias=False),
+        nn.ConvTranspose2d(8, 6, 3, dilation=2),
+    ],
+)
+def test_a_transposed_convolution_is_cut_on_both_sides(layer):
+    after = keep(bd.BetaBernoulliDropout(6, unit_dim=-3), (1, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), conv_mask(), layer, nn.BatchNorm2d(6), nn.Tanh(), after,
+        nn.Conv2d(6, 2, 3),
+    ).double().eval()  # fmt: skip
+    net[4].running_mean.normal_()
+    small = assert_exact(net, torch.randn(2, 3, 6, 6))
+    assert small.get_submodule("3").weight.shape[:2] == (4, 2)
+
+
+def test_a_constant_before_a_transposed_convolution_stays():
+    # A mask before the activation leaves sigmoid(0), which borders and strides meet differently.
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), conv_mask(), nn.Sigmoid(), nn.ConvTranspose2d(8, 6, 3, 2)
+    )
+    small = assert_exact(net.double().eval(), torch.randn(2, 3, 6, 6))
+    assert small.get_submodule("3").in_channels == 8
+    assert small.get_submodule("0").out_channels == 4
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_convert_masks_a_transposed_convolution(width):
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[width - 1]
+    net = nn.Sequential(
+        kind(3, 8, 2, stride=2), nn.ReLU(), kind(8, 4, 2), nn.ReLU(), kind(4, 2, 1)
+    )
+    found = dict(bd.nn.named_dropout_layers(bd.convert(net, "indian-buffet")))
+    assert {name: layer.num_units for name, layer in found.items()} == {
+        "0_dropout": 8,
+        "2_dropout": 4,
+    }
+    norms = net[0].weight.transpose(0, 1).flatten(1).norm(dim=1)
+    assert int(found["0_dropout"].rank.argmin()) == int(norms.argmax())
+    net = bd.convert(net).eval()
+    for layer in dict(bd.nn.named_dropout_layers(net)).values():
+        layer.location.data[::2] = -9.0
+    small = assert_exact(net, torch.randn(2, 3, *[4] * width))
+    assert small.get_submodule("2").weight.shape[:2] == (4, 2)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_loses_the_dimensions_that_a_mask_closes(kind):
+    words = kind(9, 6)
+    net = nn.Sequential(words, keep(bd.BetaBernoulliDropout(6), (1, 2)), nn.Linear(6, 3))
+    small = bd.compact(net.double().eval(), torch.randint(9, (2, 5)))
+    x = torch.randint(9, (4, 7))
+    torch.testing.assert_close(small(x), net(x), rtol=0, atol=1e-12)
+    assert small.get_submodule("0").embedding_dim == 2
+
+
+def test_an_embedding_that_renorms_its_vectors_stays_whole():
+    net = nn.Sequential(nn.Embedding(9, 6, max_norm=0.5), mask(6), nn.Linear(6, 3))
+    small = bd.compact(net.double().eval(), torch.randint(9, (2, 5)))
+    assert small.get_submodule("0").embedding_dim == 6
+    x = torch.randint(9, (4, 7))
+    torch.testing.assert_close(small(x), net(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"affine": True}, {}, {"track_running_stats": True}])
+@pytest.mark.parametrize("first", [True, False])
+def test_instance_norm_keeps_units_apart(options, first):
+    norm = nn.InstanceNorm2d(8, **options)
+    if norm.affine:
+        norm.bias.data.normal_()
+    if norm.track_running_stats:
+        norm.running_mean.normal_()
+    middle = (conv_mask(), norm) if first else (norm, conv_mask())
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.ReLU(), nn.Conv2d(8, 2, 3)).double()
+    small = assert_exact(net.eval(), torch.randn(2, 3, 6, 6))
+    assert small.get_submodule("0").out_channels == 4
+    assert small.get_submodule("4").in_channels == 4
+
+
+@pytest.mark.parametrize("slopes", [1, 8])
+@pytest.mark.parametrize("first", [True, False])
+def test_prelu_keeps_units_apart(slopes, first):
+    middle = (conv_mask(), nn.PReLU(slopes)) if first else (nn.PReLU(slopes), conv_mask())
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.Conv2d(8, 2, 3)).double()
+    middle[1 if first else 0].weight.data.normal_()
+    small = assert_exact(net.eval(), torch.randn(2, 3, 6, 6))
+    assert small.get_submodule("0").out_channels == small.get_submodule("3").in_channels == 4
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.RMSNorm(6), nn.GroupNorm(2, 6)])
+def test_a_norm_over_units_sees_all_of_them_and_what_follows_is_cut(norm):
+    before, after = (
+        keep(bd.BetaBernoulliDropout(6), (1, 4)),
+        keep(bd.BetaBernoulliDropout(6), (0, 1)),
+    )
+    net = nn.Sequential(nn.Linear(3, 6), before, norm, after, nn.Linear(6, 2)).double().eval()
+    small = assert_exact(net, torch.randn(2, 3))
+    assert small.get_submodule("4").in_features == 2
