@@ -30,6 +30,7 @@ from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
 from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
 from bayesdrop.nn.matryoshka import VariationalMatryoshka, VariationalMatryoshkaLoss
+from bayesdrop.nn.restriction import restrict_units, unit_tensors
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import *  # noqa: F403
 
@@ -69,5 +70,7 @@ __all__ = [
     "register",
     "registered",
     "repeat_rows",
+    "restrict_units",
+    "unit_tensors",
     "with_plain_weights",
 ]

@@ -40,8 +40,8 @@ class BayesianDropout(LatentOwner):
     All noise comes from ``bayesdrop.distributions`` (or ``bayesdrop.ops.noise``). A subclass
 
     * **may declare** ``mask_kind`` (what values a mask has, and what ``keep_prob`` then means),
-      ``input_dependent`` (whether the mask looks at ``x``), ``schedulable`` (buffers that ``fit``
-      may schedule) and ``always_shown`` (what ``repr`` never hides);
+      ``input_dependent`` (whether the mask looks at ``x``), ``schedulable`` (what ``fit`` may
+      schedule), ``per_unit`` (so that units can leave) and ``always_shown`` (in ``repr``);
     * **may override**, for the loss, ``penalty`` (nats that are no site's KL), ``after_step``,
       ``variational_parameters`` and ``mean_parameters`` (which learning rate applies); for
       pruning, ``kept``, ``mean_gate`` (with which ``compact`` takes an input-dependent mask) and
@@ -88,6 +88,8 @@ class BayesianDropout(LatentOwner):
     more than 1, as in ``nn.Dropout``. ``"noise"``: it is never 0, and ``keep_prob`` is that of
     Bernoulli noise with its signal-to-noise ratio, E[z]^2 / E[z^2]."""
 
+    per_unit: ClassVar[tuple[str, ...]] = ()
+    """Parameters and buffers with an entry a unit, where units do without one another."""
     always_shown: ClassVar[tuple[str, ...]] = ()
     """Arguments that ``repr`` shows even where they are the default."""
 
@@ -136,8 +138,7 @@ class BayesianDropout(LatentOwner):
         self.batch_dim = batch_dim
         self.threshold = threshold
         self.kl_scale = kl_scale
-        # In a tuple, so that the layer is no child of this module.
-        self._bound: tuple[nn.Module, int] | None = None
+        self._bound: tuple[nn.Module, int] | None = None  # in a tuple: it is no child
 
     # -- what a prior defines ------------------------------------------------------------------
 

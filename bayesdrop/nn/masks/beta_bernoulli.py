@@ -16,7 +16,11 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.latents import JointDraw, joined
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
-from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
+from bayesdrop.nn.masks.kumaraswamy_posterior import (
+    PARAMETER_NAMES,
+    KumaraswamyPosterior,
+    Parametrization,
+)
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops import noise
 from bayesdrop.ops.memo import Memo
@@ -142,6 +146,7 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
     """
 
     key: ClassVar[str] = "beta-bernoulli"
+    per_unit: ClassVar[tuple[str, ...]] = PARAMETER_NAMES
     reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
 
     @override

@@ -20,7 +20,7 @@ from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.mask import named_dropout_layers
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
-from bayesdrop.nn.masks.kumaraswamy_posterior import Parametrization
+from bayesdrop.nn.masks.kumaraswamy_posterior import PARAMETER_NAMES, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.stable import clamp_inward, inverse_softplus
 from bayesdrop.ops.transforms import in_transform
@@ -119,6 +119,10 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     key: ClassVar[str] = "dependent-beta-bernoulli"
     reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
     input_dependent: ClassVar[bool] = True
+    per_unit: ClassVar[tuple[str, ...]] = (
+        *PARAMETER_NAMES,
+        *("shift_loc", "raw_shift_scale", "slope", "running_mean", "running_var", "open"),
+    )
 
     shift_prior_scale: Tensor
     running_mean: Tensor

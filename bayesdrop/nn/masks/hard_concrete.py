@@ -88,6 +88,7 @@ class HardConcreteDropout(BayesianDropout):
     reference: ClassVar[str] = "Louizos et al. (2018), https://arxiv.org/abs/1712.01312"
 
     schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
+    per_unit: ClassVar[tuple[str, ...]] = ("logits",)
 
     always_shown: ClassVar[tuple[str, ...]] = ("cost_per_parameter",)
 

@@ -25,6 +25,8 @@ _NAMES: Mapping[str, tuple[str, str]] = {
     "softplus": ("raw_concentration1", "raw_concentration0"),
     "log": ("log_concentration1", "log_concentration0"),
 }
+PARAMETER_NAMES = tuple(name for pair in _NAMES.values() for name in pair)
+"""Of every parametrization."""
 """Parametrization to the names of its two parameters."""
 
 _MIN_RAW = -10.0

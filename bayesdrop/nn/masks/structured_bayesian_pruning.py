@@ -84,6 +84,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
     key: ClassVar[str] = "structured-bayesian-pruning"
     reference: ClassVar[str] = "Neklyudov et al. (2017), https://arxiv.org/abs/1705.07283"
     mask_kind: ClassVar[MaskKind] = "noise"
+    per_unit: ClassVar[tuple[str, ...]] = ("loc", "log_scale")
 
     lower: Tensor
 
