@@ -77,7 +77,8 @@ class Binary(Rule):
         dim, nothing = self._dim(term), torch.full((1,), NAN, dtype=torch.float64)
         if term.op == "get_attr" and shape_of(term) is not None:
             value = operator.attrgetter(str(term.target))(self.flow.source).detach().double().cpu()
-            by_unit = value.reshape(1, -1) if dim is None else value.movedim(dim, 0).flatten(1)
+            by_unit = value if dim is None else value.movedim(dim, 0)
+            by_unit = by_unit.reshape(1 if dim is None else self.size, -1)
             same = (by_unit == by_unit[:, :1]).all(1)
             return torch.where(same, by_unit[:, 0], NAN)
         return nothing if dim is None else self.flow.constant_along(term, dim)

@@ -98,9 +98,10 @@ class Chooser:
             return self._convolution(node, module, ndim)
         if kind in TRANSPOSED and cast(Any, module).groups == 1:
             return Transposed(self.flow, node, ndim + 1 - cast(Any, module).weight.ndim)
-        if kind in INSTANCE_NORMS or (kind in NORMS and isinstance(module.running_mean, Tensor)):
-            whole = self._sliceable(node, module) and ndim > 2 - (kind in NORMS)
-            return Norm(self.flow, node, 1) if whole else None
+        if kind in INSTANCE_NORMS and ndim == 3 + INSTANCE_NORMS.index(kind):
+            return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
+        if kind in NORMS and isinstance(module.running_mean, Tensor):
+            return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
         if kind in (nn.Embedding, nn.EmbeddingBag) and cast(Any, module).max_norm is None:
             return Lookup(self.flow, node, ndim - 1)
         if kind is nn.PReLU:

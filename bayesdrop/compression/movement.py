@@ -199,7 +199,7 @@ def moved(flow: Flow, node: fx.Node) -> Rule | None:
     if shape is None or after is None or node.args[0] is not source:
         return None
     dim, arguments = flow.rules[source].dim, concrete((node.args[1:], node.kwargs))
-    if arguments is None or shape[dim] < 2:
+    if arguments is None or shape[dim] < 2 or not _is_plain(node, dim, after):
         return None
     units = torch.arange(shape[dim]).reshape(-1, *[1] * (len(shape) - 1 - dim))
     found = _along(called(node.target, units.expand(shape).contiguous(), *arguments))
@@ -214,6 +214,19 @@ def moved(flow: Flow, node: fx.Node) -> Rule | None:
     if not torch.equal(called(node.target, places, *arguments), places.index_select(dim, index)):
         return None
     return Choice(flow, node, dim, source, index)
+
+
+def _is_plain(node: fx.Node, dim: int, after: torch.Size) -> bool:
+    """Return whether an operation does the same with one unit, and says its sizes one by one."""
+    if node.target in (torch.squeeze, "squeeze"):  # It would drop the dimension of a single unit.
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", dim)
+        ndim = len(shape_of(node.all_input_nodes[0]) or ())
+        given = dims if isinstance(dims, list | tuple) else (dims,)
+        return all(isinstance(d, int) and d % ndim != dim for d in given)
+    if node.target not in _SIZED:
+        return True
+    sizes = node.args[1] if len(node.args) == 2 else node.args[1:]
+    return not node.kwargs and isinstance(sizes, list | tuple) and len(sizes) == len(after)
 
 
 def _along(labels: Tensor) -> tuple[int, Tensor] | None:

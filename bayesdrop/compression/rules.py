@@ -118,7 +118,8 @@ class Flatten(Unary):
 class Norm(Unary):
     """BatchNorm in evaluation mode, one affine function per unit, or InstanceNorm.
 
-    InstanceNorm without running statistics makes a constant zero, and adds the bias.
+    InstanceNorm without running statistics makes a constant zero, and adds the bias; that is used
+    for zeros only, since it would magnify what rounding makes of the mean of others.
     """
 
     def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
@@ -137,7 +138,7 @@ class Norm(Unary):
         if m.running_var is None:
             known = self.flow.constant_along(self.input, self.dim)
             bias = m.bias.detach().double().cpu() if m.affine else 0.0
-            return torch.where(known.isnan(), NAN, bias)
+            return torch.where(known == 0, bias, NAN)
         scale = (m.running_var.double() + m.eps).rsqrt()
         if m.affine:
             scale = scale * m.weight.double()

@@ -22,6 +22,7 @@ class Between(nn.Module):
         self.mask = keep(bd.BetaBernoulliDropout(8, unit_dim=-3), KEPT)
         self.gate1, self.gate2 = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
         self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        self.shift = nn.Parameter(torch.randn(8))
         self.operation, self.head = operation, head
 
     def forward(self, x):
@@ -63,6 +64,11 @@ OPERATIONS = {
         conv(),
     ),
     "layer scale": (lambda net, x: net.scale * x, conv()),
+    "shifts of channels last": (
+        lambda net, x: x.permute(0, 2, 3, 1) + net.shift,
+        nn.Linear(8, 5),
+    ),
+    "layer scale in another shape": (lambda net, x: x * net.shift.view(1, -1, 1, 1), conv()),
     "numbers": (lambda net, x: 2 * x / 3 - 0 * x, conv()),
     "the number of units": (lambda net, x: x * x.size(1) ** -0.5, conv()),
     "a shape": (lambda net, x: F.interpolate(x, size=x.shape[-2:]), conv()),
@@ -102,6 +108,25 @@ def test_an_operation_that_is_not_known_sees_all_units(operation):
     net = Between(operation, conv().double()).double().eval()
     small = bd.compact(net, torch.randn(2, 3, 6, 6))
     assert small.head.in_channels == 8
+    assert_equal(net, small)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda net, x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(2),
+        lambda net, x: x.mean((2, 3)).squeeze(1),
+        lambda net, x: x.mean((2, 3), keepdim=True).squeeze(dim=(2, 3)),
+        lambda net, x: torch.reshape(x.mean((2, 3)), shape=(-1, 8)),
+        lambda net, x: x.mean((2, 3)).unsqueeze(-1).expand(-1, 8, 3).mean(-1),
+        lambda net, x: x.mean((2, 3), keepdim=True).view(x.mean((2, 3)).shape),
+    ],
+)
+def test_a_single_unit_keeps_its_dimension(operation):
+    net = Between(operation, nn.Linear(8, 5))
+    keep(net.mask, (3,))
+    small = bd.compact(net.double().eval(), torch.randn(2, 3, 6, 6))
+    assert small.conv.out_channels == 1
     assert_equal(net, small)
 
 
