@@ -14,6 +14,7 @@ from bayesdrop.compression.arithmetic import OPERATIONS, Binary, units_of
 from bayesdrop.compression.flow import Flow, Opaque, Rule
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import reordered, shape_of
+from bayesdrop.compression.grouped import Grouped, GroupedNorm
 from bayesdrop.compression.movement import (
     Choice,
     Join,
@@ -98,26 +99,35 @@ class Chooser:
             return self._convolution(node, module, ndim)
         if kind in TRANSPOSED and cast(Any, module).groups == 1:
             return Transposed(self.flow, node, ndim + 1 - cast(Any, module).weight.ndim)
-        if kind in INSTANCE_NORMS and ndim == 3 + INSTANCE_NORMS.index(kind):
-            return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
-        if kind in NORMS and isinstance(module.running_mean, Tensor):
-            return Norm(self.flow, node, 1) if self._sliceable(node, module) else None
         if kind in (nn.Embedding, nn.EmbeddingBag) and cast(Any, module).max_norm is None:
             return Lookup(self.flow, node, ndim - 1)
-        if kind is nn.PReLU:
-            dim, units = self._tracked(node), cast(Any, module).num_parameters
-            return Slope(self.flow, node, dim) if units == 1 or dim == 1 else None
-        return self._unary(node, kind, module)
+        return self._by_unit(node, kind, cast(Any, module)) or self._unary(node, kind, module)
+
+    def _by_unit(self, node: fx.Node, kind: type[nn.Module], module: Any) -> Rule | None:
+        """Return the rule of a norm, or of an activation with parameters."""
+        dim, ndim = self._tracked(node), len(shape_of(node) or ())
+        if not self._sliceable(node, module):
+            return None
+        if kind in INSTANCE_NORMS and ndim == 3 + INSTANCE_NORMS.index(kind):
+            return Norm(self.flow, node, 1)
+        if kind in NORMS and isinstance(module.running_mean, Tensor):
+            return Norm(self.flow, node, 1)
+        if kind is nn.GroupNorm and dim == 1:
+            return GroupedNorm(self.flow, node, 1)
+        if kind is nn.PReLU and (module.num_parameters == 1 or dim == 1):
+            return Slope(self.flow, node, dim)
+        return None
 
     def _convolution(self, node: fx.Node, module: Any, ndim: int) -> Rule | None:
         dim = ndim + 1 - module.weight.ndim
         if module.groups == 1:
             return Weighted(self.flow, node, dim)
-        channels = shape_of(node.all_input_nodes[0]) or ()
+        source = node.all_input_nodes[0]
         if module.groups == module.in_channels == module.out_channels:
-            if self._tracked(node) == dim and channels[dim] == module.groups:
+            # Where the source has other units than channels, there is none to leave out.
+            if self._tracked(node) == dim and (shape_of(source) or ())[dim] == module.groups:
                 return Depthwise(self.flow, node, dim)
-        return None
+        return Grouped(self.flow, node, dim)
 
     def _sliceable(self, node: fx.Node, module: nn.Module) -> bool:
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)

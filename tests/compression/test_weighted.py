@@ -62,6 +62,54 @@ def test_convert_masks_a_transposed_convolution(width):
     assert small.get_submodule("2").weight.shape[:2] == (4, 2)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_convolution_with_groups_keeps_as_many_units_of_each(groups, padding, bias, constant):
+    middle = (conv_mask((0, 1, 2, 4)), nn.Sigmoid()) if constant else (nn.ReLU(), conv_mask())
+    own = {"padding": padding, "groups": groups, "bias": bias}
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), *middle, nn.Conv2d(8, 12, 3, **own),
+        nn.ReLU(), keep(bd.BetaBernoulliDropout(12, unit_dim=-3), (0, 1, 2, 4)),
+        nn.Conv2d(12, 2, 1),
+    ).double().eval()  # fmt: skip
+    small = assert_exact(net, torch.randn(2, 3, 6, 6))
+    grouped = small.get_submodule("3")
+    # Of 12 outputs in two groups, 0 to 2 and 4 are of the first; in four, 0 to 2 and 4 of two.
+    assert grouped.groups == groups // 2
+    assert grouped.out_channels == {2: 4, 4: 6}[groups]
+    if not constant:
+        assert grouped.in_channels == {2: 3, 4: 4}[groups]
+    assert small.get_submodule("6").in_channels == 4
+
+
+def test_a_depthwise_multiplier_goes_with_its_channel():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), conv_mask(), nn.Conv2d(8, 16, 3, groups=8),
+        keep(bd.BetaBernoulliDropout(16, unit_dim=-3), (0, 1, 6, 10)), nn.Conv2d(16, 2, 1),
+    ).double().eval()  # fmt: skip
+    small = assert_exact(net, torch.randn(2, 3, 6, 6))
+    assert (small.get_submodule("3").groups, small.get_submodule("3").out_channels) == (2, 4)
+    # Unit 10 is made of channel 5, which is closed, and is the constant bias.
+    assert small.get_submodule("0").out_channels == 2
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_group_norm_loses_whole_groups(affine):
+    norm = nn.GroupNorm(4, 8, affine=affine)
+    if affine:
+        norm.bias.data.normal_()
+    after = keep(bd.BetaBernoulliDropout(8, unit_dim=-3), (1, 6, 7))
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), after, nn.Conv2d(8, 2, 1)).double()
+    small = assert_exact(net.eval(), torch.randn(2, 3, 6, 6))
+    assert (small.get_submodule("1").num_groups, small.get_submodule("0").out_channels) == (2, 4)
+    assert small.get_submodule("4").in_channels == 3
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), conv_mask((0, 1, 2)), norm, nn.Conv2d(8, 2, 1))
+    small = assert_exact(net.double().eval(), torch.randn(2, 3, 6, 6))
+    assert (small.get_submodule("2").num_groups, small.get_submodule("0").out_channels) == (2, 3)
+
+
 @pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
 def test_an_embedding_loses_the_dimensions_that_a_mask_closes(kind):
     words = kind(9, 6)
