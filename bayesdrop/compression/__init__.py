@@ -1,6 +1,6 @@
 """From a posterior over masks to a smaller plain network, its cost, and its files."""
 
-from bayesdrop.compression.compaction import compact
+from bayesdrop.compression.compacting import compact
 from bayesdrop.compression.cost import (
     CompressionTable,
     Footprint,

@@ -6,6 +6,8 @@ pixels), and prunes coupled layers together without asking whether the result is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +15,14 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from bayesdrop.compression.chooser import Chooser
-from bayesdrop.compression.example import Example, example_of
-from bayesdrop.compression.flow import Flow
+from bayesdrop.compression.flow import Flow, Rule
 from bayesdrop.compression.folding import fold
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import traced
+from bayesdrop.compression.rounding import Rounded
 from bayesdrop.compression.rules import Mask
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.computed_weights import bake, copy_of
-from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
 from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
@@ -29,84 +30,32 @@ from bayesdrop.program.program import Program
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-@releases_sources
-def compact(
+def mean_compacted(
     network: nn.Module,
-    example_input: Example | None = None,
+    example: tuple[Tensor, ...],
     *,
     per_input: bool = False,
+    multiple_of: int = 1,
     check: bool = True,
 ) -> fx.GraphModule:
-    r"""Return a plain, smaller network whose outputs are those of the mean-masked one.
-
-    The mean mask's zeros are followed through the network: a unit goes when nothing downstream
-    depends on it, or when it is a constant whose effect fits into the next layer's bias. A mask
-    that comes before a BatchNorm leaves such a constant, so that case is exact too. Rows and
-    columns of Linear, convolution (plain and depthwise) and BatchNorm layers are cut; where the
-    units come from the network's input, or a sum has more of them than a branch, they are indexed.
-    The mask's other factors are multiplied into the neighbouring weights, or kept as a buffer
-    where that is not exact. Anything unknown (attention, grouped convolutions, layers called
-    twice, ...) keeps all its units.
-
-    Where a mask depends on the input (and its layer has a ``mean_gate``), the units that are
-    pruned for every input go; the mask of the others is computed as before, in plain operations.
-    With ``per_input`` the next layer then also leaves out the units that are pruned for the input
-    at hand: it gathers the others and their weights. That is made for a batch of one. A larger
-    batch is right too, with the units that any of its examples keeps. An entry of the mask
-    within rounding of the threshold can fall on its other side, which changes it by the threshold.
-
-    Layers with random weights become plain ones with the mean weights and zeros where these are
-    pruned; units that no other weight uses, or that use none, go.
-    ``save_plain(format="sparse")`` stores the rest.
-
-    If every unit of a layer is pruned, the layer keeps one unit and the network is constant from
-    there on, as the mean-masked one is.
-
-    Args:
-        network: A ``BayesianNetwork`` or any module with Bayesian dropout layers in it; it is not
-            changed. Without any such layer the result is the traced network.
-        example_input: A batch to trace shapes with (or a tuple, for several inputs). None makes
-            one of the shape that a ``BayesianNetwork`` last saw.
-        per_input: Whether to compute with no other units than those that each input keeps, where
-            masks depend on it. Fewer FLOPs; whether it is faster depends on the layers' sizes:
-            measure it. The sizes of its tensors depend on the data.
-        check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
-
-    Returns:
-        A ``torch.fx.GraphModule`` in evaluation mode made of ``torch.nn`` layers under their old
-        names. It holds nothing of bayesdrop: it can be pickled, exported and run without.
-
-    Raises:
-        CompactionError: If the network cannot be traced, if a mask of an unknown kind depends on
-            the input, or if the check fails.
-        ConfigError: If there is no example input and the network has not seen any.
-        DataError: If the example input has no example, or another dtype than the network.
-        ShapeError: If the network does not take its shape.
-
-    Example:
-        >>> import bayesdrop as bd
-        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
-        >>> net[0].set_posterior(torch.tensor([1e-4, 1e-4, 5.0, 5.0]))
-        >>> compact(net, torch.ones(1, 4)).get_submodule("1")
-        Linear(in_features=2, out_features=3, bias=True)
-    """
-    example = example_of("compact", network, example_input)
+    """Return a plain network with the outputs of the mean-masked one, see ``compact``."""
     with torch.no_grad():
         work = detached(network)
         with explained("compact", work, example[0]):
             expected = work(*example) if check else None
-        flow = analysed(work, example)
+        flow = analysed(work, example, partial(Rounded, multiple_of=multiple_of))
         result = emitted(flow, per_input=per_input)
         if check:
-            _verify(expected, result(*example))
+            verify(expected, result(*example))
     return result
 
 
-def detached(network: nn.Module) -> nn.Module:
+def detached(network: nn.Module, *, random: bool = False) -> nn.Module:
     """Return a copy in evaluation mode with plain weights, if its masks are of known kinds.
 
     Args:
         network: As for ``compact``.
+        random: Whether masks and weights stay random, of whatever kind they are.
 
     Raises:
         CompactionError: If a mask of an unknown kind depends on the input, or if examples have
@@ -120,23 +69,30 @@ def detached(network: nn.Module) -> nn.Module:
             hint="Features that keep_prob() says no example uses go with a smaller latent_size.",
         )
     work = copy_of(network.network if isinstance(network, Program) else network)
+    if random:
+        return work.eval()
     _refuse_input_dependent(work)
     return with_plain_weights(work).eval()
 
 
-def analysed(network: nn.Module, example: tuple[Tensor, ...]) -> Flow:
+def analysed(
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    chooser: Callable[[Flow], Callable[[fx.Node], Rule]] = Chooser,
+) -> Flow:
     """Return what is known about every tensor of a network and what is needed of it.
 
     Args:
         network: What ``detached`` returned; it may be changed.
         example: Its inputs.
+        chooser: Makes what finds the rule of a node.
 
     Raises:
         CompactionError: If the network cannot be traced.
     """
     bake(network)
     flow = Flow(traced(network, example), example[0].device)
-    choose = Chooser(flow)
+    choose = chooser(flow)
     nodes = list(flow.source.graph.nodes)
     for node in nodes:
         rule = flow.rules[node] = choose(node)
@@ -182,7 +138,8 @@ def _refuse_input_dependent(network: nn.Module) -> None:
             )
 
 
-def _verify(expected: Any, got: Any) -> None:
+def verify(expected: Any, got: Any) -> None:
+    """Raise ``CompactionError`` unless outputs are equal, to rounding."""
     for a, b in zip(tree_leaves(expected), tree_leaves(got), strict=True):
         if not isinstance(a, Tensor) or not a.is_floating_point():
             continue

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from typing_extensions import override
 
-from bayesdrop.compression.compaction import compact
+from bayesdrop.compression.compacting import compact
 from bayesdrop.compression.cost import count_params, measure_latency
 from bayesdrop.compression.example import Example
 from bayesdrop.compression.flops import count_flops

@@ -1,0 +1,135 @@
+"""One function for the ways to a smaller network."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+from torch import fx, nn
+
+from bayesdrop.compression.compaction import mean_compacted
+from bayesdrop.compression.example import Example, example_of
+from bayesdrop.compression.posterior import random_compacted
+from bayesdrop.errors import ConfigError
+from bayesdrop.networks.sources import releases_sources
+from bayesdrop.nn.arguments import is_whole
+from bayesdrop.program.network import BayesianNetwork
+
+
+@overload
+def compact(  # type: ignore[overload-overlap]  # the first that fits is meant
+    network: BayesianNetwork,
+    example_input: Example | None = None,
+    *,
+    keep_posterior: Literal[True],
+    multiple_of: int = 1,
+    check: bool = True,
+) -> BayesianNetwork: ...
+@overload
+def compact(
+    network: nn.Module,
+    example_input: Example | None = None,
+    *,
+    per_input: bool = False,
+    keep_posterior: bool = False,
+    multiple_of: int = 1,
+    check: bool = True,
+) -> fx.GraphModule: ...
+@releases_sources
+def compact(
+    network: nn.Module,
+    example_input: Example | None = None,
+    *,
+    per_input: bool = False,
+    keep_posterior: bool = False,
+    multiple_of: int = 1,
+    check: bool = True,
+) -> Any:
+    r"""Return a plain, smaller network whose outputs are those of the mean-masked one.
+
+    The mean mask's zeros are followed through the network: a unit goes when nothing downstream
+    depends on it, or when it is a constant whose effect fits into the next layer's bias. A mask
+    that comes before a BatchNorm leaves such a constant, so that case is exact too. Rows and
+    columns of Linear, convolution (plain and depthwise) and BatchNorm layers are cut; where the
+    units come from the network's input, or a sum has more of them than a branch, they are indexed.
+    The mask's other factors are multiplied into the neighbouring weights, or kept as a buffer
+    where that is not exact. Anything unknown (attention, grouped convolutions, layers called
+    twice, ...) keeps all its units.
+
+    Where a mask depends on the input (and its layer has a ``mean_gate``), the units that are
+    pruned for every input go; the mask of the others is computed as before, in plain operations.
+    With ``per_input`` the next layer then also leaves out the units that are pruned for the input
+    at hand: it gathers the others and their weights. That is made for a batch of one. A larger
+    batch is right too, with the units that any of its examples keeps. An entry of the mask
+    within rounding of the threshold can fall on its other side, which changes it by the threshold.
+
+    Layers with random weights become plain ones with the mean weights and zeros where these are
+    pruned; units that no other weight uses, or that use none, go.
+    ``save_plain(format="sparse")`` stores the rest.
+
+    If every unit of a layer is pruned, the layer keeps one unit and the network is constant from
+    there on, as the mean-masked one is.
+
+    With ``keep_posterior`` the masks of the other units stay random: the result is a smaller
+    network of the same kind, whose layers have the prior and the posterior of those units alone.
+    Under any masks it computes what the full network computes under the same ones and zeros for
+    the pruned units; ``predict``, ``fit`` and ``kl_divergence`` go on with it. The dropped units'
+    divergences are gone from the last. Layers with random weights stay whole.
+
+    Args:
+        network: A ``BayesianNetwork`` or any module with Bayesian dropout layers in it; it is not
+            changed. Without any such layer the result is the traced network.
+        example_input: A batch to trace shapes with (or a tuple, for several inputs). None makes
+            one of the shape that a ``BayesianNetwork`` last saw.
+        per_input: Whether to compute with no other units than those that each input keeps, where
+            masks depend on it. Fewer FLOPs; whether it is faster depends on the layers' sizes:
+            measure it. The sizes of its tensors depend on the data.
+        keep_posterior: Whether to keep the posterior of what is left. Exact in evaluation mode; a
+            batch norm in training mode no longer sees the units that are gone, and ``nn.Dropout``
+            goes. Masks of units that cannot be taken apart (sticks, an order) must prune none.
+        multiple_of: The number of units that a mask leaves is rounded up to a multiple of this,
+            such as 8 for hardware, if there are as many. The most probable of the pruned units
+            stay: multiplied by 0, so that outputs are the same, or with ``keep_posterior`` with
+            their masks. Not where a mask depends on the input and is folded in.
+        check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
+
+    Returns:
+        A ``torch.fx.GraphModule`` in evaluation mode made of ``torch.nn`` layers under their old
+        names. It holds nothing of bayesdrop: it can be pickled, exported and run without. With
+        ``keep_posterior`` a ``BayesianNetwork``, if that was given, or else a ``GraphModule`` with
+        dropout layers, in the mode of what was given.
+
+    Raises:
+        CompactionError: If the network cannot be traced, if a mask of an unknown kind depends on
+            the input, if pruned units cannot be taken out of a posterior, or if the check fails.
+        ConfigError: If there is no example input and the network has not seen any, or if options
+            make no sense.
+        DataError: If the example input has no example, or another dtype than the network.
+        ShapeError: If the network does not take its shape.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> net[0].set_posterior(torch.tensor([1e-4, 1e-4, 5.0, 5.0]))
+        >>> compact(net, torch.ones(1, 4)).get_submodule("1")
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    if not is_whole(multiple_of) or multiple_of < 1:
+        raise ConfigError(
+            "compact",
+            expected="a whole multiple_of >= 1",
+            got=f"multiple_of={multiple_of!r}",
+            hint="8 suits most hardware; 1 keeps no unit that is pruned.",
+        )
+    if keep_posterior and per_input:
+        raise ConfigError(
+            "compact",
+            expected="per_input or keep_posterior, not both",
+            got="per_input=True, keep_posterior=True",
+            hint="With keep_posterior the masks of each input stay what they are.",
+        )
+    example = example_of("compact", network, example_input)
+    if keep_posterior:
+        return random_compacted(network, example, multiple_of=multiple_of, check=check)
+    return mean_compacted(
+        network, example, per_input=per_input, multiple_of=multiple_of, check=check
+    )
