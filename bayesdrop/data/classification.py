@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bayesdrop.data.image_folder import PREFIX, folder_source
 from bayesdrop.data.sources import DataSource, Pair, data_root, registry, split_off
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.record import ShortRepr
@@ -47,7 +48,8 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
     """Split a name such as ``"mnist:0-4,7"`` into the source and its classes, sorted.
 
     Args:
-        name: A registered name, optionally with ``:`` and classes or ranges of classes.
+        name: A registered name, optionally with ``:`` and classes or ranges of classes; or
+            ``folder:PATH``, of which all classes are taken.
 
     Raises:
         ConfigError: If the name is unknown or the classes are not among the data set's.
@@ -56,6 +58,9 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
         >>> parse_name("digits:0-3,8")[1]
         (0, 1, 2, 3, 8)
     """
+    if name.startswith(PREFIX):
+        source = folder_source(name)
+        return source, tuple(range(len(source.class_names)))
     base, colon, suffix = name.partition(":")
     source = registry[base]
     total = len(source.class_names)
@@ -111,14 +116,22 @@ def load_images(
         ((1, 8, 8), 8)
     """
     source, classes = parse_name(name)
+    own = source.read_validation
+    if own is not None and validation is not None:
+        raise ConfigError(
+            f"load_data({name!r})",
+            expected="no number of validation examples, since the data set has its own",
+            got=f"validation={validation}",
+            hint="Leave it out, or remove the folder of validation images.",
+        )
     train, test = source.read(data_root(data_dir), download)
+    held_out: Pair | None = None if own is None else own()
     count = source.validation if validation is None else validation
-    held_out: Pair | None = None
-    if count != 0:
+    if own is None and count != 0:
         train, held_out = split_off(train, count, who=f"load_data({name!r})")
     return DataSplits(
         name=name,
-        title=source.title if ":" not in name else f"{source.title} ({name.split(':')[1]})",
+        title=_title(source, name),
         train=_select(train, classes),
         validation=None if held_out is None else _select(held_out, classes),
         test=_select(test, classes),
@@ -155,6 +168,16 @@ def load_ood(
     """
     source, classes = parse_name(name)
     trained, trained_classes = parse_name(trained_on)
+    if source.image_shape != trained.image_shape and name.startswith(PREFIX):
+        height, width = trained.image_shape[1:]
+        raise DataError(
+            f"out-of-distribution data {name!r}",
+            expected=f"images of shape {trained.image_shape}, as in {trained_on!r}",
+            got=f"images of shape {source.image_shape}",
+            hint=f"Write folder:PATH@{height}."
+            if trained.image_shape[0] == 3 and height == width
+            else "Images in folders have three channels and are square if resized.",
+        )
     if source.image_shape != trained.image_shape:
         same = [s.name for s in registry.values() if s.image_shape == trained.image_shape]
         raise DataError(
@@ -164,15 +187,23 @@ def load_ood(
             hint=f"Data sets with that shape: {', '.join(same)}; hold out classes of one of "
             f"them, as in {trained.name}:0-7 for training and {trained.name}:8-9 here.",
         )
-    shared = sorted(set(classes) & set(trained_classes)) if source is trained else []
+    same_source = source.name.split("@")[0] == trained.name.split("@")[0]
+    shared = sorted(set(classes) & set(trained_classes)) if same_source else []
     if shared:
         raise ConfigError(
             f"out-of-distribution data {name!r}",
             expected=f"classes that {trained_on!r} does not have",
             got=f"the shared classes {shared}",
-            hint=f"Train on {trained.name}:0-7 and test on {trained.name}:8-9, say.",
+            hint="Name a folder of other images."
+            if name.startswith(PREFIX)
+            else f"Train on {trained.name}:0-7 and test on {trained.name}:8-9, say.",
         )
     return load_images(name, data_dir=data_dir, validation=0, download=download).test[0]
+
+
+def _title(source: DataSource, name: str) -> str:
+    classes = name.removeprefix(source.name).removeprefix(":")
+    return f"{source.title} ({classes})" if classes else source.title
 
 
 # -- splitting -----------------------------------------------------------------------------------

@@ -24,6 +24,13 @@ def load_data(
     renumbered from 0): the result is a ``DataSplits``. The splits are fixed, stratified by class,
     and independent of any seed you set.
 
+    **A folder of images**, ``"folder:PATH"``, or ``"folder:PATH@64"`` for 64 x 64 pixels from the
+    middle of each: subfolders named after the classes, as torchvision's ``ImageFolder`` has them,
+    either ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` (and ``val/CLASS/*.jpg``, which is the
+    validation set, or the test set where there is no ``test``), or ``CLASS/*.jpg`` alone, of which
+    a fifth becomes the test set. Without a validation set of its own a tenth of the training set
+    is held out. Images become RGB, turned as their EXIF data say; all are read into memory.
+
     **Regression**, such as ``"uci/yacht"``: the result is a ``RegressionSplit``, standardised by
     its training rows, with one of the published train/test splits. The file is
     ``{data_dir}/uci/{file}.npz``, for example ``uci/yacht.npz``, made from the files of the splits
@@ -32,7 +39,7 @@ def load_data(
 
     Args:
         name: A name of ``bayesdrop.data.registry``, optionally with classes, or of
-            ``bayesdrop.data.regression_sets``.
+            ``bayesdrop.data.regression_sets``, or ``folder:PATH``.
         split: Number of the published split of a regression set, from 0.
         validation: What is held out of the training set. Images: the number of examples, 0 for
             none; the default depends on the data set. Regression: the fraction of the training
@@ -42,8 +49,9 @@ def load_data(
 
     Raises:
         ConfigError: If the name or the split is unknown, or ``validation`` is out of range.
-        DataError: If the files are absent and cannot be fetched, or are damaged.
-        ImportError: If torchvision is needed and absent.
+        DataError: If the files are absent and cannot be fetched, or are damaged; of a folder it
+            names the image.
+        ImportError: If torchvision or Pillow is needed and absent.
 
     References:
         The splits of regression sets: Hernandez-Lobato, Adams (2015),

@@ -41,6 +41,8 @@ class DataSource:
         read: Called as ``read(root, download)``; returns the training and the test pair, images
             uint8 or floating point in [0, 1].
         origin: Where the data come from, for ``bayesdrop list datasets``.
+        read_validation: Returns the data set's own validation pair; None takes ``validation``
+            examples from the training set.
     """
 
     name: str
@@ -50,6 +52,7 @@ class DataSource:
     validation: int
     read: Callable[[Path, bool], tuple[Pair, Pair]]
     origin: str
+    read_validation: Callable[[], Pair] | None = None
 
 
 registry: Registry[DataSource] = Registry("data set")

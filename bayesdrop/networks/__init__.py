@@ -13,6 +13,7 @@ from torch import nn
 
 from bayesdrop.networks.autoencoder import vae
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
+from bayesdrop.networks.resnets import resnet, resnet18
 from bayesdrop.networks.vgg_networks import vgg, vgg11
 from bayesdrop.registry import Registry
 
@@ -22,6 +23,8 @@ for _name, _constructor in {
     "lenet-500-300": lenet_500_300,
     "lenet-300-100": lenet_300_100,
     "lenet5-caffe": lenet5_caffe,
+    "resnet": resnet,
+    "resnet18": resnet18,
     "vgg": vgg,
     "vgg11": vgg11,
 }.items():
@@ -51,6 +54,8 @@ __all__ = [
     "lenet_300_100",
     "lenet_500_300",
     "registry",
+    "resnet",
+    "resnet18",
     "vae",
     "vgg",
     "vgg11",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-_PADDING = 4
+_SHARE = 8
 
 
 def augmented_loader(images: Tensor, labels: Tensor, batch_size: int) -> DataLoader:
@@ -30,17 +30,18 @@ def augmented_loader(images: Tensor, labels: Tensor, batch_size: int) -> DataLoa
 
 
 def crop_and_flip(images: Tensor) -> Tensor:
-    """Return the images shifted by up to 4 pixels each way, and half of them mirrored.
+    """Return the images shifted by up to an eighth each way, and half of them mirrored.
 
-    The standard augmentation for CIFAR: zero padding by 4, a random crop of the original size,
-    and a horizontal flip, each image its own, from torch's global generator.
+    The standard augmentation for CIFAR: zero padding by 4 of 32 pixels, a random crop of the
+    original size, and a horizontal flip, each image its own, from torch's global generator.
 
     Args:
         images: ``(N, C, H, W)``.
     """
     count, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, [_PADDING] * 4)
-    shifts = torch.randint(0, 2 * _PADDING + 1, (2, count, 1))
+    padding = max(1, min(height, width) // _SHARE)
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    shifts = torch.randint(0, 2 * padding + 1, (2, count, 1))
     rows = shifts[0] + torch.arange(height)
     columns = shifts[1] + torch.arange(width)
     flipped = torch.rand(count, 1) < 0.5
