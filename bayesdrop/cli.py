@@ -127,7 +127,10 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; see 'bayesdrop list recipes'.")],
     data: Annotated[
         str | None,
-        typer.Option(help="Data set, such as mnist or mnist:0-7. [default: the recipe's]"),
+        typer.Option(
+            help="Data set, such as mnist, mnist:0-7 or folder:PATH@64, images of 64 x 64 pixels. "
+            "[default: the recipe's]"
+        ),
     ] = None,
     data_dir: DataDir = None,
     validation: Annotated[

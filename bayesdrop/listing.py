@@ -94,7 +94,8 @@ def _data_lines() -> Lines:
         [name, f"{source.num_features} columns", "a number", f"uci/{source.file}.npz, local"]
         for name, source in regression_sets.items()
     ]
-    return ["name", "an example", "classes", "from"], images + tables
+    own = ["folder:PATH@64", "3 x 64 x 64", "its folders", "your images, PATH/CLASS/*.jpg"]
+    return ["name", "an example", "classes", "from"], [*images, own, *tables]
 
 
 def kept_words(bnn: Program) -> list[str]:

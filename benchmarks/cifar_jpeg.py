@@ -42,18 +42,15 @@ def unpack(folder: Path, counts: dict[str, int]) -> Path:
     """Unpack so many images of each class of each split, unless they are there."""
     if folder.exists():
         return folder
-    left: dict[tuple[str, str], int] = {}
     with tempfile.TemporaryDirectory(dir=folder.parent) as part:
         with tarfile.open(data_root() / ARCHIVE, "r:xz") as archive:
-            members = [member for member in archive if member.name.endswith(".jpg")]
-            for member in sorted(members, key=lambda member: member.name):
-                split, name = member.name.split("/")[-3:-1]
-                left.setdefault((split, name), counts[split])
-                if left[split, name]:
-                    left[split, name] -= 1
-                    place = Path(part) / "images" / split / name / Path(member.name).name
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_bytes(archive.extractfile(member).read())
+            for member in archive:
+                split, name, file = ("", "", *member.name.split("/"))[-3:]
+                if not file.endswith(".jpg") or int(Path(file).stem) >= counts[split]:
+                    continue
+                place = Path(part) / "images" / split / name / file
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(archive.extractfile(member).read())
         (Path(part) / "images").rename(folder)
     return folder
 
@@ -122,8 +119,8 @@ def main() -> None:
     parser.add_argument("--network", default="resnet8")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=16)
-    parser.add_argument("--train", type=int, default=1000, help="Training images a class.")
-    parser.add_argument("--test", type=int, default=500, help="Test images a class.")
+    parser.add_argument("--train", type=int, default=500, help="Training images a class.")
+    parser.add_argument("--test", type=int, default=200, help="Test images a class.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/cifar-jpeg"))

@@ -19,7 +19,7 @@ from bayesdrop.registry import Registry
 
 registry: Registry[Callable[..., nn.Module]] = Registry("network")
 """Name to constructor; every constructor takes ``num_classes`` and ``dropout``."""
-for _name, _constructor in {
+_CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "lenet-500-300": lenet_500_300,
     "lenet-300-100": lenet_300_100,
     "lenet5-caffe": lenet5_caffe,
@@ -27,7 +27,8 @@ for _name, _constructor in {
     "resnet18": resnet18,
     "vgg": vgg,
     "vgg11": vgg11,
-}.items():
+}
+for _name, _constructor in _CONSTRUCTORS.items():
     registry.register(_name, _constructor)
 
 

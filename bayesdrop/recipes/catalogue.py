@@ -128,7 +128,6 @@ class _Network:
         sparse: Stage that beta-Bernoulli dropout is trained in.
         rate: Of the ``nn.Dropout`` that pretraining has.
         augment: Whether training images are cropped and flipped.
-        options: Of the constructor.
     """
 
     name: str
@@ -139,7 +138,6 @@ class _Network:
     sparse: Stage
     rate: float = 0.0
     augment: bool = False
-    options: Mapping[str, Any] | None = None
 
     def add(
         self,
@@ -171,7 +169,7 @@ class _Network:
                 self.data,
                 self.network,
                 stages,
-                network_options={**(self.options or {}), **({"dropout": rate} if rate else {})},
+                network_options={"dropout": rate} if rate else {},
                 dropout=what.dropout,
                 dropout_options={**(what.options or {}), **(options or {})},
                 dependent_options={"gate_mean": "naive", **dependent} if dependent else {},
@@ -355,30 +353,6 @@ replace(_vgg, name="vgg11", title="VGG-11, half as wide again", network="vgg11")
     batch_size=512,
     milestones=(0.5, 0.75),
 )
-
-# -- Residual networks: for a folder of images ---------------------------------------------------
-
-# No mask of the input: a colour is not one of many units.
-_options = {"input_dropout": False, "init_concentration1": 2.0}
-for _name, _title, _arguments, _epochs, _batch in (
-    ("resnet8", "ResNet-8", {"depth": 8}, 15, 64),
-    ("resnet20", "ResNet-20", {"depth": 20}, 100, 128),
-):
-    _resnet = _Network(
-        _name,
-        f"{_title} for small images",
-        "cifar10-jpeg75",
-        "resnet",
-        replace(_PLAIN, epochs=_epochs, batch_size=_batch, learning_rate=3e-3, decay_since=0.3),
-        replace(_SPARSE, epochs=_epochs, batch_size=_batch, milestones=(0.6, 0.85)),
-        augment=True,
-        options=_arguments,
-    )
-    _resnet.add("", replace(_resnet.plain, epochs=2 * _epochs))
-    _resnet.add(_BB, options=_options)
-_resnet18 = replace(_resnet, name="resnet18", title="ResNet-18", network="resnet18", options=None)
-_resnet18.add("", replace(_resnet.plain, epochs=200))
-_resnet18.add(_BB, options=_options)
 
 # -- Digits: quick, every method -----------------------------------------------------------------
 
