@@ -1,10 +1,11 @@
 """Layers with a prior and a posterior: masks that multiply their input, and random weights.
 
 ``masks`` holds one prior over masks a file, ``weights`` one posterior of weights a file; what they
-have in common, an owner of global latents, is in ``latents``.
+have in common, an owner of global latents, is in ``latents``. ``recurrent`` holds layers
+with masks inside.
 """
 
-from bayesdrop.nn import masks, weights
+from bayesdrop.nn import masks, recurrent, weights
 from bayesdrop.nn.catalogue import BayesianLayer, layers, make, register, registered
 from bayesdrop.nn.context import MaskContext, active_context
 from bayesdrop.nn.contexts import (
@@ -16,6 +17,7 @@ from bayesdrop.nn.contexts import (
     impose_masks,
 )
 from bayesdrop.nn.gate import MeanGate
+from bayesdrop.nn.inner_masks import InnerMasks
 from bayesdrop.nn.latents import (
     ConditionalOwner,
     LatentOwner,
@@ -30,18 +32,21 @@ from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
 from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
 from bayesdrop.nn.matryoshka import VariationalMatryoshka, VariationalMatryoshkaLoss
+from bayesdrop.nn.recurrent import *  # noqa: F403
 from bayesdrop.nn.restriction import restrict_units, unit_tensors
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import *  # noqa: F403
 
 __all__ = [
     *masks.__all__,
+    *recurrent.__all__,
     *weights.__all__,
     "BayesianDropout",
     "BayesianLayer",
     "BayesianWeights",
     "ConditionalOwner",
     "ImposedMasks",
+    "InnerMasks",
     "LAYER_KINDS",
     "LatentOwner",
     "LayerKind",
