@@ -93,7 +93,8 @@ def test_a_sequence_has_its_mask_at_every_step(kind):
     """Outputs are those of a cell whose inputs and states are multiplied by one mask."""
     layer = masked(kind, 3, 4, p=0.5)
     cell = {"lstm": nn.LSTMCell, "gru": nn.GRUCell}[kind](3, 4)
-    names = {name.removesuffix("_l0"): value for name, value in layer.to_plain().named_parameters()}
+    own = layer.to_plain().named_parameters()
+    names = {name.removesuffix("_l0"): value for name, value in own}
     cell.load_state_dict(names)
     masks = {place: 2.0 * torch.rand(5, u).round() for place, u in layer.mask_sizes().items()}
     x, state = torch.randn(6, 5, 3), torch.zeros(5, 4)
@@ -307,7 +308,7 @@ def test_a_bad_argument_is_refused(make, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((torch.zeros(5, 6, 2),), r"expected an input of shape \(T, N, 3\).*got shape \(5, 6, 2\)"),
+        ((torch.zeros(5, 6, 2),), r"of shape \(T, N, 3\).*got shape \(5, 6, 2\)"),
         ((torch.zeros(3),), r"got shape \(3,\)"),
         (("text",), "got str"),
         ((torch.zeros(5, 6, 3), torch.zeros(1, 6, 4)), "expected hx of 2 tensor"),
@@ -323,5 +324,5 @@ def test_a_bad_input_is_refused(given, message):
 def test_sequences_that_are_not_the_examples_are_refused():
     net = nn.Sequential(bd.nn.DropoutLSTM(3, 4), Last(), nn.Linear(4, 2))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
-    with pytest.raises(ShapeError, match="expected the 6 examples .* got 5 sequences.*batch_first"):
+    with pytest.raises(ShapeError, match="the 6 examples .* got 5 sequences.*batch_first"):
         bnn.loss(torch.randn(6, 5, 3), torch.zeros(6).long())
