@@ -96,7 +96,7 @@ class RecurrentPlaces(InnerMasks, nn.RNNBase):
         sizes = self.mask_sizes()
         for place in sizes:
             self.add_module(place, None)
-        weight = self.weight_ih_l0
+        weight = self.get_parameter("weight_ih_l0")
         for place, units in sizes.items():
             argument = f"{place.partition('_')[0]}_dropout"
             name, given = split_dropout(type(self).__name__, argument, asked[argument])
