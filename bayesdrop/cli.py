@@ -157,6 +157,10 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         float | None, typer.Option(help="Of the dropout layers' parameters.")
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of network weights.")] = None,
+    compact_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs after which pruned units leave training for good."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cuda.")] = "cpu",
     threads: Threads = None,
 ) -> None:
@@ -171,6 +175,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         learning_rate=learning_rate,
         variational_learning_rate=variational_learning_rate,
         weight_decay=weight_decay,
+        compact_every=compact_every,
     )
     out = Path("runs") / f"{chosen.name}-{seed}" if out is None else out
     done = (out / "model.pt").exists()

@@ -32,8 +32,8 @@ from bayesdrop.inference.training import (
     TrainingRun,
     schedulable_buffers,
     sweep,
-    validate,
 )
+from bayesdrop.inference.validation import validate
 from bayesdrop.nn import StickBreakingDropout
 from bayesdrop.ops.stable import flushed_denormals
 from bayesdrop.program.program import Program
@@ -83,6 +83,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     objective: ELBO | Objective | None = None,
     num_masks: NumMasks = 1,
     optimizer: OptimizerFactory | torch.optim.Optimizer | None = None,
+    compact_every: int | None = None,
     callbacks: Iterable[Callback] = (),
     seed: int | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -138,6 +139,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         optimizer: Called with parameter groups, each with ``lr`` and ``weight_decay``, such as
             ``torch.optim.SGD``; the default is fused Adam. One with rates of its own, or an
             optimiser that is made already, keeps them; ``schedule`` multiplies them.
+        compact_every: After so many epochs, and again and again, units that are pruned leave
+            training for good; None lets them stay. See below.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
         seed: Seed of torch's global generator at the start of the run.
         checkpoint_dir: Where ``training.pt`` is written, atomically, to resume from.
@@ -163,12 +166,27 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     are flushed to zero during training, since weight decay drives the weights of unused inputs
     into their range; at its end parameters below 1e-30 become zero.
 
+    With ``compact_every`` a unit that its layer prunes (``kept()``), and that nothing behind its
+    mask misses, is closed: its mask is 0 from then on, and neither its posterior nor the weights
+    to and from it change. During an epoch such units are not there, in layers, batch norm, masks
+    and the optimiser's state, so that a step costs what is left; with the same noise for the other
+    units the result is that of masking them, to rounding. Between epochs (callbacks, validation,
+    checkpoints) and in the end the network is whole, ``kept()`` and saved masks count its own
+    units, and their divergence, as it was, stays in ``kl``. Units can leave that go into Linear
+    layers and convolutions by way of rectifiers, pooling and the like, under masks whose units are
+    independent (beta-Bernoulli, also dependent, structured Bayesian pruning, hard concrete). All
+    others stay. A pruned unit could have come back without it: close late, or seldom, where the
+    posterior still moves.
+
     On shared cores run with ``OMP_NUM_THREADS=1`` (or ``torch.set_num_threads(1)``): torch's
     threads wait busily for one another, and small networks then take many times as long.
     """
     settings.check_program(bnn)
     settings.check_counts(epochs=epochs, batch_size=batch_size, checkpoint_every=checkpoint_every)
-    settings.check_counts(patience=1 if patience is None else patience)
+    settings.check_counts(
+        patience=1 if patience is None else patience,
+        compact_every=1 if compact_every is None else compact_every,
+    )
     settings.check_monitor(monitor, patience, validation)
     settings.check_rates(
         learning_rate=learning_rate,
@@ -198,6 +216,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         objective=as_objective(objective, num_masks),
         clip_norm=clip_norm,
         epochs=epochs,
+        compact_every=None if compact_every is None else int(compact_every),
         settings={
             "batch_size": batch_size,
             "learning_rate": float(learning_rate),
@@ -207,6 +226,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             "patience": None if patience is None else int(patience),
             "monitor": monitor,
             "num_masks": num_masks,
+            "compact_every": None if compact_every is None else int(compact_every),
             "seed": None if seed is None else int(seed),
         },
     )

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference import checkpoint, resume
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.inference.closed_units import ClosedUnits
 from bayesdrop.inference.diagnosis import (
     bad_gradient,
     bad_rows,
-    bad_validation,
     diagnose,
     is_invalid_value,
 )
@@ -28,9 +28,9 @@ from bayesdrop.inference.modes import frozen_modules, normalizes_batches, train_
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective
 from bayesdrop.inference.schedules import Schedule, value_of
+from bayesdrop.inference.validation import device_of
 from bayesdrop.nn import LatentOwner
-from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
@@ -53,6 +53,7 @@ class TrainingRun:
         objective: What a step minimises.
         clip_norm: Largest gradient norm.
         epochs: Epochs of the whole run.
+        compact_every: Epochs after which pruned units leave training; None keeps them.
         settings: What a checkpoint's run must have in common with this one.
         description: The same of data, network and objective, in groups; empty without a
             checkpoint.
@@ -67,6 +68,7 @@ class TrainingRun:
     objective: Objective
     clip_norm: float | None
     epochs: int
+    compact_every: int | None
     settings: dict[str, Any]
     description: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     epoch: int = 0
@@ -81,15 +83,44 @@ class TrainingRun:
         self._owners = [m for m in self.bnn.modules() if isinstance(m, LatentOwner)]
         self.frozen = frozen_modules(self.bnn)
         self._joins = normalizes_batches(self.bnn, self.frozen)
+        self._absent = None if self.compact_every is None else ClosedUnits(self.bnn)
+
+    @property
+    def closed(self) -> dict[str, Tensor]:
+        """Layer name to the units that have left training."""
+        return {} if self._absent is None else self._absent.closed
 
     def train_epoch(self, data: Data, batch_size: int, display: Monitor) -> Record:
         """Train one epoch under its schedules and return its record."""
         started = time.perf_counter()
         values = self._apply_schedules()
         train_but(self.bnn, self.frozen)
+        if self._absent is None:
+            nll, kl = self._train_batches(data, batch_size, display, 0.0)
+        else:
+            with self._absent.absent(self.optimizer) as closed_kl:
+                nll, kl = self._train_batches(data, batch_size, display, closed_kl)
+            if (self.epoch + 1) % (self.compact_every or 1) == 0:
+                self._absent.close()
+        return {
+            "epoch": self.epoch + 1,
+            "loss": nll + kl,
+            "nll": nll,
+            "kl": kl,
+            "units": [],
+            **self.bnn.kept(),
+            **values,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _train_batches(
+        self, data: Data, batch_size: int, display: Monitor, closed_kl: float
+    ) -> tuple[float, float]:
+        """Make a step for each batch; return the mean NLL and KL of an example."""
         nll = kl = 0.0
         seen = 0
-        device, joins = _device(self.bnn), self._joins
+        closed = self.bnn.kl_weight * closed_kl / self.bnn.num_data
+        device, joins = device_of(self.bnn), self._joins
         for x, y in batches(data, batch_size, shuffle=True, device=device, join_single=joins):
             if y is None:
                 raise DataError(
@@ -100,7 +131,7 @@ class TrainingRun:
                 )
             terms = self._train_step(x, y)
             nll += terms[0] * x.shape[0]
-            kl += terms[1] * x.shape[0]
+            kl += (terms[1] + closed) * x.shape[0]
             seen += x.shape[0]
             display.advance(x.shape[0], nll / seen, kl / seen)
         if seen == 0:
@@ -110,16 +141,7 @@ class TrainingRun:
                 got="none",
                 hint="Does the data yield batches each time it is iterated over?",
             )
-        return {
-            "epoch": self.epoch + 1,
-            "loss": (nll + kl) / seen,
-            "nll": nll / seen,
-            "kl": kl / seen,
-            "units": [],
-            **self.bnn.kept(),
-            **values,
-            "seconds": time.perf_counter() - started,
-        }
+        return nll / seen, kl / seen
 
     def _apply_schedules(self) -> dict[str, Any]:
         factor = value_of(self.schedule, "schedule", self.epoch, self.epochs, lower=0.0)
@@ -240,6 +262,7 @@ class TrainingRun:
             "epochs": self.epochs,
             "schedules": self._schedules(self.epochs),
             **{name: getattr(self, name) for name in _PROGRESS},
+            "closed": self.closed,
         }
         checkpoint.write(path, state)
 
@@ -253,13 +276,20 @@ class TrainingRun:
         self.bnn.kl_weight = payload["kl_weight"]
         for name in _PROGRESS:
             setattr(self, name, payload[name])
+        if self._absent is not None:
+            self._absent.load(payload["closed"])
         checkpoint.set_random_state(payload["random"])
         for generator, state in zip(generators(data), payload.get("generators", ()), strict=False):
             generator.set_state(state)
 
     def _check_same(self, path: Path, payload: Mapping[str, Any]) -> None:
         # What is not in an older file was then the only choice, or nobody noted it.
-        saved = {"num_masks": 1, **payload["settings"], "num_data": payload["num_data"]}
+        saved = {
+            "num_masks": 1,
+            "compact_every": None,
+            **payload["settings"],
+            "num_data": payload["num_data"],
+        }
         resume.check_same(path, saved, {**self.settings, "num_data": self.bnn.num_data})
         for name, values in payload.get("description", {}).items():
             resume.check_same(path, values, self.description.get(name, {}))
@@ -290,67 +320,6 @@ _PROGRESS = (
 )
 
 
-@torch.no_grad()
-def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, float]:
-    """Return ``val_nll`` (nats per example) and ``val_error`` (percent) or ``val_rmse``.
-
-    One pass with the mean mask; every module gets its mode back.
-
-    Raises:
-        DataError: If inputs or targets are missing or not finite; it names the row.
-        DivergenceError: If the loss is not finite though they are.
-    """
-    device = _device(bnn)
-    nll = wrong = square = 0.0
-    count = values = 0
-    with evaluation_mode(bnn):
-        for x, y in batches(data, batch_size, device=device):
-            if y is None:
-                raise DataError(
-                    "validation data",
-                    expected="inputs and targets",
-                    got="inputs only",
-                    hint="Pass (x, y).",
-                )
-            with explained("validation data", bnn.network, x):
-                output = require_output("validation data", bnn(x), len(x))
-            nll += _validation_nll(bnn, data, output, x, y)
-            mean, _ = bnn.likelihood.moments(output)
-            if bnn.likelihood.is_classifier:
-                mean, target = bnn.likelihood.flatten_labels(mean, y)
-                guess = mean.round() if mean.ndim == 1 else mean.argmax(1)
-                wrong += float((guess != target).sum())
-            else:
-                target = bnn.likelihood.target(output, y)
-                square += float((mean - target).square().sum())
-            count += x.shape[0]
-            values += target.numel()
-    if values == 0:
-        raise DataError(
-            "validation data",
-            expected="at least one label",
-            got=f"{count} examples, all labels missing",
-            hint="Leave them out, or pass no validation data.",
-        )
-    if bnn.likelihood.is_classifier:
-        return {"val_nll": nll / count, "val_error": 100.0 * wrong / values}
-    return {"val_nll": nll / count, "val_rmse": math.sqrt(square / values)}
-
-
-def _validation_nll(bnn: Program, data: Data, output: Tensor, x: Tensor, y: Tensor) -> float:
-    try:
-        nll = -float(bnn.likelihood.log_density(output, y).sum())
-    except ValueError as error:
-        if is_invalid_value(error):
-            raise bad_validation(data, x, y, math.nan) from error
-        if bad := bad_rows("validation data", data, x, y, "in validation"):
-            raise bad from error
-        raise
-    if not math.isfinite(nll):
-        raise bad_validation(data, x, y, nll)
-    return nll
-
-
 def schedulable_buffers(bnn: Program) -> dict[str, list[Tensor]]:
     """Return, by name, the buffers that some layer of ``bnn`` declares as schedulable."""
     found: dict[str, list[Tensor]] = {}
@@ -365,7 +334,3 @@ def sweep(path: Path) -> None:
     """Remove temporary files that a killed save left beside ``path``."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)
-
-
-def _device(bnn: Program) -> torch.device:
-    return next(iter(bnn.parameters()), torch.empty(0)).device

@@ -37,6 +37,7 @@ class Stage:
         kl_warm_up: Fraction of the run in which the KL weight rises to 1; 0 for none.
         decay_since: Fraction of the run from which the learning rates fall linearly to 0, instead
             of the milestones; None for these.
+        compact_every: Epochs after which pruned units leave training, as for ``fit``.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     milestones: tuple[float, ...] = (0.5, 0.8)
     kl_warm_up: float = 0.0
     decay_since: float | None = None
+    compact_every: int | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
@@ -165,8 +167,9 @@ class Recipe:
         """Return the recipe as JSON's types."""
         values: dict[str, Any] = plain(dataclasses.asdict(self))
         for stage in values["stages"]:
-            if stage["decay_since"] is None:  # as runs have it that are older than the field
-                del stage["decay_since"]
+            for name in ("decay_since", "compact_every"):
+                if stage[name] is None:  # as runs have it that are older than the field
+                    del stage[name]
         return values
 
     @classmethod

@@ -313,6 +313,7 @@ def _train(  # noqa: PLR0913 - a run's parts
         weight_decay=stage.weight_decay,
         schedule=stage.schedule(),
         kl_weight=warm_up(stage.kl_warm_up) if stage.kl_warm_up else None,
+        compact_every=stage.compact_every,
         seed=seed,
         checkpoint_dir=folder,
         progress=progress,

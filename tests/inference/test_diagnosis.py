@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import bayesdrop as bd
 from bayesdrop.errors import BayesdropWarning, DataError, DivergenceError
-from bayesdrop.inference.training import validate
+from bayesdrop.inference.validation import validate
 
 N, ROW = 30, 17
 NAN, INF = float("nan"), float("inf")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError, ShapeError
-from bayesdrop.inference.training import validate
+from bayesdrop.inference.validation import validate
 
 ROWS, CLASSES, HEIGHT, WIDTH = 6, 3, 4, 5
 

@@ -15,7 +15,7 @@ from torch.distributions import Bernoulli, Categorical, NegativeBinomial, Normal
 from torch.nn import functional as F
 
 import bayesdrop as bd
-from bayesdrop.inference.training import validate
+from bayesdrop.inference.validation import validate
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.testing import assert_mean_close
 from tests.compression.networks import close_every_other_unit
