@@ -41,8 +41,8 @@ def mean_compacted(
     """Return a plain network with the outputs of the mean-masked one, see ``compact``."""
     with torch.no_grad():
         work = detached(network)
-        with explained("compact", work, example[0]):
-            expected = work(*example) if check else None
+    with torch.no_grad(), explained("compact", work, example[0]):
+        expected = work(*example) if check else None
         flow = analysed(work, example, partial(Rounded, multiple_of=multiple_of))
         result = emitted(flow, per_input=per_input)
         if check:

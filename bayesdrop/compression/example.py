@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.checks import explained, require_data
 from bayesdrop.program.program import Program
 
 Example: TypeAlias = Tensor | tuple[Tensor, ...]
@@ -29,11 +31,14 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
 
     Raises:
         ConfigError: If nothing is given, and the network is another module or has seen nothing.
-        DataError: If there is no example in the batch.
+        DataError: If there is no example in the batch, it is no tensor of numbers, or of another
+            dtype than the network.
+        ShapeError: If the network does not take its shape.
     """
     if given is not None:
         inputs = given if isinstance(given, tuple) else (given,)
         for x in inputs:
+            require_data(who, "the example input", x)
             if x.ndim == 0 or x.shape[0] == 0:
                 raise DataError(
                     who,
@@ -41,6 +46,9 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
                     got=f"a tensor of shape {tuple(x.shape)}",
                     hint="Pass a batch, such as x[:1].",
                 )
+        module = network.network if isinstance(network, Program) else network
+        with torch.no_grad(), evaluation_mode(module), explained(who, module, inputs[0]):
+            module(*inputs)
         return inputs
     shape = network.input_shape if isinstance(network, Program) else None
     parameter = next(network.parameters(), None)

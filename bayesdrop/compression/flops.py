@@ -39,7 +39,8 @@ def count_flops(network: nn.Module, example_input: Example) -> int:
             recurrent layer or of attention depends on the length of the sequence.
 
     Raises:
-        DataError: If the batch is empty.
+        DataError: If the batch is empty, no tensor, or of another dtype than the network.
+        ShapeError: If the network does not take its shape.
 
     Warns:
         CostWarning: If a layer has weights and none of its operations is counted.

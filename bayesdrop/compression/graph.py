@@ -17,6 +17,7 @@ from typing_extensions import override
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.operations import MOVES
 from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
+from bayesdrop.program.checks import explained
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
                nn.FeatureAlphaDropout)  # fmt: skip
@@ -40,12 +41,19 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     Args:
         network: A module in evaluation mode that may be changed.
         example: Its inputs.
+
+    Raises:
+        CompactionError: If the network cannot be traced.
+        DataError: If the example has another dtype than the network.
+        ShapeError: If the network does not take its shape.
     """
     graph = trace(network, "compact", CompactionError)
     module = fx.GraphModule(network, graph, type(network).__name__)
     graph = module.graph
     _remove_in_place(module, graph)
     with torch.no_grad():
+        with explained("compact", module, example[0]):  # a propagation prints what it meets
+            module(*example)
         _Propagation(module).propagate(*example)
     for node in list(graph.nodes):
         _simplify(module, node)

@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import RecordedMasks, named_dropout_layers
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
 
 _ROWS = 1000
@@ -50,7 +52,9 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
             counts = nn.functional.pad(counts, (0, max(0, missing)))
             member = nn.functional.one_hot(labels, len(counts)).T.to(counts)
             counts = counts + member.sum(1)
-            network(x.to(device))
+            check_finite(x, int(counts.sum()) - len(labels), DataError, "input")
+            with explained("class_averaged_masks", network, x):
+                network(x.to(device))
             for name, layer in named_dropout_layers(network):
                 if layer in recorder.masks:
                     masks = recorder.masks[layer].cpu().to(member)

@@ -24,7 +24,9 @@ from bayesdrop.diagnostics.kl import (
     critical_value,
 )
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
+from bayesdrop.program.checks import require_data
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
 from bayesdrop.typing import Latents, LossTerms, NumMasks
@@ -118,7 +120,7 @@ def check_elbo(
 
     Raises:
         ConfigError: If ``bnn`` is not a ``BayesianNetwork`` or a number is too small.
-        DataError: If there are fewer than 4 examples.
+        DataError: If there are fewer than 4 examples, or an input is no finite number.
 
     References:
         The KL check is that of Pyro's own tests; the others state what "ELBO of the whole data
@@ -131,7 +133,7 @@ def check_elbo(
         >>> check_elbo(bnn, torch.rand(8, 4), torch.zeros(8).long(), num_samples=1000).passed
         True
     """
-    _check_arguments(bnn, x, num_samples, num_repeats)
+    _check_arguments(bnn, x, y, num_samples, num_repeats)
     bnn.check_num_masks(num_masks)
     # Only where it is asked for, so that a subclass's loss of two arguments can be checked.
     options: Options = {} if num_masks == 1 else {"num_masks": num_masks}
@@ -339,7 +341,9 @@ def _parameter_groups(bnn: Program) -> dict[str, list[str]]:
     return groups
 
 
-def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int) -> None:
+def _check_arguments(
+    bnn: object, x: Tensor, y: Tensor, num_samples: int, num_repeats: int
+) -> None:
     known = isinstance(bnn, Program) and not bnn.has_local_latents
     if not known or num_samples < 100 or num_repeats < 10:
         raise ConfigError(
@@ -349,6 +353,8 @@ def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int)
             hint="The defaults are 10,000 samples and 50 repeats. An auto-encoder draws an "
             "example's own latents in every pass, so that its parts do not sum to the whole.",
         )
+    require_data("check_elbo", "x", x)
+    require_data("check_elbo", "y", y)
     if x.ndim == 0 or len(x) < _PARTS[-1]:
         raise DataError(
             "check_elbo",
@@ -356,3 +362,4 @@ def _check_arguments(bnn: object, x: Tensor, num_samples: int, num_repeats: int)
             got=f"x of shape {tuple(x.shape)}",
             hint="A batch of a hundred is plenty.",
         )
+    check_finite(x, 0, DataError, "input")

@@ -31,6 +31,7 @@ from bayesdrop.nn import (
 )
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.ops.stable import clamp_open_unit
+from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
 
@@ -220,7 +221,8 @@ class _Observed(PosteriorSample):
 
 
 def _enough_masks(bnn: Program, x: Tensor, draw: Draw) -> NumMasks:
-    with _Observed(draw, shared=False) as observed:
+    run = explained("posterior draws", bnn.network, x)
+    with _Observed(draw, shared=False) as observed, run:
         bnn.network(x)
     if not observed.is_random:
         return 1

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.distributions import Mixture
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
@@ -172,12 +172,27 @@ class Model(PyroFunction):
         target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
         batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
         output = output.reshape(batch_shape + output.shape[1:])
-        fn = self.bnn.likelihood.distribution(output, batch_ndim=len(batch_shape))
+        try:
+            fn = self.bnn.likelihood.distribution(output, batch_ndim=len(batch_shape))
+        except ValueError as error:  # torch's validation names a whole tensor
+            raise _not_finite(x[:rows], output) or error from None
         if masks > 1:
             fn = Mixture(fn, None if mask_sum is None else mask_sum.log_weights)
         with plate:
             pyro.sample("obs", fn, obs=target)
         return output
+
+
+def _not_finite(x: Tensor, output: Tensor) -> DataError | DivergenceError | None:
+    for error, what, value in ((DataError, "inputs", x), (DivergenceError, "outputs", output)):
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            return error(
+                "BayesianNetwork.model",
+                expected=f"finite {what} of the network",
+                got=f"nan or infinity in {int((~torch.isfinite(value)).sum())} of {value.numel()}",
+                hint="Are the inputs clean?" if error is DataError else "Are the weights finite?",
+            )
+    return None
 
 
 def particle_shape(batch_shapes: Iterable[torch.Size]) -> torch.Size:

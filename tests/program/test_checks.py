@@ -194,3 +194,46 @@ def test_one_output_is_no_distribution_over_classes():
     bnn = bd.BayesianNetwork(nn.Linear(4, 1), bd.Categorical(), num_data=N)
     with pytest.raises(ShapeError, match=r"every loss is 0: take two, or bd.Bernoulli\(\)"):
         bnn.loss(table(4), torch.zeros(N).long())
+
+
+def classifier():
+    network = features(nn.Linear(4, 4), nn.ReLU())
+    return bd.BayesianNetwork(network, bd.Categorical(), num_data=N)
+
+
+RUNS = {
+    "compact": lambda bnn, x, y: bd.compact(bnn, x),
+    "count_flops": lambda bnn, x, y: bd.compression.count_flops(bnn, x),
+    "measure_compression": lambda bnn, x, y: bd.compression.measure_compression(
+        bnn, bd.compact(bnn, torch.rand(2, 4)), x, repeats=1, batch_sizes=(1,)
+    ),
+    "sweep_thresholds": lambda bnn, x, y: bd.compression.sweep_thresholds(
+        bnn, (x, y), thresholds=[0.1]
+    ),
+    "measure_per_input": lambda bnn, x, y: bd.compression.measure_per_input(bnn, x),
+    "class_averaged_masks": lambda bnn, x, y: bd.diagnostics.class_averaged_masks(bnn, (x, y)),
+    "check_elbo": bd.check_elbo,
+    "to_inference_data": lambda bnn, x, y: bd.to_inference_data(
+        bnn, x, y, num_samples=2, num_masks=2
+    ),
+    "loo": lambda bnn, x, y: bd.loo(bnn, (x, y)),
+    "guide_diagnostic": lambda bnn, x, y: bd.guide_diagnostic(bnn, (x, y), num_samples=2),
+    "evaluate": lambda bnn, x, y: bd.evaluate(bnn, (x, y)),
+    "model": lambda bnn, x, y: bnn.model(x, y),
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_whatever_runs_a_network_says_what_is_wrong_with_its_input(run):
+    torch.set_default_dtype(torch.float32)
+    x, y = torch.rand(N, 4), torch.zeros(N).long()
+    wrong = [x[:, :3], x[:0], None]
+    if run is not RUNS["check_elbo"]:  # which computes in float64
+        wrong.append(x.double())
+    if run not in [
+        RUNS[name] for name in ("count_flops", "measure_compression", "measure_per_input")
+    ]:
+        wrong.append(x.index_fill(0, torch.tensor(2), torch.nan))
+    for value in wrong:
+        with pytest.raises(BayesdropError):
+            run(classifier(), value, y)
