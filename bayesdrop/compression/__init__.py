@@ -10,6 +10,7 @@ from bayesdrop.compression.cost import (
     measure_latency,
     time_in_turns,
 )
+from bayesdrop.compression.ensemble import Members
 from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.frontier import (
     Frontier,
@@ -40,6 +41,7 @@ __all__ = [
     "Footprint",
     "Frontier",
     "FrontierRow",
+    "Members",
     "PerInputCost",
     "SizeInterval",
     "SizePosterior",

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from bayesdrop.compression.compaction import mean_compacted
 from bayesdrop.compression.example import Example, example_of
+from bayesdrop.compression.members import members_compacted
 from bayesdrop.compression.posterior import random_compacted
 from bayesdrop.errors import ConfigError
 from bayesdrop.networks.sources import releases_sources
@@ -32,6 +33,8 @@ def compact(
     per_input: bool = False,
     keep_posterior: bool = False,
     multiple_of: int = 1,
+    members: int | None = None,
+    seed: int | None = None,
     check: bool = True,
 ) -> fx.GraphModule: ...
 @releases_sources
@@ -42,6 +45,8 @@ def compact(
     per_input: bool = False,
     keep_posterior: bool = False,
     multiple_of: int = 1,
+    members: int | None = None,
+    seed: int | None = None,
     check: bool = True,
 ) -> Any:
     r"""Return a plain, smaller network whose outputs are those of the mean-masked one.
@@ -75,6 +80,15 @@ def compact(
     the pruned units; ``predict``, ``fit`` and ``kl_divergence`` go on with it. The dropped units'
     divergences are gone from the last. Layers with random weights stay whole.
 
+    With ``members`` the result is that many draws from the posterior, masks and random weights, in
+    one network: its output is ``(K, N, ...)``, the outputs of each. Every draw is compacted by
+    itself, exactly; then layers run together: as one matrix product where inputs are shared, as a
+    batch of products or a convolution in groups behind that. (Where the networks have something
+    that does not run so, they run one after the other.) It is a plain network: in one file it
+    takes its uncertainty along, and ``bd.compression.Members`` evaluates it. Probabilities are
+    averaged over members, never logits: ``small(x).softmax(-1).mean(0)`` is
+    ``bd.predict(bnn, x, num_samples=K, seed=seed).mean``.
+
     Args:
         network: A ``BayesianNetwork`` or any module with Bayesian dropout layers in it; it is not
             changed. Without any such layer the result is the traced network.
@@ -90,6 +104,9 @@ def compact(
             such as 8 for hardware, if there are as many. The most probable of the pruned units
             stay: multiplied by 0, so that outputs are the same, or with ``keep_posterior`` with
             their masks. Not where a mask depends on the input and is folded in.
+        members: Number :math:`K` of draws from the posterior; None takes the mean masks.
+        seed: Makes them reproducible, those of ``bd.predict`` with this seed; None draws from the
+            global generator.
         check: Whether to compare outputs on the example, to 1e-5 of their size in float32.
 
     Returns:
@@ -107,7 +124,7 @@ def compact(
         ShapeError: If the network does not take its shape.
 
     Example:
-        >>> import bayesdrop as bd
+        >>> import torch, bayesdrop as bd
         >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
         >>> net[0].set_posterior(torch.tensor([1e-4, 1e-4, 5.0, 5.0]))
         >>> compact(net, torch.ones(1, 4)).get_submodule("1")
@@ -120,14 +137,33 @@ def compact(
             got=f"multiple_of={multiple_of!r}",
             hint="8 suits most hardware; 1 keeps no unit that is pruned.",
         )
-    if keep_posterior and per_input:
+    if members is not None and (not is_whole(members) or isinstance(members, bool) or members < 1):
         raise ConfigError(
             "compact",
-            expected="per_input or keep_posterior, not both",
-            got="per_input=True, keep_posterior=True",
-            hint="With keep_posterior the masks of each input stay what they are.",
+            expected="at least one member",
+            got=f"members={members!r}",
+            hint="8 to 16 tell much of the uncertainty; None takes the mean masks.",
+        )
+    given = {"per_input": per_input, "keep_posterior": keep_posterior, "members": members}
+    chosen = [f"{name}={value}" for name, value in given.items() if value]
+    if len(chosen) > 1:
+        raise ConfigError(
+            "compact",
+            expected="one of per_input, keep_posterior and members",
+            got=", ".join(chosen),
+            hint="keep_posterior leaves masks random, members draws them, per_input gathers the "
+            "units of each input.",
         )
     example = example_of("compact", network, example_input)
+    if members is not None:
+        return members_compacted(
+            network,
+            example,
+            members=members,
+            seed=seed,
+            multiple_of=multiple_of,
+            check=check,
+        )
     if keep_posterior:
         return random_compacted(network, example, multiple_of=multiple_of, check=check)
     return mean_compacted(

@@ -209,5 +209,5 @@ def test_a_multiple_is_a_whole_number(options):
 
 
 def test_per_input_and_a_posterior_exclude_each_other():
-    with pytest.raises(bd.errors.ConfigError, match="not both"):
+    with pytest.raises(bd.errors.ConfigError, match="one of per_input"):
         bd.compact(network(), torch.randn(2, 2, 6, 6), per_input=True, keep_posterior=True)

@@ -1,0 +1,50 @@
+"""Graphs of one origin, node by node."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, fx
+
+_OPTIONAL = {str(function) for function in (torch.index_select, torch.mul, torch.add)}
+
+
+class UngroupedError(RuntimeError):
+    """The networks have something that cannot run as one."""
+
+
+def rows_of(graphs: Sequence[fx.Graph]) -> Iterator[tuple[fx.Node | None, ...]]:
+    """Yield the nodes that correspond: None for a graph that does without.
+
+    Args:
+        graphs: What ``compact`` made of one network, with other masks each.
+
+    Raises:
+        UngroupedError: If they have other operations.
+    """
+    queues = [deque(n for n in graph.nodes if n.op != "get_attr") for graph in graphs]
+    while all(queues):
+        heads = [queue[0] for queue in queues]
+        kinds = {(node.op, str(node.target)) for node in heads}
+        if len(kinds) > 1:
+            # Where all units stay there is no choice of them, and no factor where all are 1.
+            kinds = {kind for kind in kinds if kind[1] in _OPTIONAL}
+        if not kinds:
+            raise UngroupedError("other operations")
+        chosen = min(kinds)
+        have = [(node.op, str(node.target)) == chosen for node in heads]
+        yield tuple(n if has else None for n, has in zip(heads, have, strict=True))
+        for queue, has in zip(queues, have, strict=True):
+            if has:
+                queue.popleft()
+
+
+def identity(node: fx.Node, known: Tensor, shape: torch.Size) -> Tensor:
+    """Return the units, or the vector, with which an operation does nothing."""
+    if node.target is torch.index_select:
+        dim = node.args[1]
+        return torch.arange(shape[dim] if isinstance(dim, int) else 0)
+    size = shape[len(shape) - known.ndim]
+    return known.new_full((size,), 1.0 if node.target is torch.mul else 0.0)
