@@ -17,6 +17,7 @@ from pathlib import Path
 import tables_methods
 import tables_mnist
 import tables_nested
+import tables_networks
 import tables_posterior
 import tables_reliability
 import tables_small
@@ -64,6 +65,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "bit-flips": tables_reliability.flips,
     "memory": tables_reliability.memory,
     "determinism": tables_reliability.determinism,
+    "networks": tables_networks.networks,
+    "networks-failures": tables_networks.failures,
+    "networks-left": tables_networks.left,
     "trained-start": tables_trained.start,
     "trained-after": tables_trained.after,
 }
@@ -83,7 +87,8 @@ for _suite in NETWORKS:
             TABLES[f"shift-{_suite}-{_data}"] = partial(tables_methods.shift, _suite, _data)
 
 TRIALS = ("kills", "bit-flips", "memory", "determinism", "trained-start")
-TIMINGS = ("steps", "steps-layers", "predict", "leave-one-out", "guaranteed-risk", *TRIALS)
+ZOO = ("networks", "networks-failures", "networks-left")
+TIMINGS = ("steps", "steps-layers", "predict", "leave-one-out", "guaranteed-risk", *TRIALS, *ZOO)
 """Tables of times, of trials and of known posteriors, in which nothing was optimised."""
 
 

@@ -237,3 +237,22 @@ def test_medians_take_runs_of_earlier_versions(script):
     median = mnist.median_of([run, {**run, "weights": [], "units": [5, 8]}])
     assert median["units"] == [4, 6]
     assert "compression" not in median
+
+
+ZOO = ("U-Net", "MLP-Mixer", "TCN, weight norm", "bag of words", "ConvNeXt, 2 stages")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_network_from_elsewhere_is_converted_trained_and_compacted_exactly(script, name):
+    trial = script("networks").Trial(name, formats=("export",) if name == "U-Net" else ())
+    row = trial.run()
+    assert {step: row[step] for step in script("tables_networks").STEPS} == dict.fromkeys(
+        script("tables_networks").STEPS, "yes"
+    )
+    assert row["masks"] > 0
+    assert row["params_after"] < row["params"]
+
+
+def test_the_table_of_networks_has_a_row_for_every_network(script):
+    zoo, rows = script("network_zoo").ZOO, script("rows").read("networks.json")["runs"]
+    assert [row["name"] for row in rows] == list(zoo)
