@@ -51,6 +51,9 @@ from bayesdrop.networks.operations import (
 )
 from bayesdrop.nn import BayesianDropout
 
+_FACTS = ("ndim", "dtype", "device", "is_cuda", "layout", "requires_grad")
+_OTHER_QUERIES = {"dim", "ndimension", "get_device", "is_floating_point", torch.is_floating_point}
+
 
 class Chooser:
     """Finds the rule for a node.
@@ -245,6 +248,8 @@ class Chooser:
         shape = shape_of(source)
         if shape is None:
             return self._size(node, source)
+        if node.target in _OTHER_QUERIES or (node.target is getattr and node.args[1] in _FACTS):
+            return ShapeQuery(self.flow, node, 0)
         if node.target == "size" and len(node.args) == 2:
             return self._asked(node, source, [node.args[1]])
         if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):

@@ -14,6 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from typing_extensions import override
 
+from bayesdrop.compression.functional import as_layers
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.operations import MOVES
 from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
@@ -36,7 +37,8 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     """Return the traced network, with the shape of every tensor in its nodes' ``meta``.
 
     Operations that change a tensor in place are replaced by those that do not, flattening has one
-    form, ``torch.flatten(x, 1)``, and what evaluation mode passes through is gone.
+    form, ``torch.flatten(x, 1)``, functions that are called with parameters are layers, and what
+    evaluation mode passes through is gone.
 
     Args:
         network: A module in evaluation mode that may be changed.
@@ -55,6 +57,7 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
         with explained("compact", module, example[0]):  # a propagation prints what it meets
             module(*example)
         _Propagation(module).propagate(*example)
+    as_layers(module)
     for node in list(graph.nodes):
         _simplify(module, node)
     for node in list(graph.nodes):

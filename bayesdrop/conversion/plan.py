@@ -23,7 +23,7 @@ from bayesdrop.conversion.kinds import (
     SUMS,
 )
 from bayesdrop.conversion.modes import free_name
-from bayesdrop.conversion.reach import reaches_output
+from bayesdrop.conversion.reach import asks_for_shape, reaches_output
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import Request
 from bayesdrop.conversion.selection import (
@@ -391,4 +391,6 @@ def input_of(node: fx.Node) -> fx.Node:
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
+    """Return the one operation that sees a value; whoever asks for its shape does not."""
+    users = [user for user in node.users if not asks_for_shape(user)]
+    return users[0] if len(users) == 1 else None

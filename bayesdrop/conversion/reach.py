@@ -52,6 +52,13 @@ def reaches_output(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return False
 
 
+def asks_for_shape(node: fx.Node) -> bool:
+    """Return whether an operation looks at a tensor's shape or type, not at its values."""
+    if node.target is getattr:
+        return node.args[1] in ("shape", "ndim", "dtype", "device", "is_cuda", "layout")
+    return node.target in _ASKS_FOR_SHAPE
+
+
 def _passes(user: fx.Node, value: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if user.op == "call_module":
         module = modules[str(user.target)]

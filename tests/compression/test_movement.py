@@ -48,6 +48,12 @@ def reversed_pieces(net, x):
     return torch.cat(torch.split(x, [3, 5], 1)[::-1], 1)
 
 
+def checked(net, x):
+    torch._assert(x.ndim == 4, f"expected images, got {x.ndim} dimensions")
+    torch._assert(x.dim() == 4, "expected images")
+    return x.to(x.dtype)
+
+
 def conv(inputs=8):
     return nn.Conv2d(inputs, 5, 3, padding=1)
 
@@ -69,6 +75,7 @@ OPERATIONS = {
         nn.Linear(8, 5),
     ),
     "layer scale in another shape": (lambda net, x: x * net.shift.view(1, -1, 1, 1), conv()),
+    "an assertion": (lambda net, x: x + 0 * checked(net, x).mean(), conv()),
     "numbers": (lambda net, x: 2 * x / 3 - 0 * x, conv()),
     "the number of units": (lambda net, x: x * x.size(1) ** -0.5, conv()),
     "a shape": (lambda net, x: F.interpolate(x, size=x.shape[-2:]), conv()),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import bayesdrop as bd
 from tests.compression.networks import keep, mask
@@ -60,6 +61,65 @@ def test_convert_masks_a_transposed_convolution(width):
         layer.location.data[::2] = -9.0
     small = assert_exact(net, torch.randn(2, 3, *[4] * width))
     assert small.get_submodule("2").weight.shape[:2] == (4, 2)
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's norms with an activation: a forward of its own, with the function."""
+
+    def forward(self, x):
+        return F.relu(
+            F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, self.training,
+                self.momentum, self.eps,
+            )
+        )  # fmt: skip
+
+
+class Same(nn.Conv2d):
+    """As timm's convolutions with the padding of TensorFlow."""
+
+    def forward(self, x):
+        x = F.pad(x, (1, 0, 0, 1))
+        return F.conv2d(x, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class Odd(nn.Linear):
+    def forward(self, x):
+        return F.linear(x + 1, self.weight, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+def test_functions_of_parameters_are_cut_as_their_layers_are():
+    net = nn.Sequential(
+        Same(3, 8, 3), NormAct(8), conv_mask(), Same(8, 8, 3, groups=8), NormAct(8),
+        Standardised(8, 6, 3), keep(bd.BetaBernoulliDropout(6, unit_dim=-3), (0, 1)), NormAct(6),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), Odd(6, 4), mask(4), Odd(4, 2),
+    ).double().eval()  # fmt: skip
+    net[1].bias.data.normal_()
+    net[4].running_mean.normal_()
+    net[7].bias.data.normal_()
+    small = assert_exact(net, torch.randn(2, 3, 9, 9))
+    assert small.get_submodule("0.conv2d_0").out_channels == 4
+    assert small.get_submodule("10.linear_0").out_features == int(net[11].kept().sum())
+
+
+def test_functions_that_share_a_parameter_stay_whole():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 6))
+            self.mask, self.head = mask(6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = self.mask(F.linear(x, self.weight))
+            return self.head(F.linear(x, self.weight))
+
+    small = assert_exact(Tied().double().eval(), torch.randn(2, 6))
+    assert small.get_parameter("linear_0.weight").shape == (6, 6)
 
 
 @pytest.mark.parametrize("bias", [True, False])
