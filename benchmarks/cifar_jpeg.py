@@ -68,7 +68,7 @@ def other_data(size: int, count: int) -> dict[str, torch.Tensor]:
 
 def row(bnn: torch.nn.Module, test: tuple, ood: dict, *, sample: bool) -> dict:
     """Return the figures of one way to predict."""
-    result = bd.evaluate(bnn, test, ood=ood, sample=sample, num_samples=32, seed=0)
+    result = bd.evaluate(bnn, test, ood=ood, sample=sample, num_samples=16, seed=0)
     figures = {name: getattr(result, name) for name in ("error", "nll", "ece")}
     return figures | {"auroc": {name: s["entropy"]["auroc"] for name, s in result.ood.items()}}
 
@@ -133,7 +133,7 @@ def main() -> None:
     folder = unpack(args.work / name, counts)
     data = f"folder:{folder}@{args.size}"
     splits = bd.load_data(data)
-    ood = other_data(args.size, len(splits.test[1]))
+    ood = other_data(args.size, len(splits.test[1]) // 2)
     earlier = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
     result = {
         "command": shlex.join(["python", *sys.argv]),

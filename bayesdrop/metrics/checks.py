@@ -39,7 +39,8 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             who,
             expected="probabilities of shape (N, classes), or (N,) for P(y = 1)",
             got=str(tuple(values.shape)),
-            hint="Average posterior samples first: samples.mean(0). Binary? Use squeeze(1).",
+            hint="Average posterior samples first: samples.mean(0). Binary? Use squeeze(1). "
+            "Pixels or steps? bnn.likelihood.flatten_labels(p, y) makes them rows.",
         )
     require_examples(who, "probabilities", values)
     require_finite(who, "probabilities", values)
@@ -83,7 +84,8 @@ def as_samples(who: str, samples: Array) -> Iterator[Tensor]:
             who,
             expected="probabilities of shape (posterior samples, N, classes)",
             got=str(tuple(values.shape)),
-            hint="One prediction only? Pass probabilities[None].",
+            hint="One prediction only? Pass probabilities[None]. Pixels or steps? "
+            "bnn.likelihood.flatten_labels(p, y) makes them rows.",
         )
     return (as_probabilities(f"{who}, sample {s}", values[s]) for s in range(len(values)))
 

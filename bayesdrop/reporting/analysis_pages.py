@@ -8,15 +8,14 @@ from typing import Any
 from bayesdrop.reporting.analysis import (
     CREDIBLE_LEVEL,
     MAX_ERROR_INCREASE,
-    TARGET_RISKS,
     Analysis,
 )
 from bayesdrop.reporting.document import Block, Picture, Table
 from bayesdrop.reporting.estimates import estimate_text, metric_title
+from bayesdrop.reporting.label_pages import class_table, risk_blocks
 from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.plots import (
     plot_frontier,
-    plot_risk_coverage,
     plot_roc,
     plot_shift,
     plot_size,
@@ -181,14 +180,8 @@ def _uncertainty(analysis: Analysis) -> Blocks:
                 ),
             ),
         )
-    table = analysis.classes
-    cells = table.cells()
-    for line, name in zip(cells, analysis.class_names, strict=False):
-        line[0] = name if name == line[0] else f"{line[0]} ({name})"
     title = f"Each class, by {analysis.main.spoken}; entropies in nats"
-    titles = {"error": "error (%)", "nll": "NLL (nats)"}
-    header = [titles.get(name, name) for name in table.header]
-    yield "uncertainty", Table(header, cells, title)
+    yield "uncertainty", class_table(analysis.classes, analysis.class_names, title)
 
 
 def _ood(analysis: Analysis) -> Blocks:
@@ -244,33 +237,9 @@ def _shift(analysis: Analysis) -> Blocks:
 
 
 def _selective(analysis: Analysis) -> Blocks:
-    header = ["method", "AURC", "excess AURC"]
-    header += [f"answered at {100 * risk:g} % errors" for risk in TARGET_RISKS]
-    cells = [
-        [
-            method.label,
-            f"{curve.aurc:.5f}",
-            f"{curve.excess_aurc:.5f}",
-            *(f"{100 * curve.coverage_at_risk(risk):.1f} %" for risk in TARGET_RISKS),
-        ]
-        for method, curve in analysis.risk_coverage.items()
-    ]
-    yield (
-        "selective",
-        "Answering the most confident images only, and leaving the others to someone.",
-    )
-    yield (
-        "selective",
-        Picture(
-            "risk_coverage.png",
-            "Errors among the images that are answered, against how many are",
-            lambda: plot_risk_coverage(
-                {m.label: curve for m, curve in analysis.risk_coverage.items()}
-            ),
-        ),
-    )
-    title = "Area under the curve, and the largest share answered with so many errors"
-    yield "selective", Table(header, cells, title)
+    curves = {method.label: curve for method, curve in analysis.risk_coverage.items()}
+    for block in risk_blocks(curves, "images"):
+        yield "selective", block
     chosen = analysis.threshold
     if chosen is not None:
         yield "selective", _threshold_text(chosen)

@@ -49,7 +49,9 @@ def report(
     A classifier's report has figures of merit with confidence intervals, calibration, uncertainty
     by class, out-of-distribution detection, dataset shift of images, selective prediction, the
     size before and after pruning with its posterior, and the frontier of accuracy and size. A
-    regression's has RMSE, NLL, CRPS and the coverage of its intervals, and the size. What was not
+    regression's has RMSE, NLL, CRPS and the coverage of its intervals, and the size. Where an
+    example has several labels, such as one a pixel, figures are over all of them, without what
+    would take them for independent: intervals, thresholds, shift. What was not
     given (validation data, OOD data, a plain network) is left out, and the page says so.
 
     Args:
@@ -73,7 +75,7 @@ def report(
 
     Raises:
         ConfigError: If it is no ``BayesianNetwork``, or there are OOD sets, validation or training
-            data with a regression.
+            data with a regression, or the latter two where an example has several labels.
         DataError: If targets are missing or do not fit the likelihood.
         ImportError: If ``html`` is given without matplotlib, or ``train`` without ArviZ.
         CheckpointError: If the page cannot be written.
@@ -115,7 +117,9 @@ def report(
             num_samples=num_samples,
             seed=seed,
         )
-        if has_one_label(found):
+        if not found.has_one_label:
+            found = _with_many_labels(found, class_names, validation=validation, train=train)
+        else:
             found = add_analysis(
                 found,
                 validation=validation,
@@ -128,14 +132,27 @@ def report(
     return found
 
 
-def has_one_label(report: Report) -> bool:
-    """Return whether each example has one label of several classes, as ``analyse`` needs it."""
-    probabilities = report.main.probabilities
-    return (
-        probabilities is not None
-        and report.main.prediction.mean.ndim == 2
-        and probabilities.shape == report.main.prediction.mean.shape
-    )
+def _with_many_labels(report: Report, class_names: Sequence[str], **given: Pair | None) -> Report:
+    """Return the report with the names of its classes, or say what it cannot use.
+
+    Raises:
+        ConfigError: If there are validation or training data, whose labels would count as
+            independent.
+    """
+    bad = [name for name, value in given.items() if value is not None]
+    if bad:
+        raise ConfigError(
+            "report",
+            expected="one label of several classes for each example for "
+            + ", ".join(f"{name}=..." for name in bad),
+            got=f"predictions of shape {tuple(report.main.prediction.mean.shape)}",
+            hint="Leave them out; bnn.likelihood.flatten_labels(p, y) makes rows of labels for "
+            "bd.metrics.fit_temperature and select_threshold.",
+        )
+    if not class_names:
+        return report
+    description = {**report.description, "class_names": list(class_names)}
+    return dataclasses.replace(report, description=description)
 
 
 def build_report(

@@ -13,6 +13,7 @@ from bayesdrop.nn.latents import named_shared
 from bayesdrop.reporting import plots
 from bayesdrop.reporting.analysis_pages import analysis_blocks
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
+from bayesdrop.reporting.label_pages import label_blocks
 from bayesdrop.reporting.model_card import PriorCard, versions
 from bayesdrop.reporting.publish import publish, publish_page
 from bayesdrop.reporting.report_record import KEPT_WORDS, Report
@@ -89,6 +90,9 @@ def report_document(report: Report) -> Document:
             caption="The methods side by side",
         ),
     ]
+    if not report.has_one_label:
+        for key, block in label_blocks(report):
+            found[key].append(block)
     if report.analysis is not None:
         for key, block in analysis_blocks(report.analysis):
             if key == "lead":

@@ -94,6 +94,12 @@ class Report(Record):
         return self.results[self.methods[-1]]
 
     @property
+    def has_one_label(self) -> bool:
+        """Whether each example has one label of several classes, as ``analyse`` needs it."""
+        probabilities, mean = self.main.probabilities, self.main.prediction.mean
+        return probabilities is not None and mean.ndim == 2 and probabilities.shape == mean.shape
+
+    @property
     def example_shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self.test[0].shape[1:])

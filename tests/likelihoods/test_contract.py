@@ -326,6 +326,15 @@ def test_the_compact_network_predicts_the_same(case):
         assert bd.compression.count_flops(small, x) < bd.compression.count_flops(bnn, x)
 
 
+def test_a_network_of_pixels_is_saved_and_loaded(tmp_path):
+    case = next(case for case in CASES if case.name == "categorical-pixels")
+    bnn, x = case.program().eval(), case.x()
+    small = bd.compact(bnn, x)
+    bd.save_plain(small, tmp_path / "small.pt2", x)
+    with torch.no_grad():
+        torch.testing.assert_close(bd.load_plain(tmp_path / "small.pt2")(x[:5]), bnn(x[:5]))
+
+
 @few
 def test_a_report_of_any_output_is_written(case, tmp_path):
     bnn, x = case.program(), case.x()

@@ -95,6 +95,27 @@ def test_several_labels_an_example_have_figures_but_no_analysis():
     assert found.results["plain"].figures == bd.evaluate(bnn.eval(), test, sample=False).figures
 
 
+def test_a_class_for_each_pixel_has_figures_over_pixels_and_says_what_is_left_out(tmp_path):
+    pytest.importorskip("matplotlib")
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 1), bd.BetaBernoulliDropout(4, unit_dim=-3), nn.Conv2d(4, 3, 1)
+    )
+    bnn = bd.BayesianNetwork(net, bd.Categorical(ignore_index=255), 30)
+    x, y = torch.randn(20, 1, 4, 4), torch.randint(3, (20, 4, 4))
+    y[:, 0] = 255
+    names, path = ["sky", "tree", "road"], tmp_path / "page.html"
+    found = bd.report(bnn, (x, y), ood={"far": 9 * x}, class_names=names, num_samples=2, html=path)
+    assert found.analysis is None and len(found.main.labels) == 240
+    page = check_page(path.read_text())
+    assert "What needs one label of several classes for each example is left out" in page.text
+    assert "(road)" in page.text and "Selective prediction" in page.headings
+    assert "Answering the most confident labels only" in page.text
+    with pytest.raises(
+        ConfigError, match=r"for each example for validation=\.\.\.,.*flatten_labels"
+    ):
+        bd.report(bnn, (x, y), validation=(x, y), num_samples=2)
+
+
 def test_what_a_report_cannot_take_is_refused():
     bnn, test = regression()
     with pytest.raises(ConfigError, match=r"a classifier for ood=\.\.\., got likelihood Gaussian"):
