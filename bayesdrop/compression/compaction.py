@@ -120,9 +120,7 @@ def emitted(flow: Flow, *, per_input: bool = False) -> fx.GraphModule:
             rule.selects = per_input and rule.gatherable
     for node in flow.source.graph.nodes:
         flow.made[node], flow.kept[node] = flow.rules[node].emit()
-    for node in reversed(flow.graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output"):
-            flow.graph.erase_node(node)  # the whole of what is used in pieces, or cut
+    flow.drop_unused()
     result = fx.GraphModule(flow.parts, flow.graph, type(flow.source).__name__)
     return result.eval()
 

@@ -81,6 +81,7 @@ class CostCounter:
         # Factors are not folded into weights: that changes no size.
         for node, rule in flow.rules.items():
             flow.made[node], flow.kept[node] = rule.emit()
+        flow.drop_unused()
 
 
 class FixedMask(BayesianDropout):

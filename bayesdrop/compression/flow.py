@@ -82,6 +82,15 @@ class Flow:
         """Add a buffer to the compact network and return the node that reads it."""
         return self.graph.get_attr(self.part(name, value))
 
+    def drop_unused(self) -> None:
+        """Leave out what was emitted and has no use, as the whole of what is used in pieces."""
+        for node in reversed(self.graph.nodes):
+            if not node.users and node.op not in ("placeholder", "output"):
+                self.graph.erase_node(node)
+        nodes = (node for node in self.graph.nodes if node.op in ("call_module", "get_attr"))
+        used = {str(node.target) for node in nodes}
+        self.parts = {name: part for name, part in self.parts.items() if name in used}
+
     def reindexed(
         self, name: str, node: fx.Node, dim: int, wanted: Tensor, constant: Tensor
     ) -> fx.Node:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayesdrop as bd
+from bayesdrop.compression.counter import CostCounter
 from tests.compression.networks import keep
 
 KEPT = (0, 2, 3, 7)
@@ -99,6 +100,10 @@ def test_units_go_through_an_operation_exactly(name):
     small = bd.compact(net, torch.randn(2, 3, 6, 6))
     assert small.conv.out_channels == (3 if name == "slice" else 4)
     assert_equal(net, small)
+    x = torch.randn(2, 3, 6, 6)
+    cost = CostCounter(net, x)({"mask": net.mask.mean_mask()})
+    assert sum(cost.params.values()) == bd.compression.count_params(small)
+    assert sum(cost.flops.values()) == bd.compression.count_flops(small, x)
 
 
 def assert_equal(net, small):
