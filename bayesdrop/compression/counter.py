@@ -57,10 +57,9 @@ class CostCounter:
         # Matrix products and convolutions, plain and depthwise, cost as much as they have weights;
         # all other layers are kept whole.
         weights = _weights(parts)
-        flops = {
-            name: full * weights[name] // self._weights[name] if name in weights else full
-            for name, full in self.full.flops.items()
-        }
+        flops = dict(self.full.flops)
+        for name in flops.keys() & self._weights.keys():
+            flops[name] = flops[name] * weights.get(name, 0) // self._weights[name]
         return LayerCosts(_params(parts), flops)
 
     def _propagate(self) -> None:

@@ -306,6 +306,11 @@ def _not_a_pair(item: object) -> DataError:
     hint = "Make the Dataset return a tensor, or a pair of tensors."
     if isinstance(item, tuple | list):
         got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
+        if any(isinstance(part, tuple | list) for part in item) or len(item) > 2:
+            hint += (
+                " Wrap a network with several inputs in a module that takes one tensor, such as "
+                "the inputs side by side, and takes it apart."
+            )
     if isinstance(item, Mapping):
         keys = ", ".join(repr(key) for key in list(item)[:6])
         got = f"a {type(item).__name__} with keys {keys}"

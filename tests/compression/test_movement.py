@@ -62,6 +62,10 @@ def conv(inputs=8):
 OPERATIONS = {
     "concatenation": (lambda net, x: torch.cat([x, x.tanh()], 1), conv(16)),
     "concatenation of the input": (lambda net, x: torch.cat([x, net.gate1(x)], 1), conv(12)),
+    "a branch that is not used": (
+        lambda net, x: torch.cat([x, net.gate2(net.gate1(x))], 1)[:, :8],
+        conv(),
+    ),
     "chunks": (swapped, conv()),
     "split": (split, conv()),
     "channel shuffle": (shuffled, conv()),

@@ -244,3 +244,10 @@ def test_a_sampler_of_whole_batches_draws_the_examples_in_them():
     sampler = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), 3, False)
     loader = torch.utils.data.DataLoader(data, sampler=sampler, batch_size=None)
     assert num_examples(loader) == 11 and data_set_sizes(loader) == {11}
+
+
+def test_several_inputs_are_refused_with_what_to_do():
+    x, y = (torch.zeros(4, 3), torch.zeros(4, 2)), torch.zeros(4)
+    for data in ((x, y), DataLoader(TensorDataset(*x, y))):
+        with pytest.raises(DataError, match="takes one tensor, such as the inputs side by side"):
+            next(iter(batches(data, 2)))
