@@ -28,6 +28,7 @@ from bayesdrop.inference.unit_choice import rule_for
 from bayesdrop.inference.unit_rules import (
     Mask,
     Rule,
+    Shelf,
     Step,
     Unary,
     Values,
@@ -47,6 +48,7 @@ from bayesdrop.program.network import PosteriorPass
 from bayesdrop.program.program import Pass
 
 _WORK_OF_PASS, _WORK_OF_GRAPH = 2.5e7, 6e8  # rows x weights, that cost what it costs to plan
+_ROOM = 2**26  # bytes for the open weights of all passes
 _FEWEST = 16  # below, the copy of the open weights costs more than the product saves
 _OUT_OF_PLACE = {
     operator.iadd: operator.add,
@@ -146,7 +148,7 @@ class _OpenPass:
         weights: Mapping[BayesianWeights, Tensor],
     ) -> None:
         self.graph, self.run = graph, run
-        self.steps = graph.steps(View(masks, weights))
+        self.steps = graph.steps(View(masks, weights, graph.shelf))
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.graph.shape:
@@ -178,6 +180,7 @@ class OpenUnits:
 
     def __init__(self, network: nn.Module, x: Tensor) -> None:
         self.shape = x.shape[1:]
+        self.shelf = Shelf(_ROOM)
         self._met: Tensor | None = None
         tensors = [*network.parameters(), *network.buffers()]
         work = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
@@ -199,7 +202,7 @@ class OpenUnits:
         for rule in self.rules.values():
             if isinstance(rule, Mask):
                 rule.gathers = self._feeds_weights(rule.node)
-        self._first = self._steps(View({}, {}), prefix=True)
+        self._first = self._steps(View({}, {}, self.shelf), prefix=True)
 
     def _feeds_weights(self, node: fx.Node) -> bool:
         """Return whether all that a tensor goes into can do with a part of it."""

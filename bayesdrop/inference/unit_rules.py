@@ -25,8 +25,36 @@ from bayesdrop.nn import BayesianDropout, BayesianWeights
 Values: TypeAlias = dict[fx.Node, Any]
 Step: TypeAlias = Callable[[Values], Any]
 """Computes a node's value from those before it."""
+_Cut: TypeAlias = tuple[Tensor, Tensor | None]  # a weight and a bias
 
 _MOST = 7 / 8  # of the units: above it the copy of what is open costs more than it saves
+
+
+class Shelf:
+    """Keeps what would be computed again for every batch, as long as there is room.
+
+    Args:
+        room: Bytes for all of it.
+    """
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def keeping(self, compute: Callable[[], _Cut]) -> Callable[[], _Cut]:
+        """Return a function with the same value, which it computes once if it can keep it."""
+        kept: list[_Cut] = []
+
+        def value() -> _Cut:
+            if kept:
+                return kept[0]
+            found = compute()
+            size = sum(part.nbytes for part in found if part is not None)
+            if size <= self.room:
+                self.room -= size
+                kept.append(found)
+            return found
+
+        return value
 
 
 class View:
@@ -35,12 +63,16 @@ class View:
     Args:
         masks: The mask of each layer that has one for all examples, ``(K,)``.
         weights: The weights of each layer that has random ones.
+        shelf: Keeps the open weights; None keeps none.
     """
 
     def __init__(
-        self, masks: Mapping[BayesianDropout, Tensor], weights: Mapping[BayesianWeights, Tensor]
+        self,
+        masks: Mapping[BayesianDropout, Tensor],
+        weights: Mapping[BayesianWeights, Tensor],
+        shelf: Shelf | None = None,
     ) -> None:
-        self.masks, self.weights = masks, weights
+        self.masks, self.weights, self.shelf = masks, weights, shelf or Shelf(0)
         self.open = {layer: (mask != 0).cpu() for layer, mask in masks.items()}
         self.closed: dict[fx.Node, Tensor] = {}
         self.needed: dict[fx.Node, Tensor] = {}
@@ -256,17 +288,17 @@ class Weighted(Unary):
         rows = None if rows is None else rows.to(device)
         columns = None if columns is None else columns.to(device)
 
-        def run(values: Values) -> Tensor:
+        def cut() -> _Cut:
             weight, bias = layer.weight if random is None else random, layer.bias
             if rows is not None:
                 weight = weight.index_select(0, rows)
                 bias = None if bias is None else bias.index_select(0, rows)
             if columns is not None:
                 weight = weight.index_select(1, columns)
-            result: Tensor = operate(read(values), weight, bias)
-            return result
+            return weight, bias
 
-        return run
+        kept = view.shelf.keeping(cut)
+        return lambda values: operate(read(values), *kept())
 
 
 class Mask(Zeros):
