@@ -302,7 +302,10 @@ def compact(
 
     loaded = load_run(run)
     _, cost = compact_run(loaded, out, onnx=onnx)
-    left = ", ".join([*kept_words(loaded.bnn), f"{cost.flops_speedup:.1f}x fewer FLOPs"])
+    times = "/".join(f"{ratio:.1f}x" for ratio in cost.speedup.values())
+    sizes = "/".join(map(str, cost.speedup))
+    less = f"{cost.flops_speedup:.1f}x fewer FLOPs, {times} less time in batches of {sizes}"
+    left = ", ".join([*kept_words(loaded.bnn), less])
     title = f"{loaded.recipe.name}: {left}"
     _print_table(title, *cost_lines(cost))
     for path in (out, onnx):

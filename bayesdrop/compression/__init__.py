@@ -18,6 +18,7 @@ from bayesdrop.compression.frontier import (
     choose_threshold,
     sweep_thresholds,
 )
+from bayesdrop.compression.latency import LatencyRow, LatencyTable, compare_latency
 from bayesdrop.compression.lora import cut_lora_ranks
 from bayesdrop.compression.per_input import PerInputCost, measure_per_input
 from bayesdrop.compression.plain import load_plain, save_plain
@@ -41,6 +42,8 @@ __all__ = [
     "Footprint",
     "Frontier",
     "FrontierRow",
+    "LatencyRow",
+    "LatencyTable",
     "Members",
     "PerInputCost",
     "SizeInterval",
@@ -52,6 +55,7 @@ __all__ = [
     "choose_threshold",
     "choose_width",
     "compact",
+    "compare_latency",
     "count_bytes",
     "count_flops",
     "count_params",

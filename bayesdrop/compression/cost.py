@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.compression.example import Example, example_of
@@ -49,13 +49,15 @@ def measure_latency(
     Raises:
         DataError: If the batch is empty.
     """
-    batch = [
-        x.repeat(-(-batch_size // len(x)), *[1] * (x.ndim - 1))[:batch_size]
-        for x in example_of("measure_latency", nets[0], example_input)
-    ]
+    batch = batch_of(example_of("measure_latency", nets[0], example_input), batch_size)
     calls = [partial(net, *batch) for net in nets]
     with evaluation_mode(*nets), torch.no_grad():
         return time_in_turns(calls, device=batch[0].device, repeats=repeats)
+
+
+def batch_of(example: tuple[Tensor, ...], batch_size: int) -> list[Tensor]:
+    """Return inputs repeated or cut to a number of examples."""
+    return [x.repeat(-(-batch_size // len(x)), *[1] * (x.ndim - 1))[:batch_size] for x in example]
 
 
 def time_in_turns(
@@ -127,6 +129,12 @@ class CompressionTable(TableRecord):
         """FLOPs of the full network over those of the compact one."""
         return self.before.flops / max(1, self.after.flops)
 
+    @property
+    def speedup(self) -> dict[int, float]:
+        """Measured time of the full network over that of the compact one, by batch size."""
+        after = self.after.latency_ms
+        return {size: ms / after[size] for size, ms in self.before.latency_ms.items()}
+
     @override
     def to_dict(self) -> dict[str, Any]:
         """Return everything in plain numbers, strings and dicts, ready for JSON."""
@@ -179,7 +187,7 @@ def measure_compression(
     after: nn.Module,
     example_input: Example,
     *,
-    batch_sizes: Sequence[int] = (1, 100),
+    batch_sizes: Sequence[int] = (1, 100, 1000),
     repeats: int = 30,
 ) -> CompressionTable:
     """Compare the cost of a network before and after compaction.

@@ -114,8 +114,11 @@ def read_onnx(path: Path) -> nn.Module:
         _check_graph(onnx.load_model_from_string(content).graph, len(content))
         # From bytes, so that it opens no other file; what is constant is not computed in advance,
         # since a few bytes may describe constants of any size.
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(
             content,
+            options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=["ConstantFolding"],
         )
