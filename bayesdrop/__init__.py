@@ -4,8 +4,9 @@ A dropout layer is a prior and a posterior over a mask. The same posterior gives
 predictions, an account of their uncertainty, and a smaller network.
 
 What most programs need stands here; the rest is in ``bd.nn`` (layers and their registry),
-``bd.distributions``, ``bd.networks``, ``bd.schedules``, ``bd.metrics`` (of arrays),
-``bd.diagnostics`` (of networks), ``bd.compression`` and ``bd.reporting``.
+``bd.likelihoods`` (of counts and heavy tails), ``bd.distributions``, ``bd.networks``,
+``bd.schedules``, ``bd.metrics`` (of arrays), ``bd.diagnostics`` (of networks), ``bd.compression``
+and ``bd.reporting``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What names at the top were called before 0.1.0, for the message of one that is gone."""
+"""Where names are that one looks for at the top, for the message of one that is not there."""
 
 from __future__ import annotations
 
@@ -67,8 +67,12 @@ RENAMED = {
 }
 """Earlier name in ``bayesdrop`` to today's, from ``bayesdrop`` on."""
 
+_ELSEWHERE = {name: f"likelihoods.{name}" for name in ("NegativeBinomial", "Poisson", "StudentT")}
+
 
 def no_such_name(name: str) -> AttributeError:
-    """Return the error for a name that ``bayesdrop`` does not have, with today's if it had it."""
+    """Return the error for a name that ``bayesdrop`` does not have, with where it is if it is."""
     today = f": it is bayesdrop.{RENAMED[name]} now" if name in RENAMED else ""
+    if name in _ELSEWHERE:
+        today = f": it is bayesdrop.{_ELSEWHERE[name]}"
     return AttributeError(f"module 'bayesdrop' has no attribute {name!r}{today}")

@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--network", default="resnet8")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--size", type=int, default=16)
-    parser.add_argument("--train", type=int, default=500, help="Training images a class.")
+    parser.add_argument("--train", type=int, default=250, help="Training images a class.")
     parser.add_argument("--test", type=int, default=200, help="Test images a class.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)

@@ -57,6 +57,7 @@ def test_folders_of_splits_are_kept(tmp_path):
     assert len(own.train[1]) == 12 and values(own.validation) == [0, 1, 20, 21]
     with pytest.raises(ConfigError, match="no number of validation examples"):
         bd.load_data(f"folder:{tmp_path}", validation=2)
+    assert bd.load_data(f"folder:{tmp_path}", validation=0).validation is None
 
 
 def test_a_validation_folder_is_the_test_set_where_there_is_none(tmp_path):
@@ -129,6 +130,7 @@ BAD = {
     "few": lambda folder: fill(folder, count=2),
     "sizes": lambda folder: save(fill(folder) / "bee" / "large.png", size=(9, 9)),
     "damaged": lambda folder: (fill(folder) / "bee" / "zz.png").write_bytes(b"\x89PNG\r\n\x1a\n"),
+    "16 bits": lambda folder: Image.new("I;16", (8, 8), 999).save(fill(folder) / "ant" / "zz.png"),
     "cut off": cut_off,
 }
 
@@ -146,6 +148,7 @@ BAD = {
         ("few", "three images or more of each class"),
         ("sizes", r"image '.*large.png': expected 8 x 8 pixels.*got 9 x 9. .*folder:PATH@64"),
         ("damaged", r"image '.*zz.png': expected an image that Pillow can read"),
+        ("16 bits", r"image '.*zz.png': expected 8 bits a channel, got Pillow's mode 'I;16'"),
         ("cut off", r"image '.*zz.jpg': expected an image that Pillow can read"),
     ],
 )

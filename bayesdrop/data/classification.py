@@ -117,15 +117,15 @@ def load_images(
     """
     source, classes = parse_name(name)
     own = source.read_validation
-    if own is not None and validation is not None:
+    if own is not None and validation:
         raise ConfigError(
             f"load_data({name!r})",
             expected="no number of validation examples, since the data set has its own",
             got=f"validation={validation}",
-            hint="Leave it out, or remove the folder of validation images.",
+            hint="Leave it out, or pass 0 for none.",
         )
     train, test = source.read(data_root(data_dir), download)
-    held_out: Pair | None = None if own is None else own()
+    held_out: Pair | None = own() if own is not None and validation is None else None
     count = source.validation if validation is None else validation
     if own is None and count != 0:
         train, held_out = split_off(train, count, who=f"load_data({name!r})")

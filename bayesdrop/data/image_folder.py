@@ -196,6 +196,8 @@ def _size_of(path: Path) -> tuple[int, int]:
     try:
         with pillow.Image.open(path) as opened:
             return pillow.ImageOps.exif_transpose(opened).size[::-1]
+    except MemoryError:
+        raise
     except Exception as error:  # what Pillow raises for damaged bytes has no common parent
         raise _damaged(path, error) from error
 
@@ -243,9 +245,18 @@ def _read_image(path: Path, shape: tuple[int, int], resize: bool) -> torch.Tenso
     pillow: Any = _pillow()
     try:
         with pillow.Image.open(path) as opened:
-            image = pillow.ImageOps.exif_transpose(opened).convert("RGB")
+            mode, image = opened.mode, pillow.ImageOps.exif_transpose(opened).convert("RGB")
+    except MemoryError:
+        raise
     except Exception as error:
         raise _damaged(path, error) from error
+    if mode.startswith(("I", "F")):  # of which Pillow cuts off what is above 255
+        raise DataError(
+            f"image {str(path)!r}",
+            expected="8 bits a channel",
+            got=f"Pillow's mode {mode!r}",
+            hint="Convert such images to 8 bits first, in the range that matters to you.",
+        )
     if resize and image.size != shape[::-1]:
         # The largest middle part of this form, averaged down, as torchvision's Resize and
         # CenterCrop.

@@ -100,3 +100,9 @@ def test_a_sequence_with_halves_in_the_last_dimension_is_refused():
         NegativeBinomial("heteroscedastic").nll(torch.zeros(3, 5, 2), torch.zeros(3, 5, 1))
     with pytest.raises(ShapeError, match=r"targets of shape \(3, 2, 2\), got \(3, 4, 1\)"):
         StudentT("heteroscedastic").nll(torch.zeros(3, 4, 2), torch.zeros(3, 4, 1))
+
+
+@pytest.mark.parametrize("name", ["Poisson", "NegativeBinomial", "StudentT"])
+def test_who_looks_for_it_at_the_top_is_told_where_it_is(name):
+    with pytest.raises(AttributeError, match=f"it is bayesdrop.likelihoods.{name}"):
+        getattr(bd, name)
