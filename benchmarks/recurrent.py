@@ -13,10 +13,10 @@ pieces of 50, an LSTM of 96 units, no state carried from piece to piece. The pap
 ``naive`` has ``nn.Dropout`` on inputs and outputs of the LSTM, another mask at every step;
 ``variational`` one mask a sequence on words, inputs, state and outputs, at the same rate.
 ``beta-bernoulli`` and ``concrete`` learn the rates of the same masks. Fixed rates are chosen by
-the validation set, as is the epoch (``chosen``); ``last`` is the end of the curve, which shows what
-overfits. RMSE of ratings in [0, 1]; bits per character. ``mean`` is the mean mask, ``sampled`` the
-average over 32 draws. Rows that are in the file are not run again. One thread; seconds are those of
-the process.
+the validation set, as is the epoch (``chosen``); ``last`` is the end of the curve, which shows
+what overfits. RMSE of ratings in [0, 1]; bits per character. Figures are those of the mean mask,
+``sampled`` those of the average over 32 draws. Rows that are in the file are not run again. One
+thread; seconds are those of the process.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Reader(nn.Module):
         self.head = nn.Linear(units, size["outputs"])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a rating, or the logits of the next character after each."""
         outputs, _ = self.lstm(self.noise(self.embed(x)))
         outputs = self.noise(outputs)
         return self.head(outputs.mean(1) if self.average else outputs)

@@ -25,6 +25,8 @@ from bayesdrop.compression.movement import (
     piece,
     pieces,
 )
+from bayesdrop.compression.readers import recurrent_rule, takes
+from bayesdrop.compression.recurrent import Recurrent
 from bayesdrop.compression.rules import (
     Elementwise,
     Flatten,
@@ -36,7 +38,7 @@ from bayesdrop.compression.rules import (
     ShapeQuery,
     Slope,
 )
-from bayesdrop.compression.weighted import Depthwise, Lookup, Transposed, Weighted
+from bayesdrop.compression.weighted import Depthwise, Lookup, MaskedLookup, Transposed, Weighted
 from bayesdrop.networks.operations import (
     CONVOLUTIONS,
     ELEMENTWISE,
@@ -49,7 +51,7 @@ from bayesdrop.networks.operations import (
     RESIZES,
     TRANSPOSED,
 )
-from bayesdrop.nn import BayesianDropout
+from bayesdrop.nn import BayesianDropout, DropoutEmbedding, InnerMasks
 
 _FACTS = ("ndim", "dtype", "device", "is_cuda", "layout", "requires_grad")
 _OTHER_QUERIES = {"dim", "ndimension", "get_device", "is_floating_point", torch.is_floating_point}
@@ -80,8 +82,12 @@ class Chooser:
         shape = shape_of(node)
         if node.op == "call_module" and shape is not None:
             rule = self._layer(node, self.flow.source.get_submodule(str(node.target)))
+        elif node.op == "call_module":
+            rule = self._recurrent(node, self.flow.source.get_submodule(str(node.target)))
         elif node.op in ("call_function", "call_method"):
-            rule = self._shape_query(node) if shape is None else self._operation(node)
+            rule = recurrent_rule(self.flow, node)
+            if rule is None:
+                rule = self._shape_query(node) if shape is None else self._operation(node)
         else:
             rule = None
         if rule is not None:
@@ -104,7 +110,19 @@ class Chooser:
             return Transposed(self.flow, node, ndim + 1 - cast(Any, module).weight.ndim)
         if kind in (nn.Embedding, nn.EmbeddingBag) and cast(Any, module).max_norm is None:
             return Lookup(self.flow, node, ndim - 1)
+        if kind is DropoutEmbedding:
+            return MaskedLookup(self.flow, node, ndim - 1)
         return self._by_unit(node, kind, cast(Any, module)) or self._unary(node, kind, module)
+
+    def _recurrent(self, node: fx.Node, module: nn.Module) -> Rule | None:
+        if not takes(module):
+            return None
+        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        shared = any(id(parameter) in self.shared for parameter in module.parameters())
+        whole = self.calls[str(node.target)] > 1 or bool(hooks) or shared
+        if whole and not isinstance(module, InnerMasks):
+            return None
+        return Recurrent(self.flow, node, whole=whole)
 
     def _by_unit(self, node: fx.Node, kind: type[nn.Module], module: Any) -> Rule | None:
         """Return the rule of a norm, or of an activation with parameters."""

@@ -56,7 +56,11 @@ class CostCounter:
         parts = self.flow.parts.items()
         # Matrix products and convolutions, plain and depthwise, cost as much as they have weights;
         # all other layers are kept whole.
-        weights = _weights(parts)
+        weights: dict[str, int] = {}
+        for path, size in _weights(parts).items():
+            # A recurrent layer may come in layers of several sizes, which are modules inside it.
+            owner = path if path in self._weights else path.rpartition(".")[0]
+            weights[owner] = weights.get(owner, 0) + size
         flops = dict(self.full.flops)
         for name in flops.keys() & self._weights.keys():
             flops[name] = flops[name] * weights.get(name, 0) // self._weights[name]
@@ -122,8 +126,10 @@ def _weights(parts: Iterable[tuple[str, Any]]) -> dict[str, int]:
     for name, part in parts:
         for path, module in part.named_modules(prefix=name) if isinstance(part, nn.Module) else ():
             weight = getattr(module, "weight", None)
-            if isinstance(weight, Tensor) and weight.numel():
-                found[path] = weight.numel()
+            own = [weight] if isinstance(weight, Tensor) else list(module._parameters.values())
+            size = sum(value.numel() for value in own if value is not None)
+            if size:
+                found[path] = size
     return found
 
 

@@ -16,7 +16,13 @@ from bayesdrop.compression.flow import NAN, Flow, Rule
 from bayesdrop.compression.rounding import rounded
 from bayesdrop.compression.rules import Unary
 from bayesdrop.errors import CompactionError
-from bayesdrop.nn import BayesianDropout, named_dropout_layers, restrict_units, unit_tensors
+from bayesdrop.nn import (
+    BayesianDropout,
+    InnerMasks,
+    named_dropout_layers,
+    restrict_units,
+    unit_tensors,
+)
 from bayesdrop.program.checks import explained
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
@@ -73,7 +79,14 @@ class _Random(Chooser):
         self.calls = Counter(str(n.target) for n in nodes if n.op == "call_module")
 
     @override
+    def _recurrent(self, node: fx.Node, module: nn.Module) -> Rule | None:
+        # Masks inside a layer stay as they are, and it keeps all its units.
+        return None if isinstance(module, InnerMasks) else super()._recurrent(node, module)
+
+    @override
     def _layer(self, node: fx.Node, module: nn.Module) -> Rule | None:
+        if isinstance(module, InnerMasks):
+            return None
         if not isinstance(module, BayesianDropout):
             return super()._layer(node, module)
         whole = self.calls[str(node.target)] > 1 or not unit_tensors(module)

@@ -221,6 +221,16 @@ class Lookup(Unary):
         return self.flow.graph.call_module(target, (self.flow.made[self.input],)), kept
 
 
+class MaskedLookup(Lookup):
+    """An embedding with a mask of its words, which its mean multiplies the rows by."""
+
+    def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
+        super().__init__(flow, node, dim)
+        layer, self.module = self.module, self.module.to_plain()
+        if layer.word_dropout is not None:
+            self.module.weight.data.mul_(layer.word_dropout.mean_mask().detach()[:, None])
+
+
 def _pads(module: Any) -> bool:
     padding = getattr(module, "padding", 0)
     if isinstance(padding, str):

@@ -26,6 +26,7 @@ from bayesdrop.networks.tracing import leaf_modules
 from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
+    InnerMasks,
     registered,
     with_plain_weights,
 )
@@ -247,6 +248,8 @@ def _told(part: Left) -> str:
 def without_dropout(network: nn.Module) -> nn.Module:
     """Return a copy of ``network`` in which every Bayesian dropout layer is ``nn.Identity``.
 
+    Layers with masks inside, such as ``bd.nn.DropoutLSTM``, become those of ``torch.nn``.
+
     Layers with random weights become ``torch.nn`` layers with the mean weights, none pruned.
 
     Args:
@@ -260,11 +263,15 @@ def without_dropout(network: nn.Module) -> nn.Module:
     """
     result = copy.deepcopy(network.network if isinstance(network, Program) else network)
     result = with_plain_weights(result, prune=False)
+    if isinstance(result, InnerMasks):
+        return result.to_plain()
     if isinstance(result, BayesianDropout):
         return nn.Identity().train(result.training)
     for parent in list(result.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, BayesianDropout):
+            if isinstance(child, InnerMasks):
+                setattr(parent, name, child.to_plain())
+            elif isinstance(child, BayesianDropout):
                 setattr(parent, name, nn.Identity().train(child.training))
     return result
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import rnn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -51,3 +52,8 @@ MOVES: set[Any] = {
 
 RESIZES: set[Any] = {nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate}
 """Interpolation over the dimensions behind the second."""
+PACKED = {
+    rnn.pack_padded_sequence, rnn.pad_packed_sequence, rnn.pack_sequence, rnn.unpack_sequence,
+    rnn.unpad_sequence, rnn.pad_sequence,
+}  # fmt: skip
+"""Functions of packed sequences; they look at lengths, so that tracing must not look inside."""

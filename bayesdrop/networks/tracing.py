@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import rnn
 from typing_extensions import override
 
 from bayesdrop.errors import BayesdropError
 from bayesdrop.networks.by_mode import FunctionByMode
-from bayesdrop.nn import BayesianLayer
+from bayesdrop.networks.operations import PACKED
+from bayesdrop.nn import BayesianLayer, InnerMasks
 
 
 class LayerTracer(fx.Tracer):
@@ -30,7 +32,8 @@ class LayerTracer(fx.Tracer):
     """
 
     def __init__(self, *, keep_modes: bool = False, keep_buffers: bool = False) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=tuple(PACKED))
+        self._autowrap_search.append(rnn)  # for those who write nn.utils.rnn.pad_packed_sequence
         self.keep_modes, self.proxy_buffer_attributes = keep_modes, keep_buffers
         self._thread = threading.get_ident()
 
@@ -48,7 +51,7 @@ class LayerTracer(fx.Tracer):
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, BayesianLayer) or (self.keep_modes and knows_its_mode(m)):
+        if isinstance(m, BayesianLayer | InnerMasks) or (self.keep_modes and knows_its_mode(m)):
             return True
         if isinstance(m, FunctionByMode) and not m.is_of_torch:
             return True
@@ -81,7 +84,7 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
         BayesdropError: Of the given class, if the control flow depends on the data, say.
     """
     try:
-        return LayerTracer(**options).trace(network)
+        graph = LayerTracer(**options).trace(network)
     except Exception as cause:  # whatever forward does with what stands for its input
         raise error(
             who,
@@ -91,6 +94,10 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
             hint="Move that code into a module of its own outside the converted part, or put "
             "the dropout layers into the network by hand.",
         ) from cause
+    for node in graph.nodes:
+        if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
+            node.meta.pop("is_wrapped", None)
+    return graph
 
 
 def _location(cause: Exception) -> str:
