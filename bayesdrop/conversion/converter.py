@@ -43,6 +43,8 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     *,
     linear: bool = True,
     conv: bool = True,
+    recurrent: bool | None = None,
+    embedding: bool = False,
     replace_dropout: bool = True,
     input_dropout: bool = True,
     output_dropout: bool = False,
@@ -65,6 +67,11 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
       before the sum: it gates the block's contribution and never the identity. A dropped channel
       is then exactly zero, and ``compact`` removes it from the convolution and its BatchNorm,
       whether or not the sum has that channel.
+    * ``nn.LSTM`` and ``nn.GRU``: they become ``bd.nn.DropoutLSTM`` and ``DropoutGRU`` with one
+      mask a sequence on the inputs of every layer and on every state, the same at all time
+      steps. An ``nn.Dropout`` directly before one is replaced, and so is the noise between its
+      layers; the outputs' mask is that of the Linear behind them. With ``embedding=True`` an
+      ``nn.Embedding`` becomes a ``bd.nn.DropoutEmbedding``, which drops words.
     * Priors with an order (Indian buffet) give their first stick to the unit with the largest
       weights.
     * Any other ``nn.Dropout``: replaced by a layer of its name where its width can be told from
@@ -99,6 +106,10 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
         dropout: A key of ``bd.nn.layers``, of a mask or of random weights.
         linear: Whether Linear layers get one.
         conv: Whether convolutions get one.
+        recurrent: Whether LSTM and GRU get masks inside, on inputs and states; None is what
+            ``linear`` is. False only replaces the noise between their layers.
+        embedding: Whether embeddings get a mask of their words. A prior that learns its rates
+            prunes words that are rare.
         replace_dropout: Whether ``nn.Dropout`` modules (and ``F.dropout(..., self.training)``)
             are replaced.
         input_dropout: Whether a Linear that sees the network's own input gets one, which prunes
@@ -141,7 +152,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
 
     Warns:
         ConversionWarning: Of what was left though the call asked for it: other layers with
-            weights, such as ``nn.LSTM``, ``nn.TransformerEncoder`` or ``nn.Embedding``, and
+            weights, such as ``nn.RNN``, ``nn.TransformerEncoder`` or ``nn.Embedding``, and
             dropout inside a layer, always on, or of a width that cannot be told. To ``exclude``
             them is to say that this is meant.
 
@@ -155,6 +166,8 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
         dropout=dropout,
         linear=linear,
         conv=conv,
+        recurrent=recurrent,
+        embedding=embedding,
         replace_dropout=replace_dropout,
         input_dropout=input_dropout,
         output_dropout=output_dropout,
@@ -192,7 +205,8 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, Co
     plan = Plan(root=work, graph=graph, modules=leaf_modules(work, graph), request=request)
     plan.check_patterns()
     calls = [(node, module) for node in graph.nodes if (module := plan.module(node))]
-    chosen = [(n, m) for n, m in calls if isinstance(plain_of(m), request.kinds)]
+    kinds = (*request.kinds, *request.inside)
+    chosen = [(n, m) for n, m in calls if isinstance(plain_of(m), kinds)]
     trained = looks_trained(network) if request.trained is None else request.trained
     if trained:
         plan.keep_prob = 1 - _CLOSED / max(1, len(chosen))
@@ -211,7 +225,8 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, Co
         module.training = modes.get(name, modes[""])
     before = earlier_report(network)
     former = () if before is None else before.placed
-    placed = tuple(p for p in former if p.name in plan.modules) + tuple(plan.inserted.values())
+    names = {name for name, _ in result.named_modules()}
+    placed = tuple(p for p in former if p.name in names) + tuple(plan.inserted.values())
     return result, ConversionReport(type(network).__name__, placed, left, trained)
 
 
@@ -220,7 +235,7 @@ def _nothing_to_do(plan: Plan, left: Sequence[Left]) -> ConversionError:
     reasons = "; ".join(f"{part.name!r} ({part.kind}): {part.why}" for part in left[:5])
     return ConversionError(
         "convert",
-        expected="at least one Linear, convolution or nn.Dropout to be selected",
+        expected="at least one Linear, convolution, LSTM, GRU or nn.Dropout to be selected",
         got=f"none of {names}" + (f"; {reasons}" if reasons else ""),
         hint="Check linear, conv, select, exclude, input_dropout and output_dropout.",
     )

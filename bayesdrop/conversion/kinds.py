@@ -15,6 +15,7 @@ NORMALISATIONS = (
     *NORMS, nn.LayerNorm, nn.RMSNorm, nn.SyncBatchNorm, nn.LocalResponseNorm,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )  # fmt: skip
+RECURRENT = (nn.LSTM, nn.GRU)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 ACTIVATIONS = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU,

@@ -7,16 +7,24 @@ from typing import Any
 
 from torch import fx, nn
 
-from bayesdrop.conversion.kinds import ACTIVATIONS, CONVOLUTIONS, DROPOUTS, NORMALISATIONS
+from bayesdrop.conversion.inside import HAS_MASKS
+from bayesdrop.conversion.kinds import (
+    ACTIVATIONS,
+    CONVOLUTIONS,
+    DROPOUTS,
+    NORMALISATIONS,
+)
 from bayesdrop.conversion.modes import drop_rate
 from bayesdrop.conversion.plan import NEVER_DROPPED, NOT_PLAIN, WIDTH_UNKNOWN, Plan
 from bayesdrop.conversion.reach import MIXES
 from bayesdrop.conversion.report import Left
+from bayesdrop.conversion.request import Request
 from bayesdrop.conversion.selection import plain_of
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode
 from bayesdrop.networks.tracing import knows_its_mode
 from bayesdrop.nn import BayesianDropout
 
+MEANT = ("recurrent=False", "linear=False", "not in select", "in exclude")
 _LAYERS = (nn.Linear, *CONVOLUTIONS)
 _NO_LAYERS = (*ACTIVATIONS, *NORMALISATIONS, BayesianDropout, ChoiceByMode)
 
@@ -61,8 +69,15 @@ class Leftovers:
             yield from self._noise(name, module)
             return
         asked = bool(self.request.kinds) or (rate > 0 and self.request.replace_dropout)
-        why = "a layer of this kind takes no mask inside"
-        wanted = asked and self.request.wants(name, module)
+        why = self.plan.skipped.get(name, _without_masks(module, self.request))
+        meant = why in (
+            "recurrent=False",
+            "linear=False",
+            "not in select",
+            "in exclude",
+            HAS_MASKS,
+        )
+        wanted = asked and not meant and self.request.wants(name, module)
         yield Left(name, type(module).__name__, why, size, rate, wanted)
 
     def _dropout(self, name: str, module: nn.Module) -> Iterator[Left]:
@@ -121,6 +136,13 @@ class Leftovers:
                 wanted = asked and self.request.wants(name, owner)
                 size = owner.get_parameter(own).numel()
                 yield Left(name, "Parameter", why, size, 0.0, wanted)
+
+
+def _without_masks(module: nn.Module, request: Request) -> str:
+    """Return why a layer of a kind that is not put beside masks has none inside."""
+    if isinstance(module, nn.Embedding) and not request.random_weights:
+        return "embedding=True masks its words"
+    return "a layer of this kind takes no mask inside"
 
 
 def own_rate(module: nn.Module) -> float:

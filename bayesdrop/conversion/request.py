@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
-from bayesdrop.conversion.kinds import CONVOLUTIONS
+from bayesdrop.conversion.kinds import CONVOLUTIONS, RECURRENT
 from bayesdrop.conversion.selection import Selection, matches
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn import BayesianWeights, layers
@@ -30,6 +30,8 @@ class Request:
     dropout: str
     linear: bool = True
     conv: bool = True
+    recurrent: bool | None = None
+    embedding: bool = False
     replace_dropout: bool = True
     input_dropout: bool = True
     output_dropout: bool = False
@@ -76,8 +78,22 @@ class Request:
 
     @property
     def kinds(self) -> tuple[type[nn.Module], ...]:
-        """The classes of layers that get something."""
+        """The classes of layers that get something on their inputs or outputs."""
         return (*(CONVOLUTIONS if self.conv else ()), *((nn.Linear,) if self.linear else ()))
+
+    @property
+    def inside(self) -> tuple[type[nn.Module], ...]:
+        """The classes of layers that get masks inside."""
+        if self.random_weights:
+            return ()
+        return (*RECURRENT, *((nn.Embedding,) if self.embedding else ()))
+
+    @property
+    def why_no_states(self) -> str:
+        """Why recurrent layers get no masks but in place of their own noise, if they do not."""
+        if self.recurrent is None:
+            return "" if self.linear else "linear=False"
+        return "" if self.recurrent else "recurrent=False"
 
     def wants(self, name: str, module: nn.Module) -> bool:
         """Return whether a part of the network is selected that may be no layer.

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import nn
 
-from bayesdrop.conversion.kinds import CONVOLUTIONS, DROPOUTS
+from bayesdrop.conversion.kinds import CONVOLUTIONS, DROPOUTS, RECURRENT
 from bayesdrop.nn import BayesianWeights
 
 Selection: TypeAlias = str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -36,5 +36,5 @@ def plain_of(module: nn.Module) -> nn.Module:
 
 def named_layers(modules: Mapping[str, nn.Module]) -> list[str]:
     """Return the names of the layers that a user can select, for messages."""
-    kinds = (nn.Linear, *CONVOLUTIONS, *DROPOUTS)
+    kinds = (nn.Linear, *RECURRENT, nn.Embedding, *CONVOLUTIONS, *DROPOUTS)
     return [name for name, module in modules.items() if isinstance(plain_of(module), kinds)]

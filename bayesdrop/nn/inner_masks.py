@@ -22,6 +22,10 @@ class InnerMasks(ABC):
         """Return where masks can be, by the name that each has as a child: its number of units."""
 
     @abstractmethod
+    def weights_behind(self, place: str) -> nn.Module | None:
+        """Return the weights that a mask is on the inputs of, as those of a Linear, if any are."""
+
+    @abstractmethod
     def put_mask(self, place: str, mask: BayesianDropout | None) -> None:
         """Put a mask into a place of ``mask_sizes``, or take it out.
 

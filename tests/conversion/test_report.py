@@ -66,6 +66,8 @@ PARTS = {
 @pytest.mark.parametrize("name", PARTS)
 def test_a_part_with_weights_or_dropout_of_its_own_is_named_in_one_warning(name, key):
     build, rate = PARTS[name]
+    if type(build()) in (nn.LSTM, nn.GRU) and key != "sparse-variational":
+        return  # they get masks inside
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         net = bd.convert(Around(build()), key)
@@ -80,7 +82,7 @@ def test_a_part_with_weights_or_dropout_of_its_own_is_named_in_one_warning(name,
     bd.convert(Around(build()), key, select=["first", "last"])
 
 
-@pytest.mark.parametrize("name", ["LSTM with dropout", "MultiheadAttention", "AlphaDropout"])
+@pytest.mark.parametrize("name", ["MultiheadAttention", "AlphaDropout"])
 def test_monte_carlo_dropout_alone_names_dropout_that_nothing_will_sample(name):
     only = {"linear": False, "conv": False}
     net = nn.Sequential(Around(PARTS[name][0]()), nn.Dropout(0.1), nn.Linear(2, 2))

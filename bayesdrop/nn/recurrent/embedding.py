@@ -106,8 +106,12 @@ class DropoutEmbedding(InnerMasks, nn.Embedding):
             raise unknown_name(f"place of a mask in {type(self).__name__}", place, sizes)
         if mask is not None:
             check_mask(f"{type(self).__name__}.{place}", mask, sizes[place])
-            mask.bind_weights(WordWeights(self), 1)
+            mask.bind_weights(self.weights_behind(place), 1)
         self.add_module(place, mask)
+
+    @override
+    def weights_behind(self, place: str) -> nn.Module:
+        return WordWeights(self)
 
     @override
     def to_plain(self) -> nn.Embedding:

@@ -134,17 +134,20 @@ class RecurrentPlaces(InnerMasks, nn.RNNBase):
             raise unknown_name(f"place of a mask in {type(self).__name__}", place, sizes)
         if mask is not None:
             check_mask(f"{type(self).__name__}.{place}", mask, sizes[place])
-            names = self.governed(place)
-            if names:
-                mask.bind_weights(GateWeights(self, names, self.num_parts), 1)
+            weights = self.weights_behind(place)
+            if weights is not None:
+                mask.bind_weights(weights, 1)
         self.add_module(place, mask)
 
-    def governed(self, place: str) -> tuple[str, ...]:
-        """Return the names of the matrices that a mask is on the inputs of."""
+    @override
+    def weights_behind(self, place: str) -> nn.Module | None:
         kind, _, rest = place.partition("_dropout_")
+        if kind not in ("input", "state"):
+            return None
+        names = (f"weight_hh_{rest}",)
         if kind == "input":
-            return tuple(f"weight_ih_{rest}{suffix}" for suffix in self.directions)
-        return (f"weight_hh_{rest}",) if kind == "state" else ()
+            names = tuple(f"weight_ih_{rest}{suffix}" for suffix in self.directions)
+        return GateWeights(self, names, self.num_parts)
 
     @override
     def to_plain(self) -> nn.RNNBase:
