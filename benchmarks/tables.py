@@ -21,6 +21,7 @@ import tables_networks
 import tables_posterior
 import tables_reliability
 import tables_small
+import tables_text
 import tables_trained
 import tables_uci
 from rows import DATA, NETWORKS, RESULTS
@@ -78,6 +79,9 @@ TABLES |= {
 TABLES |= {
     f"several-masks-{data}": partial(tables_posterior.several_masks, data)
     for data in tables_posterior.committed()
+}
+TABLES |= {
+    f"recurrent-{task}": partial(tables_text.text, task) for task in tables_text.committed()
 }
 for _suite in NETWORKS:
     for _data in DATA:

@@ -126,11 +126,15 @@ def _weights(parts: Iterable[tuple[str, Any]]) -> dict[str, int]:
     for name, part in parts:
         for path, module in part.named_modules(prefix=name) if isinstance(part, nn.Module) else ():
             weight = getattr(module, "weight", None)
-            own = [weight] if isinstance(weight, Tensor) else list(module._parameters.values())
-            size = sum(value.numel() for value in own if value is not None)
+            own = [weight] if isinstance(weight, Tensor) else _matrices(module)
+            size = sum(value.numel() for value in own)
             if size:
                 found[path] = size
     return found
+
+
+def _matrices(module: nn.Module) -> list[Tensor]:
+    return [value for value in module._parameters.values() if value is not None and value.ndim > 1]
 
 
 def _params(parts: Iterable[tuple[str, Any]]) -> dict[str, int]:

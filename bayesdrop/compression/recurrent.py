@@ -21,7 +21,7 @@ from bayesdrop.compression.graph import shape_of
 from bayesdrop.compression.sequences import GivesPacked, Reads, TakesPacked, known_of, need
 from bayesdrop.nn import RecurrentDropout
 
-KINDS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
+KINDS: dict[str, Any] = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 
 
 class Recurrent(TakesPacked):
@@ -201,9 +201,9 @@ class Recurrent(TakesPacked):
         flow, source = self.flow, self.source
         shape = shape_of(source)
         if shape is None:
-            known = isinstance(flow.rules[source], GivesPacked)
             every = torch.arange(self.module.input_size)
-            return flow.made[source], flow.kept[source] if known else every
+            known_units = isinstance(flow.rules[source], GivesPacked)
+            return flow.made[source], flow.kept[source] if known_units else every
         dim = len(shape) - 1
         kept = flow.kept_along(source, dim)
         wanted = self.columns.nonzero().flatten()
@@ -217,7 +217,7 @@ class Recurrent(TakesPacked):
         """Return layers of ``torch.nn`` with the units that are left."""
         m, first = self.module, group[0]
         width = len(columns) if first == 0 else sum(map(len, self.left[first - 1]))
-        new = KINDS[m.mode](
+        new: nn.RNNBase = KINDS[m.mode](
             width,
             len(self.left[first][0]),
             len(group),
@@ -233,9 +233,8 @@ class Recurrent(TakesPacked):
             for index, suffix in enumerate(self.suffixes):
                 values = self._parameters(layer, index, columns)
                 for kind, value in values.items():
-                    name, old = f"{kind}_l{layer}{suffix}", f"{kind}_l{layer}{suffix}"
+                    grad = m.get_parameter(f"{kind}_l{layer}{suffix}").requires_grad
                     name = f"{kind}_l{layer - first}{suffix}"
-                    grad = m.get_parameter(old).requires_grad
                     setattr(new, name, nn.Parameter(value, grad))
         return new.eval()
 

@@ -52,7 +52,7 @@ MOVES: set[Any] = {
 
 RESIZES: set[Any] = {nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate}
 """Interpolation over the dimensions behind the second."""
-PACKED = {
+PACKED: set[Any] = {
     rnn.pack_padded_sequence, rnn.pad_packed_sequence, rnn.pack_sequence, rnn.unpack_sequence,
     rnn.unpad_sequence, rnn.pad_sequence,
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
@@ -23,11 +23,11 @@ class GateWeights(nn.Module):
 
     Args:
         layer: The recurrent layer.
-        names: The matrices that the mask is on the inputs of, such as ``("weight_ih_l0",)``.
+        names: The matrices that the mask is on the inputs of, such as ``["weight_ih_l0"]``.
         parts: 1, or the number of gates if each has a mask of its own.
     """
 
-    def __init__(self, layer: nn.Module, names: tuple[str, ...], parts: int) -> None:
+    def __init__(self, layer: nn.Module, names: Sequence[str], parts: int) -> None:
         super().__init__()
         self._layer, self.names, self.parts = (layer,), names, parts
 
@@ -144,9 +144,9 @@ class RecurrentPlaces(InnerMasks, nn.RNNBase):
         kind, _, rest = place.partition("_dropout_")
         if kind not in ("input", "state"):
             return None
-        names = (f"weight_hh_{rest}",)
+        names = [f"weight_hh_{rest}"]
         if kind == "input":
-            names = tuple(f"weight_ih_{rest}{suffix}" for suffix in self.directions)
+            names = [f"weight_ih_{rest}{suffix}" for suffix in self.directions]
         return GateWeights(self, names, self.num_parts)
 
     @override
