@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from bayesdrop.conversion.accepted import copied
 from bayesdrop.conversion.evidence import looks_trained
+from bayesdrop.conversion.inside import mask_inside
 from bayesdrop.conversion.leftovers import Leftovers
 from bayesdrop.conversion.modes import graph_of_both_modes
 from bayesdrop.conversion.plan import Plan
@@ -211,7 +212,10 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, Co
     if trained:
         plan.keep_prob = 1 - _CLOSED / max(1, len(chosen))
     for node, module in chosen:
-        plan.put_in(node, module)
+        if isinstance(module, request.inside):
+            mask_inside(plan, node, module)
+        else:
+            plan.put_in(node, module)
     plan.erase_idle_dropout()
     if request.replace_dropout and not request.random_weights:
         plan.replace_all_dropout()

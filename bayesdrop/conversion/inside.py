@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
+from bayesdrop.conversion.kinds import DROPOUTS
+from bayesdrop.conversion.plan import Plan, input_of
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import Request
 from bayesdrop.nn import (
@@ -65,7 +67,7 @@ class Inside:
         placed = {}
         only_noise = self.only_noise(name, layer)
         for place, units in new.mask_sizes().items():
-            rate = _rate(found) if place == "input_dropout_l0" else own_rate_of(layer)
+            rate = _rate(found) if place == "input_dropout_l0" else _own_rate(layer)
             noisy = rate > 0 and place.startswith("input")
             if place == "output_dropout" or (only_noise and not noisy):
                 continue
@@ -134,6 +136,35 @@ class Inside:
         return mask
 
 
+def mask_inside(plan: Plan, node: fx.Node, layer: nn.Module) -> None:
+    """Put masks into a layer that has places for them, and note what was done.
+
+    Args:
+        plan: The graph that calls it.
+        node: The call.
+        layer: The layer.
+    """
+    name, source, request = str(node.target), input_of(node), plan.request
+    if request.why_no_states and isinstance(layer, nn.RNNBase) and not _own_rate(layer):
+        plan.skipped[name] = request.why_no_states
+        return
+    if not plan.selected(node, layer):
+        return
+    found: list[nn.Module] = []
+    while request.replace_dropout and isinstance(module := plan.module(source), DROPOUTS):
+        found.append(module)
+        source = input_of(source)
+    inside = Inside(plan.root, request, plan.keep_prob)
+    if not inside.put(name, layer, found):
+        plan.skipped[name] = inside.why
+        return
+    node.replace_input_with(input_of(node), source)
+    plan.masked.add(name)
+    plan.inserted |= inside.placed
+    for place in (name, *inside.placed):
+        plan.modules[place] = plan.root.get_submodule(place)
+
+
 def _rate(found: Sequence[nn.Module]) -> float:
     keep = 1.0
     for module in found:
@@ -141,6 +172,6 @@ def _rate(found: Sequence[nn.Module]) -> float:
     return 1 - keep
 
 
-def own_rate_of(layer: nn.Module) -> float:
+def _own_rate(layer: nn.Module) -> float:
     """Return the rate of the noise between a recurrent layer's layers."""
     return layer.dropout if isinstance(layer, nn.RNNBase) and layer.num_layers > 1 else 0.0

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bayesdrop.conversion.inside import Inside, own_rate_of
 from bayesdrop.conversion.kinds import (
     ACTIVATION_FUNCTIONS,
     ACTIVATIONS,
@@ -105,11 +104,9 @@ class Plan:
         return True
 
     def put_in(self, node: fx.Node, layer: nn.Module) -> None:
-        """Give a layer what is asked for."""
+        """Give a Linear or a convolution what is asked for."""
         before = self.request.position == "before-activation"
-        if isinstance(layer, self.request.inside):
-            self._mask_inside(node, layer)
-        elif self.request.random_weights:
+        if self.request.random_weights:
             self._randomise(node, layer)
         elif before or isinstance(plain_of(layer), CONVOLUTIONS):
             self._mask_outputs(node, layer, before_activation=before)
@@ -218,29 +215,6 @@ class Plan:
             new = self._insert(f"{name}_dropout", name, end, outputs_of(layer), where, like=like)
         for user in users:
             user.replace_input_with(end, new)
-
-    def _mask_inside(self, node: fx.Node, layer: nn.Module) -> None:
-        """Put masks into a layer that has places for them."""
-        name, source = str(node.target), input_of(node)
-        inside = Inside(self.root, self.request, self.keep_prob)
-        why = self.request.why_no_states
-        if why and isinstance(layer, nn.RNNBase) and not own_rate_of(layer):
-            self.skipped[name] = why
-            return
-        if not self.selected(node, layer):
-            return
-        found: list[nn.Module] = []
-        while self.request.replace_dropout and isinstance(module := self.module(source), DROPOUTS):
-            found.append(module)
-            source = input_of(source)
-        if not inside.put(name, layer, found):
-            self.skipped[name] = inside.why
-            return
-        node.replace_input_with(input_of(node), source)
-        self.masked.add(name)
-        self.inserted |= inside.placed
-        for place in (name, *inside.placed):
-            self.modules[place] = self.root.get_submodule(place)
 
     def _followed(self, node: fx.Node, is_next: Callable[[fx.Node], bool]) -> fx.Node:
         follower = _only_user(node)
