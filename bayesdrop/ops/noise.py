@@ -24,6 +24,16 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     return noise.clamp_(min=info.tiny, max=1.0 - info.eps)
 
 
+def uniforms(sizes: Sequence[int], like: Tensor) -> Tensor:
+    """Return the uniform noise of several vectors, one behind the other.
+
+    Args:
+        sizes: Of the vectors. On a CPU the noise is what they would be given one by one.
+        like: Gives dtype and device.
+    """
+    return uniform((sum(sizes),), like)
+
+
 def logistic(shape: Sequence[int], like: Tensor) -> Tensor:
     r"""Return standard logistic noise :math:`\log u - \log(1 - u)`."""
     return uniform(shape, like).logit_()

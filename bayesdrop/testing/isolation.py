@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -49,8 +49,12 @@ def noise_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
         u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
         return u.clamp(1e-12, 1 - 1e-12)
 
+    def uniforms(sizes: Sequence[int], like: Tensor) -> Tensor:
+        return torch.cat([uniform((size,), like) for size in sizes])
+
     def normal(shape: Shape, like: Tensor) -> Tensor:
         return torch.special.ndtri(uniform(shape, like))
 
     monkeypatch.setattr(noise, "uniform", uniform)
+    monkeypatch.setattr(noise, "uniforms", uniforms)
     monkeypatch.setattr(noise, "normal", normal)

@@ -11,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.distributions.kumaraswamy import kl_beyond_one
-from bayesdrop.distributions.kumaraswamy_step import sample_with_kl
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.latents import JointDraw, joined
@@ -22,7 +21,6 @@ from bayesdrop.nn.masks.kumaraswamy_posterior import (
     Parametrization,
 )
 from bayesdrop.nn.masks.relaxation import Relaxation
-from bayesdrop.ops import noise
 from bayesdrop.ops.memo import Memo
 from bayesdrop.typing import Latents
 
@@ -160,24 +158,20 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
     @classmethod
     @override
     def draw_jointly(cls, owners: Sequence[BetaBernoulliDropout]) -> JointDraw | None:
-        concentrations = cls.joint_concentrations(owners)
-        if concentrations is None:
+        c = [owner.prior_concentration1 for owner in owners]
+        scales = [owner.kl_scale for owner in owners]
+        drawn = cls.draw_together(owners, c, scales)
+        if drawn is None:
             return None
-        a, b = concentrations
-        sizes = [owner.num_units for owner in owners]
-        c = joined([owner.prior_concentration1 for owner in owners], sizes)
-        weight = None
-        if any(owner.kl_scale != 1.0 for owner in owners):
-            scales = [a.new_full((), owner.kl_scale) for owner in owners]
-            weight = joined(scales, sizes)
-        uniform = torch.cat([noise.uniform((size,), a) for size in sizes])
-        pi, kl = sample_with_kl(a, b, c, uniform, weight)
+        kl = drawn.kl
         if any(float(owner.prior_concentration0) != 1.0 for owner in owners):
+            sizes = [owner.num_units for owner in owners]
+            a, b = drawn.concentration1, drawn.concentration0
             d = joined([owner.prior_concentration0 for owner in owners], sizes)
-            rest = kl_beyond_one(a, b, c, d)
-            kl = kl + (rest.sum() if weight is None else (rest * weight).sum())
-        drawn = zip(owners, pi.split(sizes), strict=True)
-        return JointDraw({owner: {"pi": value} for owner, value in drawn}, kl)
+            rest = kl_beyond_one(a, b, joined(c, sizes), d)
+            kl = kl + (rest * joined([a.new_full((), s) for s in scales], sizes)).sum()
+        latents = zip(owners, drawn.values, strict=True)
+        return JointDraw({owner: {"pi": value} for owner, value in latents}, kl)
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

@@ -8,15 +8,22 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
+from bayesdrop.distributions.kumaraswamy_step import (
+    LOG_A,
+    LOG_B,
+    Drawn,
+    concentrations_of,
+    draw_with_kl,
+)
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.latents import LatentOwner, alike
+from bayesdrop.nn.latents import LatentOwner, alike, joined
+from bayesdrop.ops import noise
 from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import clamp_inward, log1mexp, wide
-from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 
 Parametrization: TypeAlias = Literal["location", "softplus", "log"]
 
@@ -32,10 +39,6 @@ PARAMETER_NAMES = tuple(name for pair in _NAMES.values() for name in pair)
 _MIN_RAW = -10.0
 _MAX_CONCENTRATION0 = 50.0  # softplus(50) is 50
 _LOG_2 = math.log(2.0)
-# What float32 can hold: a from 2e-9 to 7e10, b up to 1e26 and, as log-odds, any median.
-_MAX_MEDIAN_LOGIT = 60.0
-_LOG_A = (-20.0, 25.0)
-_LOG_B = (-20.0, 60.0)
 
 
 class KumaraswamyPosterior(LatentOwner):
@@ -121,19 +124,42 @@ class KumaraswamyPosterior(LatentOwner):
         for name in _NAMES[self.parametrization]:
             yield getattr(self, name)  # no nn.Parameter where torch.func gives the values
 
-    @classmethod
-    def joint_concentrations(
-        cls, owners: Sequence[KumaraswamyPosterior]
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return the concentrations of all owners, one behind the other; None if they differ.
+    @staticmethod
+    def draw_together(
+        holders: Sequence[KumaraswamyPosterior],
+        prior_concentration1: Sequence[Tensor],
+        kl_scales: Sequence[float],
+    ) -> Drawn | None:
+        """Draw a value of each holder's posteriors, with their divergence from Beta(c, 1).
 
         Args:
-            owners: Those of one parametrization, dtype and device can be joined.
+            holders: Those of one parametrization, dtype and device can be joined.
+            prior_concentration1: :math:`c` of each.
+            kl_scales: A factor on the divergences of each.
+
+        Returns:
+            None if they differ.
         """
-        first, second = zip(*(owner.posterior_parameters() for owner in owners), strict=True)
-        if not alike(first) or len({owner.parametrization for owner in owners}) > 1:
+        first, second = zip(*(holder.posterior_parameters() for holder in holders), strict=True)
+        parametrization = holders[0].parametrization
+        if not alike(first) or len({holder.parametrization for holder in holders}) > 1:
             return None
-        return _decode(owners[0].parametrization, torch.cat(first), torch.cat(second))
+        sizes = [len(x) for x in first]
+        located = parametrization == "location"
+        if not located:
+            a, b = _decode(parametrization, torch.cat(first), torch.cat(second))
+            first, second = a.split(sizes), b.split(sizes)
+        weight = None
+        if any(scale != 1.0 for scale in kl_scales):
+            weight = joined([first[0].new_full((), scale) for scale in kl_scales], sizes)
+        return draw_with_kl(
+            first,
+            second,
+            located=located,
+            c=joined(prior_concentration1, sizes),
+            uniform=noise.uniforms(sizes, first[0]),
+            weight=weight,
+        )
 
     def _kumaraswamy(self) -> Kumaraswamy:
         # fit reports a NaN with its site, so checking arguments at every step is not worth it.
@@ -165,62 +191,8 @@ def _decode(parametrization: str, first: Tensor, second: Tensor) -> tuple[Tensor
             softplus(clamp_inward(second, _MIN_RAW, _MAX_CONCENTRATION0)),
         )
     if parametrization == "log":
-        return clamp_inward(first, *_LOG_A).exp(), clamp_inward(second, *_LOG_B).exp()
-    form = _plain_of_location if takes_plain_operations() else _OfLocation.apply
-    return form(first, second)
-
-
-def _plain_of_location(location: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor]:
-    a = clamp_inward(log_shape, *_LOG_A).exp()
-    logit = location * (1 + 1 / a)
-    log_median = logsigmoid(clamp_inward(logit, -math.inf, _MAX_MEDIAN_LOGIT))
-    # log(m^a), below which b would be infinite. Not a quotient, whose derivative would overflow.
-    power = clamp_inward(a * log_median, -_LOG_B[1], math.inf)
-    return a, (math.log(_LOG_2) - (-log1mexp(power)).log()).exp()
-
-
-class _OfLocation(torch.autograd.Function):
-    # Written out, beside the form in plain operations, as in bayesdrop.ops.stable.
-    @staticmethod
-    def forward(ctx: Any, location: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor]:
-        a = log_shape.clamp(*_LOG_A).exp_()
-        stretch = a.reciprocal().add_(1)
-        logit = location * stretch
-        log_median = logsigmoid(logit.clamp(max=_MAX_MEDIAN_LOGIT))
-        power = a * log_median
-        odds = torch.expm1(power.clamp(min=-_LOG_B[1]).neg_())  # m^-a - 1
-        log_rest = torch.log1p(odds.reciprocal())  # -log(1 - m^a)
-        b = _LOG_2 / log_rest
-        ctx.save_for_backward(
-            location, log_shape, a, b, stretch, logit, log_median, power, odds, log_rest
-        )
-        return a, b
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        location, log_shape, a, b, stretch, logit, log_median, power, odds, log_rest = (
-            ctx.saved_tensors
-        )
-        if torch.is_grad_enabled():
-
-            def total(location: Tensor, log_shape: Tensor) -> Tensor:
-                values = _plain_of_location(location, log_shape)
-                return sum(
-                    ((v * g).sum() for v, g in zip(values, grads, strict=True)), a.sum() * 0
-                )
-
-            return plain_gradients(total, (location, log_shape), a.new_ones(()))
-        of_a, of_b = grads
-        # Each bound cuts the gradient as clamp_inward does: where a descent step leads outward.
-        slope = (of_b * b).div_(log_rest * odds).neg_()  # together: each may overflow
-        slope.masked_fill_((power <= -_LOG_B[1]) & (slope > 0), 0.0)
-        of_logit = (slope * a).mul_(torch.sigmoid(-logit.clamp(max=_MAX_MEDIAN_LOGIT)))
-        of_logit.masked_fill_((logit >= _MAX_MEDIAN_LOGIT) & (of_logit < 0), 0.0)
-        pull = (of_logit * location).div_(a)  # (1 + 1/a) falls with a
-        of_log = torch.addcmul(of_a, slope, log_median).mul_(a).sub_(pull)
-        low, high = _LOG_A
-        outward = ((log_shape <= low) & (of_log > 0)) | ((log_shape >= high) & (of_log < 0))
-        return of_logit.mul_(stretch), of_log.masked_fill_(outward, 0.0)
+        return clamp_inward(first, *LOG_A).exp(), clamp_inward(second, *LOG_B).exp()
+    return concentrations_of(first, second)
 
 
 def _encode(parametrization: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

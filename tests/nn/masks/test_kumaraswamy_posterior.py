@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import bayesdrop as bd
+from bayesdrop.distributions.kumaraswamy_step import _Concentrations, _plain_concentrations
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.masks.kumaraswamy_posterior import _OfLocation, _plain_of_location
 
 PARAMETRIZATIONS = ("location", "softplus", "log")
 PAIRS = [(5.0, 1.0), (0.3133, 1.0), (1e-4, 1.0), (30.0, 12.0), (0.5, 0.2), (200.0, 0.7)]
@@ -130,7 +130,7 @@ def test_the_written_out_gradient_is_that_of_the_plain_operations(dtype):
     ]
     for signs in ((1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0), (0.0, 1.0)):
         found = []
-        for form in (_OfLocation.apply, _plain_of_location):
+        for form in (_Concentrations.apply, _plain_concentrations):
             a, b = form(*inputs)
             loss = signs[0] * a.log().sum() + signs[1] * b.log().sum()
             found.append([a, b, *torch.autograd.grad(loss, inputs)])
@@ -140,4 +140,4 @@ def test_the_written_out_gradient_is_that_of_the_plain_operations(dtype):
 
 def test_second_derivatives_of_a_location_are_right():
     inputs = [torch.randn(10, requires_grad=True) for _ in range(2)]
-    assert torch.autograd.gradgradcheck(_OfLocation.apply, inputs)
+    assert torch.autograd.gradgradcheck(_Concentrations.apply, inputs)
