@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -232,6 +233,68 @@ def _plain_gradients(
         return sum(terms[1:], start=terms[0])
 
     return plain_gradients(total, (x, logits), torch.ones_like(rate))
+
+
+def relaxed_masks(
+    logits: Sequence[Tensor], temperatures: Sequence[Tensor], rows: int
+) -> tuple[Tensor, ...]:
+    r"""Return a relaxed mask of every row under each vector of log-odds, in one operation.
+
+    They are ``BinaryConcrete(temperature, logits=logits).rsample((rows,))`` one by one, for the
+    same noise.
+
+    Args:
+        logits: Log-odds, ``(K,)`` each.
+        temperatures: One for each, without a gradient.
+        rows: Number of masks, the same for all.
+    """
+    return _RelaxedMasks.apply(rows, *temperatures, *logits)
+
+
+class _RelaxedMasks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        half = len(inputs) // 2
+        rates, logits = [t.reciprocal() for t in inputs[:half]], inputs[half:]
+        shapes = [(rows, len(x)) for x in logits]
+        flat = noise.uniforms(shapes, logits[0]).logit_()
+        pieces = flat.split([rows * len(x) for x in logits])
+        masks = [y.view(shape) for y, shape in zip(pieces, shapes, strict=True)]
+        for y, x, rate in zip(masks, logits, rates, strict=True):
+            y.add_(x).mul_(rate)
+        bound = _largest_logit(flat)
+        flat.clamp_(-bound, bound).sigmoid_()
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*rates, *logits, *masks)
+        return tuple(masks)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        size = len(grads)
+        saved = ctx.saved_tensors
+        parts = zip(saved[:size], saved[size : 2 * size], saved[2 * size :], grads, strict=True)
+        if torch.is_grad_enabled():
+            found = [_plain_slope(*part) for part in parts]
+        else:
+            found = [_slope(*part) for part in parts]
+        return None, *[None] * size, *found
+
+
+def _slope(rate: Tensor, logits: Tensor, z: Tensor, grad: Tensor | None) -> Tensor | None:
+    if grad is None:
+        return None
+    return torch.addcmul(z, z, z, value=-1).mul_(grad).sum(0).mul_(rate)
+
+
+def _plain_slope(rate: Tensor, logits: Tensor, z: Tensor, grad: Tensor | None) -> Tensor | None:
+    # With its graph: the mask's dependence on the log-odds, at the value that it has.
+    if grad is None or not logits.requires_grad:
+        return None
+
+    def mask(logits: Tensor) -> Tensor:
+        return torch.sigmoid(z.detach().logit() + rate * (logits - logits.detach()))
+
+    return plain_gradients(mask, (logits,), grad)[0]
 
 
 class _RoundStraightThrough(torch.autograd.Function):

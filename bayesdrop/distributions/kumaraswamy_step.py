@@ -26,12 +26,14 @@ class Drawn(NamedTuple):
 
     Args:
         values: A sample of each vector.
+        logits: Its log-odds.
         kl: The divergences from Beta(c, 1), each times its weight, summed.
         concentration1: :math:`a` of all vectors, one behind the other.
         concentration0: :math:`b`, likewise.
     """
 
-    values: tuple[Tensor, ...]
+    values: Sequence[Tensor]
+    logits: Sequence[Tensor]
     kl: Tensor
     concentration1: Tensor
     concentration0: Tensor
@@ -59,8 +61,8 @@ def draw_with_kl(
         uniform: Noise on (0, 1) for all.
         weight: Factors on the divergences, one for each unit or one for all; None for 1.
     """
-    *values, kl, a, b = _DrawWithKL.apply(located, c, uniform, weight, *first, *second)
-    return Drawn(tuple(values), kl, a, b)
+    *drawn, kl, a, b = _DrawWithKL.apply(located, c, uniform, weight, *first, *second)
+    return Drawn(drawn[: len(first)], drawn[len(first) :], kl, a, b)
 
 
 class _DrawWithKL(torch.autograd.Function):
@@ -88,8 +90,9 @@ class _DrawWithKL(torch.autograd.Function):
         # it is, since nobody else has it.
         ctx.save_for_backward(c, uniform, weight, *parameters)
         ctx.parts = m, place, state, factor, [len(x) for x in halves[0]]
-        values = _split(m, state.x, ctx.parts[-1])
-        return *values, m.tensor(kl).sum(), m.tensor(a), m.tensor(b)
+        sizes = ctx.parts[-1]
+        drawn = _split(m, state.x, sizes) + _split(m, state.logit, sizes)
+        return *drawn, m.tensor(kl).sum(), m.tensor(a), m.tensor(b)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -106,18 +109,14 @@ class _DrawWithKL(torch.autograd.Function):
 
             one = c.new_ones(())
             return None, None, None, None, *plain_gradients(total, parameters, one)
-        *of_values, of_kl, of_a, of_b = grads
+        *of_drawn, of_kl, of_a, of_b = grads
         with m.quiet():
-            of_x = None
-            if any(grad is not None for grad in of_values):
-                pieces = zip(of_values, sizes, strict=True)
-                of_x = m.join(
-                    [m.array(c.new_zeros(size) if g is None else g) for g, size in pieces]
-                )
+            of_x = _joined(m, of_drawn[: len(sizes)], c, sizes)
+            of_logit = _joined(m, of_drawn[len(sizes) :], c, sizes)
             kl_factor = None
             if of_kl is not None:
                 kl_factor = m.array(of_kl) if factor is None else m.array(of_kl) * factor
-            pair = _gradients(m, state, of_x, kl_factor)
+            pair = _gradients(m, state, of_x, of_logit, kl_factor)
             pair = [
                 grad if more is None else grad + m.array(more)
                 for grad, more in zip(pair, (of_a, of_b), strict=True)
@@ -133,18 +132,28 @@ def _split(m: Elementwise, values: Any, sizes: Sequence[int]) -> list[Tensor]:
     return [m.tensor(values[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
+def _joined(
+    m: Elementwise, grads: Sequence[Tensor | None], like: Tensor, sizes: Sequence[int]
+) -> Any:
+    if all(grad is None for grad in grads):
+        return None
+    pieces = zip(grads, sizes, strict=True)
+    return m.join([m.array(like.new_zeros(n) if g is None else g) for g, n in pieces])
+
+
 def _plain(
     located: bool, c: Tensor, uniform: Tensor, weight: Tensor | None, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
     half = len(parameters) // 2
     sizes = [len(x) for x in parameters[:half]]
-    a, b = torch.cat(parameters[:half]), torch.cat(parameters[half:])
+    a, b = torch.cat(list(parameters[:half])), torch.cat(list(parameters[half:]))
     if located:
         a, b = _plain_concentrations(a, b)
     values = exp_open_unit(log1mexp(uniform.log() / b) / a)
     harmonic = torch.digamma(b + 1) + EULER_GAMMA
     kl = (c / a - 1) * harmonic + (a / c).log() + b.log() + 1 / b - 1
-    return *values.split(sizes), (kl if weight is None else kl * weight).sum(), a, b
+    drawn = *values.split(sizes), *torch.logit(values).split(sizes)
+    return *drawn, (kl if weight is None else kl * weight).sum(), a, b
 
 
 class _State(NamedTuple):
@@ -154,6 +163,7 @@ class _State(NamedTuple):
     odds: Any
     log_x: Any
     x: Any
+    logit: Any
     ratio: Any
     harmonic: Any
     kl: Any
@@ -169,16 +179,17 @@ def _draw(m: Elementwise, a: Any, b: Any, log_a: Any, c: Any, uniform: Any) -> _
     ratio = c / a
     harmonic = m.digamma(b + 1) + EULER_GAMMA
     kl = (ratio - 1) * harmonic + (m.log(b) + log_a - m.log(c) + 1 / b - 1)
-    return _State(a, b, t, odds, log_x, x, ratio, harmonic, kl)
+    return _State(a, b, t, odds, log_x, x, m.log(x / (1 - x)), ratio, harmonic, kl)
 
 
-def _gradients(m: Elementwise, state: _State, of_x: Any, of_kl: Any) -> list[Any]:
-    a, b, t, odds, log_x, x, ratio, harmonic, _ = state
-    if of_x is None and of_kl is None:
-        return [0.0 * a, 0.0 * b]
-    grad_a = grad_b = 0.0
-    if of_x is not None:
-        scaled = of_x * x / -a
+def _gradients(m: Elementwise, state: _State, of_x: Any, of_logit: Any, of_kl: Any) -> list[Any]:
+    a, b, t, odds, log_x, x, _, ratio, harmonic, _ = state
+    grad_a, grad_b = 0.0 * a, 0.0 * b
+    if of_x is not None or of_logit is not None:
+        of_log_x = 0.0 if of_x is None else of_x * x
+        if of_logit is not None:
+            of_log_x = of_log_x + of_logit / (1 - x)
+        scaled = of_log_x / -a
         grad_a, grad_b = scaled * log_x, scaled * t / (b * odds)
     if of_kl is not None:
         grad_a = grad_a + of_kl * ((1 - ratio * harmonic) / a)

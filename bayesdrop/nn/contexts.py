@@ -56,6 +56,7 @@ class TrainingPass(MaskContext):
         self._latents: dict[LatentOwner, Latents] = {}
         self._kls: list[Tensor] = []
         self._joint: set[LatentOwner] = set()
+        self._masks: dict[LatentOwner, Tensor] = {}
         self._is_complete = False
 
     def draw_jointly(self, network: nn.Module) -> None:
@@ -71,12 +72,16 @@ class TrainingPass(MaskContext):
         for owner in owners_of_all:
             if owner.training:
                 groups.setdefault(type(owner), []).append(owner)
+        rows = self.num_rows if self.mask_sum is None else None
         for cls, owners in groups.items():
-            draw = cls.draw_jointly(owners) if is_own(cls, "draw_jointly", *_DRAWN) else None
+            if not is_own(cls, "draw_jointly", *_DRAWN):
+                continue
+            draw = cls.draw_jointly(owners, drawn=self._latents, rows=rows)
             if draw is not None:
                 self._latents.update(draw.latents)
                 self._joint.update(draw.latents)
                 self._kls.append(draw.kl)
+                self._masks.update(draw.masks)
         self._is_complete = self._joint.issuperset(owners_of_all) and bool(self._kls)
 
     def kl_divergence(self, network: nn.Module) -> Tensor:
@@ -96,11 +101,25 @@ class TrainingPass(MaskContext):
             and self.num_rows is not None
         ):
             return self.mask_sum.mask(self._draw(layer), x, self.num_rows // len(self.mask_sum))
+        if self._has_mask(layer):
+            return self._masks.pop(layer)
         return layer.draw_mask(self._draw(layer), x)
 
     @override
     def latents_of(self, layer: BayesianDropout) -> Latents | None:
-        return self._draw(layer) if layer.training and self.mask_sum is None else None
+        if not layer.training or self.mask_sum is not None or self._has_mask(layer):
+            return None
+        return self._draw(layer)
+
+    def _has_mask(self, layer: BayesianDropout) -> bool:
+        # For the first call of a layer, unless gradient checkpointing may have to run it again:
+        # then it draws when it runs, from noise that the second run can have too.
+        if layer not in self._masks:
+            return False
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+            return True
+        del self._masks[layer]
+        return False
 
     @override
     def values(self, owner: LatentOwner) -> Latents | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -26,10 +27,13 @@ class JointDraw(NamedTuple):
     Args:
         latents: The latents of each owner, those of what they depend on included.
         kl: The sum of their divergences and penalties, each times its ``kl_scale``.
+        masks: Of those dropout layers for which they were drawn too, ``(N, K)``: what
+            ``draw_mask`` would have given at the layer's first call.
     """
 
     latents: Mapping[LatentOwner, Latents]
     kl: Tensor
+    masks: Mapping[LatentOwner, Tensor] = MappingProxyType({})
 
 
 class LatentOwner(Abstract, nn.Module):
@@ -113,7 +117,13 @@ class LatentOwner(Abstract, nn.Module):
         return {name: q.rsample() for name, q in self.posterior().items()}
 
     @classmethod
-    def draw_jointly(cls, owners: Sequence[Any]) -> JointDraw | None:
+    def draw_jointly(
+        cls,
+        owners: Sequence[Any],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
         """Draw the latents of several owners of this class, with their divergences, at once.
 
         Same values and gradients as those of ``draw_latents`` and ``kl_divergence`` for the same
@@ -122,6 +132,8 @@ class LatentOwner(Abstract, nn.Module):
 
         Args:
             owners: Objects of this very class.
+            drawn: Latents of other owners that were drawn jointly before, such as parents.
+            rows: Number of masks that each layer needs; None if masks are not wanted yet.
 
         Returns:
             None if there is no such way for these.

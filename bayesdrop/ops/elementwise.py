@@ -31,14 +31,18 @@ class Elementwise(NamedTuple):
     at_most: Callable[[Any, float], Any]
     digamma: Callable[[Any], Any]
     trigamma: Callable[[Any], Any]
-    join: Callable[[Sequence[Any]], Any]
+    join: Callable[[list[Any]], Any]
     array: Callable[[Tensor], Any]
     tensor: Callable[[Any], Tensor]
     quiet: Callable[[], AbstractContextManager[object]]
 
 
 def elementwise(parts: Sequence[Tensor]) -> Elementwise:
-    """Return the functions that are fastest for vectors such as these, joined."""
+    """Return the functions that are fastest for vectors such as these, joined.
+
+    Args:
+        parts: At least one tensor.
+    """
     first = parts[0]
     known = first.is_cpu and first.ndim and first.dtype in _KNOWN and type(first) in _PLAIN
     return NUMPY if known and sum(x.numel() for x in parts) <= _LONGEST else TORCH

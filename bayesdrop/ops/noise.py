@@ -7,6 +7,7 @@ replaces them here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -24,14 +25,14 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     return noise.clamp_(min=info.tiny, max=1.0 - info.eps)
 
 
-def uniforms(sizes: Sequence[int], like: Tensor) -> Tensor:
-    """Return the uniform noise of several vectors, one behind the other.
+def uniforms(shapes: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+    """Return the uniform noise of several arrays as one vector, one array behind the other.
 
     Args:
-        sizes: Of the vectors. On a CPU the noise is what they would be given one by one.
+        shapes: Of the arrays. On a CPU the noise is what they would be given one by one.
         like: Gives dtype and device.
     """
-    return uniform((sum(sizes),), like)
+    return uniform((sum(math.prod(shape) for shape in shapes),), like)
 
 
 def logistic(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ def noise_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
         u = torch.rand(tuple(shape), dtype=like.dtype, generator=generator)
         return u.clamp(1e-12, 1 - 1e-12)
 
-    def uniforms(sizes: Sequence[int], like: Tensor) -> Tensor:
-        return torch.cat([uniform((size,), like) for size in sizes])
+    def uniforms(shapes: Sequence[Shape], like: Tensor) -> Tensor:
+        return torch.cat([uniform(shape, like).flatten() for shape in shapes])
 
     def normal(shape: Shape, like: Tensor) -> Tensor:
         return torch.special.ndtri(uniform(shape, like))

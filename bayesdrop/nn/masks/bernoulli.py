@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
-from bayesdrop.distributions.binary_concrete import relaxed_product
+from bayesdrop.distributions.binary_concrete import relaxed_masks, relaxed_product
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.context import active_context, context_of
-from bayesdrop.nn.latents import is_own
+from bayesdrop.nn.latents import LatentOwner, alike, is_own
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.ops.transforms import takes_plain_operations
@@ -96,6 +96,34 @@ class BernoulliDropout(BayesianDropout):
         logits = self.keep_logits(latents, x)
         return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
 
+    @classmethod
+    def draw_masks(
+        cls,
+        layers: Sequence[BernoulliDropout],
+        latents: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> dict[LatentOwner, Tensor]:
+        """Return the ``masks`` of a ``JointDraw``: those that are relaxed, in one operation.
+
+        Args:
+            layers: Layers of this very class.
+            latents: Of each layer.
+            rows: As for ``draw_jointly``.
+        """
+        own = is_own(cls, "draw_masks", "forward", "sample_mask", "draw_mask", "mask_distribution")
+        if rows is None or cls.input_dependent or not own:
+            return {}
+        fit = [
+            layer
+            for layer in layers
+            if layer.relaxation == "concrete" and not layer.temperature.requires_grad
+        ]
+        logits = [layer.keep_logits(latents[layer]) for layer in fit]
+        if not fit or not alike(logits):
+            return {}
+        masks = relaxed_masks(logits, [layer.temperature for layer in fit], rows)
+        return dict(zip(fit, masks, strict=True))
+
     @override
     def forward(self, x: Tensor) -> Tensor:
         # In training mode the mask is drawn and multiplied in one operation, if nobody else
@@ -149,3 +177,10 @@ class BernoulliDropout(BayesianDropout):
         logits = self.keep_logits(latents, x)
         # Not Bernoulli's log_prob, which is NaN where a unit is kept for certain.
         return logsigmoid(torch.where(masks > 0, logits, -logits)).sum(-1)
+
+
+def logits_of(latents: Latents) -> Tensor:
+    """Return the log-odds of the latent ``"pi"``, which a joint draw may know already."""
+    pi = latents["pi"]
+    known = latents.get("logits")
+    return torch.logit(pi, eps=torch.finfo(pi.dtype).tiny) if known is None else known

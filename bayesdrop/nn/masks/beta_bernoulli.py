@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +13,8 @@ from typing_extensions import override
 from bayesdrop.distributions.kumaraswamy import kl_beyond_one
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
-from bayesdrop.nn.latents import JointDraw, joined
-from bayesdrop.nn.masks.bernoulli import BernoulliDropout
+from bayesdrop.nn.latents import JointDraw, LatentOwner, joined
+from bayesdrop.nn.masks.bernoulli import BernoulliDropout, logits_of
 from bayesdrop.nn.masks.kumaraswamy_posterior import (
     PARAMETER_NAMES,
     KumaraswamyPosterior,
@@ -157,25 +157,34 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
 
     @classmethod
     @override
-    def draw_jointly(cls, owners: Sequence[BetaBernoulliDropout]) -> JointDraw | None:
+    def draw_jointly(
+        cls,
+        owners: Sequence[BetaBernoulliDropout],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
         c = [owner.prior_concentration1 for owner in owners]
         scales = [owner.kl_scale for owner in owners]
-        drawn = cls.draw_together(owners, c, scales)
-        if drawn is None:
+        draw = cls.draw_together(owners, c, scales)
+        if draw is None:
             return None
-        kl = drawn.kl
+        kl = draw.kl
         if any(float(owner.prior_concentration0) != 1.0 for owner in owners):
             sizes = [owner.num_units for owner in owners]
-            a, b = drawn.concentration1, drawn.concentration0
             d = joined([owner.prior_concentration0 for owner in owners], sizes)
+            a, b = draw.concentration1, draw.concentration0
             rest = kl_beyond_one(a, b, joined(c, sizes), d)
             kl = kl + (rest * joined([a.new_full((), s) for s in scales], sizes)).sum()
-        latents = zip(owners, drawn.values, strict=True)
-        return JointDraw({owner: {"pi": value} for owner, value in latents}, kl)
+        pairs = zip(owners, draw.values, draw.logits, strict=True)
+        latents: dict[LatentOwner, Latents] = {
+            owner: {"pi": value, "logits": logits} for owner, value, logits in pairs
+        }
+        return JointDraw(latents, kl, cls.draw_masks(owners, latents, rows))
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
-        return torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
+        return logits_of(latents)
 
     @override
     def keep_prob(self) -> Tensor:

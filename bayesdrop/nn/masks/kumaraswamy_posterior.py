@@ -157,7 +157,7 @@ class KumaraswamyPosterior(LatentOwner):
             second,
             located=located,
             c=joined(prior_concentration1, sizes),
-            uniform=noise.uniforms(sizes, first[0]),
+            uniform=noise.uniforms([x.shape for x in first], first[0]),
             weight=weight,
         )
 
