@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
-from bayesdrop.conversion.kinds import CONVOLUTIONS
 from bayesdrop.errors import ConfigError, ConversionError
 from bayesdrop.networks.computed_weights import as_linear, copy_of, renew
+from bayesdrop.networks.subclasses import base_of, computes_as
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -47,8 +44,8 @@ def copied(network: object) -> nn.Module:
         if linear is not None and name:
             work.set_submodule(name, linear)
     for module in list(work.modules()):
-        base = _base_of(module)
-        if base is not None and _computes_as(module, base):
+        base = base_of(module)
+        if base is not None and computes_as(module, base):
             module.__class__ = base
     return work
 
@@ -92,42 +89,3 @@ def _refuse_unfinished(network: nn.Module) -> None:
                 got=f"{name!r}, a {type(module).__name__} that has not seen an input",
                 hint="Run the network once first, on a batch of its inputs: network(x).",
             )
-
-
-def _base_of(module: nn.Module) -> type[nn.Module] | None:
-    """Return the layer of torch's own whose subclass a module is, if it is one."""
-    kind = type(module)
-    own = kind.__module__.startswith(("torch.nn", "torch.ao"))
-    if own or parametrize.is_parametrized(module):
-        return None
-    bases = (nn.Linear, *CONVOLUTIONS)
-    return next((base for base in bases if kind is not base and issubclass(kind, base)), None)
-
-
-@torch.no_grad()
-def _computes_as(module: nn.Module, base: type[nn.Module]) -> bool:
-    """Return whether a module's outputs are its base's, in both modes, on random inputs."""
-    layer = copy.deepcopy(module)
-    weight = layer.weight
-    more = layer._modules or layer._buffers or set(layer._parameters) != {"weight", "bias"}
-    if more or not isinstance(weight, nn.Parameter):
-        return False
-    if weight.is_meta:
-        return type(layer).forward is base.forward
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(layer, nn.Linear):
-        shape: tuple[int, ...] = (2, layer.in_features)
-    else:
-        reach = [d * (k - 1) + 8 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]  # type: ignore[arg-type]
-        shape = (2, int(layer.in_channels), *reach)  # type: ignore[arg-type]
-    x = torch.randn(shape, generator=generator).to(weight)
-    with torch.random.fork_rng(devices=[]):
-        for training in (True, False):
-            expected = base.forward(layer.train(training), x)
-            try:
-                got = layer(x)
-            except Exception:  # a forward of its own may want anything
-                return False
-            if not isinstance(got, torch.Tensor) or not torch.equal(got, expected):
-                return False
-    return True

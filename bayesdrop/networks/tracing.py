@@ -16,6 +16,7 @@ from typing_extensions import override
 from bayesdrop.errors import BayesdropError
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.networks.operations import PACKED
+from bayesdrop.networks.subclasses import base_of, has_units_of
 from bayesdrop.nn import BayesianLayer, InnerMasks
 
 
@@ -26,7 +27,8 @@ class LayerTracer(fx.Tracer):
     on as ever.
 
     Args:
-        keep_modes: Whether a module that ``knows_its_mode`` is one too.
+        keep_modes: Whether a module that ``knows_its_mode`` is one too, and a subclass of a Linear
+            or convolution that has the units of its base; else only if it cannot be traced.
         keep_buffers: Whether what happens to a buffer alone is an operation, too; else it happens
             while the network is traced, once.
     """
@@ -34,6 +36,7 @@ class LayerTracer(fx.Tracer):
     def __init__(self, *, keep_modes: bool = False, keep_buffers: bool = False) -> None:
         super().__init__(autowrap_functions=tuple(PACKED))
         self._autowrap_search.append(rnn)  # for those who write nn.utils.rnn.pad_packed_sequence
+        self._subclasses: set[int] = set()
         self.keep_modes, self.proxy_buffer_attributes = keep_modes, keep_buffers
         self._thread = threading.get_ident()
 
@@ -50,12 +53,32 @@ class LayerTracer(fx.Tracer):
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     @override
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        # Before the tracer puts its own calls in the place of those of modules.
+        for module in root.modules():
+            base = base_of(module)
+            if base is not None and (self.keep_modes or not _is_traceable(module)):
+                if has_units_of(module, base):
+                    self._subclasses.add(id(module))
+        return super().trace(root, concrete_args)
+
+    @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, BayesianLayer | InnerMasks) or (self.keep_modes and knows_its_mode(m)):
             return True
         if isinstance(m, FunctionByMode) and not m.is_of_torch:
             return True
+        if id(m) in self._subclasses:
+            return True
         return super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_traceable(layer: nn.Module) -> bool:
+    try:
+        fx.Tracer().trace(layer)
+    except Exception:  # whatever forward does with what stands for its input
+        return False
+    return True
 
 
 def knows_its_mode(module: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 import bayesdrop as bd
@@ -195,7 +196,46 @@ def test_a_subclass_that_computes_as_its_base_is_that_base():
     assert len(list(bd.nn.named_weight_layers(bd.convert(net, "sparse-variational")))) == 3
 
 
-@pytest.mark.parametrize("build", [lambda: Standardised(1, 1, 1), lambda: LowRank(4)])
+class Same(nn.Conv2d):
+    """As timm's convolutions with the padding of TensorFlow, which torch.fx cannot trace."""
+
+    def forward(self, x):
+        missing = (self.kernel_size[0] - 1) % 2
+        if max(x.shape[-1], 1) > missing:
+            x = F.pad(x, (0, missing, 0, missing))
+        return super().forward(x)
+
+
+class Pooled(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).mean((2, 3))
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight * 2, self.bias)
+
+
+@pytest.mark.parametrize("kind", [Standardised, Same])
+def test_a_subclass_with_the_units_of_its_base_is_masked_and_right(kind):
+    net = nn.Sequential(
+        kind(1, 6, 2), nn.ReLU(), kind(6, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        Scaled(16, 8), nn.ReLU(), Scaled(8, 3),
+    ).eval()  # fmt: skip
+    converted = bd.convert(net).eval()
+    found = dict(bd.nn.named_dropout_layers(converted))
+    assert [m.num_units for m in found.values()] == [6, 4, 16, 8]
+    x = torch.randn(2, 1, 6, 6)
+    torch.testing.assert_close(bd.without_dropout(converted)(x), net(x))
+    for layer in found.values():
+        close_every_other_unit(layer)
+    small = bd.compact(converted, x)
+    torch.testing.assert_close(small(x), converted(x))
+    with pytest.warns(ConversionWarning, match=rf"'0.0' \({kind.__name__}.*no random weights"):
+        bd.convert(nn.Sequential(net, nn.Linear(3, 3)), "sparse-variational")
+
+
+@pytest.mark.parametrize("build", [lambda: Pooled(1, 16, 1), lambda: LowRank(4)])
 def test_a_subclass_that_computes_something_else_is_named_and_right(build):
     part = build()
     net = nn.Sequential(part, nn.Flatten(), nn.Linear(16, 3))

@@ -27,13 +27,6 @@ class Around(nn.Module):
         return self.last(h[0] if isinstance(h, tuple) else h)
 
 
-class Odd(nn.Linear):
-    """A subclass whose forward is not its base's."""
-
-    def forward(self, x):
-        return F.linear(x, self.weight * 2, self.bias)
-
-
 class Always(nn.Module):
     def __init__(self, drop):
         super().__init__()
@@ -58,7 +51,6 @@ PARTS = {
     "MultiheadAttention": (lambda: nn.MultiheadAttention(8, 2, dropout=0.4), 0.4),
     "AlphaDropout": (lambda: nn.AlphaDropout(0.3), 0.3),
     "FeatureAlphaDropout": (lambda: nn.FeatureAlphaDropout(0.3), 0.3),
-    "Odd": (lambda: Odd(8, 8), 0.0),
 }
 
 
