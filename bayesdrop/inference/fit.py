@@ -26,6 +26,7 @@ from bayesdrop.inference.diagnosis import doubts_reported
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective, as_objective
 from bayesdrop.inference.optimizers import OptimizerFactory, make_optimizer
+from bayesdrop.inference.ranks import Ranks
 from bayesdrop.inference.schedules import Schedule, as_rate_schedule, as_schedule
 from bayesdrop.inference.training import (
     Record,
@@ -84,6 +85,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     num_masks: NumMasks = 1,
     optimizer: OptimizerFactory | torch.optim.Optimizer | None = None,
     compact_every: int | None = None,
+    autocast: torch.dtype | None = None,
+    distributed: bool = False,
     callbacks: Iterable[Callback] = (),
     seed: int | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -141,6 +144,11 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             optimiser that is made already, keeps them; ``schedule`` multiplies them.
         compact_every: After so many epochs, and again and again, units that are pruned leave
             training for good; None lets them stay. See below.
+        autocast: ``torch.bfloat16`` runs matrix products and convolutions of training in it, as
+            ``torch.autocast`` does; parameters, latents and the KL keep their own dtype. None
+            leaves all as it is.
+        distributed: Whether the script runs in several processes, started by ``torchrun`` or with
+            a process group, which share the work. See below.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
         seed: Seed of torch's global generator at the start of the run.
         checkpoint_dir: Where ``training.pt`` is written, atomically, to resume from.
@@ -178,6 +186,15 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     others stay. A pruned unit could have come back without it: close late, or seldom, where the
     posterior still moves.
 
+    With ``distributed`` every process calls ``fit`` with the same arguments and data, and gets the
+    same network. ``batch_size`` counts a step's examples in all processes together; of tensors
+    each takes its share of every batch, a DataLoader needs a ``DistributedSampler``. Gradients are
+    averaged, by gloo on CPUs and NCCL on GPUs, so that the KL counts once and a step is that of
+    one process in expectation: the order of examples is common, masks are each process's own.
+    Batch norm sees a process's share, and its running statistics are those of process 0 after each
+    epoch. Process 0 writes checkpoints, from which all resume, TensorBoard and the progress bar;
+    callbacks run in all.
+
     On shared cores run with ``OMP_NUM_THREADS=1`` (or ``torch.set_num_threads(1)``): torch's
     threads wait busily for one another, and small networks then take many times as long.
     """
@@ -200,6 +217,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     bnn.check_num_masks(num_masks)
     epochs, batch_size = int(epochs), int(batch_size)  # as checkpoints have them
     source = data
+    ranks = Ranks(bnn) if distributed else None
+    leads = ranks is None or ranks.rank == 0
     run = TrainingRun(
         bnn=bnn,
         source=source,
@@ -213,10 +232,11 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         schedule=as_rate_schedule(schedule),
         buffers=_buffer_schedules(bnn, buffers),
         kl_weight=None if kl_weight is None else as_schedule(kl_weight, "kl_weight"),
-        objective=as_objective(objective, num_masks),
+        objective=as_objective(objective, num_masks, autocast),
         clip_norm=clip_norm,
         epochs=epochs,
         compact_every=None if compact_every is None else int(compact_every),
+        ranks=ranks,
         settings={
             "batch_size": batch_size,
             "learning_rate": float(learning_rate),
@@ -227,11 +247,15 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             "monitor": monitor,
             "num_masks": num_masks,
             "compact_every": None if compact_every is None else int(compact_every),
+            "autocast": None if autocast is None else str(autocast),
+            "processes": 1 if ranks is None else ranks.size,
             "seed": None if seed is None else int(seed),
         },
     )
     data, validation = _split(bnn, data, validation, seed)
     _check_num_data(bnn, data)
+    if ranks is not None:
+        ranks.check(data, batch_size)
     path = None if checkpoint_dir is None else Path(checkpoint_dir) / "training.pt"
     if path is not None:
         run.description = {
@@ -244,10 +268,12 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         run.restore(path, data)
     elif seed is not None:
         torch.manual_seed(int(seed))
-    if path is not None:
+    if path is not None and leads:
         sweep(path)
     size = known_examples(data) or bnn.num_data
-    display = Monitor(run.history, epochs, size, progress, tensorboard)
+    display = Monitor(
+        run.history, epochs, size, progress and leads, tensorboard if leads else None
+    )
     with display, flushed_denormals(), doubts_reported(bnn):
         while run.epoch < epochs and not run.stopped_early:
             record = run.train_epoch(data, batch_size, display)
@@ -258,7 +284,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             if any([callback(bnn, record) is True for callback in called]):
                 run.stopped_early = True
             last = run.epoch == epochs or run.stopped_early
-            if path is not None and (last or run.epoch % checkpoint_every == 0):
+            if path is not None and leads and (last or run.epoch % checkpoint_every == 0):
                 run.save(path, data)
     _finish(run, patience)
     seconds = sum(record["seconds"] for record in run.history)

@@ -24,16 +24,24 @@ def closed_form(bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
     return bnn.loss(x, y)
 
 
-def as_objective(objective: ELBO | Objective | None, num_masks: NumMasks = 1) -> Objective:
+def as_objective(
+    objective: ELBO | Objective | None,
+    num_masks: NumMasks = 1,
+    autocast: torch.dtype | None = None,
+) -> Objective:
     """Return the function that ``fit`` minimises.
 
     Args:
         objective: As for ``fit``.
         num_masks: As for ``fit``.
+        autocast: As for ``fit``.
 
     Raises:
-        ConfigError: If it is neither a Pyro ELBO nor a function, or a function with several masks.
+        ConfigError: If it is neither a Pyro ELBO nor a function, or a function with several masks;
+            or if ``autocast`` is another dtype than bfloat16.
     """
+    if autocast is not None:
+        return _under_autocast(as_objective(objective, num_masks), autocast)
     if objective is None and num_masks != 1:
         return lambda bnn, x, y: bnn.loss(x, y, num_masks=num_masks)
     if objective is None:
@@ -58,6 +66,22 @@ def as_objective(objective: ELBO | Objective | None, num_masks: NumMasks = 1) ->
             hint=f"For example {made}; None is the closed form.",
         )
     return objective
+
+
+def _under_autocast(objective: Objective, dtype: torch.dtype) -> Objective:
+    if dtype != torch.bfloat16:
+        raise ConfigError(
+            "fit",
+            expected="autocast to be torch.bfloat16 or None",
+            got=repr(dtype),
+            hint="float16 overflows without a scaled loss, which bfloat16 does not need.",
+        )
+
+    def lowered(bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
+        with torch.autocast(x.device.type, dtype):
+            return objective(bnn, x, y)
+
+    return lowered
 
 
 class PyroObjective:

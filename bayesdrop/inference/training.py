@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference import checkpoint, resume
-from bayesdrop.inference.batches import Data, batches
+from bayesdrop.inference.batches import Batch, Data, batches
 from bayesdrop.inference.closed_units import ClosedUnits
 from bayesdrop.inference.diagnosis import (
     bad_gradient,
@@ -27,6 +27,7 @@ from bayesdrop.inference.fingerprint import generators
 from bayesdrop.inference.modes import frozen_modules, normalizes_batches, train_but
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective
+from bayesdrop.inference.ranks import Ranks
 from bayesdrop.inference.schedules import Schedule, value_of
 from bayesdrop.inference.validation import device_of
 from bayesdrop.nn import LatentOwner
@@ -54,6 +55,7 @@ class TrainingRun:
         clip_norm: Largest gradient norm.
         epochs: Epochs of the whole run.
         compact_every: Epochs after which pruned units leave training; None keeps them.
+        ranks: The processes of the run, if there are several.
         settings: What a checkpoint's run must have in common with this one.
         description: The same of data, network and objective, in groups; empty without a
             checkpoint.
@@ -69,6 +71,7 @@ class TrainingRun:
     clip_norm: float | None
     epochs: int
     compact_every: int | None
+    ranks: Ranks | None
     settings: dict[str, Any]
     description: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     epoch: int = 0
@@ -120,8 +123,7 @@ class TrainingRun:
         nll = kl = 0.0
         seen = 0
         closed = self.bnn.kl_weight * closed_kl / self.bnn.num_data
-        device, joins = device_of(self.bnn), self._joins
-        for x, y in batches(data, batch_size, shuffle=True, device=device, join_single=joins):
+        for (x, y), weight in self._weighted_batches(data, batch_size):
             if y is None:
                 raise DataError(
                     "fit",
@@ -129,7 +131,7 @@ class TrainingRun:
                     got="inputs only",
                     hint="Pass (x, y).",
                 )
-            terms = self._train_step(x, y)
+            terms = self._train_step(x, y, weight)
             nll += terms[0] * x.shape[0]
             kl += (terms[1] + closed) * x.shape[0]
             seen += x.shape[0]
@@ -141,7 +143,18 @@ class TrainingRun:
                 got="none",
                 hint="Does the data yield batches each time it is iterated over?",
             )
+        if self.ranks is not None:
+            nll, kl, total = self.ranks.end_epoch(self.bnn, nll, kl, seen)
+            return nll / total, kl / total
         return nll / seen, kl / seen
+
+    def _weighted_batches(self, data: Data, batch_size: int) -> Iterator[tuple[Batch, float]]:
+        if self.ranks is not None:
+            return self.ranks.batches(data, batch_size, self.epoch, join_single=self._joins)
+        found = batches(
+            data, batch_size, shuffle=True, device=device_of(self.bnn), join_single=self._joins
+        )
+        return ((batch, 1.0) for batch in found)
 
     def _apply_schedules(self) -> dict[str, Any]:
         factor = value_of(self.schedule, "schedule", self.epoch, self.epochs, lower=0.0)
@@ -168,7 +181,7 @@ class TrainingRun:
         record["num_masks"] = self.settings.get("num_masks", 1)
         return record
 
-    def _train_step(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+    def _train_step(self, x: Tensor, y: Tensor, weight: float) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with explained("fit", self.bnn.network, x):
@@ -190,10 +203,13 @@ class TrainingRun:
                 got=type(terms).__name__,
                 hint="Both are in nats for the whole data set.",
             )
-        loss = terms.loss / self.bnn.num_data
+        whole = terms.loss if weight == 1.0 else terms.nll * weight + terms.kl
+        loss = whole / self.bnn.num_data
         if not math.isfinite(loss.item()):
             raise diagnose(self.bnn, self.source, x, y, terms, self.step + 1)
         loss.backward()
+        if self.ranks is not None:
+            self.ranks.average_gradients(self.bnn)
         self._check_gradients(x, y)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.bnn.parameters(), self.clip_norm)

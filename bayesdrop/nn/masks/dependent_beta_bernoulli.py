@@ -314,7 +314,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
                 got="None",
                 hint="Its masks depend on the input: pass x.",
             )
-        x = x.detach()
+        x = x.detach().to(self.running_mean.dtype)  # which autocast may lower
         unit, batch = x.ndim + self.unit_dim, self.batch_dim
         if self.rows_of(x) is None:
             batch = unit
