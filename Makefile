@@ -1,11 +1,11 @@
-# Five verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
+# Six verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-all-dev
 ARVIZ1 := .venv-arviz1
 
-.PHONY: demo test test-arviz1 lint bench
+.PHONY: demo test test-arviz1 lint bench bench-gpu
 
 demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
@@ -23,6 +23,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step_time.py && $(BIN)/python benchmarks/predict_time.py
+
+# Tables of steps and growth, and the VGG recipes, on a GPU. BENCH="--device cpu --quick" tries it.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py $(BENCH)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

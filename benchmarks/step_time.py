@@ -2,6 +2,8 @@
 
     python benchmarks/step_time.py --threads 1 --out benchmarks/results/step_time.json
 
+``--device cuda`` has networks and data on a GPU.
+
 All variants run interleaved in one process, a slice of steps at a time in random order. A figure
 is the median over rounds of (variant / plain in the same round), with its quartiles, once in wall
 time and once in the process's CPU time. Images have as much ink as MNIST's. The rows of
@@ -184,6 +186,8 @@ def measure(found: dict[str, Steps], args: argparse.Namespace) -> Times:
         for name in order.sample(list(found), len(found)):
             started, used = time.perf_counter(), time.process_time()
             found[name](data)
+            if args.device != "cpu":
+                torch.cuda.synchronize()
             pair = time.perf_counter() - started, time.process_time() - used
             if round_index:  # the first round warms up
                 seconds[name].append((pair[0] / args.slice_steps, pair[1] / args.slice_steps))
@@ -232,9 +236,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keys", nargs="*", help="Registered layers. [default: all]")
     parser.add_argument("--networks", nargs="*", default=["lenet-500-300", "lenet5-caffe"])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(args.device)
     torch.manual_seed(args.seed)
     keys = [key for key in bd.nn.layers if key != "beta-bernoulli"]
     keys = keys if args.keys is None else args.keys
@@ -243,6 +249,7 @@ def main() -> None:
     result = {
         "command": "python " + " ".join(sys.argv),
         "threads": args.threads,
+        "device": args.device,
         "load_before": round(load, 2),
         "cores": os.cpu_count(),
         "batch_size": BATCH,

@@ -256,3 +256,13 @@ def test_a_network_from_elsewhere_is_converted_trained_and_compacted_exactly(scr
 def test_the_table_of_networks_has_a_row_for_every_network(script):
     zoo, rows = script("network_zoo").ZOO, script("rows").read("networks.json")["runs"]
     assert [row["name"] for row in rows] == list(zoo)
+
+
+def test_what_waits_for_a_gpu_names_recipes_and_scripts_that_are_there(script, tmp_path):
+    gpu = script("gpu")
+    for quick in (False, True):
+        for command in gpu.commands("cpu", tmp_path, quick):
+            if "train" in command:
+                assert recipes.get(command[command.index("train") + 1])
+            elif command[1] != "-c":
+                assert Path(command[1]).exists()
