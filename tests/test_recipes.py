@@ -71,7 +71,9 @@ def test_every_recipe_survives_json_and_builds_its_network(name):
 
 def test_a_linear_decay_survives_json_and_is_not_said_where_there_is_none():
     recipe = recipes.get("lenet-500-300")
-    assert "decay_since" not in recipe.to_dict()["stages"][0]
+    assert not {"decay_since", "compact_every"} & recipe.to_dict()["stages"][0].keys()
+    again = recipe.override(compact_every=3)
+    assert recipes.Recipe.from_dict(again.to_dict()) == again
     assert [recipe.stages[0].schedule()(epoch, 4) for epoch in (0, 2)] == [1.0, 0.1]
     stage = dataclasses.replace(recipe.stages[0], decay_since=0.5)
     recipe = dataclasses.replace(recipe, stages=(stage,))

@@ -279,6 +279,7 @@ class TrainingRun:
             "schedules": self._schedules(self.epochs),
             **{name: getattr(self, name) for name in _PROGRESS},
             "closed": self.closed,
+            "input": [list(self.bnn.input_shape or ()), str(self.bnn.input_dtype)],
         }
         checkpoint.write(path, state)
 
@@ -294,6 +295,9 @@ class TrainingRun:
             setattr(self, name, payload[name])
         if self._absent is not None:
             self._absent.load(payload["closed"])
+            shape, dtype = payload["input"]
+            self.bnn.input_shape = tuple(shape)
+            self.bnn.input_dtype = getattr(torch, dtype.removeprefix("torch."))
         checkpoint.set_random_state(payload["random"])
         for generator, state in zip(generators(data), payload.get("generators", ()), strict=False):
             generator.set_state(state)

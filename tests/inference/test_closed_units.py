@@ -235,14 +235,13 @@ def test_one_unit_of_each_layer_stays_and_a_layer_of_it_trains():
 
 
 def fitted(epochs, folder=None, **options):
-    torch.manual_seed(1)
-    network, links, x = dense("beta-bernoulli")
-    close_some(network, links)
-    data = x, torch.randint(0, 3, (20,))
-    bnn = make(network)
     settings = {"batch_size": 5, "seed": 4, "compact_every": 2, "schedule": [10], **options}
-    result = None
-    for end in epochs:
+    for end in epochs:  # each part as in a process of its own, with a new network
+        torch.manual_seed(1)
+        network, links, x = dense("beta-bernoulli")
+        close_some(network, links)
+        data = x, torch.randint(0, 3, (20,))
+        bnn = make(network)
         result = bd.fit(bnn, data, epochs=end, checkpoint_dir=folder, progress=False, **settings)
     return bnn, result
 
