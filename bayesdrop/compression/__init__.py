@@ -22,6 +22,7 @@ from bayesdrop.compression.latency import LatencyRow, LatencyTable, compare_late
 from bayesdrop.compression.lora import cut_lora_ranks
 from bayesdrop.compression.per_input import PerInputCost, measure_per_input
 from bayesdrop.compression.plain import load_plain, save_plain
+from bayesdrop.compression.report import CompactionReport, Cut, compaction_report
 from bayesdrop.compression.size import SizeInterval, SizePosterior, measure_size
 from bayesdrop.compression.sparse import (
     SparseTensor,
@@ -38,7 +39,9 @@ from bayesdrop.compression.width import (
 )
 
 __all__ = [
+    "CompactionReport",
     "CompressionTable",
+    "Cut",
     "Footprint",
     "Frontier",
     "FrontierRow",
@@ -55,6 +58,7 @@ __all__ = [
     "choose_threshold",
     "choose_width",
     "compact",
+    "compaction_report",
     "compare_latency",
     "count_bytes",
     "count_flops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-from torch import fx, nn
+from torch import nn
 
 from bayesdrop.compression.compaction import mean_compacted
 from bayesdrop.compression.example import Example, example_of
@@ -17,7 +17,7 @@ from bayesdrop.program.network import BayesianNetwork
 
 
 @overload
-def compact(  # type: ignore[overload-overlap]  # the first that fits is meant
+def compact(
     network: BayesianNetwork,
     example_input: Example | None = None,
     *,
@@ -36,7 +36,7 @@ def compact(
     members: int | None = None,
     seed: int | None = None,
     check: bool = True,
-) -> fx.GraphModule: ...
+) -> nn.Module: ...
 @releases_sources
 def compact(
     network: nn.Module,
@@ -57,8 +57,12 @@ def compact(
     columns of Linear, convolution (plain and depthwise) and BatchNorm layers are cut; where the
     units come from the network's input, or a sum has more of them than a branch, they are indexed.
     The mask's other factors are multiplied into the neighbouring weights, or kept as a buffer
-    where that is not exact. Anything unknown (attention, grouped convolutions, layers called
-    twice, ...) keeps all its units.
+    where that is not exact. Anything unknown (layers called twice, ...) keeps all its units.
+
+    Heads and hidden units of transformers go where they are: the rows of queries, keys and values,
+    and the columns of the layer behind. Grouped heads go with their group, and one by one as far
+    as all groups keep as many. A network that torch.fx cannot trace is compacted by parts and
+    stays what it is, a module of its class; ``compaction_report`` says what went and what did not.
 
     Where a mask depends on the input (and its layer has a ``mean_gate``), the units that are
     pruned for every input go; the mask of the others is computed as before, in plain operations.
@@ -111,12 +115,15 @@ def compact(
 
     Returns:
         A ``torch.fx.GraphModule`` in evaluation mode made of ``torch.nn`` layers under their old
-        names. It holds nothing of bayesdrop: it can be pickled, exported and run without. With
+        names. It holds nothing of bayesdrop: it can be pickled, exported and run without. (Of an
+        ``nn.MultiheadAttention`` that has lost heads, torch has no class: it is a
+        ``bd.nn.MultiheadAttention``, plain torch once exported.) By parts, a module of the class
+        of the network. With
         ``keep_posterior`` a ``BayesianNetwork``, if that was given, or else a ``GraphModule`` with
         dropout layers, in the mode of what was given.
 
     Raises:
-        CompactionError: If the network cannot be traced, if a mask of an unknown kind depends on
+        CompactionError: If a mask of an unknown kind, or in a block of a transformer, depends on
             the input, if pruned units cannot be taken out of a posterior, or if the check fails.
         ConfigError: If there is no example input and the network has not seen any, or if options
             make no sense.

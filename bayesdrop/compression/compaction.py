@@ -19,15 +19,17 @@ from bayesdrop.compression.flow import Flow, Rule
 from bayesdrop.compression.folding import fold
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import traced
+from bayesdrop.compression.heads import cut_blocks
+from bayesdrop.compression.parts import compact_parts
+from bayesdrop.compression.report import note
 from bayesdrop.compression.rounding import Rounded
 from bayesdrop.compression.rules import Mask
+from bayesdrop.compression.tolerance import TOLERANCE
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.computed_weights import bake, copy_of
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
 from bayesdrop.program.checks import explained
 from bayesdrop.program.program import Program
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def mean_compacted(
@@ -37,14 +39,24 @@ def mean_compacted(
     per_input: bool = False,
     multiple_of: int = 1,
     check: bool = True,
-) -> fx.GraphModule:
+) -> nn.Module:
     """Return a plain network with the outputs of the mean-masked one, see ``compact``."""
     with torch.no_grad():
         work = detached(network)
     with torch.no_grad(), explained("compact", work, example[0]):
         expected = work(*example) if check else None
-        flow = analysed(work, example, partial(Rounded, multiple_of=multiple_of))
-        result = emitted(flow, per_input=per_input)
+        chooser = partial(Rounded, multiple_of=multiple_of)
+
+        def by_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
+            return emitted(analysed(part, inputs, chooser), per_input=per_input)
+
+        cuts = cut_blocks(work, example, multiple_of)
+        try:
+            result = by_graph(work, example)
+        except CompactionError:
+            cuts += compact_parts(work, example, by_graph)
+            result = work
+        note(result, cuts)
         if check:
             verify(expected, result(*example))
     return result
@@ -143,10 +155,10 @@ def verify(expected: Any, got: Any) -> None:
             continue
         size = max(1.0, float(a.abs().max()) if a.numel() else 0.0)
         error = float((a - b).abs().max()) if a.numel() else 0.0
-        if a.shape != b.shape or not error <= _TOLERANCE[a.dtype] * size:
+        if a.shape != b.shape or not error <= TOLERANCE[a.dtype] * size:
             raise CompactionError(
                 "compact",
-                expected=f"outputs within {_TOLERANCE[a.dtype] * size:.1e} of the mean-masked "
+                expected=f"outputs within {TOLERANCE[a.dtype] * size:.1e} of the mean-masked "
                 "network's on the example input",
                 got=f"a difference of {error:.1e}",
                 hint="Does the network draw random numbers in evaluation mode, hold numbers "

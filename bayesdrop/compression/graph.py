@@ -19,6 +19,7 @@ from bayesdrop.compression.functional import as_layers
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.operations import MOVES, PACKED
 from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
+from bayesdrop.nn import named_masked_inputs
 from bayesdrop.program.checks import explained
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
@@ -50,6 +51,14 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
         DataError: If the example has another dtype than the network.
         ShapeError: If the network does not take its shape.
     """
+    inside = [name for name, _ in named_masked_inputs(network)]
+    if inside:
+        raise CompactionError(
+            "compact",
+            expected="masks between the layers of a graph",
+            got=f"masks on heads or hidden units of {inside}, which a graph does not show",
+            hint="bd.compact and bd.compression.measure_compression know them.",
+        )
     graph = trace(network, "compact", CompactionError)
     module = fx.GraphModule(network, graph, type(network).__name__)
     graph = module.graph

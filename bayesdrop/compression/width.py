@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import nn
 from typing_extensions import override
 
 from bayesdrop.compression.compacting import compact
@@ -87,7 +87,7 @@ def cut_to_width(
     *,
     recalibrate: Data | None = None,
     check: bool = True,
-) -> fx.GraphModule:
+) -> nn.Module:
     """Return the plain network of a width: an ordinary module with that many units.
 
     Its outputs are those of the network with prefix masks imposed. All widths share one set of

@@ -6,22 +6,25 @@ import copy
 import dataclasses
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx, nn
 
 from bayesdrop.conversion.accepted import copied
 from bayesdrop.conversion.evidence import looks_trained
+from bayesdrop.conversion.in_place import InPlace, share, unplaced
 from bayesdrop.conversion.inside import mask_inside
 from bayesdrop.conversion.leftovers import Leftovers
 from bayesdrop.conversion.modes import graph_of_both_modes
+from bayesdrop.conversion.parts import by_parts, nothing_to_do
 from bayesdrop.conversion.plan import Plan
 from bayesdrop.conversion.repeated import join_repeated_calls
-from bayesdrop.conversion.report import ConversionReport, Left, earlier_report
-from bayesdrop.conversion.request import Position, Request
-from bayesdrop.conversion.selection import Selection, named_layers, plain_of
+from bayesdrop.conversion.report import ConversionReport, Left, Placed, earlier_report
+from bayesdrop.conversion.request import CLOSED, Position, Request
+from bayesdrop.conversion.selection import Selection, plain_of
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
+from bayesdrop.networks.blocks import blocks_of
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.networks.tracing import leaf_modules
 from bayesdrop.nn import (
@@ -32,9 +35,6 @@ from bayesdrop.nn import (
     with_plain_weights,
 )
 from bayesdrop.program.program import Program
-
-_CLOSED = 0.05
-"""Of the units of a trained network, the share that is closed by the masks of all its layers."""
 
 
 @releases_sources
@@ -57,7 +57,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     trained: bool | None = None,
     show_report: bool = False,
     **options: Any,
-) -> fx.GraphModule:
+) -> nn.Module:
     r"""Return a copy of ``network`` with Bayesian dropout layers put in.
 
     * ``nn.Linear``: a layer on its inputs, called ``{name}_dropout``. An ``nn.Dropout`` directly
@@ -90,6 +90,14 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     spectral norms those of ``torch.nn.utils.parametrizations``; a layer that is called twice on
     one value is called once.
 
+    Attention gets a mask on its heads, and the pair of layers behind it on its hidden units, where
+    torch.fx sees one operation: in ``nn.MultiheadAttention``, ``nn.TransformerEncoder`` and
+    ``nn.TransformerDecoder`` and their layers, and in modules with a number of heads and layers
+    called like those of timm or Hugging Face. The mask is a child, ``mask``, of the layer that
+    heads or hidden units feed; the layers they come from have none. A network that torch.fx cannot
+    trace is converted by parts, in its own classes: such blocks, the inputs of all other Linears
+    (called or not: nobody knows), and each ``nn.Dropout`` whose width its module tells.
+
     With ``position="before-activation"`` each Linear and convolution gets its layer on its own
     outputs instead, after the BatchNorm and before the activation, so that a dropped unit is the
     constant :math:`\phi(0)`. ``compact`` removes it, and adds what the constant contributes to
@@ -103,7 +111,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     is ``convert(net, "mc-dropout", weights="gaussian-dropconnect")``.
 
     Args:
-        network: Any module that ``torch.fx`` can trace.
+        network: Any module.
         dropout: A key of ``bd.nn.layers``, of a mask or of random weights.
         linear: Whether Linear layers get one.
         conv: Whether convolutions get one.
@@ -142,18 +150,20 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
 
     Returns:
         A ``torch.fx.GraphModule`` with the same parameter names, weights and training mode.
-        Python methods and modules that ``forward`` does not use are not carried over.
+        Python methods and modules that ``forward`` does not use are not carried over. By parts, a
+        module of the same class, with everything.
 
     Raises:
-        ConversionError: If the network cannot be copied or traced, runs a layer in evaluation mode
-            only, calls a selected layer on two values, or if nothing was selected.
+        ConversionError: If the network cannot be copied, cannot be traced and has nothing that
+            takes a mask by itself, calls a selected layer on two values, or if nothing was
+            selected.
         ConfigError: If it is no network as Python runs it, a pattern matches no layer, an option
             or the dropout is unknown, ``weights`` names no random weights, or the position is
             unknown or that of weights.
 
     Warns:
         ConversionWarning: Of what was left though the call asked for it: other layers with
-            weights, such as ``nn.RNN``, ``nn.TransformerEncoder`` or ``nn.Embedding``, and
+            weights, such as ``nn.RNN`` or ``nn.Embedding``, and
             dropout inside a layer, always on, or of a width that cannot be told. To ``exclude``
             them is to say that this is meant.
 
@@ -197,52 +207,69 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     return result
 
 
-def _carry_out(network: nn.Module, request: Request) -> tuple[fx.GraphModule, ConversionReport]:
+def _carry_out(network: nn.Module, request: Request) -> tuple[nn.Module, ConversionReport]:
     """Return the converted copy of a network, and what was done to it."""
     work = copied(network)
+    trained = looks_trained(network) if request.trained is None else request.trained
     modes = {name: module.training for name, module in work.named_modules()}
-    graph = graph_of_both_modes(work)
+    try:
+        graph = graph_of_both_modes(work, keep_attention=request.gates_heads)
+    except ConversionError as refusal:
+        result, placed, left = by_parts(copied(network), request, trained, refusal)
+    else:
+        result, placed, left = _by_graph(work, graph, request, trained)
+        for name, module in result.named_modules():
+            module.training = modes.get(name, modes[""])
+    before = earlier_report(network)
+    names = {name for name, _ in result.named_modules()}
+    former = () if before is None else tuple(p for p in before.placed if p.name in names)
+    return result, ConversionReport(type(network).__name__, former + placed, left, trained)
+
+
+def _by_graph(
+    work: nn.Module, graph: fx.Graph, request: Request, trained: bool
+) -> tuple[nn.Module, tuple[Placed, ...], tuple[Left, ...]]:
+    """Put layers into the graph of a network, and into the blocks that it calls."""
     join_repeated_calls(work, graph)
     plan = Plan(root=work, graph=graph, modules=leaf_modules(work, graph), request=request)
-    plan.check_patterns()
     calls = [(node, module) for node in graph.nodes if (module := plan.module(node))]
+    blocks = [
+        block
+        for block in blocks_of(work)
+        if any(block.output.startswith(f"{name}.") for name in plan.modules)
+    ]
+    plan.names |= {name for block in blocks for name in block.layers}
+    plan.check_patterns()
     kinds = (*request.kinds, *request.inside)
     chosen = [(n, m) for n, m in calls if isinstance(plain_of(m), kinds)]
-    trained = looks_trained(network) if request.trained is None else request.trained
     if trained:
-        plan.keep_prob = 1 - _CLOSED / max(1, len(chosen))
+        plan.keep_prob = 1 - CLOSED / max(1, len(chosen) + len(blocks))
+    place = InPlace(work, request, plan.keep_prob)
     for node, module in chosen:
         if isinstance(module, request.inside):
             mask_inside(plan, node, module)
         else:
             plan.put_in(node, module)
+    for block in blocks:
+        place.gate(block)
     plan.erase_idle_dropout()
     if request.replace_dropout and not request.random_weights:
         plan.replace_all_dropout()
+        for name in plan.modules:
+            place.replace_dropouts(name)
     plan.erase_idle_dropout()
-    left = tuple(Leftovers(plan).find())
-    if not plan.inserted:
-        raise _nothing_to_do(plan, left)
-    plan.join()
-    result = fx.GraphModule(work, graph, type(network).__name__)
-    for name, module in result.named_modules():
-        module.training = modes.get(name, modes[""])
-    before = earlier_report(network)
-    former = () if before is None else before.placed
-    names = {name for name, _ in result.named_modules()}
-    placed = tuple(p for p in former if p.name in names) + tuple(plan.inserted.values())
-    return result, ConversionReport(type(network).__name__, placed, left, trained)
-
-
-def _nothing_to_do(plan: Plan, left: Sequence[Left]) -> ConversionError:
-    names = named_layers(plan.modules)
-    reasons = "; ".join(f"{part.name!r} ({part.kind}): {part.why}" for part in left[:5])
-    return ConversionError(
-        "convert",
-        expected="at least one Linear, convolution, LSTM, GRU or nn.Dropout to be selected",
-        got=f"none of {names}" + (f"; {reasons}" if reasons else ""),
-        hint="Check linear, conv, select, exclude, input_dropout and output_dropout.",
-    )
+    place.finish()
+    left = tuple(Leftovers(plan, place).find())
+    if not plan.inserted and not place.placed:
+        raise nothing_to_do(plan.modules, left)
+    order: list[str] = []
+    for node in graph.nodes:
+        name = str(node.target)
+        new = (*plan.inserted, *place.placed)
+        order += [own for own in new if own == name or own.startswith(f"{name}.")]
+    share(work, request, order)
+    result = fx.GraphModule(work, graph, type(work).__name__)
+    return result, (*plan.inserted.values(), *place.placed.values()), left
 
 
 def _warning(report: ConversionReport) -> str:
@@ -282,6 +309,7 @@ def without_dropout(network: nn.Module) -> nn.Module:
     """
     result = copy.deepcopy(network.network if isinstance(network, Program) else network)
     result = with_plain_weights(result, prune=False)
+    unplaced(result)
     if isinstance(result, InnerMasks):
         return result.to_plain()
     if isinstance(result, BayesianDropout):

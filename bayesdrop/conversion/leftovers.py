@@ -7,24 +7,24 @@ from typing import Any
 
 from torch import fx, nn
 
+from bayesdrop.conversion.in_place import InPlace
 from bayesdrop.conversion.inside import HAS_MASKS
-from bayesdrop.conversion.kinds import (
-    ACTIVATIONS,
-    CONVOLUTIONS,
-    DROPOUTS,
-    NORMALISATIONS,
-)
+from bayesdrop.conversion.kinds import ACTIVATIONS, CONVOLUTIONS, DROPOUTS, NORMALISATIONS
 from bayesdrop.conversion.modes import drop_rate
-from bayesdrop.conversion.plan import NEVER_DROPPED, NOT_PLAIN, WIDTH_UNKNOWN, Plan
+from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, Plan
 from bayesdrop.conversion.reach import MIXES
 from bayesdrop.conversion.report import Left
-from bayesdrop.conversion.request import Request
+from bayesdrop.conversion.request import NEVER_DROPPED, Request
 from bayesdrop.conversion.selection import plain_of
+from bayesdrop.networks.blocks import is_matrix
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode
 from bayesdrop.networks.tracing import knows_its_mode
-from bayesdrop.nn import BayesianDropout
+from bayesdrop.nn import BayesianDropout, BayesianWeights, InnerMasks, input_mask
 
 MEANT = ("recurrent=False", "linear=False", "not in select", "in exclude")
+NO_GRAPH = "torch.fx cannot trace what it is in, so that nothing is known of what it is next to"
+HANDED_OVER = "its module may hand its weights to a function"
+_RATES = ("attention_dropout", "activation_dropout", "attn_pdrop")
 _LAYERS = (nn.Linear, *CONVOLUTIONS)
 _NO_LAYERS = (*ACTIVATIONS, *NORMALISATIONS, BayesianDropout, ChoiceByMode)
 
@@ -36,10 +36,11 @@ class Leftovers:
 
     Args:
         plan: The plan when it is done.
+        place: What was put into the modules that are one operation of the graph.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.request = plan, plan.request
+    def __init__(self, plan: Plan, place: InPlace) -> None:
+        self.plan, self.request, self.place = plan, plan.request, place
 
     def find(self) -> Iterator[Left]:
         """Yield them in the order in which they run, each once."""
@@ -65,18 +66,15 @@ class Leftovers:
 
     def _other(self, name: str, module: nn.Module) -> Iterator[Left]:
         size, rate = _size(module), own_rate(module)
+        if name in self.place.masked or any(n.startswith(f"{name}.") for n in self.place.masked):
+            yield from left_inside(self.place, name)
+            return
         if size == 0:
             yield from self._noise(name, module)
             return
         asked = bool(self.request.kinds) or (rate > 0 and self.request.replace_dropout)
         why = self.plan.skipped.get(name, _without_masks(module, self.request))
-        meant = why in (
-            "recurrent=False",
-            "linear=False",
-            "not in select",
-            "in exclude",
-            HAS_MASKS,
-        )
+        meant = why in (*MEANT, HAS_MASKS)
         wanted = asked and not meant and self.request.wants(name, module)
         yield Left(name, type(module).__name__, why, size, rate, wanted)
 
@@ -143,6 +141,62 @@ def _without_masks(module: nn.Module, request: Request) -> str:
     if isinstance(module, nn.Embedding) and not request.random_weights:
         return "embedding=True masks its words"
     return "a layer of this kind takes no mask inside"
+
+
+def left_inside(place: InPlace, prefix: str = "") -> Iterator[Left]:
+    """Yield what masks in their places have left of a module, in its order.
+
+    Args:
+        place: What was put in.
+        prefix: Name of the module.
+    """
+    covered = ""
+    for name, module in place.root.get_submodule(prefix).named_modules(prefix=prefix):
+        if covered and name.startswith(f"{covered}."):
+            continue
+        if isinstance(module, BayesianDropout | BayesianWeights | InnerMasks):
+            covered = name or "."
+            continue
+        if isinstance(module, nn.MultiheadAttention) and input_mask(module.out_proj) is None:
+            covered = name or "."
+        found = _left_of(place, name, module)
+        if found is not None:
+            yield found
+
+
+def _left_of(place: InPlace, name: str, module: nn.Module) -> Left | None:
+    request, kind = place.request, type(module).__name__
+    wanted = request.wants(name, module)
+    rate = own_rate(module) if next(module.children(), None) is None else 0.0
+    rate = max([rate, *(_number(getattr(module, own, 0.0)) for own in _RATES)])
+    if isinstance(module, nn.MultiheadAttention):
+        rate = module.dropout
+    if rate > 0 and name not in place.replaced:
+        if isinstance(module, DROPOUTS):
+            why = place.skipped.get(name, WIDTH_UNKNOWN)
+            return Left(name, kind, why, 0, rate, wanted and request.replace_dropout)
+        masked = isinstance(module, nn.MultiheadAttention) and name not in place.masked
+        if not masked:
+            why = "it is on in training, and prediction does not sample it"
+            return Left(name, kind, why, 0, rate, wanted and request.replace_dropout)
+    size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    if name in place.masked or size == 0 or isinstance(module, _NO_LAYERS):
+        return None
+    if isinstance(module, _LAYERS) or is_matrix(module):
+        linear = not isinstance(module, CONVOLUTIONS)
+        flag = "linear=False" if linear else "conv=False"
+        asked = request.linear if linear else request.conv
+        why = place.skipped.get(name, NO_GRAPH) if asked else flag
+        unexpected = asked and why in (NO_GRAPH, HANDED_OVER, NOT_PLAIN, NEVER_DROPPED)
+        return Left(name, kind, why, size, 0.0, wanted and unexpected)
+    if all(parameter.ndim < 2 for parameter in module.parameters(recurse=False)):
+        return None
+    why = NO_GRAPH if isinstance(module, nn.RNNBase) else _without_masks(module, request)
+    return Left(name, kind, why, size, rate, wanted and bool(request.kinds))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def own_rate(module: nn.Module) -> float:

@@ -29,7 +29,7 @@ DROPOUT_FUNCTIONS: dict[Any, type[nn.Module]] = {
 _OFF_BY_DEFAULT = (F.alpha_dropout, F.feature_alpha_dropout)
 
 
-def graph_of_both_modes(work: nn.Module) -> fx.Graph:
+def graph_of_both_modes(work: nn.Module, *, keep_attention: bool = False) -> fx.Graph:
     """Return the graph of a network in which modules, not constants, know the mode.
 
     Every operation of either mode is in it. Where the modes differ, a module chooses: nn.Dropout
@@ -38,21 +38,25 @@ def graph_of_both_modes(work: nn.Module) -> fx.Graph:
 
     Args:
         work: A copy of the network; the modules are added to it.
+        keep_attention: Whether a block of attention is one operation, like torch's own.
 
     Raises:
         ConversionError: If it cannot be traced, draws random numbers while it is, or runs a layer
             in evaluation mode only.
     """
     before = {name: buffer.clone() for name, buffer in work.named_buffers()}
-    graphs = [_trace(work, mode) for mode in (True, False)]
+    keep = {"keep_attention": keep_attention}
+    graphs = [_trace(work, mode, **keep) for mode in (True, False)]
     if _restored(work, before):
         # What training does to a buffer has to become an operation of the graph.
-        graphs = [_trace_with_buffers(work, mode, before) for mode in (True, False)]
+        graphs = [_trace_with_buffers(work, mode, before, **keep) for mode in (True, False)]
     return _Merge(work, *graphs).run()
 
 
-def _trace_with_buffers(work: nn.Module, training: bool, before: Mapping[str, Tensor]) -> fx.Graph:
-    graph = _trace(work, training, keep_buffers=True)
+def _trace_with_buffers(
+    work: nn.Module, training: bool, before: Mapping[str, Tensor], **options: bool
+) -> fx.Graph:
+    graph = _trace(work, training, keep_buffers=True, **options)
     end = next(reversed(graph.nodes))
     with graph.inserting_before(end):
         for name, value in work.named_buffers():

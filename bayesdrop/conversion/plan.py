@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,10 +22,11 @@ from bayesdrop.conversion.kinds import (
     POOLS,
     SUMS,
 )
+from bayesdrop.conversion.masks import new_mask
 from bayesdrop.conversion.modes import free_name
 from bayesdrop.conversion.reach import asks_for_shape, reaches_output
 from bayesdrop.conversion.report import Placed
-from bayesdrop.conversion.request import Request
+from bayesdrop.conversion.request import NEVER_DROPPED, Request
 from bayesdrop.conversion.selection import (
     matches,
     named_layers,
@@ -38,17 +39,12 @@ from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
-    layers,
     make,
     registered,
 )
 
 IS_OUTPUT = "it is the network's own output (output_dropout=True masks it)"
 WIDTH_UNKNOWN = "its width cannot be told from the layers around it"
-NEVER_DROPPED = (
-    "the network is trained and never had dropout there (drop_prob=0.1, say, puts it there, "
-    "trained=False the default rate)"
-)
 NOT_PLAIN = "its weight is computed from others, or its class has no random weights"
 
 
@@ -124,7 +120,9 @@ class Plan:
         if self._never_dropped(name):
             return
         self._check_untied(name, layer)
-        new = make(self.request.dropout, layer, **self._layer_options(name, self.request.options))
+        new = make(
+            self.request.dropout, layer, **self.request.options_of(name, self.request.options)
+        )
         source = input_of(node)
         while self.request.replace_dropout and isinstance(self.module(source), DROPOUTS):
             node.replace_input_with(source, input_of(source))
@@ -151,13 +149,6 @@ class Plan:
                     got=f"{name!r} and {path!r}, which do",
                     hint=f"Pass exclude=[{name!r}, {path!r}], or untie them.",
                 )
-
-    def _layer_options(self, layer: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        result = dict(options)
-        for pattern, more in self.request.overrides.items():
-            if fnmatchcase(layer, pattern):
-                result |= more
-        return result
 
     def _mask_linear(self, node: fx.Node, linear: nn.Module) -> None:
         """Mask the inputs of a Linear layer."""
@@ -249,7 +240,7 @@ class Plan:
         if not rate and self._is_masked(input_of(node)):
             node.replace_all_uses_with(input_of(node))
             return
-        around = [units for units in (self._before(node), self._after(node)) if units]
+        around = self.around(node)
         if any(isinstance(units.module, BayesianDropout) for units in around) and not rate:
             node.replace_all_uses_with(input_of(node))
         elif not around:
@@ -257,11 +248,9 @@ class Plan:
         elif not self.request.fixed_rate and self._is_output(node):
             self.skipped[name] = IS_OUTPUT
         else:
-            # The layer behind the mask if there is one, as for other masks on its inputs.
-            units = next((u for u in reversed(around) if u.inputs), around[0])
             with self.graph.inserting_after(node):
                 where, once = f"in place of {module}", self.calls[name] == 1
-                new = self._insert(name, name, input_of(node), units, where, once, like=module)
+                new = self._insert(name, name, input_of(node), around[0], where, once, like=module)
             node.replace_all_uses_with(new)
             self.graph.erase_node(node)
 
@@ -270,18 +259,6 @@ class Plan:
         for node in reversed(list(self.graph.nodes)):
             if isinstance(self.module(node), DROPOUTS) and not node.users:
                 self.graph.erase_node(node)
-
-    def join(self) -> None:
-        """Let the new dropout layers share what they share."""
-        cls = layers[self.request.dropout]
-        if not issubclass(cls, BayesianDropout):
-            return
-        by_name = {name: self.modules[name] for name in self.inserted}
-        targets = [str(node.target) for node in self.graph.nodes]
-        order = [
-            name for t in targets for name in by_name if name == t or name.startswith(f"{t}.")
-        ]
-        cls.share([m for name in order if isinstance(m := by_name[name], cls)])
 
     def _options_from(self, module: nn.Module | None) -> dict[str, Any]:
         cls = registered(BayesianDropout).get(self.request.dropout)
@@ -298,13 +275,8 @@ class Plan:
         *,
         like: nn.Module | None = None,
     ) -> fx.Node:
-        options: dict[str, Any] = {"unit_dim": units.unit_dim}
-        cls = layers[self.request.dropout]
-        if self.keep_prob is not None and issubclass(cls, BayesianDropout):
-            options |= cls.options_for_trained(units.number, self.keep_prob)
-        options |= self._options_from(like)
-        options = self._layer_options(layer, options | dict(self.request.options))
-        new = make(self.request.dropout, units.number, **options)
+        own = {"unit_dim": units.unit_dim}
+        new = new_mask(self.request, layer, units.number, own, self.keep_prob, like)
         weight = weight_of(units.module)
         new.to(device=weight.device, dtype=weight.dtype)
         if units.weight_dim is not None:
@@ -371,6 +343,11 @@ class Plan:
                 return None
             follower = _only_user(follower)
         return None
+
+    def around(self, node: fx.Node) -> list[Units]:
+        """Return the units that an operation sees; those of the layer behind it come first."""
+        found = [units for units in (self._before(node), self._after(node)) if units]
+        return sorted(found, key=lambda units: not units.inputs)
 
     def _sees_input(self, node: fx.Node) -> bool:
         while node.op in ("call_module", "call_function", "call_method") and node.all_input_nodes:

@@ -17,6 +17,12 @@ from bayesdrop.nn import BayesianWeights, layers
 
 Position: TypeAlias = Literal["after-activation", "before-activation"]
 """Where a mask goes: on what the next layer sees, or on what the activation sees."""
+CLOSED = 0.05
+"""Of the units of a trained network, the share that is closed by the masks of all its layers."""
+NEVER_DROPPED = (
+    "the network is trained and never had dropout there (drop_prob=0.1, say, puts it there, "
+    "trained=False the default rate)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +73,22 @@ class Request:
         return issubclass(layers[self.dropout], BayesianWeights)
 
     @property
+    def gates_heads(self) -> bool:
+        """Whether attention gets masks on its heads, and not on what its layers see."""
+        return self.linear and not self.random_weights and self.position == "after-activation"
+
+    @property
     def fixed_rate(self) -> bool:
         """Whether what is put in drops at a rate that nothing learns."""
         return layers[self.dropout].fixed_rate
+
+    def options_of(self, layer: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options with what ``overrides`` says of a layer."""
+        result = dict(options)
+        for pattern, more in self.overrides.items():
+            if fnmatchcase(layer, pattern):
+                result |= more
+        return result
 
     def gives_rate(self, layer: str) -> bool:
         """Return whether the call says at which rate noise drops at a layer."""

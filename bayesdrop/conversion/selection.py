@@ -23,10 +23,12 @@ def patterns_of(selection: Selection | None) -> Sequence[str]:
 
 
 def matches(selection: Selection, name: str, module: nn.Module) -> bool:
-    """Return whether a layer is among those selected."""
+    """Return whether a layer is among those selected, by its name or by that of what it is in."""
     if callable(selection):
         return selection(name, module)
-    return any(fnmatchcase(name, pattern) for pattern in patterns_of(selection))
+    steps = name.split(".")
+    names = [".".join(steps[: end + 1]) for end in range(len(steps))]
+    return any(fnmatchcase(n, pattern) for n in names for pattern in patterns_of(selection))
 
 
 def plain_of(module: nn.Module) -> nn.Module:

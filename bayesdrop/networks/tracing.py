@@ -14,6 +14,7 @@ from torch.nn.utils import rnn
 from typing_extensions import override
 
 from bayesdrop.errors import BayesdropError
+from bayesdrop.networks.blocks import attention_of
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.networks.operations import PACKED
 from bayesdrop.networks.subclasses import base_of, has_units_of
@@ -29,15 +30,23 @@ class LayerTracer(fx.Tracer):
     Args:
         keep_modes: Whether a module that ``knows_its_mode`` is one too, and a subclass of a Linear
             or convolution that has the units of its base; else only if it cannot be traced.
+        keep_attention: Whether a block of attention is one.
         keep_buffers: Whether what happens to a buffer alone is an operation, too; else it happens
             while the network is traced, once.
     """
 
-    def __init__(self, *, keep_modes: bool = False, keep_buffers: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        keep_modes: bool = False,
+        keep_attention: bool = False,
+        keep_buffers: bool = False,
+    ) -> None:
         super().__init__(autowrap_functions=tuple(PACKED))
         self._autowrap_search.append(rnn)  # for those who write nn.utils.rnn.pad_packed_sequence
         self._subclasses: set[int] = set()
-        self.keep_modes, self.proxy_buffer_attributes = keep_modes, keep_buffers
+        self.keep_modes, self.keep_attention = keep_modes, keep_attention
+        self.proxy_buffer_attributes = keep_buffers
         self._thread = threading.get_ident()
 
     @override
@@ -65,6 +74,10 @@ class LayerTracer(fx.Tracer):
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, BayesianLayer | InnerMasks) or (self.keep_modes and knows_its_mode(m)):
+            return True
+        if isinstance(m, nn.MultiheadAttention):
+            return True
+        if self.keep_attention and attention_of(module_qualified_name, m) is not None:
             return True
         if isinstance(m, FunctionByMode) and not m.is_of_torch:
             return True

@@ -30,8 +30,15 @@ from bayesdrop.nn.layer_kinds import LAYER_KINDS, LayerKind
 from bayesdrop.nn.lora import LoRALinear, MaskedRanks
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum, repeat_rows
+from bayesdrop.nn.masked_inputs import (
+    input_mask,
+    mask_inputs,
+    named_masked_inputs,
+    unmask_inputs,
+)
 from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
 from bayesdrop.nn.matryoshka import VariationalMatryoshka, VariationalMatryoshkaLoss
+from bayesdrop.nn.multihead import MultiheadAttention
 from bayesdrop.nn.recurrent import *  # noqa: F403
 from bayesdrop.nn.restriction import restrict_units, unit_tensors
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
@@ -55,6 +62,7 @@ __all__ = [
     "MaskSum",
     "MaskedRanks",
     "MeanGate",
+    "MultiheadAttention",
     "ModelPass",
     "Noise",
     "PosteriorSample",
@@ -64,10 +72,13 @@ __all__ = [
     "VariationalMatryoshkaLoss",
     "active_context",
     "impose_masks",
+    "input_mask",
     "kl_divergence",
     "layers",
     "make",
+    "mask_inputs",
     "named_dropout_layers",
+    "named_masked_inputs",
     "named_owners",
     "named_shared",
     "named_weight_layers",
@@ -77,5 +88,6 @@ __all__ = [
     "repeat_rows",
     "restrict_units",
     "unit_tensors",
+    "unmask_inputs",
     "with_plain_weights",
 ]

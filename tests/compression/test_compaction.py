@@ -331,15 +331,6 @@ def test_compact_network_can_be_trained_on():
     assert small.fc1.weight.grad is not None and small.fc2.weight.grad is None
 
 
-def test_control_flow_on_data_is_refused_by_name():
-    class Branching(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
-
-    with pytest.raises(bd.errors.CompactionError, match=r"Branching.*line \d+, `return x if x"):
-        bd.compact(Branching(), torch.ones(1, 2))
-
-
 def test_an_auto_encoder_is_refused_by_its_latents_and_not_by_its_trace():
     vae = bd.networks.vae(10, input_shape=4, latent_size=2, latent_dropout="indian-buffet")
     with pytest.raises(

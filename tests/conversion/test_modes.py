@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayesdrop as bd
+from bayesdrop.conversion.modes import graph_of_both_modes
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode
 from bayesdrop.networks.tracing import knows_its_mode
@@ -228,7 +229,9 @@ def test_what_cannot_be_joined_is_refused_with_the_first_difference():
         return net.c(net.a(x)) if net.training else net.c(net.b(net.a(x)))
 
     with pytest.raises(ConversionError, match=r"difference is at 'b' \(Linear\): it runs it"):
-        bd.convert(Net(other))
+        graph_of_both_modes(Net(other))
+    masks = [name for name, _ in bd.nn.named_dropout_layers(bd.convert(Net(other)))]
+    assert masks == ["a.mask", "b.mask", "c.mask"]  # its parts have no modes
 
 
 def test_constants_are_joined_and_frozen_noise_is_refused():
@@ -242,7 +245,7 @@ def test_constants_are_joined_and_frozen_noise_is_refused():
         bare = bd.without_dropout(bd.convert(net)).train(training)
         torch.testing.assert_close(bare(x), net.train(training)(x))
     with pytest.raises(ConversionError, match="draws random numbers of a fixed shape"):
-        bd.convert(Net(lambda net, x: net.c(net.a(x) + torch.randn(8))))
+        graph_of_both_modes(Net(lambda net, x: net.c(net.a(x) + torch.randn(8))))
 
 
 def test_a_layer_that_is_called_twice_on_one_value_is_called_once():
@@ -270,7 +273,8 @@ def test_networks_of_torchvision_with_modes_are_converted_whole(name):
     options = {"init_weights": False, "aux_logits": True} if name == "googlenet" else {}
     net = getattr(torchvision.models, name)(weights=None, num_classes=5, **options).eval()
     masked = with_masks_of_one(bd.convert(net).float())
-    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    kinds = (nn.Linear, nn.Conv2d)
+    layers = [n for n, m in net.named_modules() if isinstance(m, kinds) and ".qkv" not in n]
     assert len(list(bd.nn.named_dropout_layers(masked))) == len(layers)
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -283,5 +287,6 @@ def test_networks_of_timm_are_converted_whole(name):
     options = {"depth": 2, "drop_path_rate": 0.1} if name.startswith("vit") else {}
     net = timm.create_model(name, pretrained=False, num_classes=5, **options).eval()
     masked = bd.convert(net)
-    layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    kinds = (nn.Linear, nn.Conv2d)
+    layers = [n for n, m in net.named_modules() if isinstance(m, kinds) and ".qkv" not in n]
     assert len(list(bd.nn.named_dropout_layers(masked))) == len(layers)

@@ -1,0 +1,240 @@
+"""Masks on the inputs of layers that stay where they are: no graph is needed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from bayesdrop.conversion.kinds import DROPOUTS
+from bayesdrop.conversion.masks import new_mask
+from bayesdrop.conversion.modes import graph_of_both_modes
+from bayesdrop.conversion.plan import WIDTH_UNKNOWN, Plan
+from bayesdrop.conversion.report import Placed
+from bayesdrop.conversion.request import NEVER_DROPPED, Request
+from bayesdrop.conversion.selection import matches
+from bayesdrop.conversion.units import Units, inputs_of, weight_of
+from bayesdrop.errors import ConversionError
+from bayesdrop.networks.blocks import (
+    Attention,
+    Block,
+    FeedForward,
+    UnitWeights,
+    is_matrix,
+    is_transposed,
+    sizes_of,
+)
+from bayesdrop.networks.tracing import leaf_modules
+from bayesdrop.nn import (
+    BayesianDropout,
+    MultiheadAttention,
+    input_mask,
+    layers,
+    mask_inputs,
+    registered,
+    unmask_inputs,
+)
+
+READS_BLOCK = "it reads what its block reads; the masks are on the block's heads and hidden units"
+
+
+@dataclass
+class InPlace:
+    """A network while layers in it get masks in their places.
+
+    Args:
+        root: The network, which is changed.
+        request: What is asked for.
+        keep_prob: Where masks of a trained network start; None leaves it to their class.
+    """
+
+    root: nn.Module
+    request: Request
+    keep_prob: float | None = None
+    placed: dict[str, Placed] = field(default_factory=dict)
+    """What was put in, by the name of the mask."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why layers that could have had a mask have none."""
+    masked: set[str] = field(default_factory=set)
+    """The layers that have one, and those that a mask is for."""
+    replaced: set[str] = field(default_factory=set)
+    """Every ``nn.Dropout`` that a mask has taken the place of."""
+
+    def selected(self, name: str, module: nn.Module) -> bool:
+        """Return whether the user wants this layer."""
+        if self.request.select is not None and not matches(self.request.select, name, module):
+            self.skipped[name] = "not in select"
+            return False
+        if self.request.exclude is not None and matches(self.request.exclude, name, module):
+            self.skipped[name] = "in exclude"
+            return False
+        return True
+
+    def gate(self, block: Block) -> None:
+        """Put a mask on the heads, or the hidden units, of a block."""
+        if block.output in self.masked or not self.request.gates_heads:
+            return
+        output = self.root.get_submodule(block.output)
+        if input_mask(output) is not None:
+            self.skipped[block.output] = "its inputs have a mask already"
+        elif self.selected(block.output, output) and self._gated(block, output):
+            for name in block.sources:
+                if self.request.select is not None:
+                    self.mask(name)
+                else:
+                    self.skipped.setdefault(name, READS_BLOCK)
+            if block.name:
+                self.masked.add(block.name)
+
+    def _gated(self, block: Block, output: nn.Module) -> bool:
+        if isinstance(block, Attention):
+            heads = {"unit_dim": -2, "batch_dim": 0}
+            done = self._put(output, block.output, block.num_heads, block.units, heads)
+            holder = self.root.get_submodule(block.holder)
+            if done and type(holder) is nn.MultiheadAttention:
+                MultiheadAttention.of(holder)
+            return done
+        own = {"batch_dim": block.batch_dim}
+        like = self._dropout_before(block)
+        done = self._put(output, block.output, block.width, block.units, own, like)
+        if done and block.dropout is not None and like is not None:
+            self.root.set_submodule(block.dropout, nn.Identity().train(like.training))
+            self.replaced.add(block.dropout)
+        return done
+
+    def mask(self, name: str) -> None:
+        """Put a mask on the inputs of a matrix that is in no block."""
+        layer = self.root.get_submodule(name)
+        if input_mask(layer) is not None:
+            self.skipped[name] = "its inputs have a mask already"
+        elif name not in self.masked and name not in self.skipped and self.selected(name, layer):
+            self._put(layer, name, sizes_of(layer)[1], f"inputs of {name!r}", {})
+
+    def replace_dropouts(self, prefix: str = "") -> None:
+        """Replace every ``nn.Dropout`` in a module whose width can be told from what it is in."""
+        if not self.request.replace_dropout or self.request.random_weights:
+            return
+        for parent, module in list(self.root.get_submodule(prefix).named_modules(prefix=prefix)):
+            found = {n: m for n, m in module.named_children() if isinstance(m, DROPOUTS)}
+            widths = self._widths(module) if found else {}
+            for own, dropout in found.items():
+                name = f"{parent}.{own}" if parent else own
+                if self.selected(name, dropout):
+                    self._replace(name, dropout, widths.get(own))
+
+    def _replace(self, name: str, dropout: nn.Module, units: Units | None) -> None:
+        rate = registered(BayesianDropout)[self.request.dropout].options_from_dropout(dropout)
+        asked = rate and rate.keys() <= self.request.options.keys()
+        if getattr(dropout, "p", 0.0) == 0.0 and not asked:
+            return
+        if units is None:
+            self.skipped[name] = WIDTH_UNKNOWN
+            return
+        own = {"unit_dim": units.unit_dim}
+        parent: Any = self.root.get_submodule(name.rpartition(".")[0])
+        if isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            own["batch_dim"] = 0 if parent.self_attn.batch_first else 1
+        new = new_mask(self.request, name, units.number, own, self.keep_prob, dropout)
+        weight = weight_of(units.module)
+        self.root.set_submodule(
+            name, new.to(device=weight.device, dtype=weight.dtype).train(dropout.training)
+        )
+        where = f"in place of {dropout}"
+        self.placed[name] = Placed(name, self.request.dropout, where, units.number)
+        self.replaced.add(name)
+
+    def _widths(self, module: nn.Module) -> dict[str, Units]:
+        """Return the units that every ``nn.Dropout`` of a module sees, as far as can be told."""
+        if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            own, hidden = inputs_of(module.linear1), inputs_of(module.linear2)
+            return {"dropout": hidden, "dropout1": own, "dropout2": own, "dropout3": own}
+        work = copy.deepcopy(module)
+        try:
+            graph = graph_of_both_modes(work)
+        except ConversionError:
+            return {}
+        plan = Plan(work, graph, leaf_modules(work, graph), self.request)
+        calls = [n for n in graph.nodes if isinstance(plan.module(n), DROPOUTS)]
+        return {str(n.target): units[0] for n in calls if (units := plan.around(n))}
+
+    def _dropout_before(self, block: FeedForward) -> nn.Module | None:
+        if block.dropout is None or not self.request.replace_dropout:
+            return None
+        module = self.root.get_submodule(block.dropout)
+        return module if isinstance(module, nn.Dropout) else None
+
+    def _put(
+        self,
+        layer: nn.Module,
+        name: str,
+        number: int,
+        where: str,
+        own: Mapping[str, Any],
+        like: nn.Module | None = None,
+    ) -> bool:
+        rate = getattr(like, "p", 0.0)
+        asked = self.request.gives_rate(name)
+        if not rate and self.keep_prob is not None and self.request.fixed_rate and not asked:
+            self.skipped[name] = NEVER_DROPPED
+            return False
+        # The layout of heads is not the user's to choose.
+        forced = own if "unit_dim" in own else {}
+        new = new_mask(self.request, name, number, own, self.keep_prob, like, forced)
+        weights = UnitWeights(layer, number)
+        new.to(device=weights.weight.device, dtype=weights.weight.dtype)
+        plain = not is_transposed(layer) and "unit_dim" not in own
+        new.bind_weights(layer if plain else weights, 1)
+        by_unit = weights.weight.detach().transpose(0, 1).flatten(1)
+        new.rank_units(by_unit.norm(dim=1))
+        mask_inputs(layer, new.train(layer.training))
+        path = f"{name}.mask" if name else "mask"
+        self.placed[path] = Placed(path, self.request.dropout, where, number)
+        self.masked.add(name)
+        return True
+
+    def finish(self) -> None:
+        """Turn off what would go past the masks."""
+        for name in self.placed:
+            parts = name.split(".")
+            for end in range(len(parts)):
+                owner = self.root.get_submodule(".".join(parts[:end]))
+                if isinstance(owner, nn.TransformerEncoder):
+                    owner.use_nested_tensor = False
+
+    def join(self) -> None:
+        """Let the new masks share what they share."""
+        share(self.root, self.request, list(self.placed))
+
+
+def share(root: nn.Module, request: Request, order: Iterable[str]) -> None:
+    """Let the masks of one call share what they share.
+
+    Args:
+        root: The network.
+        request: The call.
+        order: Their names, in the order in which they run.
+    """
+    cls = layers[request.dropout]
+    if issubclass(cls, BayesianDropout):
+        cls.share([m for name in order if isinstance(m := root.get_submodule(name), cls)])
+
+
+def unplaced(network: nn.Module) -> None:
+    """Take every mask that is on a layer's inputs off a network, in place."""
+    for module in list(network.modules()):
+        unmask_inputs(module)
+        if isinstance(module, MultiheadAttention):
+            module.restore()
+
+
+def matrices_in(network: nn.Module) -> Iterable[str]:
+    """Yield the names of the matrices that a module of somebody's own calls."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            continue
+        for own, child in module.named_children():
+            if is_matrix(child):
+                yield f"{name}.{own}" if name else own

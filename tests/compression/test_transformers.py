@@ -1,0 +1,245 @@
+"""Heads and hidden units of transformers: gated, cut exactly, and said where they stay."""
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+import bayesdrop as bd
+from bayesdrop.compression import compaction_report, count_flops, count_params
+from bayesdrop.nn import named_dropout_layers
+
+transformers = pytest.importorskip("transformers", reason="pip install bayesdrop[transformers]")
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+}
+IMAGES = {k: v for k, v in SMALL.items() if "vocab" not in k and "position" not in k}
+IDS = torch.arange(27).reshape(3, 9)
+PADDING = torch.ones(3, 9, dtype=torch.long)
+PADDING[0, 5:] = 0
+
+
+def close(net, share=0.5):
+    """Close a share of the units of every mask; the others are not quite open."""
+    for number, (_, layer) in enumerate(named_dropout_layers(net)):
+        order = torch.randperm(layer.num_units, generator=torch.Generator().manual_seed(number))
+        posterior = torch.linspace(2.0, 6.0, layer.num_units)
+        posterior[order[: int(layer.num_units * share)]] = 1e-5
+        layer.set_posterior(posterior)
+
+
+def converted(net, share=0.5, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bd.errors.ConversionWarning)
+        result = bd.convert(net, **options).eval()
+    close(result, share)
+    return result
+
+
+def check(net, inputs, share=0.5, *, stays=(), **options):
+    masked = converted(net, share, **options)
+    inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+    small = bd.compact(masked, inputs)
+    for a, b in zip(tree_leaves(masked(*inputs)), tree_leaves(small(*inputs)), strict=True):
+        if isinstance(a, torch.Tensor):
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5 * a.abs().max().item())
+    assert not list(named_dropout_layers(small))
+    report = compaction_report(small)
+    found = {c.units for c in report.stayed if c.units.startswith(("heads", "hidden"))}
+    assert found == set(stays), report.to_markdown()
+    return masked, small
+
+
+class Seq(nn.Module):
+    """A body of torch's own between two Linears, with what its forward takes."""
+
+    def __init__(self, body, **given):
+        super().__init__()
+        self.first, self.body, self.last = nn.Linear(5, 8), body, nn.Linear(8, 3)
+        self.given = given
+
+    def forward(self, x):
+        h = self.first(x)
+        if isinstance(self.body, nn.TransformerDecoder | nn.TransformerDecoderLayer):
+            return self.last(self.body(h, h.flip(0), **self.given))
+        if isinstance(self.body, nn.MultiheadAttention):
+            return self.last(self.body(h, h, h, **self.given)[0])
+        return self.last(self.body(h, **self.given))
+
+
+def encoder_layer(**options):
+    return nn.TransformerEncoderLayer(8, 4, 12, **{"dropout": 0.0, **options})
+
+
+TORCH = {
+    "attention": lambda: nn.MultiheadAttention(8, 4, batch_first=True),
+    "attention with more": lambda: nn.MultiheadAttention(
+        8, 4, add_bias_kv=True, add_zero_attn=True, batch_first=True
+    ),
+    "layer": lambda: encoder_layer(batch_first=True),
+    "norm first, time first": lambda: encoder_layer(norm_first=True, activation="gelu"),
+    "encoder": lambda: nn.TransformerEncoder(
+        encoder_layer(batch_first=True), 2, enable_nested_tensor=False
+    ),
+    "decoder layer": lambda: nn.TransformerDecoderLayer(8, 4, 12, dropout=0.0, batch_first=True),
+    "decoder": lambda: nn.TransformerDecoder(
+        nn.TransformerDecoderLayer(8, 4, 12, dropout=0.0, batch_first=True), 2
+    ),
+}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", TORCH)
+def test_blocks_of_torch_are_cut_exactly(name, share):
+    net = Seq(TORCH[name]())
+    inside = ()
+    if share == 1.0:  # a layer without any units is none: one stays, and adds nothing
+        inside = {p.where for p in bd.conversion.conversion_report(bd.convert(net)).placed}
+        inside = [where for where in inside if where.startswith(("heads", "hidden"))]
+    masked, small = check(net, torch.randn(2, 6, 5), share, stays=inside)
+    units = [n for n, _ in named_dropout_layers(masked) if n.endswith(".mask")]
+    assert len(units) == sum(
+        isinstance(m, nn.MultiheadAttention) or hasattr(m, "linear2") for m in net.modules()
+    )
+    if share == 0.0:  # torch's own layers, with their fused kernels
+        assert not any(isinstance(m, bd.nn.MultiheadAttention) for m in small.modules())
+    else:
+        assert count_params(small) < count_params(net)
+
+
+def test_masks_and_hints_reach_the_heads_that_are_left():
+    causal = nn.Transformer.generate_square_subsequent_mask(6)
+    padding = torch.zeros(2, 6)
+    padding[1, 4:] = -torch.inf
+    net = Seq(encoder_layer(batch_first=True), src_mask=causal, is_causal=True)
+    check(net, torch.randn(2, 6, 5))
+    check(Seq(encoder_layer(batch_first=True), src_key_padding_mask=padding), torch.randn(2, 6, 5))
+    by_head = torch.randn(8, 6, 6)
+    body = nn.MultiheadAttention(8, 4, batch_first=True)
+    check(Seq(body, attn_mask=by_head, need_weights=False), torch.randn(2, 6, 5))
+
+
+def test_weights_that_the_network_returns_keep_the_heads():
+    class Weights(Seq):
+        def forward(self, x):
+            h = self.first(x)
+            out, weights = self.body(h, h, h)
+            return self.last(out) + weights.sum() + weights[:, :, :3].square()
+
+    net = converted(Weights(nn.MultiheadAttention(8, 4, batch_first=True)))
+    with pytest.raises(bd.errors.CompactionError, match="a difference of"):
+        bd.compact(net, torch.randn(2, 6, 5))
+
+
+@pytest.mark.parametrize("key", sorted(bd.nn.registered(bd.nn.BayesianDropout)))
+def test_every_prior_gates_heads_and_hidden_units(key):
+    net = bd.convert(encoder_layer(batch_first=True), key)
+    bnn = bd.BayesianNetwork(Seq(net), bd.Categorical(class_dim=-1), num_data=20)
+    x, y = torch.randn(4, 6, 5), torch.zeros(4, 6).long()
+    terms = bnn.loss(x, y)
+    terms.loss.backward()
+    masks = dict(named_dropout_layers(net))
+    assert [m.num_units for m in masks.values()] == [4, 12]
+    assert bnn.units_total() == [4, 12]
+    assert all(p.grad is not None for m in masks.values() for p in m.parameters())
+    assert bd.predict(bnn, x, num_samples=3).mean.shape == (4, 3, 6)
+
+
+def bert(**options):
+    config = transformers.BertConfig(**SMALL, **options)
+    return transformers.BertForSequenceClassification(config)
+
+
+HUGGING_FACE = {
+    "bert eager": (lambda: bert(attn_implementation="eager"), (IDS, PADDING)),
+    "bert sdpa": (bert, (IDS, PADDING)),
+    "distilbert": (
+        lambda: transformers.DistilBertModel(
+            transformers.DistilBertConfig(
+                vocab_size=50, dim=16, n_layers=1, n_heads=4, hidden_dim=24,
+                max_position_embeddings=20,
+            )
+        ),
+        (IDS, PADDING),
+    ),
+    "gpt2": (
+        lambda: transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=4, n_positions=20)
+        ),
+        (IDS,),
+    ),
+    "llama": (
+        lambda: transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**SMALL, num_key_value_heads=4)
+        ),
+        (IDS, PADDING),
+    ),
+    "vit": (
+        lambda: transformers.ViTForImageClassification(
+            transformers.ViTConfig(**IMAGES, image_size=8, patch_size=4)
+        ),
+        (torch.randn(2, 3, 8, 8),),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_models_of_hugging_face_are_cut_in_place(name):
+    build, inputs = HUGGING_FACE[name]
+    net = build()
+    masked, small = check(net, inputs)
+    assert type(masked) is type(net) is type(small)
+    kinds = [cut.units.split()[0] for cut in compaction_report(small).cuts]
+    layers = getattr(net.config, "num_hidden_layers", 1)
+    assert kinds.count("heads") == kinds.count("hidden") == layers
+    assert count_flops(small, inputs) < count_flops(net, inputs)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(small)))
+    for a, b in zip(tree_leaves(small(*inputs)), tree_leaves(again(*inputs)), strict=True):
+        torch.testing.assert_close(b, a) if isinstance(a, torch.Tensor) else None
+    filled = copy.deepcopy(masked)
+    filled.load_state_dict(masked.state_dict())
+
+
+def test_groups_of_heads_go_when_all_their_query_heads_are_dead():
+    config = transformers.LlamaConfig(
+        **SMALL | {"num_attention_heads": 8, "num_hidden_layers": 1}, num_key_value_heads=2
+    )
+    net = converted(transformers.LlamaForCausalLM(config), share=0.0)
+    heads = net.model.layers[0].self_attn.o_proj.mask
+    attention = "heads of 'model.layers.0.self_attn'"
+    for dead, kept, groups, stays in [
+        ([0, 1, 2, 3], 4, 1, ()),  # one group
+        ([0, 5], 6, 2, ()),  # one head of each
+        ([0, 1, 2, 3, 6], 3, 1, ()),
+        ([1, 2], 8, 2, (attention,)),  # of one group only
+        (list(range(8)), 1, 1, (attention,)),
+    ]:
+        posterior = torch.full((8,), 5.0)
+        posterior[dead] = 1e-5
+        heads.set_posterior(posterior)
+        small = bd.compact(net, (IDS, PADDING))
+        torch.testing.assert_close(small(IDS, PADDING).logits, net(IDS, PADDING).logits)
+        left = small.model.layers[0].self_attn
+        assert left.q_proj.out_features == left.o_proj.in_features == 2 * kept
+        assert left.k_proj.out_features == left.v_proj.out_features == 2 * groups
+        assert {c.units for c in compaction_report(small).stayed} == set(stays)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_compact_language_model_generates_with_its_cache(name):
+    build, _ = HUGGING_FACE[name]
+    masked, small = check(build(), (IDS,))
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    expected = masked.generate(IDS[:1, :5], **options)
+    assert torch.equal(small.generate(IDS[:1, :5], **options), expected)
+    assert torch.equal(small.generate(IDS[:1, :5], use_cache=False, **options), expected)
