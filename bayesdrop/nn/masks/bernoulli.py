@@ -126,6 +126,8 @@ class BernoulliDropout(BayesianDropout):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
+        if not self.training and (known := self._known_mask(x)) is not None:
+            return x * known
         # In training mode the mask is drawn and multiplied in one operation, if nobody else
         # has a say in it: the same value and gradient as those of the two.
         latents = self._latents_of_product(x)
@@ -145,6 +147,10 @@ class BernoulliDropout(BayesianDropout):
                 self._check_rows(x, context.num_rows)
             context.keep(self, mask, product)
         return product
+
+    def _known_mask(self, x: Tensor) -> Tensor | None:
+        """Return the mean mask as ``x`` takes it, if it is known and nobody else has a say."""
+        return None
 
     def _latents_of_product(self, x: Tensor) -> Latents | None:
         fits = (

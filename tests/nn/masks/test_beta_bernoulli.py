@@ -293,3 +293,33 @@ def test_inputs_of_pure_noise_are_dropped():
     keep = layer.keep_prob()
     assert bool((keep[:5] > 0.8).all())
     assert bool((keep[5:] < 0.1).all())
+
+
+def test_a_pass_with_the_mean_mask_follows_every_change_of_its_parameters():
+    layer, x = bd.BetaBernoulliDropout(3).eval(), torch.ones(2, 3)
+    with torch.no_grad():
+        for change in (
+            lambda: layer.set_posterior(torch.tensor([1e-5, 1.0, 3.0])),
+            lambda: layer.location.data.fill_(0.5),
+            lambda: layer.log_shape.numpy().__setitem__(0, -1.0),
+            lambda: setattr(layer, "threshold", 0.6),
+            lambda: layer.double(),
+        ):
+            change()
+            expected = layer.posterior()["pi"].base_dist.mean
+            expected = torch.where(expected < layer.threshold, 0.0, expected)
+            torch.testing.assert_close(layer(x), x * expected)
+            torch.testing.assert_close(layer(x[0]), x[0] * expected)
+        with bd.impose_masks(nn.Sequential(layer), {"0": torch.zeros(3)}):
+            assert not layer(x).any()
+    assert layer(x).requires_grad
+
+
+def test_a_mean_mask_of_a_class_below_is_its_own():
+    class Half(bd.BetaBernoulliDropout):
+        def mean_mask(self, x=None):
+            return super().mean_mask(x) / 2
+
+    layer = Half(3).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(torch.ones(1, 3))[0], layer.keep_prob() / 2)
