@@ -15,6 +15,7 @@ from bayesdrop.errors import (
     DataError,
     DataWarning,
     DivergenceError,
+    ReliabilityWarning,
     unknown_name,
 )
 from bayesdrop.inference.batches import Data, batches, num_examples
@@ -23,7 +24,7 @@ from bayesdrop.inference.open_units import open_passes
 from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.ops.seeding import seeded
+from bayesdrop.ops.seeding import draws_noise, seeded
 from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
@@ -174,6 +175,7 @@ def predict_in_groups(
         for x_batch, y_batch in batches(data, rows):
             if not parts:
                 cost = probe(bnn, x_batch[:1].to(device))
+                _warn_of_own_noise(bnn.network, x_batch[:1].to(device))
                 count = num_examples(data)
                 kept = _fitting(kept, len(passes), count, cost.result, memory_limit)
                 if batch_size is None:
@@ -319,6 +321,18 @@ def probe(bnn: Program, x: Tensor) -> Cost:
     mean, variance = bnn.likelihood.moments(_output(output, len(x)))
     kept = mean.nbytes + (0 if variance is None else variance.nbytes)
     return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
+
+
+def _warn_of_own_noise(network: nn.Module, x: Tensor) -> None:
+    if draws_noise(lambda: network(x)):
+        warnings.warn(
+            "predict: expected a network whose only noise in evaluation mode is its masks, got "
+            "one that draws more of its own in every pass, which samples of masks do not stand "
+            "for: F.dropout(..., training=True), or without training=self.training? Write "
+            "nn.Dropout, and bd.convert makes masks of it.",
+            ReliabilityWarning,
+            stacklevel=4,
+        )
 
 
 def _check_options(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 
 @contextmanager
@@ -44,26 +46,42 @@ def seeded(seed: int | None) -> Iterator[None]:
 def draws_noise(run: Callable[[], object]) -> bool:
     """Return whether a function draws random numbers of torch, Python or NumPy; put them back.
 
+    What other threads draw meanwhile is not taken for the function's own, and left alone unless
+    the function draws from the global generators too.
+
     Args:
         run: The function.
     """
-    mode = _OwnGenerators(0)
+    own, noticed = _OwnGenerators(0), _Noticed()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others draw from
-    with torch.random.fork_rng(devices):  # for what takes no generator
-        before = _states(devices)
-        with mode:
-            run()
-        same = before == _states(devices)
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
-    return bool(mode.generators) or not same
-
-
-def _states(devices: Sequence[int]) -> list[bytes | str]:
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(i) for i in devices)]
-    others = [random.getstate(), np.random.get_state()]  # noqa: NPY002
-    return [*(state.numpy().tobytes() for state in states), *map(repr, others)]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others draw from
+    with noticed, own:
+        run()
+    if noticed.is_random and not own.generators:  # by what takes no generator
+        torch.set_rng_state(states[0])
+        for device, state in zip(devices, states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+    same = random.getstate() == python and repr(np.random.get_state()) == repr(numpy)  # noqa: NPY002
+    if not same:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+    return noticed.is_random or not same
+
+
+class _Noticed(TorchDispatchMode):
+    is_random = False
+
+    @override
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            names = [argument.name for argument in func._schema.arguments]
+            given = dict(zip(names, args, strict=False)) | (kwargs or {})
+            off = given.get("train", given.get("training", True)) is False
+            self.is_random |= not off and given.get("dropout_p", given.get("p", 1.0)) != 0
+        return func(*args, **(kwargs or {}))
 
 
 class _OwnGenerators(TorchFunctionMode):
@@ -93,6 +111,7 @@ class _OwnGenerators(TorchFunctionMode):
 
 _DRAWS = frozenset(
     {
+        *(torch.rand_like, torch.randn_like, torch.randint_like),
         *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),
         *(torch.multinomial, torch.poisson, torch.binomial, torch._standard_gamma),
         *(torch._sample_dirichlet, Tensor.bernoulli, Tensor.bernoulli_, Tensor.multinomial),

@@ -8,7 +8,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError, DataError, DataWarning, DivergenceError, ShapeError
+from bayesdrop.errors import (
+    ConfigError,
+    DataError,
+    DataWarning,
+    DivergenceError,
+    ReliabilityWarning,
+    ShapeError,
+)
 from bayesdrop.testing import assert_means_equal
 
 NUM_FEATURES = 4
@@ -143,7 +150,7 @@ def test_network_without_bayesian_dropout_runs_once():
     prediction = bd.predict(bnn, inputs())
     assert prediction.num_samples == 1
     assert prediction.samples.shape == (1, 7, 3)
-    assert passes == [1, 7]  # a probe with one row, and the pass
+    assert passes == [1, 1, 7]  # two probes with one row, and the pass
 
 
 # -- chunks, memory and data ---------------------------------------------------------------------
@@ -185,7 +192,7 @@ def test_kept_samples_beyond_the_memory_limit_are_refused_before_any_sampling():
     bnn.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     with pytest.raises(ConfigError, match="at most memory_limit=5000 bytes.*keep_samples=False"):
         bd.predict(bnn, inputs(100), memory_limit=5000)
-    assert rows == [1]
+    assert rows == [1, 1]
     assert bd.predict(bnn, inputs(100), memory_limit=5000, keep_samples=False).samples is None
     # A regression keeps a mean and a variance: 3 x 10 x 2 of each.
     options = {"num_samples": 3, "batch_size": 5}
@@ -413,3 +420,16 @@ def test_evaluation_under_autocast_is_that_in_float32_but_for_rounding():
         result = bd.evaluate(bnn, (x, y), num_samples=16, seed=0)
     assert result.prediction.mean.dtype == torch.float32
     assert result.nll == pytest.approx(exact.nll, rel=0.02)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_noise_that_is_no_masks_is_told(masked):
+    class AlwaysOn(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 0.5)
+
+    layers = [bd.BetaBernoulliDropout(8)] if masked else []
+    network = nn.Sequential(*layers, nn.Linear(8, 64), AlwaysOn(), nn.Linear(64, 3))
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=10)
+    with pytest.warns(ReliabilityWarning, match="more of its own in every pass"):
+        bd.predict(bnn, torch.rand(5, 8), num_samples=2)

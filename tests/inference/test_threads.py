@@ -109,7 +109,7 @@ def test_a_pass_in_another_thread_waits_for_the_end_of_a_prediction(entry):
         network.go_on.set()
         prediction.result()
         other.result()
-    assert network.seen[:2] == [False, False] and all(network.seen[2:])
+    assert network.seen[:3] == [False, False, False] and all(network.seen[3:])
     assert network.training
 
 
@@ -122,6 +122,7 @@ def test_a_block_within_a_block_does_not_wait_for_itself():
 
 DRAWS = {
     "rand": lambda: torch.rand(3),
+    "like": lambda: torch.rand_like(torch.ones(3)) + torch.randn_like(torch.ones(3)),
     "randn": lambda: torch.randn(3),
     "normal": lambda: torch.distributions.Normal(0.0, torch.ones(3)).sample(),
     "bernoulli": lambda: torch.distributions.Bernoulli(torch.full((9,), 0.5)).sample(),
