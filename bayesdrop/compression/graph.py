@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, _extract_tensor_metadata
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence
 from typing_extensions import override
 
 from bayesdrop.compression.functional import as_layers
 from bayesdrop.errors import CompactionError
-from bayesdrop.networks.operations import MOVES, PACKED
+from bayesdrop.networks.operations import MOVES
+from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
 from bayesdrop.nn import named_masked_inputs
 from bayesdrop.program.checks import explained
@@ -77,24 +76,12 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     return module
 
 
-class _Propagation(ShapeProp):
+class _Propagation(Shapes):
     """Notes the shapes, and which functions of the mode, such as dropout, return their input."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        # What has packed sequences in it has no shape, and breaks what looks for one.
-        self.packed: set[fx.Node] = set()
 
     @override
     def run_node(self, n: fx.Node) -> Any:
-        packs = n.target in PACKED or any(source in self.packed for source in n.all_input_nodes)
-        result = fx.Interpreter.run_node(self, n) if packs else super().run_node(n)
-        if n.target in PACKED or isinstance(result, PackedSequence):
-            self.packed.add(n)
-        elif packs and isinstance(result, Tensor):
-            n.meta["tensor_meta"] = _extract_tensor_metadata(result)
-        elif packs and isinstance(result, tuple):
-            self.packed.add(n)
+        result = super().run_node(n)
         if "tensor_meta" not in n.meta and isinstance(result, int | torch.Size):
             n.meta["value"] = result
         if n.op == "call_function" and n.all_input_nodes and _takes_mode(n.target):

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from bayesdrop.compression.alignment import UngroupedError, identity, rows_of
 from bayesdrop.compression.blocks import bias_of, joined, like, padded, placed
@@ -36,6 +35,7 @@ from bayesdrop.networks.operations import (
     POOLS,
     RECTIFIERS,
 )
+from bayesdrop.networks.shapes import Shapes
 
 _UNITWISE = RECTIFIERS | ELEMENTWISE | {nn.Identity}
 # Of the union of all networks' inputs to those of one: above it, each takes its own.
@@ -90,7 +90,7 @@ class Grouping:
         self.device = example[0].device
         self.together: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for member in members:
-            ShapeProp(member).propagate(*example)
+            Shapes(member).propagate(*example)
 
     def made(self) -> fx.GraphModule:
         """Return the network: outputs ``(K, N, ...)``.

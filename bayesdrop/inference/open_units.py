@@ -21,7 +21,6 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules import module as torch_module
 
 from bayesdrop.inference.unit_choice import rule_for
@@ -35,6 +34,7 @@ from bayesdrop.inference.unit_rules import (
     View,
     Weighted,
 )
+from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import LayerTracer, changes_in_place
 from bayesdrop.nn import (
     BayesianDropout,
@@ -186,7 +186,7 @@ class OpenUnits:
         work = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
         module = _traced(work)
         self.nodes = list(module.graph.nodes)
-        if draws_noise(lambda: ShapeProp(module).propagate(x)):
+        if draws_noise(lambda: Shapes(module).propagate(x)):
             raise RuntimeError("noise of its own")
         own = dict(network.named_modules(remove_duplicate=False))
         self.rules: dict[fx.Node, Rule] = {}

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.unit_choice import rule_for
@@ -24,6 +23,7 @@ from bayesdrop.inference.unit_rules import (
     Weighted,
     Zeros,
 )
+from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import shape_of, trace
 from bayesdrop.nn import BayesianDropout, BayesianWeights, unit_tensors
 from bayesdrop.ops.seeding import draws_noise
@@ -87,7 +87,7 @@ class UnitGraph:
         x = torch.zeros(shape, dtype=bnn.input_dtype, device=tensor.device)
         work.eval()
         with torch.no_grad():
-            draws_noise(lambda: ShapeProp(module).propagate(x))  # which puts generators back
+            draws_noise(lambda: Shapes(module).propagate(x))  # which puts generators back
         self.nodes = list(module.graph.nodes)
         self._note_what_is_shared(bnn.network)
         self.rules: dict[fx.Node, Rule] = {}

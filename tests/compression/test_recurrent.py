@@ -243,6 +243,17 @@ def test_a_posterior_is_kept_with_all_units_of_the_layer(kind):
 
 
 @KINDS
+def test_members_of_the_posterior_are_one_plain_network(kind):
+    net, words = Packer(kind, long=False).eval(), torch.randint(9, (4, 6))
+    close(net.recurrent.output_dropout, [1, 4])
+    lengths = torch.tensor([2, 6, 5, 1])
+    members = bd.compact(net, (words, lengths), members=3, seed=0)
+    outputs = members(words, lengths)
+    assert outputs.shape == (3, 4, 2)
+    assert not torch.allclose(outputs[0], outputs[1])
+
+
+@KINDS
 def test_the_posterior_of_the_size_knows_what_is_cut(kind):
     net = tagger(kind, "last")
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
