@@ -26,6 +26,7 @@ from bayesdrop.diagnostics.kl import (
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
+from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.checks import require_data
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
@@ -145,8 +146,7 @@ def check_elbo(
     # Owners' KL divergences, and two sizes of Pyro batches.
     comparisons = len(owners) + len(_PARTS)
     rows: list[CheckRow] = []
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with seeded(seed):
         given: dict[LatentOwner, Latents] = {}
         for _, owner in owners:
             given[owner] = {name: value.detach() for name, value in owner.draw_latents().items()}
@@ -178,8 +178,8 @@ def _check_batch_size(
 
     def terms_of(x: Tensor, y: Tensor) -> LossTerms:
         # What layers share is drawn even here.
-        torch.manual_seed(seed)
-        return bnn.loss(x, y, **options)
+        with seeded(seed):
+            return bnn.loss(x, y, **options)
 
     whole = terms_of(x, y)
     for parts in _PARTS:
