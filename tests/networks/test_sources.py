@@ -29,7 +29,7 @@ def test_converted_and_compact_networks_leave_no_text_behind():
 
 
 def test_warnings_of_convert_name_the_line_of_its_caller():
-    net = nn.Sequential(nn.Linear(4, 6), nn.LSTM(6, 5))
+    net = nn.Sequential(nn.Linear(4, 6), nn.RNN(6, 5))
     with pytest.warns(bd.errors.ConversionWarning) as found:
         bd.convert(net)
     assert found[0].filename == __file__
