@@ -41,7 +41,7 @@ def text(task: str) -> str:
         ]
         rows.append([title, factor, str(len(runs)), *cells, _kept(runs)])
     header = ["dropout", "KL", "seeds", f"end: train, {unit}", f"end: test, {unit}"]
-    return table([*header, "chosen epoch: test", "sampled", "units of the state kept"], rows)
+    return table([*header, "chosen epoch: test", "sampled", "words kept"], rows)
 
 
 def _mean(values: list[float]) -> float:
@@ -49,5 +49,5 @@ def _mean(values: list[float]) -> float:
 
 
 def _kept(runs: list[dict]) -> str:
-    found = [run["kept"]["lstm.state_dropout_l0"] for run in runs if "kept" in run]
+    found = [run["kept"]["embed.word_dropout"] for run in runs if "kept" in run]
     return spread(found, 0) if found else ""
