@@ -44,7 +44,7 @@ def draw_with_kl(
     second: Sequence[Tensor],
     *,
     located: bool,
-    c: Tensor,
+    c: Tensor | None,
     uniform: Tensor,
     weight: Tensor | None,
 ) -> Drawn:
@@ -57,7 +57,8 @@ def draw_with_kl(
         first: Concentrations :math:`a`, or locations, a vector for each layer.
         second: Concentrations :math:`b`, or logarithms of shapes, likewise.
         located: Whether the parameters are locations and shapes, see ``concentrations_of``.
-        c: The prior's, one for each unit of all layers or a number for all.
+        c: The prior's, one for each unit of all layers or a number for all; None leaves the
+            divergence out.
         uniform: Noise on (0, 1) for all.
         weight: Factors on the divergences, one for each unit or one for all; None for 1.
     """
@@ -70,7 +71,7 @@ class _DrawWithKL(torch.autograd.Function):
     def forward(
         ctx: Any,
         located: bool,
-        c: Tensor,
+        c: Tensor | None,
         uniform: Tensor,
         weight: Tensor | None,
         *parameters: Tensor,
@@ -83,13 +84,15 @@ class _DrawWithKL(torch.autograd.Function):
             place = _located(m, first, second) if located else None
             a, b, log_a = place[:3] if place else (first, second, m.log(first))
             factor = None if weight is None else m.array(weight)
-            state = _draw(m, a, b, log_a, m.array(c), m.array(uniform))
-            kl = state.kl if factor is None else state.kl * factor
+            state = _draw(m, a, b, m.array(uniform))
+            prior = None if c is None else _against_prior(m, a, b, log_a, m.array(c))
+            kl = 0.0 * a if prior is None else prior.kl
+            kl = kl if factor is None else kl * factor
         ctx.set_materialize_grads(False)
         # Arguments are saved for derivatives of a higher order; what follows from them is kept as
         # it is, since nobody else has it.
         ctx.save_for_backward(c, uniform, weight, *parameters)
-        ctx.parts = m, place, state, factor, [len(x) for x in halves[0]]
+        ctx.parts = m, place, state, prior, factor, [len(x) for x in halves[0]]
         sizes = ctx.parts[-1]
         drawn = _split(m, state.x, sizes) + _split(m, state.logit, sizes)
         return *drawn, m.tensor(kl).sum(), m.tensor(a), m.tensor(b)
@@ -97,7 +100,7 @@ class _DrawWithKL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         c, uniform, weight, *parameters = ctx.saved_tensors
-        m, place, state, factor, sizes = ctx.parts
+        m, place, state, prior, factor, sizes = ctx.parts
         located = place is not None
         if torch.is_grad_enabled():
 
@@ -107,16 +110,16 @@ class _DrawWithKL(torch.autograd.Function):
                 terms = [(value * grad).sum() for value, grad in pairs if grad is not None]
                 return sum(terms[1:], start=terms[0])
 
-            one = c.new_ones(())
+            one = uniform.new_ones(())
             return None, None, None, None, *plain_gradients(total, parameters, one)
         *of_drawn, of_kl, of_a, of_b = grads
         with m.quiet():
-            of_x = _joined(m, of_drawn[: len(sizes)], c, sizes)
-            of_logit = _joined(m, of_drawn[len(sizes) :], c, sizes)
-            kl_factor = None
-            if of_kl is not None:
-                kl_factor = m.array(of_kl) if factor is None else m.array(of_kl) * factor
-            pair = _gradients(m, state, of_x, of_logit, kl_factor)
+            of_x = _joined(m, of_drawn[: len(sizes)], uniform, sizes)
+            of_logit = _joined(m, of_drawn[len(sizes) :], uniform, sizes)
+            pair = _gradients(m, state, of_x, of_logit)
+            if of_kl is not None and prior is not None:
+                scale = m.array(of_kl) if factor is None else m.array(of_kl) * factor
+                pair = [x + scale * y for x, y in zip(pair, _slopes(m, state, prior), strict=True)]
             pair = [
                 grad if more is None else grad + m.array(more)
                 for grad, more in zip(pair, (of_a, of_b), strict=True)
@@ -142,7 +145,11 @@ def _joined(
 
 
 def _plain(
-    located: bool, c: Tensor, uniform: Tensor, weight: Tensor | None, parameters: Sequence[Tensor]
+    located: bool,
+    c: Tensor | None,
+    uniform: Tensor,
+    weight: Tensor | None,
+    parameters: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
     half = len(parameters) // 2
     sizes = [len(x) for x in parameters[:half]]
@@ -150,8 +157,10 @@ def _plain(
     if located:
         a, b = _plain_concentrations(a, b)
     values = exp_open_unit(log1mexp(uniform.log() / b) / a)
-    harmonic = torch.digamma(b + 1) + EULER_GAMMA
-    kl = (c / a - 1) * harmonic + (a / c).log() + b.log() + 1 / b - 1
+    kl = 0.0 * a
+    if c is not None:
+        harmonic = torch.digamma(b + 1) + EULER_GAMMA
+        kl = (c / a - 1) * harmonic + (a / c).log() + b.log() + 1 / b - 1
     drawn = *values.split(sizes), *torch.logit(values).split(sizes)
     return *drawn, (kl if weight is None else kl * weight).sum(), a, b
 
@@ -164,37 +173,47 @@ class _State(NamedTuple):
     log_x: Any
     x: Any
     logit: Any
-    ratio: Any
-    harmonic: Any
-    kl: Any
 
 
-def _draw(m: Elementwise, a: Any, b: Any, log_a: Any, c: Any, uniform: Any) -> _State:
+def _draw(m: Elementwise, a: Any, b: Any, uniform: Any) -> _State:
     info = torch.finfo(torch.float32 if a.itemsize == 4 else torch.float64)
     t = m.log(uniform) / -b
     odds = m.expm1(t)
     # log(1 - e^-t) at both ends, 1 / (e^t - 1) being the odds against.
     log_x = m.log1p(1 / odds) / -a
     x = m.at_most(m.at_least(m.exp(log_x), info.tiny), 1.0 - info.eps)
+    return _State(a, b, t, odds, log_x, x, m.log(x / (1 - x)))
+
+
+def _gradients(m: Elementwise, state: _State, of_x: Any, of_logit: Any) -> list[Any]:
+    a, b, t, odds, log_x, x, _ = state
+    if of_x is None and of_logit is None:
+        return [0.0 * a, 0.0 * b]
+    of_log_x = 0.0 if of_x is None else of_x * x
+    if of_logit is not None:
+        of_log_x = of_log_x + of_logit / (1 - x)
+    scaled = of_log_x / -a
+    return [scaled * log_x, scaled * t / (b * odds)]
+
+
+class _Prior(NamedTuple):
+    ratio: Any
+    harmonic: Any
+    kl: Any
+
+
+def _against_prior(m: Elementwise, a: Any, b: Any, log_a: Any, c: Any) -> _Prior:
     ratio = c / a
     harmonic = m.digamma(b + 1) + EULER_GAMMA
     kl = (ratio - 1) * harmonic + (m.log(b) + log_a - m.log(c) + 1 / b - 1)
-    return _State(a, b, t, odds, log_x, x, m.log(x / (1 - x)), ratio, harmonic, kl)
+    return _Prior(ratio, harmonic, kl)
 
 
-def _gradients(m: Elementwise, state: _State, of_x: Any, of_logit: Any, of_kl: Any) -> list[Any]:
-    a, b, t, odds, log_x, x, _, ratio, harmonic, _ = state
-    grad_a, grad_b = 0.0 * a, 0.0 * b
-    if of_x is not None or of_logit is not None:
-        of_log_x = 0.0 if of_x is None else of_x * x
-        if of_logit is not None:
-            of_log_x = of_log_x + of_logit / (1 - x)
-        scaled = of_log_x / -a
-        grad_a, grad_b = scaled * log_x, scaled * t / (b * odds)
-    if of_kl is not None:
-        grad_a = grad_a + of_kl * ((1 - ratio * harmonic) / a)
-        grad_b = grad_b + of_kl * ((ratio - 1) * m.trigamma(b + 1) + (1 - 1 / b) / b)
-    return [grad_a, grad_b]
+def _slopes(m: Elementwise, state: _State, prior: _Prior) -> tuple[Any, Any]:
+    """Return the derivatives of each divergence in a and b."""
+    a, b = state.a, state.b
+    slope_b = (prior.ratio - 1) * m.trigamma(b + 1) + (1 - 1 / b) / b
+    return (1 - prior.ratio * prior.harmonic) / a, slope_b
 
 
 def concentrations_of(location: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,7 @@ class TrainingRun:
         self.frozen = frozen_modules(self.bnn)
         self._joins = normalizes_batches(self.bnn, self.frozen)
         self._absent = None if self.compact_every is None else ClosedUnits(self.bnn)
+        self._parameters = list(self.bnn.parameters())
 
     @property
     def closed(self) -> dict[str, Tensor]:
@@ -123,6 +124,7 @@ class TrainingRun:
         nll = kl = 0.0
         seen = 0
         closed = self.bnn.kl_weight * closed_kl / self.bnn.num_data
+        self._parameters = list(self.bnn.parameters())
         for (x, y), weight in self._weighted_batches(data, batch_size):
             if y is None:
                 raise DataError(
@@ -203,11 +205,11 @@ class TrainingRun:
                 got=type(terms).__name__,
                 hint="Both are in nats for the whole data set.",
             )
-        whole = terms.loss if weight == 1.0 else terms.nll * weight + terms.kl
-        loss = whole / self.bnn.num_data
-        if not math.isfinite(loss.item()):
+        nll, kl = terms.nll.item(), terms.kl.item()
+        if not math.isfinite(nll + kl):
             raise diagnose(self.bnn, self.source, x, y, terms, self.step + 1)
-        loss.backward()
+        whole = terms.loss if weight == 1.0 else terms.nll * weight + terms.kl
+        (whole / self.bnn.num_data).backward()
         if self.ranks is not None:
             self.ranks.average_gradients(self.bnn)
         self._check_gradients(x, y)
@@ -218,12 +220,16 @@ class TrainingRun:
             for owner in self._owners:
                 owner.after_step(self.optimizer)
         self.step += 1
-        return terms.nll.item() / self.bnn.num_data, terms.kl.item() / self.bnn.num_data
+        return nll / self.bnn.num_data, kl / self.bnn.num_data
 
     def _check_gradients(self, x: Tensor, y: Tensor) -> None:
-        # One fused norm; only if it is not finite (or overflows) does anything look further.
-        gradients = [p.grad for p in self.bnn.parameters() if p.grad is not None]
-        if math.isfinite(float(nn.utils.get_total_norm(gradients))):
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        # One number says whether all are finite; only if it is not does anything look further.
+        if all(grad.is_cpu for grad in gradients):
+            sums = [float(grad.sum()) for grad in gradients]
+            if math.isfinite(sum(sums)):
+                return
+        elif math.isfinite(float(nn.utils.get_total_norm(gradients))):
             return
         for name, parameter in self.bnn.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):

@@ -88,7 +88,8 @@ class TrainingPass(MaskContext):
         """Return ``kl_divergence(network)`` for what this pass has drawn."""
         if self._is_complete:
             return sum(self._kls[1:], start=self._kls[0])
-        rest = kl_divergence(network, self.posteriors, without=self._joint)
+        joint = {owner: self._latents[owner] for owner in self._joint}
+        rest = kl_divergence(network, self.posteriors, drawn=joint)
         return sum(self._kls, start=rest)
 
     @override

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -261,7 +261,7 @@ def kl_divergence(
     network: nn.Module,
     posteriors: Mapping[Any, Mapping[str, TorchDistribution]] | None = None,
     *,
-    without: Collection[LatentOwner] = (),
+    drawn: Mapping[LatentOwner, Latents] = MappingProxyType({}),
 ) -> Tensor:
     r"""Return the KL divergence (and penalty) of all Bayesian layers of ``network``, in nats.
 
@@ -277,17 +277,18 @@ def kl_divergence(
     Args:
         network: Any module; one without Bayesian layers gives zero.
         posteriors: What ``posterior()`` of a layer returned, where the caller has it already.
-        without: Owners that are left out.
+        drawn: Owners that are left out, since they are counted already, to what was drawn for
+            them.
 
     Example:
         >>> kl_divergence(nn.Linear(2, 2)).item()
         0.0
     """
     terms = []
-    latents: dict[LatentOwner, Latents] = {}
+    latents = dict(drawn)
     parents = {parent for _, parent in named_shared(network)}
     for _, owner in named_owners(network):
-        if owner in without:
+        if owner in drawn:
             continue
         posterior = None if posteriors is None else posteriors.get(owner)
         if owner in parents:

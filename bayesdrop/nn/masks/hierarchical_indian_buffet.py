@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import Beta, TorchDistribution
 from torch import Tensor
+from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
+from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
-from bayesdrop.nn.latents import ConditionalOwner
+from bayesdrop.nn.latents import ConditionalOwner, JointDraw, LatentOwner, is_own, joined
 from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.bernoulli import logits_of
 from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
@@ -200,12 +203,37 @@ class HierarchicalIndianBuffetDropout(
 
     @override
     def prior_given(self, latents: Latents) -> dict[str, TorchDistribution]:
-        c = self.layer_concentration
         log_pi = log_stick_products(latents["v"]).index_select(-1, self.rank)
-        # A unit's pi is as good as zero there, and gradients in it would overflow.
-        log_pi = log_pi.clamp(min=0.5 * math.log(torch.finfo(log_pi.dtype).tiny))
-        prior = Beta(c * log_pi.exp(), -c * torch.expm1(log_pi), validate_args=False)
-        return {"pi": prior.to_event(1)}
+        return {"pi": _prior(log_pi, self.layer_concentration).to_event(1)}
+
+    @classmethod
+    @override
+    def draw_jointly(
+        cls,
+        owners: Sequence[HierarchicalIndianBuffetDropout],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
+        shared = {owner.sticks for owner in owners}
+        if not is_own(cls, "draw_jointly", "prior_given") or not shared <= drawn.keys():
+            return None
+        draw = cls.draw_together(owners, None, [1.0 for _ in owners])
+        if draw is None:
+            return None
+        products = {sticks: log_stick_products(drawn[sticks]["v"]) for sticks in shared}
+        log_pi = torch.cat([products[o.sticks].index_select(-1, o.rank) for o in owners])
+        sizes = [owner.num_units for owner in owners]
+        prior = _prior(log_pi, joined([owner.layer_concentration for owner in owners], sizes))
+        posterior = Kumaraswamy(draw.concentration1, draw.concentration0, validate_args=False)
+        kl = torch_kl_divergence(posterior, prior)
+        if any(owner.kl_scale != 1.0 for owner in owners):
+            kl = kl * joined([kl.new_full((), owner.kl_scale) for owner in owners], sizes)
+        values = zip(owners, draw.values, draw.logits, strict=True)
+        latents: dict[LatentOwner, Latents] = {
+            owner: {"pi": value, "logits": logits} for owner, value, logits in values
+        }
+        return JointDraw(latents, kl.sum(), cls.draw_masks(owners, latents, rows))
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
@@ -213,8 +241,15 @@ class HierarchicalIndianBuffetDropout(
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
-        return torch.logit(latents["pi"], eps=torch.finfo(latents["pi"].dtype).tiny)
+        return logits_of(latents)
 
     @override
     def keep_prob(self) -> Tensor:
         return self._posterior_mean()
+
+
+def _prior(log_pi: Tensor, concentration: Tensor) -> Beta:
+    # A unit's pi is as good as zero there, and gradients in it would overflow.
+    log_pi = log_pi.clamp(min=0.5 * math.log(torch.finfo(log_pi.dtype).tiny))
+    c, d = concentration * log_pi.exp(), -concentration * torch.expm1(log_pi)
+    return Beta(c, d, validate_args=False)

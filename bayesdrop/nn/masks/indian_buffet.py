@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pyro.distributions import TorchDistribution
@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.nn.catalogue import register
+from bayesdrop.nn.latents import JointDraw, LatentOwner
 from bayesdrop.nn.masks.kumaraswamy_posterior import Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
@@ -17,6 +18,7 @@ from bayesdrop.nn.masks.stick_breaking import (
     IndianBuffetSticks,
     StickBreakingDropout,
     concentration_of_kept,
+    draw_sticks,
     log_stick_products,
 )
 from bayesdrop.ops.stable import log1mexp
@@ -136,6 +138,20 @@ class IndianBuffetDropout(StickBreakingDropout):
     @override
     def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
         return {"init_concentration1": concentration_of_kept(num_units, keep_prob)}
+
+    @classmethod
+    @override
+    def draw_jointly(
+        cls,
+        owners: Sequence[IndianBuffetDropout],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
+        draw = draw_sticks(owners, [owner.sticks for owner in owners])
+        if draw is None:
+            return None
+        return draw._replace(masks=cls.draw_masks(owners, draw.latents, rows))
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

@@ -127,14 +127,14 @@ class KumaraswamyPosterior(LatentOwner):
     @staticmethod
     def draw_together(
         holders: Sequence[KumaraswamyPosterior],
-        prior_concentration1: Sequence[Tensor],
+        prior_concentration1: Sequence[Tensor] | None,
         kl_scales: Sequence[float],
     ) -> Drawn | None:
         """Draw a value of each holder's posteriors, with their divergence from Beta(c, 1).
 
         Args:
             holders: Those of one parametrization, dtype and device can be joined.
-            prior_concentration1: :math:`c` of each.
+            prior_concentration1: :math:`c` of each; None leaves the divergence out.
             kl_scales: A factor on the divergences of each.
 
         Returns:
@@ -156,7 +156,7 @@ class KumaraswamyPosterior(LatentOwner):
             first,
             second,
             located=located,
-            c=joined(prior_concentration1, sizes),
+            c=None if prior_concentration1 is None else joined(prior_concentration1, sizes),
             uniform=noise.uniforms([x.shape for x in first], first[0]),
             weight=weight,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,11 +14,13 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.nn.arguments import shown_arguments
+from bayesdrop.nn.latents import JointDraw, LatentOwner
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
 from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops.memo import Memo
+from bayesdrop.typing import Latents
 
 DEFAULT_CONCENTRATION = 10.0
 """Of the sticks, where none is given."""
@@ -105,6 +107,17 @@ class IndianBuffetSticks(KumaraswamyPosterior):
     def posterior(self) -> dict[str, TorchDistribution]:
         return {"v": self._kumaraswamy().to_event(1)}
 
+    @classmethod
+    @override
+    def draw_jointly(
+        cls,
+        owners: Sequence[IndianBuffetSticks],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
+        return draw_sticks(owners, owners)
+
     @override
     def kept(self) -> Tensor:
         """Return that every stick is: only the units behind them are pruned."""
@@ -119,6 +132,25 @@ class IndianBuffetSticks(KumaraswamyPosterior):
         """Show the number of sticks, and every argument that is not the default."""
         options = shown_arguments(self, self._given)
         return f"{self.num_sticks}, {options}" if options else f"{self.num_sticks}"
+
+
+def draw_sticks(
+    owners: Sequence[LatentOwner], sticks: Sequence[IndianBuffetSticks]
+) -> JointDraw | None:
+    """Draw the sticks of several owners at once, with the owners' factors on the divergences.
+
+    Args:
+        owners: What owns the sticks: themselves, or the layers of which they are a part.
+        sticks: Those of each owner.
+    """
+    concentrations = [s.concentration for s in sticks]
+    draw = IndianBuffetSticks.draw_together(
+        sticks, concentrations, [owner.kl_scale for owner in owners]
+    )
+    if draw is None:
+        return None
+    values = zip(owners, draw.values, strict=True)
+    return JointDraw({owner: {"v": v} for owner, v in values}, draw.kl)
 
 
 class StickBreakingDropout(BernoulliDropout):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, get_args
 
 import torch
@@ -14,7 +15,9 @@ from typing_extensions import override
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.catalogue import register
+from bayesdrop.nn.latents import JointDraw, LatentOwner, alike, joined
 from bayesdrop.nn.mask import BayesianDropout, MaskKind
+from bayesdrop.ops import noise
 from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents, SharedBy
@@ -132,12 +135,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         return fn.expand([self.num_units]).to_event(1)
 
     def _posterior(self) -> TruncatedLogNormal:
-        # The clamps are the reference code's. They keep the arguments valid, which is therefore
-        # not checked at every step.
-        loc = clamp_inward(self.loc, float(self.lower), _MAX_LOC)
-        scale = clamp_inward(self.log_scale, *_LOG_SCALES).exp()
-        upper = torch.zeros_like(self.lower)
-        return TruncatedLogNormal(loc, scale, self.lower, upper, validate_args=False)
+        return _noise(self.loc, self.log_scale, self.lower)
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
@@ -146,6 +144,29 @@ class StructuredBayesianPruningDropout(BayesianDropout):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         return {} if self.shared_by == "example" else {"noise": self._posterior().to_event(1)}
+
+    @classmethod
+    @override
+    def draw_jointly(
+        cls,
+        owners: Sequence[StructuredBayesianPruningDropout],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
+        locs, lower = [owner.loc for owner in owners], owners[0].lower
+        same = all(o.shared_by == "batch" and bool(o.lower == lower) for o in owners)
+        if not same or not alike(locs):
+            return None
+        sizes = [owner.num_units for owner in owners]
+        posterior = _noise(torch.cat(locs), torch.cat([o.log_scale for o in owners]), lower)
+        prior = TruncatedLogUniform(lower, torch.zeros_like(lower), validate_args=False)
+        kl = torch_kl_divergence(posterior, prior.expand(posterior.batch_shape))
+        if any(owner.kl_scale != 1.0 for owner in owners):
+            kl = kl * joined([kl.new_full((), owner.kl_scale) for owner in owners], sizes)
+        values = posterior.icdf(noise.uniforms([x.shape for x in locs], lower)).split(sizes)
+        latents = {o: {"noise": value} for o, value in zip(owners, values, strict=True)}
+        return JointDraw(latents, kl.sum())
 
     @override
     def penalty(self) -> Tensor | None:
@@ -176,3 +197,11 @@ class StructuredBayesianPruningDropout(BayesianDropout):
 
     def _thresholded(self) -> Tensor:
         return self._posterior().mean.masked_fill(self.keep_prob() < self.threshold, 0.0)
+
+
+def _noise(loc: Tensor, log_scale: Tensor, lower: Tensor) -> TruncatedLogNormal:
+    # The clamps are the reference code's. They keep the arguments valid, which is therefore not
+    # checked at every step.
+    loc = clamp_inward(loc, float(lower), _MAX_LOC)
+    scale = clamp_inward(log_scale, *_LOG_SCALES).exp()
+    return TruncatedLogNormal(loc, scale, lower, torch.zeros_like(lower), validate_args=False)
