@@ -158,3 +158,43 @@ def test_the_owners_of_a_joint_draw_are_those_of_its_class():
     draws.draw_jointly(bnn.network)
     owners = {m for m in bnn.modules() if isinstance(m, LatentOwner)}
     assert draws._joint == owners and len(owners) == 3
+
+
+def test_layers_that_share_sticks_draw_them_once(compare):
+    network = dense("hierarchical-indian-buffet", concentration=5.0, layer_concentration=3.0)
+    layers = [m for m in network.modules() if isinstance(m, bd.HierarchicalIndianBuffetDropout)]
+    layers[0].kl_scale = 3.0
+    layers[1].rank_units(torch.arange(layers[1].num_units).float())
+    compare(network, torch.randn(10, 6))
+
+
+class Lone(bd.HierarchicalIndianBuffetDropout):
+    key = "lone"
+
+    def posterior(self):
+        return super().posterior()
+
+
+def test_sticks_drawn_jointly_serve_layers_that_draw_alone(compare):
+    """The divergence of a layer given its sticks is that given the sticks that were drawn."""
+    sticks = bd.nn.IndianBuffetSticks(6)
+    layers = [cls(6, sticks=sticks) for cls in (Lone, bd.HierarchicalIndianBuffetDropout)]
+    compare(nn.Sequential(*layers, nn.Linear(6, 3)), torch.randn(10, 6))
+
+
+def test_each_layer_keeps_its_own_temperature(compare):
+    network = dense("beta-bernoulli")
+    for number, layer in enumerate(
+        m for m in network.modules() if isinstance(m, bd.BetaBernoulliDropout)
+    ):
+        layer.temperature.fill_(0.3 + number)
+    compare(network, torch.randn(10, 6))
+
+
+def test_a_second_call_of_a_layer_has_a_mask_of_its_own():
+    gate = bd.BetaBernoulliDropout(50, init_concentration1=1.0)
+    draws = TrainingPass(4)
+    draws.draw_jointly(gate)
+    with draws:
+        first, second = gate(torch.ones(4, 50)), gate(torch.ones(4, 50))
+    assert first.shape == second.shape and not torch.equal(first, second)
