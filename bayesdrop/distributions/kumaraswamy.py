@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid
 from typing_extensions import override
 
 from bayesdrop.ops import noise
+from bayesdrop.ops.elementwise import expm1, log1p
 from bayesdrop.ops.stable import (
     EULER_GAMMA,
     clamp_open_unit,
@@ -344,8 +345,8 @@ def _quadrature(a: Tensor, b: Tensor, grid: _Grid) -> tuple[Tensor, ...]:
     # log(1 - x) = log(1 - exp(-e^g)) with g = log(-log x); below -34 it is g itself.
     g = value.view(index.shape) - a.log().unsqueeze(-1)
     minus_log_x = g.clamp(min=-34.0, max=math.log(700.0)).exp_()
-    odds = torch.expm1(minus_log_x)  # 1 / x - 1, and 1 - x = 1 / (1 + 1 / odds)
-    log1m_x = torch.where(g < -34.0, g, torch.log1p(odds.reciprocal()).neg_())
+    odds = expm1(minus_log_x)  # 1 / x - 1, and 1 - x = 1 / (1 + 1 / odds)
+    log1m_x = torch.where(g < -34.0, g, log1p(odds.reciprocal()).neg_())
     towards_a = weight * minus_log_x.div_(odds)
     grad_a = towards_a.sum(-1).div_(-a)
     grad_b = towards_a.mul_(slope.view(index.shape)).sum(-1).div_(-b)

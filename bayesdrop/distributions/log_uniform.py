@@ -15,6 +15,7 @@ from torch.distributions import Normal, constraints, register_kl
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.ops.elementwise import log1p
 from bayesdrop.ops.stable import EULER_GAMMA
 from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import Shape
@@ -176,10 +177,7 @@ def _interpolated(ratio: Tensor) -> tuple[Tensor, Tensor]:
     """Return the divergence and its derivative in the ratio."""
     square = ratio.square().clamp_(max=1e30)
     more = square + 1
-    # log(1 + x) = log(y) x / (y - 1) with y = 1 + x: as good as log1p, which is not vectorised.
-    gap = more - 1
-    position = torch.where(gap == 0, square, more.log().mul_(square).div_(gap))
-    position = position.mul_(_STEPS_PER_UNIT)
+    position = log1p(square).mul_(_STEPS_PER_UNIT)
     # Not a number becomes some interval; the value stays NaN.
     index = position.clamp(max=_END * _STEPS_PER_UNIT).to(torch.int32)
     index = index.clamp_(0, _END * _STEPS_PER_UNIT)

@@ -43,9 +43,8 @@ def elementwise(parts: Sequence[Tensor]) -> Elementwise:
     Args:
         parts: At least one tensor.
     """
-    first = parts[0]
-    known = first.is_cpu and first.ndim and first.dtype in _KNOWN and type(first) in _PLAIN
-    return NUMPY if known and sum(x.numel() for x in parts) <= _LONGEST else TORCH
+    short = sum(x.numel() for x in parts) <= _LONGEST
+    return NUMPY if short and _is_plain(parts[0]) else TORCH
 
 
 _KNOWN = (torch.float32, torch.float64)
@@ -83,3 +82,22 @@ TORCH = Elementwise(
     lambda x: x,
     nullcontext,
 )
+
+
+def log1p(x: Tensor) -> Tensor:
+    """Return log(1 + x) without a gradient: NumPy's on a CPU, where torch's is not vectorised."""
+    return _numpys(np.log1p, x) if _is_plain(x) else torch.log1p(x)
+
+
+def expm1(x: Tensor) -> Tensor:
+    """Return exp(x) - 1 without a gradient, likewise."""
+    return _numpys(np.expm1, x) if _is_plain(x) else torch.expm1(x)
+
+
+def _numpys(function: np.ufunc, x: Tensor) -> Tensor:
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(function(x.detach().numpy()))
+
+
+def _is_plain(x: Tensor) -> bool:
+    return bool(x.is_cpu and x.ndim and x.dtype in _KNOWN and type(x) in _PLAIN)

@@ -4,7 +4,7 @@ from torch.distributions import Beta, kl_divergence
 
 from bayesdrop.distributions import Kumaraswamy
 from bayesdrop.distributions.kumaraswamy_step import draw_with_kl
-from bayesdrop.ops.elementwise import NUMPY, TORCH, elementwise
+from bayesdrop.ops.elementwise import NUMPY, TORCH, elementwise, expm1, log1p
 
 SIZES = (3, 2)
 
@@ -72,3 +72,10 @@ def test_numpy_is_for_short_plain_vectors_on_a_cpu():
     for other in (torch.zeros(()), torch.zeros(3).half(), torch.zeros(3, device="meta")):
         assert elementwise([other]) is TORCH
     assert elementwise([torch.zeros(1 << 15), torch.zeros(1)]) is TORCH
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_faster_functions_are_torchs(dtype):
+    x = torch.tensor([[-0.9, 0.0, 1e-30], [1e-6, 3.0, 800.0]], dtype=dtype).T
+    torch.testing.assert_close(log1p(x), torch.log1p(x))
+    torch.testing.assert_close(expm1(x), torch.expm1(x))
