@@ -154,7 +154,8 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         drawn: Mapping[LatentOwner, Latents],
         rows: int | None,
     ) -> JointDraw | None:
-        locs, lower = [owner.loc for owner in owners], owners[0].lower
+        locs: list[Tensor] = [owner.loc for owner in owners]
+        lower = owners[0].lower
         same = all(o.shared_by == "batch" and bool(o.lower == lower) for o in owners)
         if not same or not alike(locs):
             return None
@@ -165,7 +166,8 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         if any(owner.kl_scale != 1.0 for owner in owners):
             kl = kl * joined([kl.new_full((), owner.kl_scale) for owner in owners], sizes)
         values = posterior.icdf(noise.uniforms([x.shape for x in locs], lower)).split(sizes)
-        latents = {o: {"noise": value} for o, value in zip(owners, values, strict=True)}
+        pairs = zip(owners, values, strict=True)
+        latents: dict[LatentOwner, Latents] = {owner: {"noise": value} for owner, value in pairs}
         return JointDraw(latents, kl.sum())
 
     @override
