@@ -22,10 +22,10 @@ def text(task: str) -> str:
     for run in result["runs"]:
         method = run["row"].partition(",")[0]
         groups.setdefault(method, {}).setdefault(run["row"], []).append(run)
-    most = max(len(runs) for rows in groups.values() for runs in rows.values())
     rows = []
     for method, settings in groups.items():
         # A rate that was not run on all seeds was given up for what validation said of the first.
+        most = max(map(len, settings.values()))
         full = {row: runs for row, runs in settings.items() if len(runs) == most}
         chosen = min(full, key=lambda row: _mean([r["chosen"]["validation"] for r in full[row]]))
         runs = full[chosen]
@@ -39,9 +39,10 @@ def text(task: str) -> str:
             if "sampled" in runs[0]["chosen"]
             else "",
         ]
-        rows.append([title, factor, str(len(runs)), *cells, _kept(runs)])
+        seconds = spread([run["cpu_seconds"] for run in runs], 0)
+        rows.append([title, factor, str(len(runs)), *cells, _kept(runs), seconds])
     header = ["dropout", "KL", "seeds", f"end: train, {unit}", f"end: test, {unit}"]
-    return table([*header, "chosen epoch: test", "sampled", "words kept"], rows)
+    return table([*header, "chosen epoch: test", "sampled", "words kept", "CPU s"], rows)
 
 
 def _mean(values: list[float]) -> float:
