@@ -86,6 +86,34 @@ class BetaBernoulliPosterior(KumaraswamyPosterior, BernoulliDropout):
     def options_for_trained(cls, num_units: int, keep_prob: float) -> dict[str, Any]:
         return {"init_concentration1": keep_prob / (1 - keep_prob)}  # the mean, for b = 1
 
+    @classmethod
+    def draw_pi(cls, owners: Sequence[BetaBernoulliPosterior]) -> JointDraw | None:
+        """Draw the keep probabilities of several layers, and their log-odds, at once.
+
+        Args:
+            owners: Layers of this class.
+
+        Returns:
+            None if they cannot be joined.
+        """
+        c = [owner.prior_concentration1 for owner in owners]
+        scales = [owner.kl_scale for owner in owners]
+        draw = cls.draw_together(owners, c, scales)
+        if draw is None:
+            return None
+        kl = draw.kl
+        if any(float(owner.prior_concentration0) != 1.0 for owner in owners):
+            sizes = [owner.num_units for owner in owners]
+            d = joined([owner.prior_concentration0 for owner in owners], sizes)
+            a, b = draw.concentration1, draw.concentration0
+            rest = kl_beyond_one(a, b, joined(c, sizes), d)
+            kl = kl + (rest * joined([a.new_full((), s) for s in scales], sizes)).sum()
+        pairs = zip(owners, draw.values, draw.logits, strict=True)
+        latents: dict[LatentOwner, Latents] = {
+            owner: {"pi": value, "logits": logits} for owner, value, logits in pairs
+        }
+        return JointDraw(latents, kl)
+
     def _prior_of_pi(self) -> TorchDistribution:
         c, d = self.prior_concentration1, self.prior_concentration0
         # The constructor has checked c and d, and this runs at every step.
@@ -165,23 +193,10 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
         drawn: Mapping[LatentOwner, Latents],
         rows: int | None,
     ) -> JointDraw | None:
-        c = [owner.prior_concentration1 for owner in owners]
-        scales = [owner.kl_scale for owner in owners]
-        draw = cls.draw_together(owners, c, scales)
+        draw = cls.draw_pi(owners)
         if draw is None:
             return None
-        kl = draw.kl
-        if any(float(owner.prior_concentration0) != 1.0 for owner in owners):
-            sizes = [owner.num_units for owner in owners]
-            d = joined([owner.prior_concentration0 for owner in owners], sizes)
-            a, b = draw.concentration1, draw.concentration0
-            rest = kl_beyond_one(a, b, joined(c, sizes), d)
-            kl = kl + (rest * joined([a.new_full((), s) for s in scales], sizes)).sum()
-        pairs = zip(owners, draw.values, draw.logits, strict=True)
-        latents: dict[LatentOwner, Latents] = {
-            owner: {"pi": value, "logits": logits} for owner, value, logits in pairs
-        }
-        return JointDraw(latents, kl, cls.draw_masks(owners, latents, rows))
+        return draw._replace(masks=cls.draw_masks(owners, draw.latents, rows))
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:

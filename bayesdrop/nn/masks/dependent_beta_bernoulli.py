@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import kl_divergence as torch_kl_divergence
 from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import Normal
-from bayesdrop.errors import ConfigError, ConversionError, ShapeError, unknown_name
+from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.gate import MeanGate
-from bayesdrop.nn.mask import named_dropout_layers
+from bayesdrop.nn.latents import JointDraw, LatentOwner, joined
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.nn.masks.kumaraswamy_posterior import PARAMETER_NAMES, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.ops import noise
 from bayesdrop.ops.stable import clamp_inward, inverse_softplus
 from bayesdrop.ops.transforms import in_transform
 from bayesdrop.ops.truncated_normal import clamped_normal_mean
@@ -32,7 +32,6 @@ _MIN_RAW_SCALE = -30.0  # of the shift: 1e-13, of which logarithm and gradient a
 _MIN_SCALE = 1e-18  # of the shift, in the mean of the gate: it divides by it
 _VARIANCE_EPS = 1e-5
 
-Network = TypeVar("Network", bound=nn.Module)
 GateMean: TypeAlias = Literal["exact", "naive"]
 """How the mean mask averages over the shift, see ``DependentBetaBernoulliDropout``."""
 
@@ -242,9 +241,36 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
-        scale = softplus(clamp_inward(self.raw_shift_scale, _MIN_RAW_SCALE, math.inf))
-        shift = Normal(self.shift_loc, scale, validate_args=False)
+        shift = _shift(self.shift_loc, self.raw_shift_scale)
         return {"pi": self._kumaraswamy().to_event(1), "shift": shift.to_event(1)}
+
+    @classmethod
+    @override
+    def draw_jointly(
+        cls,
+        owners: Sequence[DependentBetaBernoulliDropout],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
+        draw = cls.draw_pi(owners)
+        if draw is None:
+            return None
+        locs: list[Tensor] = [owner.shift_loc for owner in owners]
+        sizes = [owner.num_units for owner in owners]
+        posterior = _shift(torch.cat(locs), torch.cat([o.raw_shift_scale for o in owners]))
+        scale = joined([owner.shift_prior_scale for owner in owners], sizes)
+        prior = Normal(torch.zeros_like(scale), scale, validate_args=False)
+        kl = torch_kl_divergence(posterior, prior)
+        if any(owner.kl_scale != 1.0 for owner in owners):
+            kl = kl * joined([kl.new_full((), owner.kl_scale) for owner in owners], sizes)
+        normal = torch.cat([noise.normal(x.shape, x) for x in locs])
+        shifts = (posterior.loc + posterior.scale * normal).split(sizes)
+        pairs = zip(owners, shifts, strict=True)
+        latents: dict[LatentOwner, Latents] = {
+            owner: {**draw.latents[owner], "shift": shift} for owner, shift in pairs
+        }
+        return JointDraw(latents, draw.kl + kl.sum())
 
     @override
     def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
@@ -340,54 +366,6 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         self.running_var.lerp_((features - mean).square_().mean(0), weight)
 
 
-def to_dependent(
-    network: Network,
-    *,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    **options: Any,
-) -> Network:
-    """Return a copy of ``network`` whose beta-Bernoulli layers also look at their inputs.
-
-    The second stage of training: the posterior of the keep probabilities is held fixed, the gates
-    and the weights are trained on with ``fit``.
-
-    Args:
-        network: A trained network (or ``BayesianNetwork``) with ``BetaBernoulliDropout`` layers.
-        overrides: Name or pattern of dropout layers to options that only these get, such as
-            ``{"conv*": {"init_slope": 1.0}}``.
-        **options: Options of ``DependentBetaBernoulliDropout.from_beta_bernoulli``.
-
-    Raises:
-        ConversionError: If there is no such layer.
-        ConfigError: If a pattern matches no such layer.
-
-    Example:
-        >>> network = nn.Sequential(BetaBernoulliDropout(4), nn.Linear(4, 3))
-        >>> to_dependent(network)[0]
-        DependentBetaBernoulliDropout(4)
-    """
-    work = copy.deepcopy(network)
-    found = [
-        (name, layer)
-        for name, layer in named_dropout_layers(work)
-        if isinstance(layer, BetaBernoulliDropout)
-    ]
-    if not found or not found[0][0]:
-        raise ConversionError(
-            "to_dependent",
-            expected="a network with BetaBernoulliDropout layers inside",
-            got=type(network).__name__,
-            hint="Train it with bd.convert(network, 'beta-bernoulli') first.",
-        )
-    overrides = overrides or {}
-    for pattern in overrides:
-        if not any(fnmatchcase(name, pattern) for name, _ in found):
-            raise unknown_name("dropout layer", pattern, [name for name, _ in found])
-    for name, layer in found:
-        own = dict(options)
-        for pattern, more in overrides.items():
-            if fnmatchcase(name, pattern):
-                own |= more
-        new = DependentBetaBernoulliDropout.from_beta_bernoulli(layer, **own)
-        work.set_submodule(name, new)
-    return work
+def _shift(loc: Tensor, raw_scale: Tensor) -> Normal:
+    scale = softplus(clamp_inward(raw_scale, _MIN_RAW_SCALE, math.inf))
+    return Normal(loc, scale, validate_args=False)
