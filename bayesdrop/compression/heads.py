@@ -141,17 +141,15 @@ def _attempt(
     if not together:
         return failed
     wrong = _wrong(network, together, example, before)
-    if wrong is None:  # the forward failed, at a block that nobody knows
+    if wrong is None or wrong:  # one that is wrong changes what those after it see
+        wrong = []
         for surgery in together:
             surgery.undo()
-        wrong = []
         for surgery in together:
             surgery.cut(attempt)
             if _wrong(network, [surgery], example, before) != []:
                 surgery.undo()
                 wrong.append(surgery)
-    for surgery in wrong:
-        surgery.undo()
     return failed + wrong
 
 

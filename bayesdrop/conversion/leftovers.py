@@ -24,6 +24,7 @@ from bayesdrop.nn import BayesianDropout, BayesianWeights, InnerMasks, input_mas
 MEANT = ("recurrent=False", "linear=False", "not in select", "in exclude")
 NO_GRAPH = "torch.fx cannot trace what it is in, so that nothing is known of what it is next to"
 HANDED_OVER = "its module may hand its weights to a function"
+WINDOWS = "it sees windows of an example as examples, which would have masks of their own"
 _RATES = ("attention_dropout", "activation_dropout", "attn_pdrop")
 _LAYERS = (nn.Linear, *CONVOLUTIONS)
 _NO_LAYERS = (*ACTIVATIONS, *NORMALISATIONS, BayesianDropout, ChoiceByMode)
@@ -187,7 +188,7 @@ def _left_of(place: InPlace, name: str, module: nn.Module) -> Left | None:
         flag = "linear=False" if linear else "conv=False"
         asked = request.linear if linear else request.conv
         why = place.skipped.get(name, NO_GRAPH) if asked else flag
-        unexpected = asked and why in (NO_GRAPH, HANDED_OVER, NOT_PLAIN, NEVER_DROPPED)
+        unexpected = asked and why in (NO_GRAPH, HANDED_OVER, WINDOWS, NOT_PLAIN, NEVER_DROPPED)
         return Left(name, kind, why, size, 0.0, wanted and unexpected)
     if all(parameter.ndim < 2 for parameter in module.parameters(recurse=False)):
         return None

@@ -8,13 +8,13 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from bayesdrop.conversion.in_place import InPlace, matrices_in
-from bayesdrop.conversion.leftovers import HANDED_OVER, left_inside
+from bayesdrop.conversion.leftovers import HANDED_OVER, WINDOWS, left_inside
 from bayesdrop.conversion.plan import NOT_PLAIN
 from bayesdrop.conversion.report import Left, Placed
 from bayesdrop.conversion.request import CLOSED, NEVER_DROPPED, Request
 from bayesdrop.conversion.selection import named_layers, patterns_of
 from bayesdrop.errors import ConversionError, unknown_name
-from bayesdrop.networks.blocks import blocks_of, uses_weights
+from bayesdrop.networks.blocks import blocks_of, in_windows, uses_weights
 from bayesdrop.nn import BayesianWeights, make
 
 TIED = "its weights are another layer's, too"
@@ -51,8 +51,11 @@ def by_parts(
     for block in blocks:
         place.gate(block)
     tied = _tied(names)
+    windows = [f"{name}." for name, module in names.items() if in_windows(module)]
     for name in matrices:
-        if name in tied:
+        if name.startswith(tuple(windows)):
+            place.skipped.setdefault(name, WINDOWS)
+        elif name in tied:
             place.skipped.setdefault(name, TIED)
         elif uses_weights(work.get_submodule(name.rpartition(".")[0])):
             place.skipped.setdefault(name, HANDED_OVER)

@@ -40,6 +40,9 @@ _FEED_FORWARD = (
     (("fc_in",), "fc_out"),
     (("gate_proj", "up_proj"), "down_proj"),
     (("gate_up_proj",), "down_proj"),
+    (("Wi",), "Wo"),
+    (("ffn",), "ffn_output"),
+    (("intermediate_dense",), "output_dense"),
     (("up_proj",), "down_proj"),
     (("wi_0", "wi_1"), "wo"),
     (("wi",), "wo"),
@@ -229,7 +232,7 @@ def _attention(
     here: _Module, holder: str, sources: Mapping[str, tuple[str, ...]], output: str
 ) -> Attention | None:
     settings = here.part(holder) if holder else here.module
-    if uses_weights(settings) or uses_weights(here.module):
+    if uses_weights(settings) or uses_weights(here.module) or in_windows(settings):
         return None
     rows = {roles: sizes_of(here.part(name))[0] for name, roles in sources.items()}
     width = sizes_of(here.part(output))[1]
@@ -285,6 +288,15 @@ def uses_weights(module: nn.Module) -> bool:
     return code is not None and "weight" in code.co_names
 
 
+def in_windows(module: nn.Module) -> bool:
+    """Return whether a module sees the windows of an image as examples, as those of Swin do.
+
+    An example's mask cannot be told there: its windows are mixed with those of others.
+    """
+    name = type(module).__name__.lower()
+    return "attention" in name and ("window" in name or "swin" in name)
+
+
 def feed_forwards(network: nn.Module) -> Iterator[FeedForward]:
     """Yield the feed-forward blocks of a network."""
     for name, module in network.named_modules():
@@ -297,8 +309,8 @@ def feed_forwards(network: nn.Module) -> Iterator[FeedForward]:
                 continue
             width = sizes_of(here.part(output))[1]
             rows = [sizes_of(here.part(source))[0] for source in sources]
-            fused = sources == ("gate_up_proj",)
-            if any(number != (2 * width if fused else width) for number in rows):
+            # One layer may make both the units and their gates.
+            if any(number != width for number in rows) and rows != [2 * width]:
                 continue
             batch_dim, dropout = 0, None
             if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
