@@ -80,12 +80,11 @@ class InPlace:
         output = self.root.get_submodule(block.output)
         if input_mask(output) is not None:
             self.skipped[block.output] = "its inputs have a mask already"
-        elif self.selected(block.output, output) and self._gated(block, output):
+        elif not self.selected(block.output, output):
             for name in block.sources:
-                if self.request.select is not None:
-                    self.mask(name)
-                else:
-                    self.skipped.setdefault(name, READS_BLOCK)
+                self.mask(name)
+        elif self._gated(block, output):
+            self.skipped |= dict.fromkeys(block.sources, READS_BLOCK)
             if block.name:
                 self.masked.add(block.name)
 
