@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -36,13 +37,39 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
     """
     inputs = _inputs(network, example_input)
     with evaluation_mode(network):
+        plain = _with_plain_outputs(network, inputs)
+        shapes = _any_batch(inputs)
         program = torch.export.export(
-            network, inputs, dynamic_shapes=_any_batch(inputs), strict=False
+            plain,
+            inputs,
+            dynamic_shapes=shapes if plain is network else (shapes,),
+            strict=False,
         )
     # Its archive writer ends the process if it meets a full disk.
     content = io.BytesIO()
     torch.export.save(program, content)
     write_file(path, lambda file: file.write(content.getbuffer()))
+
+
+class _PlainOutputs(nn.Module):
+    """A network whose outputs, of a class of somebody's own, come as a tuple."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return the tensors, or the one."""
+        found = tuple(x for x in self.network(*inputs).values() if isinstance(x, Tensor))
+        return found[0] if len(found) == 1 else found
+
+
+@torch.no_grad()
+def _with_plain_outputs(network: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
+    """Return a network whose outputs a file can hold without a class of another library."""
+    output = network(*inputs)
+    foreign = isinstance(output, Mapping) and type(output) is not dict
+    return _PlainOutputs(network).eval() if foreign else network
 
 
 def read_export(path: Path) -> nn.Module:

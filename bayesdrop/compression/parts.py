@@ -61,6 +61,29 @@ def compact_parts(
     return cuts
 
 
+def open_leaves(network: nn.Module) -> list[Cut]:
+    """Make masks plain that are inside what is one operation of a graph, in place.
+
+    Args:
+        network: A network in evaluation mode.
+    """
+    cuts = []
+    for name, mask in list(named_dropout_layers(network)):
+        steps = name.split(".")
+        inside = [network.get_submodule(".".join(steps[:end])) for end in range(len(steps))]
+        if any(_is_leaf(module) for module in inside):
+            kept, total = int(mask.kept().sum()), int(mask.total())
+            network.set_submodule(name, _scale(name, mask))
+            why = "" if kept == total else "they are outputs inside a layer of torch's own"
+            cuts.append(Cut(name, f"units of {name!r}", total, total, kept, why))
+    return cuts
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    containers = nn.Sequential | nn.ModuleList | nn.ModuleDict
+    return type(module).__module__.startswith("torch.nn") and not isinstance(module, containers)
+
+
 def _counts(prefix: str, part: nn.Module) -> Iterator[Cut]:
     for name, mask in named_dropout_layers(part):
         path = f"{prefix}.{name}" if name else prefix

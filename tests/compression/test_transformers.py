@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -129,6 +130,41 @@ def test_masks_and_hints_reach_the_heads_that_are_left():
     check(Seq(body, attn_mask=by_head, need_weights=False), torch.randn(2, 6, 5))
 
 
+def test_masks_in_place_of_dropout_inside_a_layer_of_torch_become_plain():
+    net = Seq(encoder_layer(dropout=0.1))
+    masked, small = check(net, torch.randn(2, 6, 5))
+    masks = [name for name, _ in named_dropout_layers(masked)]
+    assert {"body.dropout1", "body.dropout2"} <= set(masks)
+    assert dict(masked.named_modules())["body.dropout1"].batch_dim == 1
+    assert type(small.body.dropout) is nn.Identity  # its place has the mask of the hidden units
+
+
+def test_a_block_that_does_what_its_names_do_not_say_is_put_back():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = nn.Linear(8, 12), nn.Linear(12, 8)
+
+        def forward(self, x):
+            return x + self.fc2(self.fc1(x).softmax(-1))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.odd, self.idle = Odd(), Odd()
+            self.even = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
+
+        def forward(self, x):
+            return self.even(self.odd(x) if x.sum() > -1e9 else self.idle(x))
+
+    stays = ["hidden units of 'odd'", "hidden units of 'idle'"]
+    _, small = check(Net(), torch.randn(4, 8), stays=stays)
+    reasons = {cut.units: cut.why for cut in compaction_report(small).cuts}
+    assert reasons["hidden units of 'odd'"] == "its outputs would change"
+    assert reasons["hidden units of 'idle'"] == "the example does not run it"
+    assert small.even[0].out_features == 6 and small.odd.fc1.out_features == 12
+
+
 def test_weights_that_the_network_returns_keep_the_heads():
     class Weights(Seq):
         def forward(self, x):
@@ -153,6 +189,29 @@ def test_every_prior_gates_heads_and_hidden_units(key):
     assert bnn.units_total() == [4, 12]
     assert all(p.grad is not None for m in masks.values() for p in m.parameters())
     assert bd.predict(bnn, x, num_samples=3).mean.shape == (4, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [("encoder", "export"), ("vit", "export"), ("bert", "export"), ("vit", "onnx")],
+)
+def test_files_of_compact_transformers_give_their_outputs(name, format, tmp_path):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime", reason="pip install bayesdrop[onnx]")
+    build, inputs = {
+        "encoder": (lambda: Seq(TORCH["encoder"]()), (torch.randn(3, 6, 5),)),
+        "vit": (
+            lambda: torchvision.models.VisionTransformer(8, 4, 1, 4, 16, 24, num_classes=3),
+            (torch.randn(3, 3, 8, 8),),
+        ),
+        "bert": (bert, (IDS, PADDING)),
+    }[name]
+    inputs = [x.float() if x.is_floating_point() else x for x in inputs]
+    small = bd.compact(converted(build()).float(), tuple(inputs))
+    bd.save_plain(small, tmp_path / "net", tuple(inputs), format=format)
+    again = bd.load_plain(tmp_path / "net")
+    (expected,) = (x for x in tree_leaves(small(*(x[:2] for x in inputs))) if x is not None)
+    torch.testing.assert_close(again(*(x[:2] for x in inputs)), expected, rtol=1e-4, atol=1e-5)
 
 
 def bert(**options):
