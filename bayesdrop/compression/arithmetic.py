@@ -19,6 +19,11 @@ OPERATIONS: dict[Any, Any] = {
     operator.truediv: torch.div, torch.div: torch.div, "div": torch.div,
 }  # fmt: skip
 
+_ORDERED: dict[Any, Any] = {
+    torch.add: operator.add, torch.sub: operator.sub, torch.mul: operator.mul,
+    torch.div: operator.truediv,
+}  # fmt: skip
+
 
 class Binary(Rule):
     """An operation on two terms that broadcast, such as a residual sum or the gate of a channel.
@@ -62,7 +67,10 @@ class Binary(Rule):
         kept = self.wanted
         sides = zip(("left", "right"), self.node.args, strict=True)
         terms = tuple(self._emitted(f"{self.node.name}_{side}", t, kept) for side, t in sides)
-        return self.flow.graph.call_function(self.function, terms), kept
+        # ONNX does not take torch.mul of a number and a tensor in this order.
+        numbers_first = not isinstance(self.node.args[0], fx.Node)
+        function = _ORDERED[self.function] if numbers_first else self.function
+        return self.flow.graph.call_function(function, terms), kept
 
     def _dim(self, term: fx.Node) -> int | None:
         """Return the dimension of the units in a term; None if it does not have them."""

@@ -182,3 +182,11 @@ def test_a_sequence_may_have_another_length_than_the_example():
     x = torch.randint(9, (3, 12))
     with torch.no_grad():
         assert torch.allclose(small(x), net(x), rtol=0, atol=1e-12)
+
+
+def test_a_number_before_a_tensor_can_be_exported(tmp_path):
+    net = Between(lambda net, x: 1 - 2 * x, conv()).float().eval()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float32)
+    small = bd.compact(net, x)
+    bd.save_plain(small, tmp_path / "net.onnx", x, format="onnx")
+    torch.testing.assert_close(bd.load_plain(tmp_path / "net.onnx")(x), small(x))
