@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import fx, nn
 
+from bayesdrop.conversion.in_place import InPlace
 from bayesdrop.conversion.kinds import DROPOUTS
 from bayesdrop.conversion.plan import Plan, input_of
 from bayesdrop.conversion.report import Placed
@@ -77,14 +77,16 @@ class Inside:
             behind: Any = new.weights_behind(place)
             mask.rank_units(behind.weight.detach().norm(dim=0))
             mask.train(layer.training)
+            path = f"{name}.{place}" if name else place
             where = f"{place.replace('_', ' ')} of {name!r}"
-            placed[f"{name}.{place}"] = Placed(
-                f"{name}.{place}", self.request.dropout, where, units
-            )
+            placed[path] = Placed(path, self.request.dropout, where, units)
         if not placed:
             self.why = only_noise
             return False
-        self.root.set_submodule(name, new)
+        if name:
+            self.root.set_submodule(name, new)
+        else:
+            self.root = new
         self.placed |= placed
         return True
 
@@ -113,16 +115,9 @@ class Inside:
         if type(layer) is nn.GRU:
             return DropoutGRU.from_plain(layer)
         if type(layer) is nn.Embedding:
-            batch_dim = self._options(name).get("batch_dim", 0)
+            batch_dim = self.request.options_of(name, self.request.options).get("batch_dim", 0)
             return DropoutEmbedding.from_plain(layer, batch_dim=batch_dim)
         return None
-
-    def _options(self, name: str) -> dict[str, Any]:
-        options = dict(self.request.options)
-        for pattern, more in self.request.overrides.items():
-            if fnmatchcase(name, pattern):
-                options |= more
-        return options
 
     def _mask(self, name: str, units: int, like: nn.Module | None) -> BayesianDropout:
         cls: Any = layers[self.request.dropout]
@@ -131,7 +126,11 @@ class Inside:
             options |= cls.options_for_trained(units, self.keep_prob)
         if like is not None:
             options |= cls.options_from_dropout(like)
-        asked = {key: value for key, value in self._options(name).items() if key not in _OWN}
+        asked = {
+            key: value
+            for key, value in self.request.options_of(name, self.request.options).items()
+            if key not in _OWN
+        }
         mask: Any = make(self.request.dropout, units, **{**options, **asked})
         return mask
 
@@ -163,6 +162,29 @@ def mask_inside(plan: Plan, node: fx.Node, layer: nn.Module) -> None:
     plan.inserted |= inside.placed
     for place in (name, *inside.placed):
         plan.modules[place] = plan.root.get_submodule(place)
+
+
+def mask_in_place(place: InPlace, name: str, layer: nn.Module) -> None:
+    """Put masks into a layer of a network that has no graph, and note what was done.
+
+    Args:
+        place: The network.
+        name: The layer's name in it.
+        layer: The layer.
+    """
+    request = place.request
+    if request.why_no_states and isinstance(layer, nn.RNNBase) and not _own_rate(layer):
+        place.skipped[name] = request.why_no_states
+        return
+    if not place.selected(name, layer):
+        return
+    inside = Inside(place.root, request, place.keep_prob)
+    if not inside.put(name, layer):
+        place.skipped[name] = inside.why
+        return
+    place.root = inside.root
+    place.masked.add(name)
+    place.placed |= inside.placed
 
 
 def _rate(found: Sequence[nn.Module]) -> float:

@@ -192,8 +192,9 @@ def _left_of(place: InPlace, name: str, module: nn.Module) -> Left | None:
         return Left(name, kind, why, size, 0.0, wanted and unexpected)
     if all(parameter.ndim < 2 for parameter in module.parameters(recurse=False)):
         return None
-    why = NO_GRAPH if isinstance(module, nn.RNNBase) else _without_masks(module, request)
-    return Left(name, kind, why, size, rate, wanted and bool(request.kinds))
+    why = place.skipped.get(name, _without_masks(module, request))
+    meant = why in (*MEANT, HAS_MASKS)
+    return Left(name, kind, why, size, rate, wanted and not meant and bool(request.kinds))
 
 
 def _number(value: object) -> float:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from bayesdrop.conversion.in_place import InPlace, matrices_in
+from bayesdrop.conversion.inside import mask_in_place
 from bayesdrop.conversion.leftovers import HANDED_OVER, WINDOWS, left_inside
 from bayesdrop.conversion.plan import NOT_PLAIN
 from bayesdrop.conversion.report import Left, Placed
@@ -25,9 +26,9 @@ def by_parts(
 ) -> tuple[nn.Module, tuple[Placed, ...], tuple[Left, ...]]:
     """Put layers into a network where they are, so that its classes and methods stay.
 
-    Heads and hidden units of blocks get masks, then the inputs of all other matrices, and every
-    ``nn.Dropout`` whose width its own module tells. Convolutions are left alone: what follows them
-    only a graph says.
+    Heads and hidden units of blocks get masks, then recurrent layers, the inputs of all other
+    matrices, and every ``nn.Dropout`` whose width its own module tells. Convolutions are left
+    alone: what follows them only a graph says.
 
     Args:
         work: A copy of the network.
@@ -45,11 +46,15 @@ def by_parts(
     blocks = blocks_of(work) if request.gates_heads else []
     matrices = [name for name in matrices_in(work) if request.linear]
     inside = {name for block in blocks for name in block.layers}
+    holders = [name for name, module in names.items() if isinstance(module, request.inside)]
     place = InPlace(work, request)
     if trained:
-        place.keep_prob = 1 - CLOSED / max(1, len(blocks) + len(set(matrices) - inside))
+        number = len(blocks) + len(holders) + len(set(matrices) - inside)
+        place.keep_prob = 1 - CLOSED / max(1, number)
     for block in blocks:
         place.gate(block)
+    for name in holders:
+        mask_in_place(place, name, names[name])
     tied = _tied(names)
     windows = [f"{name}." for name, module in names.items() if in_windows(module)]
     for name in matrices:
@@ -67,7 +72,7 @@ def by_parts(
     if not place.placed:
         raise refusal if not left else nothing_to_do(names, left)
     place.join()
-    return work, tuple(place.placed.values()), left
+    return place.root, tuple(place.placed.values()), left
 
 
 def _check_patterns(request: Request, names: Mapping[str, nn.Module]) -> None:

@@ -160,3 +160,39 @@ def test_masks_of_one_call_share_what_they_share():
     net = converted(Tagger(), "hierarchical-indian-buffet")
     sticks = {id(mask.parent) for _, mask in bd.nn.named_dropout_layers(net)}
     assert len(sticks) == 1
+
+
+class Searcher(Tagger):
+    """Control flow that looks at the data, which torch.fx cannot trace."""
+
+    def forward(self, words):
+        return super().forward(words.flip(1) if words.float().mean() > 4 else words)
+
+
+def test_a_network_that_cannot_be_traced_gets_masks_inside_its_layers():
+    plain = Searcher()
+    net = converted(plain, embedding=True)
+    assert type(net) is Searcher
+    assert type(net.layer) is bd.nn.DropoutLSTM
+    assert type(plain.layer) is nn.LSTM
+    names = [part.name for part in conversion_report(net).placed]
+    inside = ["embed.word_dropout", "layer.input_dropout_l0", "layer.state_dropout_l0"]
+    assert names == [*inside, "head.mask"]
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=6)
+    bnn.loss(words(), torch.randint(2, (6,))).loss.backward()
+    assert bd.predict(bnn, words(), num_samples=2).mean.shape == (6, 2)
+    only = converted(plain, "mc-dropout", embedding=True, exclude="embed", drop_prob=0.1)
+    assert type(only.embed) is nn.Embedding
+    left = converted(plain, recurrent=False)
+    assert type(left.layer) is nn.LSTM
+    (part,) = [part for part in conversion_report(left).left if part.name == "layer"]
+    assert (part.why, part.wanted) == ("recurrent=False", False)
+
+
+def test_a_recurrent_layer_can_be_the_whole_network():
+    gru = converted(nn.GRU(3, 4))
+    assert type(gru) is bd.nn.DropoutGRU
+    assert [part.name for part in conversion_report(gru).placed] == [
+        "input_dropout_l0",
+        "state_dropout_l0",
+    ]
