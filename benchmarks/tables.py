@@ -61,6 +61,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "posterior-simulation": tables_posterior.simulation,
     "steps": tables_small.steps,
     "steps-layers": tables_small.steps_of_layers,
+    "steps-cpu": tables_small.steps_by_cpu,
     "predict": tables_small.predictions,
     "kills": tables_reliability.kills,
     "bit-flips": tables_reliability.flips,
@@ -92,7 +93,16 @@ for _suite in NETWORKS:
 
 TRIALS = ("kills", "bit-flips", "memory", "determinism", "trained-start")
 ZOO = ("networks", "networks-failures", "networks-left")
-TIMINGS = ("steps", "steps-layers", "predict", "leave-one-out", "guaranteed-risk", *TRIALS, *ZOO)
+TIMINGS = (
+    "steps",
+    "steps-layers",
+    "steps-cpu",
+    "predict",
+    "leave-one-out",
+    "guaranteed-risk",
+    *TRIALS,
+    *ZOO,
+)
 """Tables of times, of trials and of known posteriors, in which nothing was optimised."""
 
 

@@ -236,6 +236,28 @@ def steps_of_layers() -> str:
     )
 
 
+def steps_by_cpu() -> str:
+    """Return the CPU time of a step of either network, and of the dense one on two threads."""
+    result = read("step_time_layers.json")
+    runs = {
+        "LeNet-500-300": result["after"]["lenet-500-300"],
+        "two threads": result["two_threads"]["lenet-500-300"],
+        "LeNet5-Caffe": result["maps"]["lenet5-caffe"],
+    }
+    rows = [
+        [name, *(f"{run[name]['cpu_ratio']:.2f}" for run in runs.values())]
+        for name in runs["LeNet5-Caffe"]
+    ]
+    dense = [
+        f"{result[name]['one_more_masked_layer']['cpu_milliseconds']:.2f} ms"
+        for name in ("after", "two_threads")
+    ]
+    rows.append(["one more mask of 100 units", *dense, ""])
+    loads = [result[name]["load_before"] for name in ("after", "two_threads", "maps")]
+    header = [f"{name} (load {load:.0f})" for name, load in zip(runs, loads, strict=True)]
+    return table(["CPU time of a training step", *header], rows)
+
+
 def predictions() -> str:
     """Return the table of prediction times."""
     result = read("predict_time.json")
