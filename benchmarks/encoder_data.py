@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 TOKENS = 32
 """Of a review in classification, [CLS] and [SEP] included."""
-SIZES = {"train": 800, "validation": 300, "test": 800}
+SIZES = {"train": 1000, "validation": 300, "test": 800}
 CLS, SEP = 101, 102
 
 

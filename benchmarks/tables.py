@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import tables_encoder
 import tables_methods
 import tables_mnist
 import tables_nested
@@ -55,6 +56,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "uci-log-likelihood": partial(tables_uci.uci, "log_likelihood"),
     "uci-differences": tables_uci.differences,
     "concrete": tables_small.concrete,
+    "encoder-lora": tables_encoder.lora,
+    "encoder-lengths-found": partial(tables_encoder.lengths, "found"),
+    "encoder-lengths-told": partial(tables_encoder.lengths, "told"),
     "posterior-one-unit": tables_posterior.one_unit,
     "leave-one-out": tables_posterior.leave_one_out,
     "guaranteed-risk": tables_posterior.guarantees,
