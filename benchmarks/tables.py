@@ -19,6 +19,7 @@ import tables_methods
 import tables_mnist
 import tables_nested
 import tables_networks
+import tables_photographs
 import tables_posterior
 import tables_reliability
 import tables_small
@@ -67,6 +68,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps-layers": tables_small.steps_of_layers,
     "steps-cpu": tables_small.steps_by_cpu,
     "predict": tables_small.predictions,
+    "photographs": tables_photographs.photographs,
     "kills": tables_reliability.kills,
     "bit-flips": tables_reliability.flips,
     "memory": tables_reliability.memory,
