@@ -30,7 +30,8 @@ def compact_parts(
         compact: Makes a plain, smaller network of one that torch.fx can trace, or raises.
 
     Raises:
-        CompactionError: If a mask that is in no such part depends on the input.
+        CompactionError: If a mask that is in no such part depends on the input, or is on the
+            outputs of a recurrent layer.
     """
     cuts: list[Cut] = []
     for name in list(_candidates(network, "")):
@@ -44,15 +45,10 @@ def compact_parts(
         if made is not None:
             cuts += _counts(name, part)
             network.set_submodule(name, made)
-    for name, module in network.named_modules():
-        has_masks = next(named_dropout_layers(module), None) is not None
-        if has_masks and isinstance(module, InnerMasks):
-            raise CompactionError(
-                "compact",
-                expected="layers with masks inside in a part that torch.fx can trace",
-                got=f"{name!r}, a {type(module).__name__} in a part that it cannot",
-                hint="Put it, with what follows it, into a module of its own.",
-            )
+    for name, module in list(network.named_modules()):
+        if isinstance(module, InnerMasks):
+            cuts += _whole(name, module)
+            network.set_submodule(name, _mean_masked(name, module))
     for name, mask in list(named_dropout_layers(network)):
         kept, total = int(mask.kept().sum()), int(mask.total())
         network.set_submodule(name, _scale(name, mask))
@@ -77,6 +73,35 @@ def open_leaves(network: nn.Module) -> list[Cut]:
             why = "" if kept == total else "they are outputs inside a layer of torch's own"
             cuts.append(Cut(name, f"units of {name!r}", total, total, kept, why))
     return cuts
+
+
+def _mean_masked(name: str, layer: InnerMasks) -> nn.Module:
+    """Return a layer with its mean masks in its weights, and all its units."""
+    if not name:
+        raise CompactionError(
+            "compact",
+            expected="a network around a layer with masks inside",
+            got=f"a {type(layer).__name__} alone",
+            hint="Its with_mean_masks() is plain, and to_plain() without masks.",
+        )
+    plain = layer.with_mean_masks()
+    if plain is None:
+        raise CompactionError(
+            "compact",
+            expected="layers with masks of their outputs in a part that torch.fx can trace",
+            got=f"{name!r}, a {type(layer).__name__} in a part that it cannot",
+            hint="Put it, with what follows it, into a module of its own.",
+        )
+    return plain
+
+
+def _whole(prefix: str, layer: Any) -> Iterator[Cut]:
+    """Yield what is said of masks whose units stay, for want of a graph."""
+    for own, mask in named_dropout_layers(layer):
+        kept, total = int(mask.kept().sum()), int(mask.total())
+        why = "" if kept == total else "torch.fx cannot trace what it is in"
+        name = f"{prefix}.{own}"
+        yield Cut(name, f"units of {name!r}", total, total, kept, why)
 
 
 def _is_leaf(module: nn.Module) -> bool:

@@ -226,9 +226,7 @@ class MaskedLookup(Lookup):
 
     def __init__(self, flow: Flow, node: fx.Node, dim: int) -> None:
         super().__init__(flow, node, dim)
-        layer, self.module = self.module, self.module.to_plain()
-        if layer.word_dropout is not None:
-            self.module.weight.data.mul_(layer.word_dropout.mean_mask().detach()[:, None])
+        self.module = self.module.with_mean_masks()
 
 
 def _pads(module: Any) -> bool:

@@ -36,3 +36,7 @@ class InnerMasks(ABC):
     @abstractmethod
     def to_plain(self) -> nn.Module:
         """Return a layer of ``torch.nn`` with copies of the parameters, and without masks."""
+
+    @abstractmethod
+    def with_mean_masks(self) -> nn.Module | None:
+        """Return the same with the mean masks in its weights; None if they do not fit there."""

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import bayesdrop as bd
+from bayesdrop.errors import CompactionError
 
 KINDS = pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 MASKED = {"LSTM": bd.nn.DropoutLSTM, "GRU": bd.nn.DropoutGRU}
@@ -240,6 +241,31 @@ def test_a_posterior_is_kept_with_all_units_of_the_layer(kind):
     torch.testing.assert_close(small(x), net(x))
     assert type(small.recurrent) is MASKED[kind]
     assert small.head.in_features == 5
+
+
+class Searcher(Packer):
+    """Control flow that looks at the data, which torch.fx cannot trace."""
+
+    def forward(self, words, lengths):
+        words = words.flip(1) if words.float().mean() > 4 else words
+        return super().forward(words, lengths)
+
+
+@KINDS
+def test_without_a_graph_mean_masks_go_into_the_weights_of_whole_layers(kind):
+    net = Searcher(kind, long=False).eval()
+    inputs = torch.randint(9, (4, 6)), torch.tensor([2, 6, 5, 1])
+    with pytest.raises(CompactionError, match=f"'recurrent', a Dropout{kind} in a part"):
+        bd.compact(net, inputs)
+    net.recurrent.put_mask("output_dropout", None)
+    close(net.embed.word_dropout, [3, 4])
+    close(net.recurrent.state_dropout_l0, [1, 4])
+    small = bd.compact(net, inputs)
+    torch.testing.assert_close(small(*inputs), net(*inputs))
+    assert type(small.recurrent) is getattr(nn, kind)
+    assert type(small.embed) is nn.Embedding
+    with pytest.raises(CompactionError, match=f"got a Dropout{kind} alone. Its with_mean_masks"):
+        bd.compact(net.recurrent, torch.randn(2, 7, 5))
 
 
 @KINDS

@@ -117,6 +117,14 @@ class DropoutEmbedding(InnerMasks, nn.Embedding):
     def to_plain(self) -> nn.Embedding:
         return self._like(self, nn.Embedding)
 
+    @override
+    @torch.no_grad()
+    def with_mean_masks(self) -> nn.Embedding:
+        new = self.to_plain()
+        if self.word_dropout is not None:
+            new.weight.mul_(self.word_dropout.mean_mask().unsqueeze(1))
+        return new
+
     @classmethod
     def from_plain(cls, layer: nn.Embedding, *, batch_dim: int = 0) -> Self:
         """Return a layer with a copy of the weights of one of ``torch.nn``, without a mask yet.

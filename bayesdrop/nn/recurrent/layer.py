@@ -175,6 +175,22 @@ class RecurrentDropout(RecurrentPlaces):
         names = (f"bias_ih_l{layer}{suffix}", f"bias_hh_l{layer}{suffix}") if self.bias else ()
         return weights + [getattr(self, name) for name in names]
 
+    @override
+    @torch.no_grad()
+    def with_mean_masks(self) -> nn.RNNBase | None:
+        found = {place: getattr(self, place) for place in self.mask_sizes()}
+        means = {p: mask.mean_mask() for p, mask in found.items() if mask is not None}
+        output = means.pop("output_dropout", None)
+        if output is not None and (output != 1).any():
+            return None
+        masks = {place: mean.unsqueeze(0) for place, mean in means.items()}
+        new = self.to_plain()
+        pairs = ((layer, suffix) for layer in range(self.num_layers) for suffix in self.directions)
+        for names, (layer, suffix) in zip(new._all_weights, pairs, strict=True):
+            for name, value in zip(names, self.layer_weights(layer, suffix, masks), strict=True):
+                new.get_parameter(name).copy_(value)
+        return new
+
     def _run_fused(
         self, sequences: Sequences, states: States, masks: Masks, layers: range
     ) -> tuple[Sequences, States]:
