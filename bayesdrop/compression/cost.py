@@ -74,15 +74,23 @@ def time_in_turns(
         >>> len(time_in_turns([dict, list], device=torch.device("cpu"), repeats=3))
         2
     """
-    seconds: list[list[float]] = [[] for _ in calls]
+    return [wall for wall, _ in both_times(calls, device=device, repeats=repeats)]
+
+
+def both_times(
+    calls: Sequence[Callable[[], object]], *, device: torch.device, repeats: int
+) -> list[tuple[float, float]]:
+    """Return the same, and beside it the median CPU time of the process, in milliseconds."""
+    times: list[list[tuple[float, float]]] = [[] for _ in calls]
     for turn in range(repeats + 2):
-        for call, own in zip(calls, seconds, strict=True):
-            started = _now(device)
+        for call, own in zip(calls, times, strict=True):
+            started = _now(device), time.process_time()
             call()
-            elapsed = _now(device) - started
+            elapsed = _now(device) - started[0], time.process_time() - started[1]
             if turn >= 2:
                 own.append(elapsed)
-    return [1e3 * statistics.median(own) for own in seconds]
+    medians = [[statistics.median(clock) for clock in zip(*own, strict=True)] for own in times]
+    return [(1e3 * wall, 1e3 * cpu) for wall, cpu in medians]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.compression.cost import batch_of, time_in_turns
+from bayesdrop.compression.cost import batch_of, both_times
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.plain import load_plain, save_plain
@@ -38,12 +38,16 @@ class LatencyRow:
         batch_size: Examples of a pass.
         before: Of the full network.
         after: Of the smaller one.
+        before_cpu: CPU time of the process instead, which suffers less from other jobs.
+        after_cpu: The same of the smaller one.
     """
 
     way: Way
     batch_size: int
     before: float
     after: float
+    before_cpu: float
+    after_cpu: float
 
     @property
     def speedup(self) -> float:
@@ -158,8 +162,8 @@ def compare_latency(
                 for size in batch_sizes:
                     batch = batch_of(example, size)
                     timed = [partial(call, *batch) for call in calls]
-                    old, new = time_in_turns(timed, device=device, repeats=repeats)
-                    rows.append(LatencyRow(way, size, old, new))
+                    old, new = both_times(timed, device=device, repeats=repeats)
+                    rows.append(LatencyRow(way, size, old[0], new[0], old[1], new[1]))
             except Exception as error:  # whatever a compiler or an exporter does not like
                 if way == "eager":
                     raise
