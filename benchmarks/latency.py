@@ -7,8 +7,9 @@ Two networks whose units are set by hand to numbers that trained ones have: LeNe
 (seed 0 of ``lenet5-caffe-bb``). Which units stay is random, weights are not trained: neither
 matters for the time. The full network, its compact network and one network of eight members of the
 posterior run eagerly, by ``torch.compile`` and by ONNX Runtime, in batches of 1, 100 and 1000. One
-process; for each way and size the networks take turns; figures are medians of wall time. The units
-left are nearly always open, so that the members have nearly the same ones.
+process; for each way and size the networks take turns; figures are medians, of
+wall time and of CPU time. The units that are left are nearly always open, so that the members have
+nearly the same ones.
 """
 
 import argparse
@@ -52,7 +53,10 @@ def measure(before: nn.Module, after: nn.Module, x: Tensor, repeats: int) -> dic
         "flops_speedup": table.flops_speedup,
         "milliseconds": {
             way: {
-                f"batch_{row.batch_size}": {"before": row.before, "after": row.after}
+                f"batch_{row.batch_size}": {
+                    "wall": [row.before, row.after],
+                    "cpu": [row.before_cpu, row.after_cpu],
+                }
                 for row in table.rows
                 if row.way == way
             }

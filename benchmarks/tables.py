@@ -69,6 +69,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps-cpu": tables_small.steps_by_cpu,
     "predict": tables_small.predictions,
     "photographs": tables_photographs.photographs,
+    "mean-masks": tables_small.mean_masks,
+    "latency": tables_small.latencies,
     "kills": tables_reliability.kills,
     "bit-flips": tables_reliability.flips,
     "memory": tables_reliability.memory,
@@ -99,16 +101,8 @@ for _suite in NETWORKS:
 
 TRIALS = ("kills", "bit-flips", "memory", "determinism", "trained-start")
 ZOO = ("networks", "networks-failures", "networks-left")
-TIMINGS = (
-    "steps",
-    "steps-layers",
-    "steps-cpu",
-    "predict",
-    "leave-one-out",
-    "guaranteed-risk",
-    *TRIALS,
-    *ZOO,
-)
+SPEED = ("steps", "steps-layers", "steps-cpu", "predict", "mean-masks", "latency")
+TIMINGS = (*SPEED, "leave-one-out", "guaranteed-risk", *TRIALS, *ZOO)
 """Tables of times, of trials and of known posteriors, in which nothing was optimised."""
 
 

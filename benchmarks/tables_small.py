@@ -263,10 +263,53 @@ def predictions() -> str:
     result = read("predict_time.json")
     titles = {
         "plain_passes": "64 plain passes",
-        "predict_shared": "bd.predict, one mask per posterior sample",
+        "predict_ordinary": "bd.predict before: all units",
+        "predict": "bd.predict: open units, one mask per posterior sample",
+        "compact_passes": "64 passes of the compact network",
         "predict_per_example": 'bd.predict, shared_by="example"',
         "stock_predictive": "stock Predictive",
     }
-    ratios = result["ratio_to_plain_passes"]["seconds"]
-    rows = [[title, f"{ratios[key]:.2f}"] for key, title in titles.items()]
-    return table([f"prediction, {result['threads']} thread(s)", "time"], rows)
+    networks = result["networks"]
+    ratios = [of["ratio_to_plain_passes"] for of in networks.values()]
+    rows = [
+        [title, *("/".join(_ratio(of[clock], key) for clock in CLOCKS) for of in ratios)]
+        for key, title in titles.items()
+    ]
+    threads = f"{result['threads']} thread(s), wall / CPU"
+    return table([f"prediction, {threads}", *networks], rows)
+
+
+CLOCKS = ("seconds", "cpu_seconds")
+
+
+def _ratio(ratios: dict, key: str) -> str:
+    return f"{ratios[key]:.2f}" if key in ratios else "-"
+
+
+def mean_masks() -> str:
+    """Return the table of single passes with mean masks."""
+    result = read("predict_time.json")["single_pass"]
+    sizes = next(iter(result.values()))
+    rows = [
+        [name, *("/".join(_ratio(of[size], clock) for clock in CLOCKS) for size in sizes)]
+        for name, of in result.items()
+    ]
+    return table(["plain = 1, wall / CPU", *(s.replace("_", " ") for s in sizes)], rows)
+
+
+def latencies() -> str:
+    """Return the table of measured latency beside FLOPs."""
+    result = read("latency.json")
+    ways = {"eager": "eager", "compile": "torch.compile", "onnx": "ONNX Runtime"}
+    rows = []
+    for name, of in result["networks"].items():
+        units = "-".join(map(str, of["units"]))
+        titles = {"compact": "compact", "members": f"{result['members']} members"}
+        for key, title in titles.items():
+            for way, sizes in of[key]["milliseconds"].items():
+                pairs = [row["cpu"] for row in sizes.values()]
+                cells = [f"{new:.3f} ({old / new:.1f}x)" for old, new in pairs]
+                flops = f"{of[key]['flops_speedup']:.1f}x"
+                rows.append([f"{name}, {units}, {title}", ways[way], flops, *cells])
+    header = ["network", "run by", "fewer FLOPs", "CPU ms, batch 1", "batch 100", "batch 1000"]
+    return table(header, rows)
