@@ -77,8 +77,9 @@ class _Noticed(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            names = [argument.name for argument in func._schema.arguments]
-            given = dict(zip(names, args, strict=False)) | (kwargs or {})
+            known = func._schema.arguments
+            given = {a.name: a.default_value for a in known if a.has_default_value()}
+            given |= dict(zip((a.name for a in known), args, strict=False)) | (kwargs or {})
             off = given.get("train", given.get("training", True)) is False
             self.is_random |= not off and given.get("dropout_p", given.get("p", 1.0)) != 0
         return func(*args, **(kwargs or {}))
