@@ -29,7 +29,7 @@ def commands(device: str, out: Path, quick: bool) -> list[list[str]]:
     growth = [sys.executable, str(HERE / "growth.py"), "--device", device]
     growth += ["--out", str(out / f"growth-{kind}.json")]
     if quick:
-        steps += ["--rounds", "1", "--slice-steps", "1", "--keys", "--networks", "lenet-500-300"]
+        steps += ["--rounds", "2", "--slice-steps", "1", "--keys", "--networks", "lenet-500-300"]
         growth += ["--quick"]
     found = [steps, growth]
     for recipe in ("digits-mlp-beta-bernoulli",) if quick else VGG:

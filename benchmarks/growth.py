@@ -266,28 +266,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.rounds, args.slice_steps = (1, 2) if args.quick else (args.rounds, args.slice_steps)
-    load, tables = os.getloadavg()[0], {}
-    if args.out and args.out.exists() and args.tables != [""]:
-        tables = json.loads(args.out.read_text())["tables"]
+    result = {"torch": torch.__version__, "cores": os.cpu_count(), "tables": {}}
+    if args.out and args.out.exists():
+        result = json.loads(args.out.read_text())
     for table, rows in cases(args.quick).items():
         if not table.startswith(tuple(args.tables)):
             continue
-        tables[table] = {}
+        run = {"command": "python " + " ".join(sys.argv), "threads": args.threads}
+        run |= {"device": args.device, "load": round(os.getloadavg()[0], 1), "rows": {}}
         for name, case in rows.items():
-            tables[table][name] = measure(case, args)
-            print(f"{table}: {name}: {tables[table][name]}", flush=True)
-    result = {
-        "command": "python " + " ".join(sys.argv),
-        "threads": args.threads,
-        "device": args.device,
-        "load_before": round(load, 2),
-        "load_after": round(os.getloadavg()[0], 2),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "tables": tables,
-    }
-    if args.out:
-        write(result, args.out)
+            run["rows"][name] = measure(case, args)
+            print(f"{table}: {name}: {run['rows'][name]}", flush=True)
+            result["tables"][table] = run
+            if args.out:
+                write(result, args.out)
 
 
 if __name__ == "__main__":

@@ -152,6 +152,11 @@ def elbo_module_steps(net: nn.Module) -> Steps:
     return run
 
 
+def on_device(network: Callable[[Gate], nn.Module], device: str) -> Callable[[Gate], nn.Module]:
+    """Return what builds the network on a device."""
+    return lambda gate: network(gate).to(device)
+
+
 def with_layer(network: Callable[[Gate], nn.Module], key: str) -> nn.Module:
     """Return the network with layers of a key: masks at its gates, or random weights."""
     if issubclass(bd.nn.layers[key], BayesianWeights):
@@ -179,7 +184,8 @@ def measure(found: dict[str, Steps], args: argparse.Namespace) -> Times:
     """Return wall and CPU seconds of a step in every round."""
     rows = BATCH * args.slice_steps
     image = torch.rand(rows, 1, 28, 28)
-    data = (image * (torch.rand_like(image) < INK), torch.randint(0, 10, (rows,)))
+    images, labels = image * (torch.rand_like(image) < INK), torch.randint(0, 10, (rows,))
+    data = images.to(args.device), labels.to(args.device)
     seconds: Times = {name: [] for name in found}
     order = random.Random(args.seed)
     for round_index in range(args.rounds + 1):
@@ -219,8 +225,9 @@ def layer_cost(args: argparse.Namespace) -> dict[str, float]:
     """
     found = {}
     for layers in STACKS:
-        found[f"plain {layers}"] = fit_steps(stack(layers, no_gate))
-        found[f"masked {layers}"] = fit_steps(stack(layers, beta_bernoulli))
+        build = on_device(partial(stack, layers), args.device)
+        found[f"plain {layers}"] = fit_steps(build(no_gate))
+        found[f"masked {layers}"] = fit_steps(build(beta_bernoulli))
     seconds = measure(found, args)
     few, many = STACKS
 
@@ -244,11 +251,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.set_default_device(args.device)
     torch.manual_seed(args.seed)
     keys = [key for key in bd.nn.layers if key != "beta-bernoulli"]
     keys = keys if args.keys is None else args.keys
-    networks = {"lenet-500-300": lenet_500_300, "lenet5-caffe": lenet5_caffe}
+    networks = {
+        "lenet-500-300": on_device(lenet_500_300, args.device),
+        "lenet5-caffe": on_device(lenet5_caffe, args.device),
+    }
     load = os.getloadavg()[0]
     result = {
         "command": "python " + " ".join(sys.argv),

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import tables_encoder
+import tables_growth
 import tables_methods
 import tables_mnist
 import tables_nested
@@ -67,6 +68,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "steps": tables_small.steps,
     "steps-layers": tables_small.steps_of_layers,
     "steps-cpu": tables_small.steps_by_cpu,
+    "growth": tables_growth.growth,
+    "startup": tables_growth.startup,
     "predict": tables_small.predictions,
     "photographs": tables_photographs.photographs,
     "mean-masks": tables_small.mean_masks,
@@ -101,7 +104,16 @@ for _suite in NETWORKS:
 
 TRIALS = ("kills", "bit-flips", "memory", "determinism", "trained-start")
 ZOO = ("networks", "networks-failures", "networks-left")
-SPEED = ("steps", "steps-layers", "steps-cpu", "predict", "mean-masks", "latency")
+SPEED = (
+    "steps",
+    "steps-layers",
+    "steps-cpu",
+    "growth",
+    "startup",
+    "predict",
+    "mean-masks",
+    "latency",
+)
 TIMINGS = (*SPEED, "leave-one-out", "guaranteed-risk", *TRIALS, *ZOO)
 """Tables of times, of trials and of known posteriors, in which nothing was optimised."""
 

@@ -50,6 +50,7 @@ class ClosedUnits:
         self.bnn = bnn
         self.closed: dict[str, Tensor] = {}
         self._plan: Plan | None = None
+        self._pruned: dict[str, Tensor] = {}  # when it was last asked which can leave
 
     def load(self, closed: Mapping[str, Tensor]) -> None:
         """Take over the closed units of a checkpoint."""
@@ -63,14 +64,16 @@ class ClosedUnits:
         """
         layers = self.bnn.named_dropout_layers()
         pruned = {name: ~m.kept().cpu() for name, m in layers if unit_tensors(m)}
-        if not any(bool(units.any()) for units in pruned.values()):
+        if not any(bool(units.any()) for units in pruned.values()) or _same(pruned, self._pruned):
             return
+        self._pruned = {name: units.clone() for name, units in pruned.items()}
         graph = UnitGraph(self.bnn)
         for name, before in self.closed.items():
             pruned[name] |= before
         refused: set[str] = set()
         while True:
-            closed = graph.closed({n: p for n, p in pruned.items() if n not in refused})
+            asked = {name: p for name, p in pruned.items() if name not in refused}
+            closed = graph.closed(asked, self.closed)
             plan = graph.plan(closed)
             wrong = {name for name in closed if not _binds(graph.own[name], plan)}
             if not wrong:
@@ -125,6 +128,10 @@ class ClosedUnits:
                     if cut.whole() is not tensor:
                         tensor[cut.position()] = cut.whole()
                         _replace(cut, tensor)
+
+
+def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 def _divergence(plan: Plan) -> float:

@@ -137,15 +137,23 @@ class UnitGraph:
         shared = any(id(p) in self._shared for p in module._parameters.values() if p is not None)
         return self._calls[id(module)] == 1 and not shared
 
-    def closed(self, pruned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return which of the pruned units can leave, by layer; one of each layer stays."""
+    def closed(
+        self, pruned: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return which of the pruned units can leave, by layer; one of each layer stays.
+
+        Args:
+            pruned: Layer name to its pruned units, those that have left among them.
+            before: Layer name to the units that have left.
+        """
         found: dict[str, Tensor] = {}
         for name, node in reversed(self.masks.items()):
             if name not in pruned or not unit_tensors(self.own[name]):
                 continue
             units = pruned[name] & self._removable(node, found)
             if units.all():
-                units[0] = False
+                stays = ~before.get(name, torch.zeros_like(units))
+                units[stays.nonzero()[0]] = False
             if units.any():
                 found[name] = units
         return found

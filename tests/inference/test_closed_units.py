@@ -234,6 +234,19 @@ def test_one_unit_of_each_layer_stays_and_a_layer_of_it_trains():
     assert history[-1]["units"] == [0, 0] and network[1].weight.shape == (8, 6)
 
 
+def test_what_has_left_does_not_come_back_when_the_last_unit_is_pruned_too():
+    network, _, x = dense("beta-bernoulli")
+    bnn = make(network)
+    bnn.eval()(x)
+    units = ClosedUnits(bnn)
+    network[0].set_posterior(torch.tensor([1e-5, 1e-5, 1e-5, 3.0, 1e-5, 1e-5]))
+    units.close()
+    closed = units.closed["0"].clone()
+    network[0].set_posterior(1e-5)
+    units.close()
+    assert torch.equal(closed, units.closed["0"]) and closed.tolist().index(False) == 3
+
+
 def fitted(epochs, folder=None, **options):
     settings = {"batch_size": 5, "seed": 4, "compact_every": 2, "schedule": [10], **options}
     for end in epochs:  # each part as in a process of its own, with a new network
