@@ -12,7 +12,7 @@ from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.errors import unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.context import MaskContext
 from bayesdrop.nn.latents import LatentOwner, is_own, kl_divergence, named_owners
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
@@ -57,6 +57,7 @@ class TrainingPass(MaskContext):
         self._kls: list[Tensor] = []
         self._joint: set[LatentOwner] = set()
         self._masks: dict[LatentOwner, Tensor] = {}
+        self._replayed: dict[LatentOwner, Tensor] = {}
         self._is_complete = False
 
     def draw_jointly(self, network: nn.Module) -> None:
@@ -102,25 +103,32 @@ class TrainingPass(MaskContext):
             and self.num_rows is not None
         ):
             return self.mask_sum.mask(self._draw(layer), x, self.num_rows // len(self.mask_sum))
-        if self._has_mask(layer):
-            return self._masks.pop(layer)
+        if layer in self._masks or layer in self._replayed:
+            return self._drawn_mask(layer)
         return layer.draw_mask(self._draw(layer), x)
 
     @override
     def latents_of(self, layer: BayesianDropout) -> Latents | None:
-        if not layer.training or self.mask_sum is not None or self._has_mask(layer):
+        if not layer.training or self.mask_sum is not None:
             return None
-        return self._draw(layer)
+        has_mask = layer in self._masks or layer in self._replayed
+        return None if has_mask else self._draw(layer)
 
-    def _has_mask(self, layer: BayesianDropout) -> bool:
-        # For the first call of a layer, unless gradient checkpointing may have to run it again:
-        # then it draws when it runs, from noise that the second run can have too.
-        if layer not in self._masks:
-            return False
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
-            return True
-        del self._masks[layer]
-        return False
+    def _drawn_mask(self, layer: BayesianDropout) -> Tensor:
+        # Of the first call of a layer, and where gradient checkpointing runs that again.
+        if layer in self._masks:
+            mask = self._masks.pop(layer)
+            if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+                self._replayed[layer] = mask
+            return mask
+        if torch._C._current_graph_task_id() == -1:
+            raise ConfigError(
+                layer.name,
+                expected="to run once in a pass with gradient checkpointing",
+                got="a second call, whose mask could not be told from the first one's",
+                hint="Draw its mask once, with layer.sample_mask(x), and multiply by it.",
+            )
+        return self._replayed[layer]
 
     @override
     def values(self, owner: LatentOwner) -> Latents | None:
