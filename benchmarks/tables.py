@@ -26,6 +26,7 @@ import tables_reliability
 import tables_small
 import tables_text
 import tables_trained
+import tables_transformers
 import tables_uci
 from rows import DATA, NETWORKS, RESULTS
 
@@ -81,6 +82,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "networks": tables_networks.networks,
     "networks-failures": tables_networks.failures,
     "networks-left": tables_networks.left,
+    "transformers": tables_transformers.transformers,
     "trained-start": tables_trained.start,
     "trained-after": tables_trained.after,
 }

@@ -26,7 +26,7 @@ import bayesdrop as bd
 from bayesdrop.compression import compaction_report, count_flops, count_params, measure_latency
 
 WIDTH, HEADS, HIDDEN, LAYERS = 64, 8, 128, 2
-EPOCHS, BATCH, LEARNING_RATE = 40, 100, 2e-3
+EPOCHS, BATCH, LEARNING_RATE, VARIATIONAL_LEARNING_RATE = 80, 50, 2e-3, 0.1
 BATCH_SIZES = (1, 100)
 
 
@@ -85,6 +85,7 @@ def run(seed: int) -> dict:
     results: dict = {"seed": seed}
     options = {"epochs": EPOCHS, "batch_size": BATCH, "seed": seed}
     options |= {"learning_rate": LEARNING_RATE, "progress": False}
+    options |= {"variational_learning_rate": VARIATIONAL_LEARNING_RATE}
     for network in (plain, masked):
         bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(x))
         bd.fit(bnn, data.train, **options)
@@ -114,6 +115,7 @@ def main() -> None:
         runs.append(run(seed))
         print(json.dumps(runs[-1]), flush=True)
     settings = {"epochs": EPOCHS, "batch_size": BATCH, "lr": LEARNING_RATE, "threads": 1}
+    settings |= {"variational_lr": VARIATIONAL_LEARNING_RATE}
     settings |= {"width": WIDTH, "heads": HEADS, "hidden": HIDDEN, "layers": LAYERS}
     if options.out:
         options.out.write_text(json.dumps({"settings": settings, "runs": runs}, indent=1) + "\n")
