@@ -162,7 +162,7 @@ def _wrong(
     """Return the blocks that compute something else than before; None if one cannot run."""
     try:
         after = _outputs(network, [surgery.block for surgery in cut], example)
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+    except Exception:  # whatever a forward does with numbers that do not fit
         return None
     found = []
     for surgery in cut:

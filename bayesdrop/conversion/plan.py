@@ -39,6 +39,7 @@ from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
+    input_mask,
     make,
     registered,
 )
@@ -160,7 +161,8 @@ class Plan:
             found.append(module)
             source = input_of(source)
         name = str(node.target)
-        if isinstance(self.module(source), BayesianDropout):
+        masked = input_mask(linear) is not None
+        if masked or isinstance(self.module(source), BayesianDropout):
             self.skipped[name] = "its inputs have a mask already"
             return
         if not self.request.input_dropout and self._sees_input(source):

@@ -165,6 +165,15 @@ def test_a_block_that_does_what_its_names_do_not_say_is_put_back():
     assert small.even[0].out_features == 6 and small.odd.fc1.out_features == 12
 
 
+def test_a_mask_put_on_a_layer_by_hand_is_the_only_one_and_is_cut():
+    net = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3))
+    bd.nn.mask_inputs(net[2], bd.BetaBernoulliDropout(12))
+    masked, small = check(net, torch.randn(4, 5))
+    assert [name for name, _ in named_dropout_layers(masked)] == ["0_dropout", "2.mask"]
+    assert small.get_submodule("2").in_features == 6
+    assert not [name for name, _ in named_dropout_layers(bd.without_dropout(masked))]
+
+
 def test_weights_that_the_network_returns_keep_the_heads():
     class Weights(Seq):
         def forward(self, x):
