@@ -313,6 +313,7 @@ class TrainingRun:
         saved = {
             "num_masks": 1,
             "compact_every": None,
+            "processes": 1,
             **payload["settings"],
             "num_data": payload["num_data"],
         }
