@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import bayesdrop as bd
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn import LatentOwner, TrainingPass
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.testing.programs import gradients
@@ -198,3 +200,11 @@ def test_a_second_call_of_a_layer_has_a_mask_of_its_own():
     with draws:
         first, second = gate(torch.ones(4, 50)), gate(torch.ones(4, 50))
     assert first.shape == second.shape and not torch.equal(first, second)
+
+
+def test_a_second_call_under_gradient_checkpointing_is_refused():
+    gate = bd.BetaBernoulliDropout(5)
+    draws = TrainingPass(4)
+    draws.draw_jointly(gate)
+    with draws, pytest.raises(ConfigError, match="sample_mask"):
+        checkpoint(lambda x: gate(gate(x)), torch.ones(4, 5), use_reentrant=False)
