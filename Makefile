@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
 
 test: $(STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What meets ArviZ, under its version 1: beside the environment, of which it sees the rest.
 test-arviz1: $(ARVIZ1)/.installed

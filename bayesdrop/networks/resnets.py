@@ -66,8 +66,8 @@ def resnet(
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    net.fc = _head(4 * width, num_classes, dropout)
-    return net
+    net.fc = nn.Linear(4 * width, num_classes)
+    return _with_dropout(net, dropout)
 
 
 def resnet18(
@@ -103,13 +103,14 @@ def resnet18(
         nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     if small_images:
         net.maxpool = nn.Identity()
-    net.fc = _head(net.fc.in_features, num_classes, dropout)
+    return _with_dropout(net, dropout)
+
+
+def _with_dropout(net: nn.Module, rate: float) -> nn.Module:
+    # After pooling instead of before fc, so that parameters keep their names.
+    if rate:
+        net.avgpool = nn.Sequential(net.get_submodule("avgpool"), nn.Dropout(rate))
     return net
-
-
-def _head(features: int, num_classes: int, dropout: float) -> nn.Module:
-    linear = nn.Linear(features, num_classes)
-    return nn.Sequential(nn.Dropout(dropout), linear) if dropout else linear
 
 
 def _torchvision() -> ModuleType:

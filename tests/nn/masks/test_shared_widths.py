@@ -114,7 +114,7 @@ def test_prediction_is_that_of_one_width_for_all_layers(shared_by, own):
     by_width = torch.stack([held(x).softmax(1) for held in widths]).detach()
     law = layers(bnn)[0].order_posterior().tail_probs.detach()
     expected = torch.einsum("w,wnc->nc", law, by_width)
-    drawn = bd.predict(bnn, x, num_samples=2000, shared_by=shared_by, seed=0).samples
+    drawn = bd.predict(bnn, x, num_samples=600, shared_by=shared_by, seed=0).samples
     assert_mean_close(drawn, expected)
     found = (drawn[:, None] - by_width).abs().amax(-1)  # draws, widths, examples
     assert float(found.amin(1).max()) < 1e-6
