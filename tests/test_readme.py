@@ -2,13 +2,12 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import bayesdrop as bd
+from tests.forked import run_script
 from tests.test_layers import LAYERS
 
 ROOT = Path(__file__).parent.parent
@@ -49,15 +48,7 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path):
     script.write_text(code_of(page))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("BAYESDROP_DATA", None)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert run_script(script, tmp_path, environment) == ""
 
 
 def test_the_readme_is_short():

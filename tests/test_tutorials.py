@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_script
+
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted(path.name for path in (ROOT / "tutorials").glob("*.py"))
 
@@ -23,15 +25,7 @@ def test_the_folder_holds_numbered_tutorials_only():
 def test_tutorial_runs_and_its_claim_holds(name, tmp_path):
     environment = {**os.environ, "BAYESDROP_SMOKE": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("BAYESDROP_DATA", None)  # a tutorial needs no local data
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(ROOT / "tutorials" / name)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert run_script(ROOT / "tutorials" / name, tmp_path, environment) == ""
 
 
 @pytest.mark.parametrize("name", TUTORIALS)

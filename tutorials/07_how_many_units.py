@@ -55,7 +55,7 @@ def classifier(width):
     bd.fit(
         bnn,
         (x, y),
-        epochs=60 if SMOKE else 150,
+        epochs=40 if SMOKE else 150,
         batch_size=64,
         learning_rate=3e-3,
         variational_learning_rate=1e-1,
@@ -112,7 +112,7 @@ def autoencoder(latent_size):
     bd.fit(
         vae,
         (images, images),
-        epochs=60 if SMOKE else 150,
+        epochs=40 if SMOKE else 150,
         batch_size=64,
         learning_rate=3e-3,
         variational_learning_rate=1e-2,

@@ -77,7 +77,7 @@ for name, concentration in PRIORS.items():
 # several masks are averaged for each posterior draw.
 
 # %%
-settings = {"num_samples": 100 if SMOKE else 200, "num_masks": 8 if SMOKE else 64, "seed": 0}
+settings = {"num_samples": 100 if SMOKE else 200, "num_masks": 4 if SMOKE else 64, "seed": 0}
 posteriors = {name: bd.to_inference_data(bnn, *ours, **settings) for name, bnn in networks.items()}
 posteriors["sparse"]
 
@@ -116,7 +116,9 @@ table[["rank", "elpd_loo", "p_loo", "elpd_diff", "dse"]]
 
 # %%
 def log_predictive_density(bnn, x, y):
-    samples = bd.predict(bnn, x, num_samples=400, shared_by="example", seed=1).samples
+    samples = bd.predict(
+        bnn, x, num_samples=100 if SMOKE else 400, shared_by="example", seed=1
+    ).samples
     return samples.mean(0)[torch.arange(len(y)), y].double().log()
 
 
@@ -138,7 +140,7 @@ for name in PRIORS:
 # One layer given the others is an easier question.
 
 # %%
-draws = {"num_samples": 100 if SMOKE else 1000, "num_masks": 4 if SMOKE else 32, "seed": 0}
+draws = {"num_samples": 100 if SMOKE else 1000, "num_masks": 2 if SMOKE else 32, "seed": 0}
 guides = {name: bd.guide_diagnostic(bnn, ours, **draws) for name, bnn in networks.items()}
 single = bd.guide_diagnostic(networks["flat"], ours, layer=layer, **draws)
 for name, guide in {**guides, f"flat, {layer} alone": single}.items():
