@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.nn.catalogue import make
 from bayesdrop.nn.inner_masks import InnerMasks
 from bayesdrop.nn.mask import BayesianDropout
-from bayesdrop.nn.recurrent.places import Dropout, check_mask, split_dropout
+from bayesdrop.nn.recurrent.places import Dropout, split_dropout
 
 
 class WordWeights(nn.Module):
@@ -98,16 +98,6 @@ class DropoutEmbedding(InnerMasks, nn.Embedding):
     @override
     def mask_sizes(self) -> dict[str, int]:
         return {"word_dropout": self.num_embeddings}
-
-    @override
-    def put_mask(self, place: str, mask: BayesianDropout | None) -> None:
-        sizes = self.mask_sizes()
-        if place not in sizes:
-            raise unknown_name(f"place of a mask in {type(self).__name__}", place, sizes)
-        if mask is not None:
-            check_mask(f"{type(self).__name__}.{place}", mask, sizes[place])
-            mask.bind_weights(self.weights_behind(place), 1)
-        self.add_module(place, mask)
 
     @override
     def weights_behind(self, place: str) -> nn.Module:

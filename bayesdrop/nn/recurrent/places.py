@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import make
 from bayesdrop.nn.inner_masks import InnerMasks
-from bayesdrop.nn.mask import BayesianDropout
 
 Dropout: TypeAlias = str | Mapping[str, Any] | None
 """Masks: their key in ``bd.nn.layers``, or that key as ``"dropout"`` in a mapping with options."""
@@ -128,18 +127,6 @@ class RecurrentPlaces(InnerMasks, nn.RNNBase):
         return sizes
 
     @override
-    def put_mask(self, place: str, mask: BayesianDropout | None) -> None:
-        sizes = self.mask_sizes()
-        if place not in sizes:
-            raise unknown_name(f"place of a mask in {type(self).__name__}", place, sizes)
-        if mask is not None:
-            check_mask(f"{type(self).__name__}.{place}", mask, sizes[place])
-            weights = self.weights_behind(place)
-            if weights is not None:
-                mask.bind_weights(weights, 1)
-        self.add_module(place, mask)
-
-    @override
     def weights_behind(self, place: str) -> nn.Module | None:
         kind, _, rest = place.partition("_dropout_")
         if kind not in ("input", "state"):
@@ -194,38 +181,6 @@ class RecurrentPlaces(InnerMasks, nn.RNNBase):
     def extra_repr(self) -> str:
         text = super().extra_repr()
         return text if self.tied else f"{text}, tied=False"
-
-
-def check_mask(where: str, mask: BayesianDropout, units: int) -> None:
-    """Raise ``ConfigError`` if something is no mask that one draw serves for a whole sequence.
-
-    Args:
-        where: The layer and the place, for messages.
-        mask: What is to be put there.
-        units: How many units there are.
-    """
-    if not isinstance(mask, BayesianDropout):
-        raise ConfigError(
-            where,
-            expected="a mask",
-            got=repr(mask),
-            hint="bd.nn.make(key, units) makes one.",
-        )
-    if mask.input_dependent:
-        raise ConfigError(
-            where,
-            expected="a mask that does not look at its input, since one is drawn for all steps",
-            got=f"{type(mask).__name__}, whose mask depends on it",
-            hint='Use "beta-bernoulli" inside, and masks that look at their input beside the '
-            "layer.",
-        )
-    if mask.num_units != units:
-        raise ConfigError(
-            where,
-            expected=f"a mask of {units} units",
-            got=repr(mask),
-            hint="mask_sizes() says how many each place has.",
-        )
 
 
 def split_dropout(who: str, name: str, given: Dropout) -> tuple[str | None, dict[str, Any]]:
