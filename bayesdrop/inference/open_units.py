@@ -228,13 +228,7 @@ class OpenUnits:
         return self._steps(view, prefix=False)
 
     def _steps(self, view: View, *, prefix: bool) -> _Steps:
-        for node, rule in self.rules.items():
-            view.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
-            closed = rule.closed(view)
-            if closed is not None:
-                view.closed[node] = closed
-        for node in reversed(self.nodes):
-            self.rules[node].request(view)
+        view.follow(self.rules)
         chosen = [node for node in self.nodes if self.rules[node].is_prefix == prefix]
         last = {source: node for node in chosen for source in node.all_input_nodes}
         unused: dict[fx.Node, list[fx.Node]] = {}

@@ -206,13 +206,7 @@ class UnitGraph:
         """Return which units are zero, and which are needed, of every tensor."""
         layers = {self.rules[self.masks[name]].call: u for name, u in open_units.items()}
         view = View(layers, {})
-        for node, rule in self.rules.items():
-            view.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
-            zeros = rule.closed(view)
-            if zeros is not None:
-                view.closed[node] = zeros
-        for node in reversed(self.nodes):
-            self.rules[node].request(view)
+        view.follow(self.rules)
         return view
 
     def _cut_weights(

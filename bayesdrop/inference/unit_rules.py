@@ -78,6 +78,20 @@ class View:
         self.needed: dict[fx.Node, Tensor] = {}
         self.kept: dict[fx.Node, Tensor] = {}
 
+    def follow(self, rules: Mapping[fx.Node, Rule]) -> None:
+        """Find out which units are zero, forwards, and which are needed, backwards.
+
+        Args:
+            rules: The rule of each node, in the order of the graph.
+        """
+        for node, rule in rules.items():
+            self.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
+            closed = rule.closed(self)
+            if closed is not None:
+                self.closed[node] = closed
+        for rule in reversed(rules.values()):
+            rule.request(self)
+
     def request(self, node: fx.Node, units: Tensor | None = None) -> None:
         """Say that units of a tensor are needed, or all of them."""
         if node in self.needed:
