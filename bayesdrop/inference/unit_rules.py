@@ -89,7 +89,7 @@ class View:
             closed = rule.closed(self)
             if closed is not None:
                 self.closed[node] = closed
-        for rule in reversed(rules.values()):
+        for rule in reversed(list(rules.values())):
             rule.request(self)
 
     def request(self, node: fx.Node, units: Tensor | None = None) -> None:
