@@ -1,4 +1,4 @@
-"""The command line: ``bayesdrop demo | train | evaluate | compare | compact | list``."""
+"""The command line: ``bayesdrop demo | train | evaluate | compare | compact | list | cite``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from bayesdrop import __version__
+from bayesdrop.citations import cite as entries
 from bayesdrop.errors import BayesdropError
 from bayesdrop.listing import Listed, cost_lines, kept_words, listed
 
@@ -317,6 +318,16 @@ def compact(
 def list_(what: Annotated[Listed, typer.Argument(help="Which registry.")]) -> None:
     """List the registered dropouts, recipes or data sets."""
     _print_table(None, *listed(what))
+
+
+@app.command()
+def cite(
+    key: Annotated[
+        str, typer.Argument(help="Key of a method; the package if left out.")
+    ] = "bayesdrop",
+) -> None:
+    """Print the BibTeX entries of a method."""
+    typer.echo(entries(key))
 
 
 def _print_table(title: str | None, header: list[str], lines: list[list[str]]) -> None:

@@ -41,7 +41,7 @@ LAYERS = [
     {"reporting"},
     {"surface"},
     {"recipes"},
-    {"listing"},
+    {"listing", "citations"},
     {"cli"},
     {"testing"},
 ]

@@ -125,9 +125,21 @@ def test_the_readme_lists_every_tutorial():
     assert named == {path.name for path in (ROOT / "tutorials").glob("[0-9]*.py")}
 
 
-def test_the_readme_has_a_row_for_every_prior():
+def own_priors():
+    layers = bd.nn.registered(bd.BayesianDropout).values()
+    return {layer.__name__ for layer in layers if layer.__module__.startswith("bayesdrop.")}
+
+
+def test_the_readme_has_rows_of_priors_only():
     table = README.read_text().split("## Which prior")[1].split("## ")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE))
-    layers = bd.nn.registered(bd.BayesianDropout).values()
-    own = {layer.__name__ for layer in layers if layer.__module__.startswith("bayesdrop.")}
-    assert named == own
+    assert named <= own_priors()
+
+
+def test_the_page_of_priors_has_an_entry_for_every_layer():
+    page = (ROOT / "docs" / "which-prior.md").read_text()
+    named = set(re.findall(r"^\*\*.*?\*\*.*?, `(?:bd\.nn\.)?(\w+)`", page, flags=re.MULTILINE))
+    assert own_priors() <= named
+    weights = bd.nn.registered(bd.nn.BayesianWeights).items()
+    own = {key for key, cls in weights if cls.__module__.startswith("bayesdrop.")}
+    assert own <= set(re.findall(r'`"([\w-]+)"`', page))
