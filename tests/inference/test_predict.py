@@ -87,9 +87,9 @@ def test_samples_have_the_distribution_of_stock_predictive(shared_by, dropout):
         for _, layer in bnn.named_dropout_layers():
             if isinstance(layer, bd.StructuredBayesianPruningDropout):
                 layer.log_scale.zero_()  # it starts with hardly any noise
-    prediction = bd.predict(bnn, x, num_samples=2000, shared_by=shared_by)
-    probabilities = stock_predictive(bnn, x, 6000)["_RETURN"].softmax(-1)
-    assert probabilities.shape == (6000, 4, 3)
+    prediction = bd.predict(bnn, x, num_samples=1500, shared_by=shared_by)
+    probabilities = stock_predictive(bnn, x, 2000)["_RETURN"].softmax(-1)
+    assert probabilities.shape == (2000, 4, 3)
     assert_means_equal(prediction.samples, probabilities)
     assert_means_equal(prediction.samples.square(), probabilities.square())
     one_pass = bd.predict(bnn, x, sample=False).mean
