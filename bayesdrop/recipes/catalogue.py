@@ -1,4 +1,4 @@
-"""The recipes that come with the package: one table.
+"""The recipes that come with the package: one table, of networks and of schedules.
 
 A recipe's name is that of its network and the key of its dropout, with a word behind it where a
 network has several. How each number was chosen, and what was tried beside it, stands in
@@ -11,108 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bayesdrop.recipes.methods import BB, HIBP, IBP, L0, METHODS, SBP, SVD, VND
 from bayesdrop.recipes.recipe import Recipe, Stage, register
-
-_PRETRAINED = "from pretrained weights"
-_BB, _SBP, _L0 = "beta-bernoulli", "structured-bayesian-pruning", "hard-concrete"
-_IBP, _HIBP, _VND, _SVD = (
-    "indian-buffet",
-    "hierarchical-indian-buffet",
-    "variational-nested",
-    "sparse-variational",
-)
-_BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
-_FIXED = "nested dropout, the number of kept groups"
-_ONE_WIDTH = "all layers at one width"
-
-
-@dataclass(frozen=True)
-class _Method:
-    """What recipes for several networks have in common.
-
-    Args:
-        words: What the recipe's summary says behind the network's title.
-        dropout: Key of the dropout; None for a plain network.
-        options: Of ``convert``.
-        rate: Of the ``nn.Dropout`` layers that the network is built with.
-    """
-
-    words: str
-    dropout: str | None = None
-    options: Mapping[str, Any] | None = None
-    rate: float = 0.0
-
-
-_UNITS = {"linear": False, "conv": False}  # only where an nn.Dropout was
-_AS_RUN = {"shared_by": "example", "gradient": "straight-through"}
-_SOFTPLUS, _LOG = {"parametrization": "softplus"}, {"parametrization": "log"}  # as tuned
-_OPEN_LAW = {"prior_continue_prob": None, "init_continue_prob": None}
-
-METHODS = {
-    "": _Method("no dropout"),
-    "dropout": _Method(f"nn.Dropout(0.5) {_BEFORE}", rate=0.5),
-    _BB: _Method(f"beta-Bernoulli dropout {_PRETRAINED}", _BB, _SOFTPLUS),
-    f"{_BB}-scaled": _Method(
-        f"beta-Bernoulli dropout {_PRETRAINED}, the convolutions' KL scaled up", _BB, _SOFTPLUS
-    ),
-    f"dependent-{_BB}": _Method(
-        f"beta-Bernoulli dropout {_PRETRAINED}, then masks that look at the input", _BB, _SOFTPLUS
-    ),
-    _IBP: _Method(f"Indian buffet dropout {_PRETRAINED}", _IBP, _LOG),
-    **{
-        f"{_IBP}-{mass}": _Method(
-            f"Indian buffet dropout of concentration {mass} {_PRETRAINED}",
-            _IBP,
-            {"concentration": float(mass), **_LOG},
-        )
-        for mass in (5, 20, 50)
-    },
-    _HIBP: _Method(
-        f"hierarchical Indian buffet dropout {_PRETRAINED}",
-        _HIBP,
-        {"concentration": 5.0, "layer_concentration": 4.0, **_LOG},
-    ),
-    _SBP: _Method(f"structured Bayesian pruning {_PRETRAINED}", _SBP),
-    _L0: _Method(f"hard-concrete gates with an L0 penalty {_PRETRAINED}", _L0),
-    "mc-dropout": _Method(
-        f"nn.Dropout(0.5) {_BEFORE}, sampled at test", "mc-dropout", _UNITS, rate=0.5
-    ),
-    "gaussian": _Method(f"Gaussian dropout of rate 0.5 {_BEFORE}", "gaussian", _UNITS, rate=0.5),
-    "dropconnect": _Method(
-        f"Bernoulli dropconnect of rate 0.5 {_IN}", "dropconnect", {"drop_prob": 0.5}
-    ),
-    "gaussian-dropconnect": _Method(
-        f"Gaussian dropconnect of rate 0.5 {_IN}", "gaussian-dropconnect", {"drop_prob": 0.5}
-    ),
-    "spike-and-slab": _Method(
-        f"nn.Dropout(0.5) {_BEFORE} and Gaussian dropconnect of rate 0.5 in them",
-        "mc-dropout",
-        _UNITS,
-        rate=0.5,
-    ),
-    "concrete": _Method("concrete dropout, a learned rate for each layer", "concrete"),
-    "nested-uniform": _Method(f"{_FIXED} uniform", "nested", {"law": "uniform"}),
-    "nested-geometric": _Method(
-        f"{_FIXED} geometric", "nested", {"law": "geometric", "continue_prob": 0.9}
-    ),
-    "nested-shared": _Method(
-        f"nested dropout, {_ONE_WIDTH}: full in three of ten masks, else uniform",
-        "nested",
-        {"law": "uniform", "full_prob": 0.3, "share_widths": True},
-    ),
-    _VND: _Method("variational nested dropout", _VND, {**_OPEN_LAW, **_AS_RUN}),
-    f"{_VND}-frozen": _Method(
-        "variational nested dropout, order probabilities frozen at their initial 0.9526",
-        _VND,
-        {"learn_order": False, **_AS_RUN},
-    ),
-    f"{_VND}-shared": _Method(
-        f"variational nested dropout, {_ONE_WIDTH}",
-        _VND,
-        {**_OPEN_LAW, "prior_full_prob": 0.3, "share_widths": True, **_AS_RUN},
-    ),
-    _SVD: _Method("sparse variational dropout of the weights", _SVD),
-}
 
 
 @dataclass(frozen=True)
@@ -161,7 +61,7 @@ class _Network:
         if dependent is not None:
             stages += (replace(_DEPENDENT, epochs=dependent_epochs),)
         # Pretraining has the network's own rate; where nothing is pretrained, the method says.
-        rate = self.rate if len(stages) > 1 and what.dropout != _SVD else what.rate
+        rate = self.rate if len(stages) > 1 and what.dropout != SVD else what.rate
         register(
             Recipe(
                 f"{self.name}-{method}" if method else self.name,
@@ -229,9 +129,9 @@ class _Network:
             options: Of ``convert``.
             **stage: Fields of the one stage.
         """
-        scales = {_VND: kl_scale, f"{_VND}-shared": 10.0 * kl_scale}
+        scales = {VND: kl_scale, f"{VND}-shared": 10.0 * kl_scale}
         for method in METHODS:
-            if not method.startswith(("nested-", _VND)):
+            if not method.startswith(("nested-", VND)):
                 continue
             more: dict[str, Any] = {"kl_scale": scales[method]} if method in scales else {}
             if "shared" in method:
@@ -255,7 +155,7 @@ def _scales(**layers: float) -> dict[str, Any]:
 # The published protocol (Adam, weight decay 1e-4, batches of 100, from pretrained weights) with
 # ten times its learning rate for the posteriors and fewer epochs.
 _PLAIN = Stage("plain", 20, milestones=(0.5, 0.8))
-_SPARSE = Stage(_BB, 60, dropout=True, variational_learning_rate=0.1, milestones=(0.8, 0.93))
+_SPARSE = Stage(BB, 60, dropout=True, variational_learning_rate=0.1, milestones=(0.8, 0.93))
 _DEPENDENT = Stage(
     "dependent",
     20,
@@ -291,17 +191,17 @@ _lenet_300 = _Network(
 )
 _options = {**_scales(fc1=1.6, fc2=1.6, fc3=1.68), **_THRESHOLD}
 _lenet_300.add_baselines()
-_lenet_300.add(_BB, options=_options)
-_lenet_300.add(f"dependent-{_BB}", options=_options, dependent=_GATES)
-for _method in (f"{_IBP}-5", f"{_IBP}-20", f"{_IBP}-50", _HIBP):
+_lenet_300.add(BB, options=_options)
+_lenet_300.add(f"dependent-{BB}", options=_options, dependent=_GATES)
+for _method in (f"{IBP}-5", f"{IBP}-20", f"{IBP}-50", HIBP):
     _lenet_300.add(_method, _PLAIN, replace(_SPARSE, epochs=45, milestones=(0.75, 0.9)))
-for _key in (_SBP, _L0):
+for _key in (SBP, L0):
     _lenet_300.prune(_key, 45, 1e-2)
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
-_lenet_300.add(_SVD, _WEIGHTS)
+_lenet_300.add(SVD, _WEIGHTS)
 replace(_lenet_300, name="lenet-300-100", title="LeNet-300-100", network="lenet-300-100").add(
-    _SVD, replace(_WEIGHTS, epochs=150, milestones=(0.7, 0.9)), options={"kl_scale": 2.2}
+    SVD, replace(_WEIGHTS, epochs=150, milestones=(0.7, 0.9)), options={"kl_scale": 2.2}
 )
 
 # -- LeNet5-Caffe --------------------------------------------------------------------------------
@@ -317,17 +217,17 @@ _lenet5 = _Network(
 )
 _options = {**_scales(conv1=9.0, conv2=4.5, fc1=2.5, fc2=4.0), **_THRESHOLD}
 _lenet5.add_baselines()
-_lenet5.add(_BB, options=_options)
+_lenet5.add(BB, options=_options)
 _lenet5.add(
-    f"{_BB}-scaled", options={**_scales(conv1=16.0, conv2=8.0, fc1=2.5, fc2=4.0), **_THRESHOLD}
+    f"{BB}-scaled", options={**_scales(conv1=16.0, conv2=8.0, fc1=2.5, fc2=4.0), **_THRESHOLD}
 )
-_lenet5.add(f"dependent-{_BB}", options=_options, dependent=_CONV_GATES, dependent_epochs=8)
-for _key in (_SBP, _L0):
+_lenet5.add(f"dependent-{BB}", options=_options, dependent=_CONV_GATES, dependent_epochs=8)
+for _key in (SBP, L0):
     _lenet5.prune(_key, 22, 1e-2)
 _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
-_lenet5.add(_SVD, Stage("plain", 10, weight_decay=0.0), _WEIGHTS)
+_lenet5.add(SVD, Stage("plain", 10, weight_decay=0.0), _WEIGHTS)
 
 # -- VGG, for a GPU: not run yet -----------------------------------------------------------------
 
@@ -342,8 +242,8 @@ _vgg = _Network(
 )
 _options = {"init_concentration1": 2.126928}  # softplus(2), the paper's for VGG
 _vgg.add_baselines()
-_vgg.add(_BB, options=_options)
-_vgg.add(f"dependent-{_BB}", options=_options, dependent={"init_shift": 1.0}, dependent_epochs=200)
+_vgg.add(BB, options=_options)
+_vgg.add(f"dependent-{BB}", options=_options, dependent={"init_shift": 1.0}, dependent_epochs=200)
 # The first convolution is unmasked, as published, and fc1's inputs are conv8's maps.
 replace(_vgg, name="vgg11", title="VGG-11, half as wide again", network="vgg11").nest(
     0.03 * 50_000,
@@ -369,20 +269,20 @@ _digits = _Network(
 _options = {"init_concentration1": 2.0, **_TENTH}
 _digits.add_baselines()
 _digits.add(
-    _BB,
+    BB,
     _digits.plain,
     replace(_digits.sparse, learning_rate=3e-3),
     options={**_options, "kl_scale": 0.03},
 )
-_digits.add(f"dependent-{_BB}", options=_options, dependent=_GATES)
-for _method in (_IBP, _HIBP):
+_digits.add(f"dependent-{BB}", options=_options, dependent=_GATES)
+for _method in (IBP, HIBP):
     _digits.add(_method, options=_TENTH)
-for _key in (_SBP, _L0):
+for _key in (SBP, L0):
     _digits.prune(_key, 200, 3e-2)
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))
 _digits.add(
-    _SVD,
+    SVD,
     Stage(
         "sparse",
         200,

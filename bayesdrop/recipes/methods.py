@@ -1,0 +1,108 @@
+"""What each method is in the recipes of every network: its key, options and summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_PRETRAINED = "from pretrained weights"
+BB, SBP, L0 = "beta-bernoulli", "structured-bayesian-pruning", "hard-concrete"
+IBP, HIBP, VND, SVD = (
+    "indian-buffet",
+    "hierarchical-indian-buffet",
+    "variational-nested",
+    "sparse-variational",
+)
+_BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
+_FIXED = "nested dropout, the number of kept groups"
+_ONE_WIDTH = "all layers at one width"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What recipes for several networks have in common.
+
+    Args:
+        words: What the recipe's summary says behind the network's title.
+        dropout: Key of the dropout; None for a plain network.
+        options: Of ``convert``.
+        rate: Of the ``nn.Dropout`` layers that the network is built with.
+    """
+
+    words: str
+    dropout: str | None = None
+    options: Mapping[str, Any] | None = None
+    rate: float = 0.0
+
+
+_UNITS = {"linear": False, "conv": False}  # only where an nn.Dropout was
+_AS_RUN = {"shared_by": "example", "gradient": "straight-through"}
+_SOFTPLUS, _LOG = {"parametrization": "softplus"}, {"parametrization": "log"}  # as tuned
+_OPEN_LAW = {"prior_continue_prob": None, "init_continue_prob": None}
+
+METHODS = {
+    "": Method("no dropout"),
+    "dropout": Method(f"nn.Dropout(0.5) {_BEFORE}", rate=0.5),
+    BB: Method(f"beta-Bernoulli dropout {_PRETRAINED}", BB, _SOFTPLUS),
+    f"{BB}-scaled": Method(
+        f"beta-Bernoulli dropout {_PRETRAINED}, the convolutions' KL scaled up", BB, _SOFTPLUS
+    ),
+    f"dependent-{BB}": Method(
+        f"beta-Bernoulli dropout {_PRETRAINED}, then masks that look at the input", BB, _SOFTPLUS
+    ),
+    IBP: Method(f"Indian buffet dropout {_PRETRAINED}", IBP, _LOG),
+    **{
+        f"{IBP}-{mass}": Method(
+            f"Indian buffet dropout of concentration {mass} {_PRETRAINED}",
+            IBP,
+            {"concentration": float(mass), **_LOG},
+        )
+        for mass in (5, 20, 50)
+    },
+    HIBP: Method(
+        f"hierarchical Indian buffet dropout {_PRETRAINED}",
+        HIBP,
+        {"concentration": 5.0, "layer_concentration": 4.0, **_LOG},
+    ),
+    SBP: Method(f"structured Bayesian pruning {_PRETRAINED}", SBP),
+    L0: Method(f"hard-concrete gates with an L0 penalty {_PRETRAINED}", L0),
+    "mc-dropout": Method(
+        f"nn.Dropout(0.5) {_BEFORE}, sampled at test", "mc-dropout", _UNITS, rate=0.5
+    ),
+    "gaussian": Method(f"Gaussian dropout of rate 0.5 {_BEFORE}", "gaussian", _UNITS, rate=0.5),
+    "dropconnect": Method(
+        f"Bernoulli dropconnect of rate 0.5 {_IN}", "dropconnect", {"drop_prob": 0.5}
+    ),
+    "gaussian-dropconnect": Method(
+        f"Gaussian dropconnect of rate 0.5 {_IN}", "gaussian-dropconnect", {"drop_prob": 0.5}
+    ),
+    "spike-and-slab": Method(
+        f"nn.Dropout(0.5) {_BEFORE} and Gaussian dropconnect of rate 0.5 in them",
+        "mc-dropout",
+        _UNITS,
+        rate=0.5,
+    ),
+    "concrete": Method("concrete dropout, a learned rate for each layer", "concrete"),
+    "nested-uniform": Method(f"{_FIXED} uniform", "nested", {"law": "uniform"}),
+    "nested-geometric": Method(
+        f"{_FIXED} geometric", "nested", {"law": "geometric", "continue_prob": 0.9}
+    ),
+    "nested-shared": Method(
+        f"nested dropout, {_ONE_WIDTH}: full in three of ten masks, else uniform",
+        "nested",
+        {"law": "uniform", "full_prob": 0.3, "share_widths": True},
+    ),
+    VND: Method("variational nested dropout", VND, {**_OPEN_LAW, **_AS_RUN}),
+    f"{VND}-frozen": Method(
+        "variational nested dropout, order probabilities frozen at their initial 0.9526",
+        VND,
+        {"learn_order": False, **_AS_RUN},
+    ),
+    f"{VND}-shared": Method(
+        f"variational nested dropout, {_ONE_WIDTH}",
+        VND,
+        {**_OPEN_LAW, "prior_full_prob": 0.3, "share_widths": True, **_AS_RUN},
+    ),
+    SVD: Method("sparse variational dropout of the weights", SVD),
+}
