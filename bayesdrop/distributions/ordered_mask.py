@@ -60,6 +60,9 @@ class OrderedMask(TorchDistribution):
         probs: :math:`\beta`, each in [0, 1], ``(..., D)``. Give this or ``logits``.
         logits: :math:`\mathrm{logit}\,\beta`, ``(..., D)``. Give this or ``probs``.
         validate_args: Whether to check arguments and values.
+        stratified: Whether the masks of one draw share its law out among them: of n masks each
+            takes another of n equal slices of the law, in random order. Each alone has the law,
+            together they are dependent: their mean over a batch varies less.
 
     Shape:  batch shape ``(...)``, event shape ``(D,)``.
 
@@ -90,6 +93,7 @@ class OrderedMask(TorchDistribution):
         logits: Tensor | None = None,
         *,
         validate_args: bool | None = None,
+        stratified: bool = False,
     ) -> None:
         given = logits if probs is None else probs
         if given is None or (probs is not None and logits is not None) or given.ndim < 1:
@@ -104,6 +108,7 @@ class OrderedMask(TorchDistribution):
         else:
             self.logits = given
         self._param = given
+        self.stratified = stratified
         super().__init__(given.shape[:-1], given.shape[-1:], validate_args=validate_args)
 
     @lazy_property
@@ -119,6 +124,7 @@ class OrderedMask(TorchDistribution):
     @override
     def expand(self, batch_shape: Shape, _instance: object = None) -> Self:
         new = self._get_checked_instance(type(self), _instance)
+        new.stratified = self.stratified
         new._param = self._param.expand(torch.Size(batch_shape) + self.event_shape)
         setattr(
             new, "probs" if self._param is self.__dict__.get("probs") else "logits", new._param
@@ -159,8 +165,17 @@ class OrderedMask(TorchDistribution):
         # The number of open units by its inverse survival function: one number for each mask.
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
-            u = noise.uniform((*shape[:-1], 1), self._param)
+            u = self.quantiles(shape[:-1])
             return (u < self.mean).to(self._param.dtype).expand(shape)
+
+    def quantiles(self, shape: Shape) -> Tensor:
+        """Return the noise that decides how many units are open, from all (0) to none (1).
+
+        Args:
+            shape: Of the masks, ``(...)``; the result is ``(..., 1)``.
+        """
+        draw = noise.strata if self.stratified else noise.uniform
+        return draw((*shape, 1), self._param)
 
     @override
     def log_prob(self, value: Tensor) -> Tensor:
@@ -283,6 +298,7 @@ class OrderedMaskInterpolated(OrderedMask):
         probs: :math:`\beta`, ``(..., D)``. Give this or ``logits``.
         logits: :math:`\mathrm{logit}\,\beta`, ``(..., D)``. Give this or ``probs``.
         validate_args: Whether to check arguments and values.
+        stratified: As for ``OrderedMask``.
 
     Shape:  batch shape ``(...)``, event shape ``(D,)``.
 
@@ -306,7 +322,11 @@ class OrderedMaskInterpolated(OrderedMask):
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        u, v, place = noise.uniform((3, *shape[:-1], 1), self._param)
+        if self.stratified:
+            u = self.quantiles(shape[:-1])
+            v, place = noise.uniform((2, *shape[:-1], 1), self._param)
+        else:
+            u, v, place = noise.uniform((3, *shape[:-1], 1), self._param)
         log_open, log_tail = logsigmoid(self.logits).cumsum(-1), self.log_tail_probs.detach()
         log_pair = torch.minimum(log_tail[..., :-1], log_tail[..., 1:])
         none = torch.zeros_like(log_pair[..., :1])

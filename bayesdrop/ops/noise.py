@@ -25,6 +25,22 @@ def uniform(shape: Sequence[int], like: Tensor) -> Tensor:
     return noise.clamp_(min=info.tiny, max=1.0 - info.eps)
 
 
+def strata(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return uniform noise, one number in each of as many equal intervals as there are numbers.
+
+    Which number is in which interval is random, so that each alone is uniform on (0, 1); together
+    they cover it evenly.
+
+    Args:
+        shape: Of the noise, of n numbers in intervals of length 1 / n.
+        like: Gives dtype and device.
+    """
+    place, order = uniform((2, math.prod(shape)), like)
+    info = torch.finfo(like.dtype)
+    noise = (order.argsort() + place) / max(1, len(place))
+    return noise.clamp(min=info.tiny, max=1.0 - info.eps).reshape(tuple(shape))
+
+
 def uniforms(shapes: Sequence[Sequence[int]], like: Tensor) -> Tensor:
     """Return the uniform noise of several arrays as one vector, one array behind the other.
 

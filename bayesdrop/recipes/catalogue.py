@@ -130,11 +130,12 @@ class _Network:
             **stage: Fields of the one stage.
         """
         scales = {VND: kl_scale, f"{VND}-shared": 10.0 * kl_scale}
+        scales[f"{VND}-stratified"] = 10.0 * kl_scale
         for method in METHODS:
             if not method.startswith(("nested-", VND)):
                 continue
             more: dict[str, Any] = {"kl_scale": scales[method]} if method in scales else {}
-            if "shared" in method:
+            if (METHODS[method].options or {}).get("share_widths"):
                 more["num_groups"] = num_groups
             self.add(
                 method,

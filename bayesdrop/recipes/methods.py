@@ -17,6 +17,12 @@ IBP, HIBP, VND, SVD = (
 _BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
 _FIXED = "nested dropout, the number of kept groups"
 _ONE_WIDTH = "all layers at one width"
+_SPREAD = f"{_ONE_WIDTH}, shared out in a batch, and weights with fixed noise"
+_SPREAD_OPTIONS = {
+    "share_widths": True,
+    "stratified": True,
+    "weights": {"dropout": "gaussian-dropconnect", "drop_prob": 0.1},
+}
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ METHODS = {
         "nested",
         {"law": "uniform", "full_prob": 0.3, "share_widths": True},
     ),
+    "nested-stratified": Method(
+        f"nested dropout, {_SPREAD}",
+        "nested",
+        {"law": "uniform", "full_prob": 0.3, **_SPREAD_OPTIONS},
+    ),
     VND: Method("variational nested dropout", VND, {**_OPEN_LAW, **_AS_RUN}),
     f"{VND}-frozen": Method(
         "variational nested dropout, order probabilities frozen at their initial 0.9526",
@@ -103,6 +114,11 @@ METHODS = {
         f"variational nested dropout, {_ONE_WIDTH}",
         VND,
         {**_OPEN_LAW, "prior_full_prob": 0.3, "share_widths": True, **_AS_RUN},
+    ),
+    f"{VND}-stratified": Method(
+        f"variational nested dropout, {_SPREAD}",
+        VND,
+        {**_OPEN_LAW, "prior_full_prob": 0.3, "shared_by": "example", **_SPREAD_OPTIONS},
     ),
     SVD: Method("sparse variational dropout of the weights", SVD),
 }

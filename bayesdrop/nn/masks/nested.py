@@ -90,6 +90,7 @@ class NestedDropout(OrderedUnits):
         always_kept: Number of groups :math:`F` that every mask keeps; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
         share_widths: Whether the layers of a network share their widths; see ``OrderedUnits``.
+        stratified: Whether the masks of a training batch share the law out; see ``OrderedUnits``.
         law: ``"uniform"``: each number of kept groups from F to G is as likely. ``"geometric"``:
             it is geometric, the last taking what is left.
         continue_prob: :math:`\rho` of the geometric law, in (0, 1).
@@ -115,7 +116,7 @@ class NestedDropout(OrderedUnits):
 
     probs: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the law's and its widths'
         self,
         num_units: int,
         *,
@@ -127,6 +128,7 @@ class NestedDropout(OrderedUnits):
         always_kept: int | None = None,
         ordering: Ordering = "index",
         share_widths: bool = False,
+        stratified: bool = False,
         law: TruncationLaw = "uniform",
         continue_prob: float = 0.9,
         full_prob: float | None = None,
@@ -141,6 +143,7 @@ class NestedDropout(OrderedUnits):
             always_kept=always_kept,
             ordering=ordering,
             share_widths=share_widths,
+            stratified=stratified,
         )
         if law not in _LAWS:
             raise unknown_name("law", law, _LAWS)
@@ -187,5 +190,6 @@ class NestedDropout(OrderedUnits):
 
     @override
     def _free_mask(self, latents: Latents) -> TorchDistribution:
-        order = OrderedMask(self.probs, validate_args=False)
+        stratified = self.stratified and self.training
+        order = OrderedMask(self.probs, validate_args=False, stratified=stratified)
         return UnitMask(order, self.unit_group, self.always_kept)

@@ -56,6 +56,17 @@ class OrderedUnits(BayesianDropout):
     (``share_width_with``; ``convert`` with ``share_widths=True``): in every pass both then have as
     many kept groups. A network that runs at one width in all layers is trained as such.
 
+    Where each example has a mask, ``stratified=True`` draws those of a batch of :math:`N`
+    together, example :math:`n` from a slice of the law of its own, in random order:
+
+    .. math:: t_n = F^{-1}(u_n), \qquad u_n = \frac{s_n + v_n}{N}, \quad
+              s\ \text{a random permutation of}\ 0, \dots, N - 1, \quad v_n \sim U(0, 1)
+
+    Each :math:`t_n` alone has the law, so that loss and gradient keep their expectations; how many
+    examples run at each width hardly varies. The full width and the narrowest are in every batch
+    if their probability :math:`P` is at least :math:`1 / N`: :math:`\lfloor NP \rfloor` times or
+    more; any other width at least :math:`\lfloor NP \rfloor - 1` times.
+
     Args:
         num_units: Number of units :math:`K`.
         unit_dim: The masked dimension: -1 for features, -3 for convolution maps.
@@ -70,6 +81,8 @@ class OrderedUnits(BayesianDropout):
             ``rank_units`` says; ``convert`` calls it with the norms of each unit's weights.
         share_widths: Whether the layers that one call of ``convert`` puts in share the width of
             the first of them. They need the same number of groups.
+        stratified: Whether the masks of a batch in training mode share the law of widths out among
+            them. See above.
     """
 
     always_shown: ClassVar[tuple[str, ...]] = ("num_groups",)
@@ -88,6 +101,7 @@ class OrderedUnits(BayesianDropout):
         always_kept: int | None = None,
         ordering: Ordering = "index",
         share_widths: bool = False,
+        stratified: bool = False,
     ) -> None:
         super().__init__(
             num_units,
@@ -108,7 +122,7 @@ class OrderedUnits(BayesianDropout):
                 hint="By default there are at most 32 groups, of which one is always kept.",
             )
         self.num_groups, self.always_kept, self.ordering = groups, fixed, ordering
-        self.share_widths = share_widths
+        self.share_widths, self.stratified = share_widths, stratified
         self.held_groups: int | None = None
         # In a tuple, so that the other layer is no child of this module.
         self._width_source: tuple[OrderedUnits, ...] = ()

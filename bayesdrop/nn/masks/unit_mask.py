@@ -11,7 +11,6 @@ from torch.distributions import constraints
 from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
-from bayesdrop.ops import noise
 from bayesdrop.typing import Shape
 
 
@@ -54,7 +53,7 @@ class UnitMask(TorchDistribution):
                 return self.rsample(sample_shape)
             shape = self._extended_shape(torch.Size(sample_shape))
             mean = self.mean
-            return (noise.uniform((*shape[:-1], 1), mean) < mean).to(mean.dtype)
+            return (self.order.quantiles(shape[:-1]) < mean).to(mean.dtype)
 
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:

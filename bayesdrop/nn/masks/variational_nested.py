@@ -61,6 +61,7 @@ class VariationalNestedDropout(OrderedUnits):
         always_kept: Number of groups :math:`F` that every mask keeps; :math:`D = G - F`.
         ordering: ``"index"`` or ``"importance"``; see ``OrderedUnits``.
         share_widths: Whether the layers of a network share their widths; see ``OrderedUnits``.
+        stratified: Whether the masks of a training batch share the law out; see ``OrderedUnits``.
         prior_continue_prob: :math:`\pi_k` in (0, 1), the same for every group; None is the prior
             under which every number of kept groups is as likely.
         prior_full_prob: Prior probability that all groups are kept; the other widths share the
@@ -116,6 +117,7 @@ class VariationalNestedDropout(OrderedUnits):
         always_kept: int | None = None,
         ordering: Ordering = "index",
         share_widths: bool = False,
+        stratified: bool = False,
         prior_continue_prob: float | None = 0.95,
         prior_full_prob: float | None = None,
         init_continue_prob: float | None = 0.952574,
@@ -134,11 +136,20 @@ class VariationalNestedDropout(OrderedUnits):
             always_kept=always_kept,
             ordering=ordering,
             share_widths=share_widths,
+            stratified=stratified,
         )
         if shared_by not in get_args(SharedBy):
             raise unknown_name("shared_by", shared_by, get_args(SharedBy))
         if gradient not in get_args(OrderGradient):
             raise unknown_name("gradient", gradient, get_args(OrderGradient))
+        if stratified and (shared_by == "batch" or (learn_order and gradient != "interpolated")):
+            raise ConfigError(
+                type(self).__name__,
+                expected="shared_by='example' and gradient='interpolated' with stratified=True",
+                got=f"shared_by={shared_by!r} and gradient={gradient!r}",
+                hint="One mask for all examples has no widths to share out, and masks with the "
+                "published gradient are drawn from noise for each width.",
+            )
         bound = 1.0 / (1.0 + math.exp(-_MAX_LOGIT))
         good_init = init_continue_prob is None or 1 - bound <= init_continue_prob <= bound
         good_prior = prior_continue_prob is None or 0.0 < prior_continue_prob < 1.0
@@ -190,7 +201,9 @@ class VariationalNestedDropout(OrderedUnits):
     def order_posterior(self) -> OrderedMask:
         logits = self.clamped_logits()
         if self.training and self.gradient == "interpolated" and self._law.learn_order:
-            return OrderedMaskInterpolated(logits=logits, validate_args=False)
+            return OrderedMaskInterpolated(
+                logits=logits, validate_args=False, stratified=self.stratified
+            )
         return OrderedMaskStraightThrough(self.temperature, logits=logits, validate_args=False)
 
     @property
@@ -252,6 +265,8 @@ class VariationalNestedDropout(OrderedUnits):
         if "order" in latents:
             return Delta(self.expand_order(latents["order"]), event_dim=1, validate_args=False)
         order = self.order_posterior()
-        if not self.training:  # without the gradient one random number makes a mask
-            order = OrderedMask(logits=order.logits, validate_args=False)
+        if not self.training or (self.stratified and not self._law.learn_order):
+            # Without the gradient one random number makes a mask.
+            stratified = self.stratified and self.training
+            order = OrderedMask(logits=order.logits, validate_args=False, stratified=stratified)
         return UnitMask(order, self.unit_group, self.always_kept)

@@ -94,6 +94,12 @@ class FixedRateWeights(BayesianWeights):
         return self.weight.new_zeros(()) if penalty is None else self.kl_scale * penalty
 
     @override
+    def kl_by_unit(self, dim: int = 0) -> Tensor:
+        if not is_own(type(self), "kl_by_unit", "prior", "posterior"):
+            return super().kl_by_unit(dim)
+        return self.weight.new_zeros(self.weight.shape[dim])
+
+    @override
     def weight_moments(self) -> tuple[Tensor, Tensor]:
         return self.weight, self.weight.square() * (self.drop_prob / (1 - self.drop_prob))
 
