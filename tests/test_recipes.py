@@ -147,6 +147,26 @@ def test_a_run_that_starts_from_another_ends_with_the_same_bits(trained, tmp_pat
     assert list(rest.history) == ["plain", "beta-bernoulli", "dependent"]
 
 
+def test_a_run_starts_from_the_plain_network_of_any(trained, tmp_path):
+    """Pretraining is the same whatever dropout comes after it."""
+    whole = tiny()
+    pretraining = dataclasses.replace(
+        whole, name="alone", stages=whole.stages[:1], dropout=None, dropout_options={}
+    )
+    train(tmp_path / "alone", pretraining)
+    assert_same(train(tmp_path / "rest", start=tmp_path / "alone").bnn, trained[1].bnn)
+
+
+def test_a_stage_trains_with_several_masks_in_the_logarithm(tmp_path):
+    first = tiny()
+    several = dataclasses.replace(first.stages[1], num_masks=2)
+    recipe = dataclasses.replace(first, stages=(first.stages[0], several))
+    assert "num_masks" not in first.to_dict()["stages"][1]  # as of runs before there was one
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    run = train(tmp_path, recipe)
+    assert [record["num_masks"] for record in run.history["beta-bernoulli"]] == [2] * 3
+
+
 def test_a_run_starts_only_from_its_own_first_stages(trained, tmp_path):
     out, _ = trained
     with pytest.raises(ConfigError, match="first stages of this run, with seed=1, got seed=0"):

@@ -84,8 +84,11 @@ def check_beginning(start: Path, num_stages: int, run: Mapping[str, Any]) -> Non
     theirs = _flatten({name: found.get(name) for name in run})
     recipe = {**run["recipe"], "stages": run["recipe"]["stages"][:num_stages]}
     ours = _flatten({**run, "recipe": recipe})
+    later: tuple[str, ...] = ("recipe.dependent_options",)
+    if not any(stage["dropout"] for stage in recipe["stages"]):
+        later += ("recipe.dropout",)  # and its options: what came before has none
     for name in theirs | ours:
-        if name in _OTHERS_OWN or name.startswith("recipe.dependent_options"):
+        if name in _OTHERS_OWN or name.startswith(later):
             continue
         if theirs.get(name, "nothing") != ours.get(name, "nothing"):
             raise ConfigError(

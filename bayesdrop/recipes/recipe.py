@@ -15,6 +15,7 @@ from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.recipes.earlier import ADDED, todays_recipe, with_todays_names
 from bayesdrop.record import plain
 from bayesdrop.registry import Registry
+from bayesdrop.typing import NumMasks
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Stage:
         decay_since: Fraction of the run from which the learning rates fall linearly to 0, instead
             of the milestones; None for these.
         compact_every: Epochs after which pruned units leave training, as for ``fit``.
+        num_masks: Masks inside the logarithm, or ``"exact"``, as for ``fit``.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Stage:
     kl_warm_up: float = 0.0
     decay_since: float | None = None
     compact_every: int | None = None
+    num_masks: NumMasks = 1
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
@@ -167,8 +170,8 @@ class Recipe:
         """Return the recipe as JSON's types."""
         values: dict[str, Any] = plain(dataclasses.asdict(self))
         for stage in values["stages"]:
-            for name in ("decay_since", "compact_every"):
-                if stage[name] is None:  # as runs have it that are older than the field
+            for name in ("decay_since", "compact_every", "num_masks"):
+                if stage[name] == _LATER[name]:  # as runs have it that are older than the field
                     del stage[name]
         return values
 
@@ -227,6 +230,8 @@ class Recipe:
             stages.append(dataclasses.replace(stage, **changes))
         return dataclasses.replace(self, stages=tuple(stages))
 
+
+_LATER = {field.name: field.default for field in dataclasses.fields(Stage)}
 
 registry: Registry[Recipe] = Registry("recipe")
 """Name to recipe."""

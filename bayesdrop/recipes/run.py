@@ -314,6 +314,7 @@ def _train(  # noqa: PLR0913 - a run's parts
         schedule=stage.schedule(),
         kl_weight=warm_up(stage.kl_warm_up) if stage.kl_warm_up else None,
         compact_every=stage.compact_every,
+        num_masks=stage.num_masks,
         seed=seed,
         checkpoint_dir=folder,
         progress=progress,
