@@ -40,6 +40,7 @@ RENAMED = {
     "count_flops": "compression.count_flops",
     "export_onnx": "save_plain",
     "fit_temperature": "metrics.fit_temperature",
+    "hold_width": "compression.hold_width",
     "load_compact": "load_plain",
     "load_regression": "load_data",
     "load_sparse": "load_plain",
@@ -63,7 +64,7 @@ RENAMED = {
     "sparsity_table": "compression.measure_sparsity",
     "to_deterministic": "without_dropout",
     "width_sweep": "compression.sweep_widths",
-    "with_width": "hold_width",
+    "with_width": "compression.hold_width",
 }
 """Earlier name in ``bayesdrop`` to today's, from ``bayesdrop`` on."""
 

@@ -5,7 +5,6 @@ from bayesdrop.compression import (
     choose_width,
     compact,
     cut_to_width,
-    hold_width,
     load_plain,
     save_plain,
 )
@@ -34,6 +33,7 @@ from bayesdrop.nn import (
     impose_masks,
     kl_divergence,
     to_dependent,
+    update_prior,
 )
 from bayesdrop.program import BayesianNetwork, VariationalAutoencoder
 from bayesdrop.reporting import report
@@ -68,7 +68,6 @@ __all__ = [
     "evaluate",
     "fit",
     "guide_diagnostic",
-    "hold_width",
     "impose_masks",
     "kl_divergence",
     "load",
@@ -86,5 +85,6 @@ __all__ = [
     "schedules",
     "to_dependent",
     "to_inference_data",
+    "update_prior",
     "without_dropout",
 ]

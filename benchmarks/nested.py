@@ -141,7 +141,7 @@ def build(
     network = bd.convert(network, recipe.dropout, **{"trained": False, **options})
     if method != "separate":
         return network
-    plain = bd.compact(bd.hold_width(network, width).eval(), splits.train[0][:2])
+    plain = bd.compact(bd.compression.hold_width(network, width).eval(), splits.train[0][:2])
     for module in plain.modules():  # a prefix of a layer's initial weights is none of its own
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()

@@ -90,7 +90,7 @@ def run(name: str, seed: int, keys: list[str]) -> dict:
             bnn = bd.BayesianNetwork(net, bd.Categorical(), len(digits.train[0])).eval()
             found = row["trained" if trained else "as the class"] = figures(bnn, digits.test, seed)
             if "nested" in key:
-                full = bd.hold_width(bnn, 1.0)
+                full = bd.compression.hold_width(bnn, 1.0)
                 found["full width"] = figures(full, digits.test, seed)["mean"]
             if key == "beta-bernoulli":
                 started = time.process_time()

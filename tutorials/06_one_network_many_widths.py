@@ -114,7 +114,7 @@ within, enough, [tuple(m.weight.shape) for m in small.modules() if isinstance(m,
 # ## Does it need the order?
 #
 # The same cut through a network that was trained without one: its first units know nothing of
-# being first. `hold_width` masks are imposed on the plain weights.
+# being first. `bd.compression.hold_width` masks are imposed on the plain weights.
 
 # %%
 unordered = classifier(None)

@@ -210,6 +210,25 @@ def kl_beyond_one(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return c.log() + log_beta - (d - 1) * expected_log1m(*torch.broadcast_tensors(a, b))
 
 
+@register_kl(Kumaraswamy, Kumaraswamy)
+def _kl_kumaraswamy_kumaraswamy(q: Kumaraswamy, p: Kumaraswamy) -> Tensor:
+    r"""As that from a Beta, of which :math:`\mathrm{Kumaraswamy}(c, 1) = \mathrm{Beta}(c, 1)`.
+
+    .. math:: \mathrm{KL}(q \,\|\, \mathrm{Beta}(c, 1)) - \log d - (d-1)\,E_q[\log(1-x^c)]
+    """
+    c, d = p.concentration1, p.concentration0
+    beta = Beta(c, torch.ones_like(c), validate_args=False)
+    return _kl_kumaraswamy_beta(q, beta) + kl_beyond_power(
+        q.concentration1, q.concentration0, c, d
+    )
+
+
+def kl_beyond_power(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """Return how much more the divergence from Kumaraswamy(c, d) is than from Beta(c, 1)."""
+    # x^c has the law Kumaraswamy(a / c, b).
+    return -d.log() - (d - 1) * expected_log1m(*torch.broadcast_tensors(a / c, b))
+
+
 # Gradients are written out for the reason given in bayesdrop.ops.stable, each beside its function
 # in plain operations: what torch's transforms take, and what higher derivatives come from.
 

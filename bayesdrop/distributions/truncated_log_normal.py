@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import wide
-from bayesdrop.ops.truncated_normal import Truncation, sample_log, truncation
+from bayesdrop.ops.truncated_normal import Truncation, moments_from_mode, sample_log, truncation
 from bayesdrop.typing import Shape
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -281,3 +281,33 @@ def _kl_truncated_log_normal_log_uniform(q: TruncatedLogNormal, p: TruncatedLogU
     kl = entropy_gap - wide(q.scale).log() + (wide(p.upper) - wide(p.lower)).log()
     outside = (q.lower < p.lower) | (q.upper > p.upper)
     return torch.where(outside, torch.inf, kl).to(q.loc.dtype)
+
+
+@register_kl(TruncatedLogNormal, TruncatedLogNormal)
+def _kl_truncated_log_normals(q: TruncatedLogNormal, p: TruncatedLogNormal) -> Tensor:
+    r"""Exact where both have one interval, infinite where the first's is not inside the second's.
+
+    .. math::
+        E_q[\log q - \log p], \qquad
+        \log p = -\tfrac{(x - \mu_p)^2 - (c_p - \mu_p)^2}{2 \sigma_p^2}
+        - \log \sigma_p M_p, \quad x = \log\theta
+
+    with :math:`c` where the density is largest and :math:`M` the mass relative to the density
+    there; the moments of :math:`x` are those about :math:`c_q`.
+    """
+    loc, scale, lower, upper = q._wide()
+    first, second = moments_from_mode((lower - loc) / scale, (upper - loc) / scale)
+    first, second = first * scale, second * scale.square()
+    mode = loc.clamp(lower, upper)
+
+    def fall(fn: TruncatedLogNormal) -> Tensor:
+        # E[(x - c)(x + c - 2 mu)] / 2 sigma^2 with x - c = (x - c_q) + gap.
+        mean, width, low, high = fn._wide()
+        top = mean.clamp(low, high)
+        gap = mode - top
+        square = second + 2 * gap * first + gap.square()
+        constant = width.log() + fn._truncation().log_mass
+        return (square + 2 * (top - mean) * (first + gap)) / (2 * width.square()) + constant
+
+    outside = (q.lower < p.lower) | (q.upper > p.upper)
+    return torch.where(outside, torch.inf, fall(p) - fall(q)).to(q.loc.dtype)

@@ -14,6 +14,7 @@ import torch
 from bayesdrop.archives import check_tensors
 from bayesdrop.errors import CheckpointError
 from bayesdrop.files import first_line, write_file
+from bayesdrop.nn.latents import is_carried
 from bayesdrop.program.program import Program
 
 ProgramT = TypeVar("ProgramT", bound=Program)
@@ -133,6 +134,11 @@ def check_shapes(
 ) -> None:
     """Raise ``CheckpointError`` unless the shapes are those of ``module``, entry by entry."""
     own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    # Whether ``update_prior`` was called is a part of the state, not of the architecture.
+    own, theirs = (
+        {name: shape for name, shape in shapes.items() if not is_carried(module, name, shape)}
+        for shapes in (own, theirs)
+    )
     wrong = [name for name in {**own, **theirs} if own.get(name) != theirs.get(name)]
     if wrong:
         first = wrong[0]

@@ -39,6 +39,7 @@ from bayesdrop.nn.masked_inputs import (
 from bayesdrop.nn.masks import *  # noqa: F403 - what they export is their business
 from bayesdrop.nn.matryoshka import VariationalMatryoshka, VariationalMatryoshkaLoss
 from bayesdrop.nn.multihead import MultiheadAttention
+from bayesdrop.nn.prior_update import update_prior
 from bayesdrop.nn.recurrent import *  # noqa: F403
 from bayesdrop.nn.restriction import restrict_units, unit_tensors
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
@@ -89,5 +90,6 @@ __all__ = [
     "restrict_units",
     "unit_tensors",
     "unmask_inputs",
+    "update_prior",
     "with_plain_weights",
 ]

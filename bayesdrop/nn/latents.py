@@ -15,10 +15,13 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.abstract import Abstract
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn.arguments import given_arguments
 from bayesdrop.nn.context import note_divergence
 from bayesdrop.record import Record
 from bayesdrop.typing import Latents
+
+_PREVIOUS = "previous_"
 
 
 class JointDraw(NamedTuple):
@@ -112,6 +115,60 @@ class LatentOwner(Abstract, nn.Module):
         """Yield posterior means of weights: trained at the weights' rate, without decay."""
         return iter(())
 
+    def carried(self) -> dict[str, Tensor]:
+        """Return the numbers of the posterior that the next task's prior is made of.
+
+        ``bd.update_prior`` keeps each as a buffer ``previous_{name}``, which ``prior`` then reads
+        through ``previous``: a prior of the posterior's family, with a KL divergence that is
+        registered for the pair, and zero before anything is learned. Nothing if the owner learns
+        no law of its latents.
+
+        Raises:
+            ConfigError: If its posterior cannot be a prior; the message says why.
+        """
+        if self.fixed_rate or (not self.posterior() and self.penalty() is None):
+            return {}
+        raise self.cannot_carry(f"that of {type(self).__name__}, for which no such form is known")
+
+    def cannot_carry(self, got: str) -> ConfigError:
+        """Return the error of an owner whose posterior cannot be a prior.
+
+        Args:
+            got: What the posterior is.
+        """
+        return ConfigError(
+            self.name,
+            expected="a posterior that can be the next task's prior",
+            got=got,
+            hint="Beta-Bernoulli and Indian buffet masks have one, and so have Gaussian weights.",
+        )
+
+    def carry(self, numbers: Mapping[str, Tensor]) -> None:
+        """Keep what ``carried`` returned, at which the prior stands from now on."""
+        for name, value in numbers.items():
+            self.register_buffer(_PREVIOUS + name, value.detach().clone())
+
+    def previous(self, name: str) -> Tensor | None:
+        """Return what was carried of this name; None before the first ``bd.update_prior``."""
+        return self._buffers.get(_PREVIOUS + name)
+
+    @override
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # An owner has these buffers from its first update on, so a state decides which it has.
+        own = {name for name in self._buffers if name.startswith(_PREVIOUS)}
+        start = prefix + _PREVIOUS
+        theirs = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(start)}
+        if any(key.startswith(prefix) for key in state_dict):
+            for name in own - theirs.keys():
+                del self._buffers[name]
+        like = next(self.parameters(recurse=False), torch.empty(0))
+        for name, value in theirs.items():
+            if name not in own:
+                self.register_buffer(name, torch.empty_like(value).to(like))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def draw_latents(self) -> dict[str, Tensor]:
         """Draw the global latents from the posterior, with pathwise gradients."""
         return {name: q.rsample() for name, q in self.posterior().items()}
@@ -166,6 +223,19 @@ class LatentOwner(Abstract, nn.Module):
 
     def _device(self) -> torch.device:
         return next(iter(self.parameters()), torch.empty(0)).device
+
+
+def is_carried(network: nn.Module, name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether an entry of a state is what ``update_prior`` adds to an owner's.
+
+    Args:
+        network: The module whose state it may be.
+        name: The entry's.
+        shape: Its shape, that of one of the owner's parameters.
+    """
+    path, _, own = name.rpartition(".")
+    owner = dict(network.named_modules()).get(path) if own.startswith(_PREVIOUS) else None
+    return isinstance(owner, LatentOwner) and any(shape == p.shape for p in owner.parameters())
 
 
 def is_own(cls: type, name: str, *others: str) -> bool:

@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.distributions.elements import elements
+from bayesdrop.distributions.normal import Normal
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.nn.arguments import is_real, shown_arguments
 from bayesdrop.nn.context import context_of
@@ -208,6 +209,22 @@ class BayesianWeights(LatentOwner):
     def mean_weight(self) -> Tensor:
         """Return the mean weights, zero where they are pruned."""
         return torch.where(self.kept(), self.weight, torch.zeros_like(self.weight))
+
+    @override
+    def carried(self) -> dict[str, Tensor]:
+        fn = elements(self.posterior()["weight"])
+        if self.fixed_rate or not isinstance(fn, Normal):
+            return super().carried()
+        return {"loc": fn.loc, "scale": fn.scale}
+
+    def previous_weight(self) -> Normal | None:
+        """Return the posterior that ``bd.update_prior`` has made the prior, if it has.
+
+        A ``prior`` asks it first; where the posterior is a ``Normal`` of each weight, nothing
+        else is to be done for the layer to learn from one data set after another.
+        """
+        loc, scale = self.previous("loc"), self.previous("scale")
+        return None if loc is None or scale is None else Normal(loc, scale, validate_args=False)
 
     def kl_by_unit(self, dim: int = 0) -> Tensor:
         """Return the KL divergence of each unit's weights in nats, without ``kl_scale``.

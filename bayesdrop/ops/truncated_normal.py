@@ -94,6 +94,41 @@ def truncation(lower: Tensor, upper: Tensor) -> Truncation:
     return Truncation(*(torch.where(tail, t, m) for t, m in zip(in_tail, around, strict=True)))
 
 
+def moments_from_mode(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`E[z - c]` and :math:`E[(z - c)^2]` of a standard normal on an interval.
+
+    :math:`c` is the point of ``[lower, upper]`` nearest to zero, from which the moments do not
+    cancel, however far out in a tail the interval is: with :math:`e = \phi(y) / \phi(x)`, for
+    the tail :math:`[x, y]`,
+
+    .. math::
+        E[z - x] = \frac{1 - x R(x) - e\,(1 - x R(y))}{R(x) - e R(y)}, \qquad
+        E[(z - x)^2] = 1 - x\,E[z - x] - \frac{(y - x)\,e}{R(x) - e R(y)}
+
+    Args:
+        lower: Lower end.
+        upper: Upper end, greater.
+    """
+    tail = (lower > 0) | (upper < 0)
+    x = torch.where(tail, torch.where(lower > 0, lower, -upper), 1.0)
+    y = torch.where(tail, torch.where(lower > 0, upper, -lower), 2.0)
+    mass = truncation(lower, upper).log_mass.exp()
+    safe = torch.where(tail, mass, 1.0)
+    decay = torch.exp(-0.5 * (y - x) * (y + x))
+    rest = _product(decay, mills_gap(y) + (y - x) * mills_ratio(y))
+    step = (mills_gap(x) - rest) / safe
+    square = 1 - x * step - _product(decay, y - x) / safe
+    # Inside, densities at the ends relative to that at zero.
+    low, high = torch.where(tail, 0.0, lower), torch.where(tail, 0.0, upper)
+    at_low, at_high = torch.exp(-0.5 * low * low), torch.exp(-0.5 * high * high)
+    mean = (at_low - at_high) / mass
+    second = 1 + (_product(at_low, low) - _product(at_high, high)) / mass
+    return (
+        torch.where(tail, torch.where(lower > 0, step, -step), mean),
+        torch.where(tail, square, second),
+    )
+
+
 def sample_log(
     loc: Tensor, scale: Tensor, lower: Tensor, upper: Tensor, quantile: Tensor
 ) -> Tensor:

@@ -367,7 +367,9 @@ ARRAYS = [
 
 def ordered(width: Any) -> Any:
     net = nn.Sequential(nn.Linear(4, 64), bd.NestedDropout(64), nn.Linear(64, 3))
-    return bd.hold_width(bd.BayesianNetwork(net, bd.Categorical(), num_data=20), width).units()
+    return bd.compression.hold_width(
+        bd.BayesianNetwork(net, bd.Categorical(), num_data=20), width
+    ).units()
 
 
 COMPRESSION = [

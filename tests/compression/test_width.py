@@ -101,7 +101,7 @@ def test_the_network_is_not_changed_and_everything_works_at_a_width():
     net = dense("variational-nested")
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     x, y = torch.randn(10, 6), torch.randint(3, (10,))
-    held = bd.hold_width(bnn, 0.5)
+    held = bd.compression.hold_width(bnn, 0.5)
     assert held.units() == [8, 4] and bnn.units() == [16, 8]
     assert bd.kl_divergence(held).item() == 0.0
     prediction = bd.predict(held, x, num_samples=3)
@@ -113,7 +113,7 @@ def test_the_network_is_not_changed_and_everything_works_at_a_width():
 
 def test_recalibration_gives_the_statistics_of_the_width():
     net, x = convolutional(), torch.randn(40, 1, 8, 8)
-    held = bd.hold_width(net, 0.5, recalibrate=x, batch_size=40)
+    held = bd.compression.hold_width(net, 0.5, recalibrate=x, batch_size=40)
     norm = held.get_submodule("4")
     inputs = []
     handle = norm.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
@@ -204,6 +204,6 @@ def test_sampled_weights_are_averaged_at_each_width():
 def test_an_integer_is_a_number_of_units_and_one_is_full_width(width, units):
     net = nn.Sequential(nn.Linear(4, 64), bd.NestedDropout(64), nn.Linear(64, 3))
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=50)
-    assert bd.hold_width(bnn, width).units() == [units]
+    assert bd.compression.hold_width(bnn, width).units() == [units]
     cut = bd.cut_to_width(net, width, torch.randn(2, 4))
     assert cut.get_submodule("0").out_features == units

@@ -313,3 +313,23 @@ def test_log_odds_have_the_law_of_the_samples(a, b):
     log_x = -torch.nn.functional.softplus(-logit)
     minus_t = torch.where(logit > 100, math.log(a) - logit, log1mexp(a * log_x))
     assert kstest((-b * minus_t).numpy(), "expon").pvalue > TEST_FAILURE_RATE
+
+
+@pytest.mark.parametrize(("c", "d"), PARAMETERS)
+@pytest.mark.parametrize(("a", "b"), PARAMETERS)
+def test_kl_from_another_kumaraswamy_equals_quadrature(a, b, c, d):
+    q, p = make(a, b), make(c, d)
+    kl = float(kl_divergence(q, p))
+    by_quadrature = expectation(q, lambda x: q.log_prob(x) - p.log_prob(x))
+    assert kl == pytest.approx(by_quadrature, rel=1e-5, abs=1e-6)
+
+
+def test_kl_from_a_power_law_is_that_from_its_beta_and_from_itself_zero():
+    a, b = CORNERS.double()
+    q = Kumaraswamy(a, b)
+    torch.testing.assert_close(kl_divergence(q, q), torch.zeros_like(a), rtol=0, atol=1e-8)
+    power = Kumaraswamy(b, torch.ones_like(b))
+    beta = kl_divergence(q, Beta(b, torch.ones_like(b)))
+    torch.testing.assert_close(kl_divergence(q, power), beta)
+    event = kl_divergence(q.to_event(1), power.to_event(1))
+    torch.testing.assert_close(event, beta.sum())

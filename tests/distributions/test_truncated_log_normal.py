@@ -205,3 +205,40 @@ def test_bad_parameters_and_values_raise():
     for fn in (fixed(0.0, 1.0), prior()):
         with pytest.raises(ValueError, match="support"):
             fn.log_prob(torch.tensor(1.5))
+
+
+GRID = [
+    (-30.0, 3.0),
+    (-12.0, 0.5),
+    (-3.0, 0.01),
+    (-0.1, 2.0),
+    (0.0, 1e-3),
+    (3.0, 0.2),
+    (5.0, 148.0),
+]
+
+
+@pytest.mark.parametrize("p", GRID)
+@pytest.mark.parametrize("q", GRID)
+def test_kl_from_another_of_the_same_interval_equals_quadrature(q, p):
+    q, p = fixed(*q), fixed(*p)
+    # The midpoint rule over quantiles; its error is that of a logarithm at the ends.
+    x = q.icdf((torch.arange(20_000) + 0.5) / 20_000)
+    expected = float((q.log_prob(x) - p.log_prob(x)).mean())
+    assert float(kl_divergence(q, p)) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_kl_from_itself_is_zero_with_a_finite_gradient_however_far_out():
+    loc = torch.tensor([-20.0, -1.0, 0.0, 5.0, 5.0], requires_grad=True)
+    log_scale = torch.tensor([-20.0, 0.0, -20.0, -20.0, 5.0], requires_grad=True)
+    q = TruncatedLogNormal(loc, log_scale.exp(), LOWER, torch.zeros_like(loc))
+    p = TruncatedLogNormal(loc.detach(), log_scale.detach().exp(), LOWER, torch.zeros_like(loc))
+    kl = kl_divergence(q, p)
+    torch.testing.assert_close(kl, torch.zeros_like(kl), rtol=0, atol=1e-8)
+    for gradient in torch.autograd.grad(kl.sum(), (loc, log_scale)):
+        assert bool(gradient.isfinite().all())
+
+
+def test_kl_from_another_is_infinite_where_it_has_no_mass():
+    narrow = TruncatedLogNormal(0.0, 1.0, -5.0, torch.tensor(0.0))
+    assert kl_divergence(fixed(0.0, 1.0), narrow).item() == math.inf

@@ -17,7 +17,7 @@ from bayesdrop.nn.context import active_context
 from bayesdrop.nn.latents import JointDraw, LatentOwner, is_own, joined
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout, logits_of
 from bayesdrop.nn.masks.kumaraswamy_posterior import (
-    PARAMETER_NAMES,
+    UNIT_TENSORS,
     KumaraswamyPosterior,
     Parametrization,
 )
@@ -102,7 +102,8 @@ class BetaBernoulliPosterior(KumaraswamyPosterior, BernoulliDropout):
         if draw is None:
             return None
         kl = draw.kl
-        if any(float(owner.prior_concentration0) != 1.0 for owner in owners):
+        updated = owners[0]._previous() is not None
+        if not updated and any(float(owner.prior_concentration0) != 1.0 for owner in owners):
             sizes = [owner.num_units for owner in owners]
             d = joined([owner.prior_concentration0 for owner in owners], sizes)
             a, b = draw.concentration1, draw.concentration0
@@ -115,6 +116,9 @@ class BetaBernoulliPosterior(KumaraswamyPosterior, BernoulliDropout):
         return JointDraw(latents, kl)
 
     def _prior_of_pi(self) -> TorchDistribution:
+        previous = self._previous()
+        if previous is not None:
+            return previous.to_event(1)
         c, d = self.prior_concentration1, self.prior_concentration0
         # The constructor has checked c and d, and this runs at every step.
         return Beta(c, d, validate_args=False).expand([self.num_units]).to_event(1)
@@ -173,7 +177,7 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
     """
 
     key: ClassVar[str] = "beta-bernoulli"
-    per_unit: ClassVar[tuple[str, ...]] = PARAMETER_NAMES
+    per_unit: ClassVar[tuple[str, ...]] = UNIT_TENSORS
     reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
 
     @override

@@ -147,10 +147,21 @@ class ConcreteDropout(UnitNoiseDropout):
         return torch.sigmoid(-self._bounded()).expand(self.num_units)
 
     @override
+    def carried(self) -> dict[str, Tensor]:
+        if self.length_scale is not None:
+            raise self.cannot_carry(
+                f"one of masks and weights together (length_scale={self.length_scale:g})"
+            )
+        return {"drop_logits": self._bounded()}
+
+    @override
     def penalty(self) -> Tensor:
         logits = self._bounded()
         keep = torch.sigmoid(-logits)
         entropy = (1 - keep) * softplus(-logits) + keep * softplus(logits)
+        previous = self.previous("drop_logits")
+        if previous is not None:  # up to a constant, the prior was a rate of one half
+            entropy = entropy - (1 - keep) * softplus(-previous) - keep * softplus(previous)
         kl = -entropy.expand(self.num_units).sum()
         energy = self._expected_energy(1 / keep, bias=False)
         return kl if energy is None else kl + energy

@@ -19,7 +19,7 @@ from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import JointDraw, LatentOwner, joined
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
-from bayesdrop.nn.masks.kumaraswamy_posterior import PARAMETER_NAMES, Parametrization
+from bayesdrop.nn.masks.kumaraswamy_posterior import UNIT_TENSORS, Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import clamp_inward, inverse_softplus
@@ -119,8 +119,9 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     reference: ClassVar[str] = "Lee et al. (2018), https://arxiv.org/abs/1805.10896"
     input_dependent: ClassVar[bool] = True
     per_unit: ClassVar[tuple[str, ...]] = (
-        *PARAMETER_NAMES,
+        *UNIT_TENSORS,
         *("shift_loc", "raw_shift_scale", "slope", "running_mean", "running_var", "open"),
+        *("previous_shift_loc", "previous_shift_scale"),
     )
 
     shift_prior_scale: Tensor
@@ -235,9 +236,19 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
-        zero = torch.zeros_like(self.shift_prior_scale)
-        shift = Normal(zero, self.shift_prior_scale, validate_args=False)
+        shift = Normal(*self._shift_prior(), validate_args=False)
         return {"pi": self._prior_of_pi(), "shift": shift.expand([self.num_units]).to_event(1)}
+
+    def _shift_prior(self) -> tuple[Tensor, Tensor]:
+        loc, scale = self.previous("shift_loc"), self.previous("shift_scale")
+        if loc is None or scale is None:
+            return torch.zeros_like(self.shift_prior_scale), self.shift_prior_scale
+        return loc, scale
+
+    @override
+    def carried(self) -> dict[str, Tensor]:
+        shift = _shift(self.shift_loc, self.raw_shift_scale)
+        return super().carried() | {"shift_loc": shift.loc, "shift_scale": shift.scale}
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
@@ -259,8 +270,12 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         locs: list[Tensor] = [owner.shift_loc for owner in owners]
         sizes = [owner.num_units for owner in owners]
         posterior = _shift(torch.cat(locs), torch.cat([o.raw_shift_scale for o in owners]))
-        scale = joined([owner.shift_prior_scale for owner in owners], sizes)
-        prior = Normal(torch.zeros_like(scale), scale, validate_args=False)
+        of_prior = zip(*(owner._shift_prior() for owner in owners), strict=True)
+        loc, scale = (
+            torch.cat([x.expand(size) for x, size in zip(part, sizes, strict=True)])
+            for part in of_prior
+        )
+        prior = Normal(loc, scale, validate_args=False)
         kl = torch_kl_divergence(posterior, prior)
         if any(owner.kl_scale != 1.0 for owner in owners):
             kl = kl * joined([kl.new_full((), owner.kl_scale) for owner in owners], sizes)

@@ -88,7 +88,7 @@ class HardConcreteDropout(BayesianDropout):
     reference: ClassVar[str] = "Louizos et al. (2018), https://arxiv.org/abs/1712.01312"
 
     schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
-    per_unit: ClassVar[tuple[str, ...]] = ("logits",)
+    per_unit: ClassVar[tuple[str, ...]] = ("logits", "previous_logits")
 
     always_shown: ClassVar[tuple[str, ...]] = ("cost_per_parameter",)
 
@@ -186,15 +186,24 @@ class HardConcreteDropout(BayesianDropout):
         return self._gates().to_event(1)
 
     @override
+    def carried(self) -> dict[str, Tensor]:
+        return {"logits": self._gates().logits}
+
+    @override
     def penalty(self) -> Tensor:
         gates = self._gates()
+        previous = self.previous("logits")
+        if previous is not None:  # a prior of the gates, and no price a parameter
+            return torch_kl_divergence(gates, self._prior(previous)).sum()
         price = self.cost_per_parameter * self.parameters_per_unit + self._slab_energy()
         total = (gates.prob_nonzero * price).sum()
         if self.prior_logits is None:
             return total
-        logits = torch.full_like(gates.logits, self.prior_logits)
-        prior = HardConcrete(logits, self.temperature, self.lower, self.upper, validate_args=False)
+        prior = self._prior(torch.full_like(gates.logits, self.prior_logits))
         return total + torch_kl_divergence(gates, prior).sum()
+
+    def _prior(self, logits: Tensor) -> HardConcrete:
+        return HardConcrete(logits, self.temperature, self.lower, self.upper, validate_args=False)
 
     def _slab_energy(self) -> Tensor | float:
         # Minus the log density of the slab, up to a constant, for the parameters of each gate.

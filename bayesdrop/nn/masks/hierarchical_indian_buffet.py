@@ -203,6 +203,9 @@ class HierarchicalIndianBuffetDropout(
 
     @override
     def prior_given(self, latents: Latents) -> dict[str, TorchDistribution]:
+        previous = self._previous()
+        if previous is not None:
+            return {"pi": previous.to_event(1)}
         log_pi = log_stick_products(latents["v"]).index_select(-1, self.rank)
         return {"pi": _prior(log_pi, self.layer_concentration).to_event(1)}
 
@@ -220,6 +223,8 @@ class HierarchicalIndianBuffetDropout(
             return None
         draw = cls.draw_together(owners, None, [1.0 for _ in owners])
         if draw is None:
+            return None
+        if any(owner._previous() is not None for owner in owners):
             return None
         products = {sticks: log_stick_products(drawn[sticks]["v"]) for sticks in shared}
         log_pi = torch.cat([products[o.sticks].index_select(-1, o.rank) for o in owners])

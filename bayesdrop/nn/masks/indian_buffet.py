@@ -127,6 +127,14 @@ class IndianBuffetDropout(StickBreakingDropout):
     def posterior(self) -> dict[str, TorchDistribution]:
         return self.sticks.posterior()
 
+    @override
+    def carried(self) -> dict[str, Tensor]:
+        return self.sticks.carried()
+
+    @override
+    def carry(self, numbers: Mapping[str, Tensor]) -> None:
+        self.sticks.carry(numbers)
+
     @classmethod
     @override
     def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:

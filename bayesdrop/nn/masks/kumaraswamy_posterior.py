@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import Kumaraswamy
+from bayesdrop.distributions.kumaraswamy import kl_beyond_power
 from bayesdrop.distributions.kumaraswamy_step import (
     LOG_A,
     LOG_B,
@@ -32,9 +33,15 @@ _NAMES: Mapping[str, tuple[str, str]] = {
     "softplus": ("raw_concentration1", "raw_concentration0"),
     "log": ("log_concentration1", "log_concentration0"),
 }
-PARAMETER_NAMES = tuple(name for pair in _NAMES.values() for name in pair)
-"""Of every parametrization."""
 """Parametrization to the names of its two parameters."""
+
+CARRIED = ("concentration1", "concentration0")
+"""What ``bd.update_prior`` keeps of a posterior."""
+UNIT_TENSORS = (
+    *(name for pair in _NAMES.values() for name in pair),
+    *(f"previous_{name}" for name in CARRIED),
+)
+"""The names of what has an entry a unit, in every parametrization."""
 
 _MIN_RAW = -10.0
 _MAX_CONCENTRATION0 = 50.0  # softplus(50) is 50
@@ -124,6 +131,15 @@ class KumaraswamyPosterior(LatentOwner):
         for name in _NAMES[self.parametrization]:
             yield getattr(self, name)  # no nn.Parameter where torch.func gives the values
 
+    @override
+    def carried(self) -> dict[str, Tensor]:
+        return dict(zip(CARRIED, self._concentrations(), strict=True))
+
+    def _previous(self) -> Kumaraswamy | None:
+        """Return the posterior that ``bd.update_prior`` has made the prior, if it has."""
+        a, b = map(self.previous, CARRIED)
+        return None if a is None or b is None else Kumaraswamy(a, b, validate_args=False)
+
     @staticmethod
     def draw_together(
         holders: Sequence[KumaraswamyPosterior],
@@ -131,6 +147,8 @@ class KumaraswamyPosterior(LatentOwner):
         kl_scales: Sequence[float],
     ) -> Drawn | None:
         """Draw a value of each holder's posteriors, with their divergence from Beta(c, 1).
+
+        After ``bd.update_prior`` the divergence is that from the earlier posterior.
 
         Args:
             holders: Those of one parametrization, dtype and device can be joined.
@@ -149,22 +167,39 @@ class KumaraswamyPosterior(LatentOwner):
         if not located:
             a, b = _decode(parametrization, torch.cat(first), torch.cat(second))
             first, second = a.split(sizes), b.split(sizes)
+        c, previous = None, [holder._previous() for holder in holders]
+        if prior_concentration1 is not None:
+            earlier = [p for p in previous if p is not None]
+            if 0 < len(earlier) < len(holders):
+                return None
+            c = (
+                torch.cat([p.concentration1 for p in earlier])
+                if earlier
+                else joined(prior_concentration1, sizes)
+            )
         weight = None
         if any(scale != 1.0 for scale in kl_scales):
             weight = joined([first[0].new_full((), scale) for scale in kl_scales], sizes)
-        return draw_with_kl(
+        draw = draw_with_kl(
             first,
             second,
             located=located,
-            c=None if prior_concentration1 is None else joined(prior_concentration1, sizes),
+            c=c,
             uniform=noise.uniforms([x.shape for x in first], first[0]),
             weight=weight,
         )
+        if c is None or not earlier:
+            return draw
+        d = torch.cat([p.concentration0 for p in earlier])
+        rest = kl_beyond_power(draw.concentration1, draw.concentration0, c, d)
+        return draw._replace(kl=draw.kl + (rest if weight is None else rest * weight).sum())
+
+    def _concentrations(self) -> tuple[Tensor, Tensor]:
+        return _decode(self.parametrization, *self.posterior_parameters())
 
     def _kumaraswamy(self) -> Kumaraswamy:
         # fit reports a NaN with its site, so checking arguments at every step is not worth it.
-        a, b = _decode(self.parametrization, *self.posterior_parameters())
-        return Kumaraswamy(a, b, validate_args=False)
+        return Kumaraswamy(*self._concentrations(), validate_args=False)
 
     def _posterior_mean(self) -> Tensor:
         return self._memo_of_mean(lambda: self._kumaraswamy().mean, *self.posterior_parameters())

@@ -100,6 +100,9 @@ class IndianBuffetSticks(KumaraswamyPosterior):
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
+        previous = self._previous()
+        if previous is not None:
+            return {"v": previous.to_event(1)}
         prior = Beta(self.concentration, torch.ones_like(self.concentration), validate_args=False)
         return {"v": prior.expand([self.num_sticks]).to_event(1)}
 

@@ -87,7 +87,7 @@ class StructuredBayesianPruningDropout(BayesianDropout):
     key: ClassVar[str] = "structured-bayesian-pruning"
     reference: ClassVar[str] = "Neklyudov et al. (2017), https://arxiv.org/abs/1705.07283"
     mask_kind: ClassVar[MaskKind] = "noise"
-    per_unit: ClassVar[tuple[str, ...]] = ("loc", "log_scale")
+    per_unit: ClassVar[tuple[str, ...]] = ("loc", "log_scale", "previous_loc", "previous_scale")
 
     lower: Tensor
 
@@ -129,7 +129,17 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         self._memo = Memo()
         self.register_buffer("lower", torch.full((), float(lower)))
 
+    @override
+    def carried(self) -> dict[str, Tensor]:
+        q = self._posterior()
+        return {"loc": q.loc, "scale": q.scale}
+
     def _prior(self) -> TorchDistribution:
+        loc, scale = self.previous("loc"), self.previous("scale")
+        if loc is not None and scale is not None:
+            upper = torch.zeros_like(self.lower)
+            earlier = TruncatedLogNormal(loc, scale, self.lower, upper, validate_args=False)
+            return earlier.to_event(1)
         upper = torch.zeros_like(self.lower)
         fn = TruncatedLogUniform(self.lower, upper, validate_args=False)
         return fn.expand([self.num_units]).to_event(1)
@@ -157,7 +167,8 @@ class StructuredBayesianPruningDropout(BayesianDropout):
         locs: list[Tensor] = [owner.loc for owner in owners]
         lower = owners[0].lower
         same = all(o.shared_by == "batch" and bool(o.lower == lower) for o in owners)
-        if not same or not alike(locs):
+        updated = any(owner.previous("loc") is not None for owner in owners)
+        if updated or not same or not alike(locs):
             return None
         sizes = [owner.num_units for owner in owners]
         posterior = _noise(torch.cat(locs), torch.cat([o.log_scale for o in owners]), lower)

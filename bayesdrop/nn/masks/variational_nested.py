@@ -191,7 +191,14 @@ class VariationalNestedDropout(OrderedUnits):
 
     @override
     def order_prior(self) -> OrderedMask:
-        return OrderedMask(logits=self._law.prior_logits, validate_args=False)
+        previous = self._law.previous("order_logits")
+        logits = self._law.prior_logits if previous is None else previous
+        return OrderedMask(logits=logits, validate_args=False)
+
+    @override
+    def carried(self) -> dict[str, Tensor]:
+        # A layer that follows another one's widths, or is held at one, has no law to carry.
+        return {"order_logits": self.clamped_logits()} if self._has_latents else {}
 
     @override
     def order_temperature(self) -> float | None:

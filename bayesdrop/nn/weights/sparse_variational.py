@@ -176,7 +176,9 @@ class SparseVariational(BayesianWeights):
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
-        fn: TorchDistribution
+        fn: TorchDistribution | None = self.previous_weight()
+        if fn is not None:
+            return {"weight": fn.to_event(self.weight.ndim)}
         if self.prior_law == "hierarchical":
             mean, variance = self.weight_moments()
             scale = (mean.square() + variance).sqrt()
@@ -193,7 +195,8 @@ class SparseVariational(BayesianWeights):
         prior: Mapping[str, TorchDistribution] | None = None,
     ) -> Tensor:
         own = is_own(type(self), "kl_divergence", "prior", "posterior", "penalty")
-        if not own or self.granularity != "weight" or self.prior_law != "exact":
+        improper = self.prior_law == "exact" and self.previous_weight() is None
+        if not own or self.granularity != "weight" or not improper:
             return super().kl_divergence(posterior, prior=prior)
         return self.kl_scale * summed_kl(self.weight, self.log_variance)
 

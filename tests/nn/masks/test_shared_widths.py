@@ -110,7 +110,7 @@ def test_the_divergence_is_paid_once():
 @pytest.mark.parametrize("own", SHARED_BY)
 def test_prediction_is_that_of_one_width_for_all_layers(shared_by, own):
     bnn, (x, _) = network(shared_by=own, init_continue_prob=0.6).eval(), data()
-    widths = [bd.hold_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
+    widths = [bd.compression.hold_width(bnn, width) for width in (0.25, 0.5, 0.75, 1.0)]
     by_width = torch.stack([held(x).softmax(1) for held in widths]).detach()
     law = layers(bnn)[0].order_posterior().tail_probs.detach()
     expected = torch.einsum("w,wnc->nc", law, by_width)
@@ -138,7 +138,7 @@ def test_a_source_whose_mask_is_given_takes_the_others_along():
 def test_every_width_is_an_exact_plain_network():
     bnn, (x, _) = network().eval(), data()
     for width in (0.25, 0.5, 1.0):
-        held = bd.hold_width(bnn, width)
+        held = bd.compression.hold_width(bnn, width)
         torch.testing.assert_close(bd.cut_to_width(bnn, width, x)(x), held(x))
         assert held.units() == [int(8 * width), int(4 * width)]
 
