@@ -16,6 +16,9 @@ Methods, all from scratch, with the same optimiser, schedule and epochs:
     vnd-shared-full   the same with full width in 0.7 instead of 0.3 of the prior's masks
     vnd-shared-bayesian
                       vnd-shared with Gaussian weights
+    nested-stratified (b) with one width for all layers, shared out in a batch, and weights with
+                      fixed noise (--drop-prob)
+    vnd-stratified    (d) with the same: its prior is nested-stratified's law
 
 ``(a)`` costs as many trainings as there are widths. Each network is evaluated once on the test
 set, at widths fixed beforehand; nothing is chosen by it. Networks with Gaussian weights average
@@ -61,6 +64,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.compression.width import WidthRow, WidthSweep
 from bayesdrop.data import DataSplits, load_data, load_ood
+from bayesdrop.inference.fit import FitResult
 from bayesdrop.recipes import get as get_recipe
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.recipe import Recipe
@@ -77,18 +81,25 @@ SINGLE = {
     "vnd-shared": "-vnd-shared",
     "vnd-shared-full": "-vnd-shared",
     "vnd-shared-bayesian": "-vnd-shared",
+    "nested-stratified": "-nested-stratified",
+    "vnd-stratified": "-variational-nested-stratified",
 }
 BAYESIAN = ("vnd-bayesian", "vnd-shared-bayesian")
 ORDER_KL_SCALE = {"vnd": 0.03, "vnd-bayesian": 0.03}
 ORDER_KL_SCALE |= {"vnd-shared": 0.3, "vnd-shared-full": 0.3, "vnd-shared-bayesian": 0.3}
+ORDER_KL_SCALE |= {"vnd-stratified": 0.3}
 """How much the KL of an order counts for each training image, as in the MNIST recipes."""
 FULL_PROB = {
     "nested-shared": 0.3,
     "vnd-shared": 0.3,
     "vnd-shared-full": 0.7,
     "vnd-shared-bayesian": 0.3,
+    "nested-stratified": 0.3,
+    "vnd-stratified": 0.3,
 }
 """Prior probability of full width, where widths are shared."""
+NOISY = ("nested-stratified", "vnd-stratified")
+"""Methods whose weights have fixed noise."""
 METHODS = ["separate", *SINGLE]
 OOD = {"mnist": "fashion-mnist", "fashion-mnist": "mnist", "digits": None}
 OOD |= {"cifar10": None, "cifar10-jpeg75": None}
@@ -105,6 +116,8 @@ def name_of(method: str, width: float | None, seed: int, args: argparse.Namespac
         name += f"-order-{order_kl_scale(method, args)}"
     if method in FULL_PROB:
         name += f"-full-{full_prob(method, args)}"
+    if method in NOISY and args.drop_prob is not None:
+        name += f"-noise-{args.drop_prob}"
     return name
 
 
@@ -118,6 +131,13 @@ def order_kl_scale(method: str, args: argparse.Namespace) -> float | None:
     if method not in ORDER_KL_SCALE:
         return None
     return args.order_kl_scale or ORDER_KL_SCALE[method]
+
+
+def drop_prob(method: str, args: argparse.Namespace) -> float | None:
+    """Return the rate of the fixed noise of a method's weights, if they have any."""
+    if method not in NOISY or args.drop_prob is not None:
+        return args.drop_prob if method in NOISY else None
+    return recipe_of(method, args).dropout_options["weights"]["drop_prob"]
 
 
 def build(
@@ -138,6 +158,8 @@ def build(
     for name in ("full_prob", "prior_full_prob"):
         if name in options:
             options[name] = full_prob(method, args) or None
+    if method in NOISY and args.drop_prob is not None:
+        options["weights"] = {**options["weights"], "drop_prob": args.drop_prob}
     network = bd.convert(network, recipe.dropout, **{"trained": False, **options})
     if method != "separate":
         return network
@@ -157,26 +179,21 @@ def recipe_of(method: str, args: argparse.Namespace) -> Recipe:
     return get_recipe(args.network + SINGLE.get(method, "-nested-uniform"))
 
 
-def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.Namespace) -> dict:
-    """Train one network, or load what an earlier call made of it, and sweep its widths."""
-    name = name_of(method, width, seed, args)
-    file, folder = args.work / f"{name}.json", args.work / name
-    if file.exists():
-        return json.loads(file.read_text())
+def train(
+    method: str, width: float | None, seed: int, splits: DataSplits, args: argparse.Namespace
+) -> tuple[bd.BayesianNetwork, FitResult]:
+    """Train one network, or continue from its checkpoint in ``--work``."""
     torch.set_num_threads(1)
-    started = time.time()
-    splits = load_data(args.data, data_dir=args.data_dir, validation=args.validation)
-    train = tuple(part[: args.limit] for part in splits.train)
-    held_out = splits.validation if args.validation else splits.test
+    parts = tuple(part[: args.limit] for part in splits.train)
     recipe = recipe_of(method, args)
     torch.manual_seed(seed)
-    network = build(method, width, splits, len(train[1]), args)
-    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(train[1]))
+    network = build(method, width, splits, len(parts[1]), args)
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(parts[1]))
     bnn.to(args.device).to(memory_format=torch.channels_last)  # faster convolutions
     stage = recipe.stages[0]
     result = bd.fit(
         bnn,
-        augmented_loader(*train, stage.batch_size) if recipe.augment else train,
+        augmented_loader(*parts, stage.batch_size) if recipe.augment else parts,
         epochs=args.epochs or stage.epochs,
         batch_size=stage.batch_size,
         learning_rate=stage.learning_rate,
@@ -185,9 +202,22 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
         schedule=stage.schedule(),
         kl_weight=bd.schedules.warm_up(0.3) if method in BAYESIAN else None,
         seed=seed,
-        checkpoint_dir=folder,
+        checkpoint_dir=args.work / name_of(method, width, seed, args),
         progress=False,
     )
+    return bnn, result
+
+
+def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.Namespace) -> dict:
+    """Train one network, or load what an earlier call made of it, and sweep its widths."""
+    name = name_of(method, width, seed, args)
+    file = args.work / f"{name}.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    started = time.time()
+    splits = load_data(args.data, data_dir=args.data_dir, validation=args.validation)
+    held_out = splits.validation if args.validation else splits.test
+    bnn, result = train(method, width, seed, splits, args)
     other = OOD[args.data]
     ood = {other: load_ood(other, args.data, data_dir=args.data_dir)} if other else None
     widths = [1.0] if method == "separate" else args.widths
@@ -198,7 +228,7 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
         widths,
         ood=ood,
         num_samples=args.num_samples,
-        recalibrate=train[0] if has_norm and method != "separate" else None,
+        recalibrate=splits.train[0][: args.limit] if has_norm and method != "separate" else None,
         seed=seed,
     )
     row: dict[str, Any] = {"method": method, "seed": seed, **sweep.to_dict()}
@@ -207,11 +237,11 @@ def train_and_sweep(method: str, width: float | None, seed: int, args: argparse.
     else:
         layers = bnn.named_dropout_layers()
         row["open_prob"] = {path: layer.order_probs().tolist() for path, layer in layers}
-    row |= {"epochs": args.epochs or stage.epochs, "train_minutes": result.seconds / 60}
+    row |= {"epochs": len(result.history), "train_minutes": result.seconds / 60}
     row["wall_minutes"] = (time.time() - started) / 60
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(row))
-    (folder / "training.pt").unlink(missing_ok=True)
+    (args.work / name / "training.pt").unlink(missing_ok=True)
     return row
 
 
@@ -244,8 +274,9 @@ def _mean(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), spread / len(values) ** 0.5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Return a parser of what a training depends on."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--network", default="lenet-500-300")
     parser.add_argument("--data", choices=list(OOD), default="mnist")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
@@ -276,12 +307,20 @@ def main() -> None:
         default=0.1,
         help="of Gaussian weights [default: %(default)s]",
     )
+    parser.add_argument(
+        "--drop-prob", type=float, help="of fixed noise of weights [default: the recipes']"
+    )
     parser.add_argument("--num-samples", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--data-dir")
     parser.add_argument("--work", type=Path, default=Path("runs/nested"))
     parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__.splitlines()[0])
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     head = {
@@ -350,13 +389,14 @@ def settings_of(
         "order_kl_scale": order_kl_scale(method, args),
         "weight_kl_scale": args.weight_kl_scale if method in BAYESIAN else None,
         "full_prob": full_prob(method, args) if method in FULL_PROB else None,
+        "drop_prob": drop_prob(method, args),
     }
 
 
 def added(earlier: list[dict], runs: list[dict]) -> list[dict]:
     """Return earlier runs without those that were run again, and the new ones."""
     keys = ("network", "data", "method", "seed", "epochs", "trained_at", "order_kl_scale")
-    keys += ("weight_kl_scale", "full_prob")
+    keys += ("weight_kl_scale", "full_prob", "drop_prob")
     return result_files.added(earlier, runs, keys)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +64,45 @@ def difference(first: dict[int, float], second: dict[int, float]) -> Difference:
         raise ValueError("expected a common seed, got none.")
     error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
     return Difference(statistics.fmean(pairs), error, len(pairs))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number by Holm's step-down rule, in the given order.
+
+    Rejecting those below a level keeps the chance of any false rejection below that level.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def over_seeds_and_images(
+    by_seed: Sequence[float], image_variance: float
+) -> tuple[float, float, float]:
+    r"""Return a mean difference, its standard error and its two-sided p-value.
+
+    Seeds and test images are crossed, and both are samples: with :math:`S` seeds
+
+    .. math:: \mathrm{se}^2 = a + b, \qquad a = s^2 / S, \qquad
+              t = \bar d / \mathrm{se} \sim t_\nu, \quad \nu = (S - 1)(a + b)^2 / a^2
+
+    with the spread :math:`s` over seeds and :math:`b` over images (Satterthwaite's degrees of
+    freedom). What varies from image to image in each seed anew is in both: se is a little large.
+
+    Args:
+        by_seed: The difference of each seed, at least two.
+        image_variance: :math:`b`, the variance over images of the mean over seeds.
+    """
+    mean, of_seeds = statistics.fmean(by_seed), statistics.variance(by_seed) / len(by_seed)
+    total = of_seeds + image_variance
+    if total == 0.0:
+        return mean, 0.0, 1.0 if mean == 0.0 else 0.0
+    freedom = (len(by_seed) - 1) * (total / of_seeds) ** 2 if of_seeds else math.inf
+    error = math.sqrt(total)
+    return mean, error, float(2 * stats.t.sf(abs(mean) / error, freedom))
 
 
 def noise_of_error(percent: float, examples: int = 10_000) -> float:

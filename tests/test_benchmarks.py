@@ -134,6 +134,49 @@ def test_differences_that_are_noise_are_level(script):
     assert paired.noise_of_error(50.0, 100) == pytest.approx(5.0)
 
 
+def test_p_values_are_adjusted_for_their_number(script):
+    holm = script("paired").holm
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.3, 0.9]) == pytest.approx([0.6, 0.9])
+    assert holm([]) == []
+
+
+def test_seeds_and_images_both_make_the_error_of_a_difference(script):
+    crossed = script("paired").over_seeds_and_images
+    seeds = [0.3, 0.1, 0.5, 0.2]
+    test = scipy.stats.ttest_1samp(seeds, 0.0)
+    assert crossed(seeds, 0.0)[2] == pytest.approx(test.pvalue)
+    mean, error, p = crossed([0.2, 0.2], 0.01)
+    assert (mean, error) == pytest.approx((0.2, 0.1))
+    assert p == pytest.approx(2 * scipy.stats.norm.sf(2.0))
+    assert crossed(seeds, 0.02)[2] > test.pvalue
+    assert crossed([0.0, 0.0], 0.0) == (0.0, 0.0, 1.0)
+
+
+def test_figures_of_a_network_are_means_of_parts_of_images(script):
+    claim = script("nested_claim")
+    generator = numpy.random.default_rng(0)
+    size = {"wrong": 400, "nll": 400, "confidence": 400, "entropy": 400, "other": 300}
+    images = {f"0.5 {key}": generator.random(count) for key, count in size.items()}
+    images["0.5 wrong"] = images["0.5 wrong"] < 0.4
+    images["0.5 confidence"] = 0.5 + images["0.5 confidence"] / 2
+    parts = {key: [x.mean() for x in p] for key, p in claim.parts_of(images, 0.5).items()}
+    probabilities = numpy.stack([images["0.5 confidence"], 1 - images["0.5 confidence"]], 1)
+    ece = bd.metrics.calibration.expected_calibration_error(
+        probabilities, images["0.5 wrong"].astype(int)
+    )
+    ood = bd.metrics.ood.ood_metrics(images["0.5 entropy"], images["0.5 other"])
+    assert parts["ece"] == pytest.approx([float(ece)])
+    assert parts["auroc"] == pytest.approx([ood["auroc"]] * 2)
+    runs = {0: images, 1: images}
+    equal = claim.compare(runs, runs, [0.5])
+    assert all(row["adjusted_p"] == 1.0 for rows in equal.values() for row in rows)
+    worse = {s: {**images, "0.5 nll": images["0.5 nll"] + 1 + generator.random(400)} for s in runs}
+    (found,) = claim.compare(worse, runs, [0.5])["nll"]
+    assert found["mean"] > 1
+    assert found["adjusted_p"] < 0.01
+
+
 def test_a_recipe_keeps_the_runs_of_its_other_seeds(script):
     mnist = script("mnist")
     recipe = recipes.get("digits-mlp")
@@ -160,11 +203,14 @@ def test_a_candidate_is_replaced_by_the_same_one_only(script):
     assert nested.added(earlier, [again]) == [*earlier[1:], again]
 
 
-@pytest.mark.parametrize("method", ["vnd", "vnd-shared", "nested-uniform", "vnd-bayesian"])
+@pytest.mark.parametrize(
+    "method", ["vnd", "vnd-shared", "nested-uniform", "vnd-bayesian", "vnd-stratified"]
+)
 def test_trainings_with_other_settings_have_other_files(script, method):
     nested = script("nested")
     settings = {"network": "lenet-500-300", "data": "mnist", "epochs": 2, "validation": 0}
     settings |= {"order_kl_scale": None, "weight_kl_scale": 0.1, "full_prob": None}
+    settings |= {"drop_prob": None}
 
     def name(**changes):
         return nested.name_of(method, None, 0, SimpleNamespace(**{**settings, **changes}))
@@ -174,7 +220,8 @@ def test_trainings_with_other_settings_have_other_files(script, method):
         "validation": 100,
         "order_kl_scale": 0.5 if method != "nested-uniform" else None,
         "weight_kl_scale": 0.2 if method == "vnd-bayesian" else 0.1,
-        "full_prob": 0.5 if method == "vnd-shared" else None,
+        "full_prob": 0.5 if method in ("vnd-shared", "vnd-stratified") else None,
+        "drop_prob": 0.3 if method == "vnd-stratified" else None,
     }
     others = {name(**{key: value}) for key, value in changed.items() if value != settings[key]}
     assert name() not in others
