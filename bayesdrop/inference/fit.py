@@ -134,7 +134,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             all masks inside the logarithm), or a function ``(bnn, x, y) -> LossTerms(nll, kl)`` in
             nats for the whole data set. An estimator of the gradient of one's own returns
             ``nll.detach() + surrogate - surrogate.detach()``: the value of the loss, with the
-            gradient of the surrogate.
+            gradient of the surrogate. ``bd.inference.objectives`` has ``ARM``, ``DisARM`` and
+            ``Reinforce``, which train Bernoulli masks without a relaxation.
         num_masks: Masks :math:`M` of each example inside the logarithm, or ``"exact"``, as for
             ``bnn.loss``. 1 is the papers' objective, which prunes well and whose optimum is no
             posterior of the keep probabilities; 4 to 16 come near it, at :math:`M` times the
@@ -150,6 +151,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         distributed: Whether the script runs in several processes, started by ``torchrun`` or with
             a process group, which share the work. See below.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
+            Of one with ``state_dict`` and ``load_state_dict`` checkpoints hold the state.
         seed: Seed of torch's global generator at the start of the run.
         checkpoint_dir: Where ``training.pt`` is written, atomically, to resume from.
         checkpoint_every: Epochs between checkpoints; the last epoch always writes one.
@@ -237,6 +239,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         epochs=epochs,
         compact_every=None if compact_every is None else int(compact_every),
         ranks=ranks,
+        callbacks=called,
         settings={
             "batch_size": batch_size,
             "learning_rate": float(learning_rate),

@@ -11,9 +11,20 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.inference.score_function import ARM, DisARM, Reinforce
 from bayesdrop.nn import kl_divergence
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms, NumMasks
+
+__all__ = [
+    "ARM",
+    "DisARM",
+    "Objective",
+    "PyroObjective",
+    "Reinforce",
+    "as_objective",
+    "closed_form",
+]
 
 Objective: TypeAlias = Callable[[Any, Tensor, Tensor], LossTerms]
 """A function of the program and a batch that returns the two halves of the loss."""

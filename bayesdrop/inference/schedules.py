@@ -48,13 +48,35 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
             )
 
     def value(epoch: int, epochs: int) -> float:
-        passed = sum(
-            epoch >= (milestone if milestone >= 1 else max(1, int(milestone * epochs)))
-            for milestone in milestones
-        )
-        return factor**passed
+        return factor ** _passed(milestones, epoch, epochs)
 
     return value
+
+
+def piecewise(values: Sequence[float], milestones: Sequence[float]) -> Schedule:
+    """Return a schedule that is each value in turn, and changes at each milestone.
+
+    Args:
+        values: One more than there are milestones.
+        milestones: Increasing; integers are epochs, floats in (0, 1) are fractions of the run.
+
+    Example:
+        A network that is plain at first, then plastic, then hardens:
+
+        >>> slope = piecewise((5000.0, 7.0, 5000.0), (0.2, 0.7))
+        >>> [slope(epoch, 10) for epoch in (0, 1, 2, 6, 7)]
+        [5000.0, 5000.0, 7.0, 7.0, 5000.0]
+    """
+    for value in values:
+        _require("piecewise", "each value", value, -math.inf, math.inf)
+    if len(values) != len(milestones) + 1 or not all(map(_is_milestone, milestones)):
+        raise ConfigError(
+            "schedules.piecewise",
+            expected="positive milestones, and one value more",
+            got=f"values={values!r} and milestones={milestones!r}",
+            hint="For example piecewise((5000.0, 7.0, 5000.0), (0.2, 0.7)).",
+        )
+    return lambda epoch, epochs: values[_passed(milestones, epoch, epochs)]
 
 
 def cosine(final: float = 0.0) -> Schedule:
@@ -179,6 +201,10 @@ def value_of(
             hint="A schedule is called with the epoch, from 0, and the number of epochs.",
         )
     return float(value)
+
+
+def _passed(milestones: Sequence[float], epoch: int, epochs: int) -> int:
+    return sum(epoch >= (m if m >= 1 else max(1, int(m * epochs))) for m in milestones)
 
 
 def _is_milestone(value: Any) -> bool:

@@ -6,9 +6,9 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ _LOG = logging.getLogger("bayesdrop")
 Record: TypeAlias = dict[str, Any]
 
 
+@runtime_checkable
+class StatefulCallback(Protocol):
+    """A callback that remembers something, which checkpoints then hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what it remembers, in plain values and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember what a checkpoint holds."""
+
+
 @dataclasses.dataclass
 class TrainingRun:
     """The state of a run: everything a checkpoint holds, and how an epoch changes it.
@@ -56,6 +67,7 @@ class TrainingRun:
         epochs: Epochs of the whole run.
         compact_every: Epochs after which pruned units leave training; None keeps them.
         ranks: The processes of the run, if there are several.
+        callbacks: Called after every epoch; a checkpoint holds the state of those that have one.
         settings: What a checkpoint's run must have in common with this one.
         description: The same of data, network and objective, in groups; empty without a
             checkpoint.
@@ -72,6 +84,7 @@ class TrainingRun:
     epochs: int
     compact_every: int | None
     ranks: Ranks | None
+    callbacks: Sequence[object]
     settings: dict[str, Any]
     description: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     epoch: int = 0
@@ -285,6 +298,7 @@ class TrainingRun:
             "schedules": self._schedules(self.epochs),
             **{name: getattr(self, name) for name in _PROGRESS},
             "closed": self.closed,
+            "callbacks": [c.state_dict() for c in self._stateful_callbacks()],
             "input": [list(self.bnn.input_shape or ()), str(self.bnn.input_dtype)],
         }
         checkpoint.write(path, state)
@@ -305,8 +319,14 @@ class TrainingRun:
             self.bnn.input_shape = tuple(shape)
             self.bnn.input_dtype = getattr(torch, dtype.removeprefix("torch."))
         checkpoint.set_random_state(payload["random"])
+        states = payload.get("callbacks", ())
+        for callback, state in zip(self._stateful_callbacks(), states, strict=False):
+            callback.load_state_dict(state)
         for generator, state in zip(generators(data), payload.get("generators", ()), strict=False):
             generator.set_state(state)
+
+    def _stateful_callbacks(self) -> list[StatefulCallback]:
+        return [c for c in self.callbacks if isinstance(c, StatefulCallback)]
 
     def _check_same(self, path: Path, payload: Mapping[str, Any]) -> None:
         # What is not in an older file was then the only choice, or nobody noted it.

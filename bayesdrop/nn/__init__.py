@@ -16,6 +16,7 @@ from bayesdrop.nn.contexts import (
     TrainingPass,
     impose_masks,
 )
+from bayesdrop.nn.exact_masks import ExactDraw, ExactMasks
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.inner_masks import InnerMasks
 from bayesdrop.nn.latents import (
@@ -42,6 +43,7 @@ from bayesdrop.nn.multihead import MultiheadAttention
 from bayesdrop.nn.prior_update import update_prior
 from bayesdrop.nn.recurrent import *  # noqa: F403
 from bayesdrop.nn.restriction import restrict_units, unit_tensors
+from bayesdrop.nn.two_valued import TwoValuedMask
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import *  # noqa: F403
 
@@ -53,6 +55,8 @@ __all__ = [
     "BayesianLayer",
     "BayesianWeights",
     "ConditionalOwner",
+    "ExactDraw",
+    "ExactMasks",
     "ImposedMasks",
     "InnerMasks",
     "LAYER_KINDS",
@@ -69,6 +73,7 @@ __all__ = [
     "PosteriorSample",
     "RecordedMasks",
     "TrainingPass",
+    "TwoValuedMask",
     "VariationalMatryoshka",
     "VariationalMatryoshkaLoss",
     "active_context",

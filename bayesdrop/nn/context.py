@@ -155,9 +155,18 @@ class MaskContext(ABC):
         if torch.compiler.is_compiling() or not result.requires_grad or not self.replays(layer):
             return
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
-            # The graph holds the context, which nothing else does after the pass.
-            result.register_hook(lambda grad, context=self: None)
-            _HELD.setdefault(layer, WeakSet()).add(self)
+            self.hold(layer, result)
+
+    def hold(self, layer: Any, result: Tensor) -> None:
+        """Let gradient checkpointing run a layer in this context again, as long as a graph lives.
+
+        Args:
+            layer: The layer.
+            result: Of the graph.
+        """
+        # The graph holds the context, which nothing else does after the pass.
+        result.register_hook(lambda grad, context=self: None)
+        _HELD.setdefault(layer, WeakSet()).add(self)
 
     @abstractmethod
     def mask(self, layer: Any, x: Tensor) -> Tensor | None:

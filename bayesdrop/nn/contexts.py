@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -49,6 +49,9 @@ class TrainingPass(MaskContext):
         mask_sum: Says all masks of its layer, which is then not drawn.
     """
 
+    joins_masks: ClassVar[bool] = True
+    """Whether masks may be drawn jointly, before their layers run."""
+
     def __init__(self, num_rows: int | None = None, mask_sum: MaskSum | None = None) -> None:
         super().__init__(num_rows)
         self.mask_sum = mask_sum
@@ -73,7 +76,7 @@ class TrainingPass(MaskContext):
         for owner in owners_of_all:
             if owner.training:
                 groups.setdefault(type(owner), []).append(owner)
-        rows = self.num_rows if self.mask_sum is None else None
+        rows = self.num_rows if self.joins_masks and self.mask_sum is None else None
         for cls, owners in groups.items():
             if not is_own(cls, "draw_jointly", *_DRAWN):
                 continue

@@ -13,6 +13,7 @@ ABBREVIATIONS = {
     "ibp": "indian-buffet",
     "l0": "hard-concrete",
     "mc": "mc-dropout",
+    "npn": "neural-plasticity",
     "sbp": "structured-bayesian-pruning",
     "sparse-vd": "sparse-variational",
     "vnd": "variational-nested",

@@ -10,11 +10,13 @@ from bayesdrop.nn.masks.hierarchical_indian_buffet import HierarchicalIndianBuff
 from bayesdrop.nn.masks.indian_buffet import IndianBuffetDropout
 from bayesdrop.nn.masks.monte_carlo import MonteCarloDropout
 from bayesdrop.nn.masks.nested import NestedDropout
+from bayesdrop.nn.masks.neural_plasticity import NeuralPlasticityDropout
 from bayesdrop.nn.masks.ordered_units import OrderedUnits
 from bayesdrop.nn.masks.second_stage import to_dependent
 from bayesdrop.nn.masks.stick_breaking import IndianBuffetSticks, StickBreakingDropout
 from bayesdrop.nn.masks.structured_bayesian_pruning import StructuredBayesianPruningDropout
 from bayesdrop.nn.masks.variational_nested import VariationalNestedDropout
+from bayesdrop.nn.masks.wake_units import WakeUnits
 
 __all__ = [
     "BernoulliDropout",
@@ -27,10 +29,12 @@ __all__ = [
     "IndianBuffetDropout",
     "IndianBuffetSticks",
     "NestedDropout",
+    "NeuralPlasticityDropout",
     "OrderedUnits",
     "MonteCarloDropout",
     "StickBreakingDropout",
     "StructuredBayesianPruningDropout",
     "VariationalNestedDropout",
+    "WakeUnits",
     "to_dependent",
 ]

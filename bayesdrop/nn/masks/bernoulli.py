@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -20,13 +19,14 @@ from bayesdrop.nn.context import active_context, context_of
 from bayesdrop.nn.latents import LatentOwner, alike, is_own
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
+from bayesdrop.nn.two_valued import TwoValuedMask
 from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.typing import Latents
 
 _MOST_UNITS = 10  # a thousand masks an example
 
 
-class BernoulliDropout(BayesianDropout):
+class BernoulliDropout(TwoValuedMask, BayesianDropout):
     r"""Abstract layer whose mask is a Bernoulli, relaxed in training mode and exact otherwise.
 
     .. math:: z_{nk} \sim \mathrm{Bernoulli}(\sigma(\ell_k)), \qquad \ell = \text{keep\_logits}
@@ -81,15 +81,6 @@ class BernoulliDropout(BayesianDropout):
     @override
     def options_for_code(cls, num_features: int, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"temperature": 0.3, **options}
-
-    @abstractmethod
-    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
-        """Return the log-odds that a unit is kept given the global latents, ``(..., K)``.
-
-        Args:
-            latents: Values of the global latents.
-            x: The layer's input; only input-dependent masks look at it.
-        """
 
     @override
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:

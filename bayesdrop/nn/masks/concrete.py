@@ -17,13 +17,14 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.masks.relaxation import Relaxation, bernoulli_mask, check_relaxation
 from bayesdrop.nn.masks.unit_noise import UnitNoiseDropout
+from bayesdrop.nn.two_valued import TwoValuedMask
 from bayesdrop.typing import Latents
 
 _BOUND = 15.0  # beyond it, 1 / keep_prob is more than three million
 
 
 @register
-class ConcreteDropout(UnitNoiseDropout):
+class ConcreteDropout(TwoValuedMask, UnitNoiseDropout):
     r"""Concrete dropout: one learned drop rate for each layer, or for each unit.
 
     .. math::
@@ -137,10 +138,18 @@ class ConcreteDropout(UnitNoiseDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         if not self.training:
             return ScaledBernoulli(self.keep_prob(), validate_args=False).to_event(1)
-        logits = -self._bounded().expand(self.num_units)
+        logits = self.keep_logits(latents)
         fn = bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=True)
         scale = AffineTransform(0.0, 1 / self.keep_prob(), event_dim=1)
         return TransformedDistribution(fn, scale, validate_args=False)
+
+    @override
+    def keep_logits(self, latents: Latents, x: Tensor | None = None) -> Tensor:
+        return -self._bounded().expand(self.num_units)
+
+    @override
+    def mask_where(self, kept: Tensor) -> Tensor:
+        return kept / self.keep_prob()
 
     @override
     def keep_prob(self) -> Tensor:

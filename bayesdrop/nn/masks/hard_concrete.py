@@ -14,7 +14,7 @@ from typing_extensions import override
 from bayesdrop.distributions.hard_concrete import HardConcrete
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
-from bayesdrop.nn.mask import BayesianDropout
+from bayesdrop.nn.masks.priced_units import PricedUnits
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents
 
@@ -22,7 +22,7 @@ _MAX_LOGIT = math.log(100.0)
 
 
 @register
-class HardConcreteDropout(BayesianDropout):
+class HardConcreteDropout(PricedUnits):
     r"""Hard-concrete gates with an L0 penalty.
 
     .. math::
@@ -90,10 +90,7 @@ class HardConcreteDropout(BayesianDropout):
     schedulable: ClassVar[tuple[str, ...]] = ("temperature",)
     per_unit: ClassVar[tuple[str, ...]] = ("logits", "previous_logits")
 
-    always_shown: ClassVar[tuple[str, ...]] = ("cost_per_parameter",)
-
     temperature: Tensor
-    parameters_per_unit: Tensor
 
     def __init__(
         self,
@@ -111,13 +108,6 @@ class HardConcreteDropout(BayesianDropout):
         lower: float = -0.1,
         upper: float = 1.1,
     ) -> None:
-        prices = (cost_per_parameter, prior_precision)
-        _check(
-            all(0.0 <= price < math.inf for price in prices),
-            expected="finite cost_per_parameter >= 0 and prior_precision >= 0",
-            got=f"{cost_per_parameter=} and {prior_precision=}",
-            hint="Both are in nats of the whole data set; the default cost is 0.1.",
-        )
         _check(
             -math.inf < lower < 0.0 and 1.0 < upper < math.inf and 0.0 < temperature < math.inf,
             expected="lower < 0, upper > 1 and temperature > 0, all finite",
@@ -140,13 +130,11 @@ class HardConcreteDropout(BayesianDropout):
             threshold=threshold,
             kl_scale=kl_scale,
         )
-        self.cost_per_parameter = cost_per_parameter
-        self.prior_precision = prior_precision
+        self._set_prices(cost_per_parameter, prior_precision)
         self.prior_logits = prior_logits
         self.lower, self.upper = lower, upper
         self.logits = nn.Parameter(torch.full((num_units,), float(init_logits)))
         self.register_buffer("temperature", torch.full((), float(temperature)))
-        self.register_buffer("parameters_per_unit", torch.ones(()))
 
     @classmethod
     @override
@@ -154,19 +142,6 @@ class HardConcreteDropout(BayesianDropout):
         # P(z = 1) for the default stretch and temperature, as far as logits go.
         logits = math.log(keep_prob / (1 - keep_prob)) + 2 / 3 * math.log(11.0)
         return {"init_logits": min(logits, _MAX_LOGIT)}
-
-    @override
-    def bind_weights(self, layer: nn.Module, dim: int) -> None:
-        parameters = _governed(layer, dim)
-        if not parameters or parameters[0].shape[0] != self.num_units:
-            raise ConfigError(
-                self.name,
-                expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
-                got=f"{layer} and dim={dim}",
-                hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
-            )
-        self._bound = (layer, dim)
-        self.parameters_per_unit.fill_(sum(value[0].numel() for value in parameters))
 
     def _gates(self) -> HardConcrete:
         # The constructor has checked the arguments, and this runs at every step.
@@ -195,8 +170,7 @@ class HardConcreteDropout(BayesianDropout):
         previous = self.previous("logits")
         if previous is not None:  # a prior of the gates, and no price a parameter
             return torch_kl_divergence(gates, self._prior(previous)).sum()
-        price = self.cost_per_parameter * self.parameters_per_unit + self._slab_energy()
-        total = (gates.prob_nonzero * price).sum()
+        total = (gates.prob_nonzero * self._price()).sum()
         if self.prior_logits is None:
             return total
         prior = self._prior(torch.full_like(gates.logits, self.prior_logits))
@@ -204,21 +178,6 @@ class HardConcreteDropout(BayesianDropout):
 
     def _prior(self, logits: Tensor) -> HardConcrete:
         return HardConcrete(logits, self.temperature, self.lower, self.upper, validate_args=False)
-
-    def _slab_energy(self) -> Tensor | float:
-        # Minus the log density of the slab, up to a constant, for the parameters of each gate.
-        if self.prior_precision == 0.0:
-            return 0.0
-        if self._bound is None:
-            raise ConfigError(
-                self.name,
-                expected="to know the layer whose weights have the prior",
-                got=f"prior_precision={self.prior_precision} and no layer",
-                hint="bd.convert tells it; in a network built by hand call "
-                "dropout.bind_weights(linear, dim=1), or leave prior_precision=0.",
-            )
-        squares = [value.square().flatten(1).sum(1) for value in _governed(*self._bound)]
-        return 0.5 * self.prior_precision * sum(squares[1:], start=squares[0])
 
     @override
     def keep_prob(self) -> Tensor:
@@ -233,19 +192,6 @@ class HardConcreteDropout(BayesianDropout):
     @torch.no_grad()
     def kept(self) -> Tensor:
         return self.mean_mask() != 0
-
-    @override
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, parameters_per_unit={int(self.parameters_per_unit)}"
-
-
-def _governed(layer: Any, dim: int) -> list[Tensor]:
-    """Return a layer's parameters with the units first: ``weight``, and for outputs ``bias``."""
-    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
-    if not isinstance(weight, Tensor) or dim not in (0, 1) or weight.ndim < 2:
-        return []
-    found = [weight.transpose(0, dim)]
-    return [*found, bias[:, None]] if dim == 0 and isinstance(bias, Tensor) else found
 
 
 def _check(good: bool, *, expected: str, got: str, hint: str) -> None:
