@@ -161,6 +161,10 @@ class BayesianWeights(LatentOwner):
     def weight_moments(self) -> tuple[Tensor, Tensor]:
         """Return mean and variance of each weight under the posterior."""
 
+    def moments_in_training(self) -> tuple[Tensor, Tensor]:
+        """Return the moments that local noise is drawn with: by default ``weight_moments()``."""
+        return self.weight_moments()
+
     @override
     @abstractmethod
     def kept(self) -> Tensor:
@@ -269,7 +273,7 @@ class BayesianWeights(LatentOwner):
         return self._with_weight(x, self.posterior()["weight"].rsample(rows))
 
     def _with_local_noise(self, x: Tensor, by_example: bool) -> Tensor:
-        mean, variance = self.weight_moments()
+        mean, variance = self.moments_in_training()
         location = self.operate(x, mean, self.bias)
         if location.dtype == torch.float16:
             # Variances, and squares of inputs, leave its range.

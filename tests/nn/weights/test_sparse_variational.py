@@ -94,6 +94,49 @@ def test_sampled_weights_are_gaussian_around_the_mean():
     assert_mean_close((draws - layer.weight).square(), layer.log_variance.exp())
 
 
+# -- the published training rule ------------------------------------------------------------------
+
+
+def half_pruned(**options):
+    layer = linear(**options)
+    layer.log_variance.data.fill_(-6.0)
+    layer.weight.data.fill_(0.5)
+    layer.weight.data[:, :2] = 1e-3  # log alpha is 7.8 there and -4.6 elsewhere
+    return layer
+
+
+def test_a_pruned_mean_has_no_gradient_from_the_data_and_its_variance_has():
+    layer, x = half_pruned(mean_path="pruned"), torch.rand(50, 4)
+    layer(x).square().mean().backward()
+    mean, variance = layer.weight.grad, layer.log_variance.grad
+    assert bool((mean[:, :2] == 0).all()) and bool((mean[:, 2:] != 0).all())
+    assert bool((variance != 0).all())
+    layer.zero_grad()
+    layer.kl_divergence().backward()
+    assert bool((layer.weight.grad[:, :2] > 0).all())  # which drives it to zero
+
+
+@torch.no_grad()
+def test_the_published_rule_cuts_means_and_keeps_variances():
+    cut, whole = half_pruned(mean_path="pruned"), half_pruned()
+    cut.load_state_dict(whole.state_dict())
+    x = torch.rand(1, 4)
+    draws = torch.stack([cut(x)[0] for _ in range(4000)])
+    assert_mean_close(draws, cut.eval()(x)[0])
+    assert_mean_close((draws - draws.mean(0)).square(), x.square() @ cut.log_variance.exp().T)
+    torch.testing.assert_close(cut.kl_divergence(), whole.kl_divergence())
+    torch.testing.assert_close(cut(x), whole.eval()(x))
+    cut.train().weight.fill_(0.5)  # with nothing pruned it is the ELBO's rule
+    assert all(map(torch.equal, cut.moments_in_training(), cut.weight_moments()))
+
+
+def test_the_published_rule_needs_local_noise():
+    with pytest.raises(ConfigError, match="noise='local'"):
+        linear(mean_path="pruned", noise="weights")
+    with pytest.raises(ConfigError, match="mean_path"):
+        linear(mean_path="cut")
+
+
 # -- priors and granularity -----------------------------------------------------------------------
 
 
