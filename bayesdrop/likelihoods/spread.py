@@ -101,7 +101,7 @@ class SpreadLikelihood(Likelihood):
                 )
             location, raw = output.chunk(2, dim=batch_ndim)
             return location, F.softplus(raw) + self.minimum
-        raw = self.get_parameter(f"raw_{name}")
+        raw = getattr(self, f"raw_{name}")
         if raw.numel() not in (1, outputs):
             raise ShapeError(
                 f"{who}('learned')",

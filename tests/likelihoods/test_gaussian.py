@@ -61,3 +61,23 @@ def test_missing_targets_are_refused(value):
 def test_an_argument_without_a_scale_is_refused_by_name(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         bd.Gaussian("learned", **options)
+
+
+def test_learned_noise_has_a_gradient_under_torch_func():
+    bnn = bd.BayesianNetwork(torch.nn.Linear(3, 1), bd.Gaussian("learned"), 4)
+    x, y = torch.randn(4, 3), torch.randn(4, 1)
+
+    class Loss(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bnn = bnn
+
+        def forward(self, x, y):
+            return self.bnn.loss(x, y).loss
+
+    module = Loss()
+    values = {name: p.detach() for name, p in module.named_parameters()}
+    found = torch.func.grad(lambda values: torch.func.functional_call(module, values, (x, y)))
+    module(x, y).backward()
+    for name, gradient in found(values).items():
+        torch.testing.assert_close(gradient, module.get_parameter(name).grad)
