@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from paired import SIGNS, Difference
-from rows import mean_of, read, table
+from rows import NO_KL, mean_of, read, table
 
 METHODS = {
     "mc-dropout": "MC dropout",
     "concrete": "concrete dropout",
     "beta-bernoulli": "BB",
+    "beta-bernoulli-whole": "BB, KL x 1",
 }
 """Methods of ``uci.py`` to their columns."""
 
@@ -25,7 +26,7 @@ def _row(result: dict, row: dict) -> list[str]:
         and (run["set"], run["epochs"]) == (row["set"], row["epochs"])
     )
     factors = ", ".join(f"{value:g} ({count})" for value, count in sorted(found.items()))
-    return [row["set"], "/".join(map(str, sorted(splits))), f"{row['epochs']}", factors]
+    return [row["set"], "/".join(map(str, sorted(splits))), f"{row['epochs']:,}", factors or NO_KL]
 
 
 _HEADER = ["splits", "epochs", "KL of BB (splits)"]
@@ -54,15 +55,22 @@ def uci(measure: str) -> str:
 def differences() -> str:
     """Return paired differences from MC dropout over the splits, with what they bear."""
     result = read("uci.json")
+    others = {method: title for method, title in METHODS.items() if method != "mc-dropout"}
     rows = []
     for row in result["summary"]:
         cells = _row(result, row)
         for measure, decimals in (("rmse", 4), ("log_likelihood", 3)):
-            for method in ("concrete", "beta-bernoulli"):
+            for method in others:
+                if method not in row["differences"]:
+                    cells.append("")
+                    continue
                 mean, error = row["differences"][method][measure]
                 splits = row["methods"][method]["splits"]
                 verdict = Difference(mean, error, splits).verdict(measure == "log_likelihood")
                 cells.append(f"{mean_of([mean, error], decimals)} ({SIGNS[verdict]})")
         rows.append(cells)
-    header = ["less MC dropout's on the same splits", *_HEADER, "RMSE: concrete", "BB"]
-    return table([*header, "log-likelihood: concrete", "BB"], rows)
+    header = ["less MC dropout's on the same splits", *_HEADER]
+    for words in ("RMSE", "log-likelihood"):
+        first, *rest = others.values()
+        header += [f"{words}: {first.removesuffix(' dropout')}", *rest]
+    return table(header, rows)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import scipy.stats
+import torch
 from torch import nn
 
 import bayesdrop as bd
@@ -269,6 +270,29 @@ def test_methods_are_compared_on_the_same_splits(script):
     (row,) = uci.summary(runs)
     assert row["differences"]["concrete"]["rmse"] == [0.0, 1.0]
     assert row["differences"]["concrete"]["log_likelihood"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "key, options",
+    [
+        ("mc-dropout", [{"drop_prob": rate, "length_scale": 0.5} for rate in (0.05, 0.4)]),
+        ("concrete", [{"length_scale": scale} for scale in (0.1, 3.0)]),
+        ("beta-bernoulli", [{"kl_scale": scale} for scale in (0.1, 1.0)]),
+    ],
+)
+def test_splits_trained_side_by_side_are_those_trained_one_by_one(script, key, options):
+    uci = script("uci")
+    rows = {i: (torch.randn(140, 3), torch.randn(140, 1)) for i in (4, 7)}
+    tasks = [(4, options[0]), (7, options[1]), (7, options[0])]
+    found = uci.train(key, tasks, rows, 5, 3)
+    for (split, own), bnn in zip(tasks, found, strict=True):
+        alone = uci.build(key, own, rows[split], 5, split)
+        before = {name: p.detach().clone() for name, p in alone.named_parameters()}
+        plan = {"epochs": 3, "batch_size": 128, "weight_decay": 0.0, "schedule": ()}
+        bd.fit(alone, rows[split], seed=split, progress=False, **plan, **uci.RATES)
+        for name, value in alone.named_parameters():
+            torch.testing.assert_close(bnn.get_parameter(name), value)
+            assert not torch.equal(value, before[name])
 
 
 def test_results_hold_no_path_of_a_machine():
