@@ -41,7 +41,7 @@ def registered(base: type[Kind]) -> dict[str, type[Kind]]:
 
     Example:
         >>> list(registered(BayesianWeights))
-        ['dropconnect', 'gaussian-dropconnect', 'sparse-variational']
+        ['dropconnect', 'gaussian-dropconnect', 'gaussian-weights', 'sparse-variational']
     """
     return {key: cls for key, cls in layers.items() if issubclass(cls, base)}
 

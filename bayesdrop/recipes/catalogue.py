@@ -11,7 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bayesdrop.recipes.methods import BB, HIBP, IBP, L0, METHODS, SBP, SVD, VND
+from bayesdrop.recipes.methods import (
+    BB,
+    GAUSSIAN,
+    HIBP,
+    HORSESHOE,
+    IBP,
+    JEFFREYS,
+    L0,
+    METHODS,
+    SBP,
+    SVD,
+    VND,
+)
 from bayesdrop.recipes.recipe import Recipe, Stage, register
 
 
@@ -93,6 +105,19 @@ class _Network:
             milestones=(0.75, 0.9),
         )
         self.add(key, self.plain, stage)
+
+    def compress(self, stage: Stage, options: Mapping[str, Any]) -> None:
+        """Register Gaussian weights, alone and within scales of units.
+
+        Args:
+            stage: What follows pretraining.
+            options: Of ``convert``, for scales and weights.
+        """
+        stages = self.plain, replace(stage, name="compressed")
+        self.add(GAUSSIAN, *stages, options=options)
+        within = {"weights": {"dropout": GAUSSIAN, **options}}
+        for method in (JEFFREYS, HORSESHOE):
+            self.add(method, *stages, options={**options, **within})
 
     def sample(self, epochs: int, hidden: Mapping[str, Any], length_scale: float) -> None:
         """Register the methods with fixed noise, and concrete dropout: one stage from scratch.
@@ -178,6 +203,7 @@ _WEIGHTS = Stage(
     kl_warm_up=0.2,
 )
 _THRESHOLD = {"threshold": 0.01}
+_COMPRESSED = replace(_WEIGHTS, milestones=(0.8, 0.93))
 
 # -- LeNet-500-300 and LeNet-300-100 -------------------------------------------------------------
 
@@ -201,6 +227,7 @@ for _key in (SBP, L0):
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
 _lenet_300.add(SVD, _WEIGHTS)
+_lenet_300.compress(_COMPRESSED, {})
 replace(_lenet_300, name="lenet-300-100", title="LeNet-300-100", network="lenet-300-100").add(
     SVD, replace(_WEIGHTS, epochs=150, milestones=(0.7, 0.9)), options={"kl_scale": 2.2}
 )
@@ -229,6 +256,7 @@ _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
 _lenet5.add(SVD, Stage("plain", 10, weight_decay=0.0), _WEIGHTS)
+_lenet5.compress(_COMPRESSED, {})
 
 # -- VGG, for a GPU: not run yet -----------------------------------------------------------------
 
@@ -282,17 +310,13 @@ for _key in (SBP, L0):
     _digits.prune(_key, 200, 3e-2)
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))
-_digits.add(
-    SVD,
-    Stage(
-        "sparse",
-        200,
-        dropout=True,
-        batch_size=50,
-        variational_learning_rate=3e-2,
-        weight_decay=0.0,
-        milestones=(0.8, 0.93),
-        kl_warm_up=0.5,
-    ),
-    options=_TENTH,
+_stage = replace(
+    _WEIGHTS,
+    epochs=200,
+    batch_size=50,
+    variational_learning_rate=3e-2,
+    milestones=(0.8, 0.93),
+    kl_warm_up=0.5,
 )
+_digits.add(SVD, _stage, options=_TENTH)
+_digits.compress(_stage, _TENTH)

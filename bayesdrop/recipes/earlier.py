@@ -9,6 +9,8 @@ from typing import Any
 ABBREVIATIONS = {
     "bb": "beta-bernoulli",
     "dbb": "dependent-beta-bernoulli",
+    "ghs": "group-horseshoe",
+    "gnj": "normal-jeffreys",
     "hibp": "hierarchical-indian-buffet",
     "ibp": "indian-buffet",
     "l0": "hard-concrete",

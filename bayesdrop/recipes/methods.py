@@ -14,6 +14,7 @@ IBP, HIBP, VND, SVD = (
     "variational-nested",
     "sparse-variational",
 )
+GAUSSIAN, JEFFREYS, HORSESHOE = "gaussian-weights", "normal-jeffreys", "group-horseshoe"
 _BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
 _FIXED = "nested dropout, the number of kept groups"
 _ONE_WIDTH = "all layers at one width"
@@ -45,6 +46,7 @@ class Method:
 _UNITS = {"linear": False, "conv": False}  # only where an nn.Dropout was
 _AS_RUN = {"shared_by": "example", "gradient": "straight-through"}
 _SOFTPLUS, _LOG = {"parametrization": "softplus"}, {"parametrization": "log"}  # as tuned
+_SCALES = {"weights": GAUSSIAN, "shared_by": "example"}
 _OPEN_LAW = {"prior_continue_prob": None, "init_continue_prob": None}
 
 METHODS = {
@@ -121,4 +123,11 @@ METHODS = {
         {**_OPEN_LAW, "prior_full_prob": 0.3, "shared_by": "example", **_SPREAD_OPTIONS},
     ),
     SVD: Method("sparse variational dropout of the weights", SVD),
+    GAUSSIAN: Method(f"Gaussian weights {_PRETRAINED}", GAUSSIAN),
+    JEFFREYS: Method(
+        f"normal-Jeffreys scales of units over Gaussian weights {_PRETRAINED}", JEFFREYS, _SCALES
+    ),
+    HORSESHOE: Method(
+        f"group horseshoe scales of units over Gaussian weights {_PRETRAINED}", HORSESHOE, _SCALES
+    ),
 }

@@ -61,7 +61,8 @@ class MaskContract(OwnerContract):
             path: torch.bernoulli(torch.full((*shape[:-1], layer.num_units), 0.5))
             for path, layer in bnn.named_dropout_layers()
         }
-        model = poutine.condition(bnn.model, {f"{path}.z": mask for path, mask in masks.items()})
+        drawn = self.posterior_of_model(bnn, (x, y))
+        model = poutine.condition(drawn, {f"{path}.z": mask for path, mask in masks.items()})
         with bd.impose_masks(bnn.network, masks):
             expected = bnn(x)
         torch.testing.assert_close(model(x, y), expected)
@@ -87,7 +88,7 @@ class MaskContract(OwnerContract):
 
     def test_masks_add_nothing_to_the_loss(self):
         bnn, data = self.bayesian(), self.batch()
-        trace = poutine.trace(bnn.model).get_trace(*data)
+        trace = poutine.trace(self.posterior_of_model(bnn, data)).get_trace(*data)
         trace.compute_log_prob()
         for path, layer in bnn.named_dropout_layers():
             node: Any = trace.nodes[f"{path}.z"]
@@ -110,7 +111,8 @@ class MaskContract(OwnerContract):
 
         bnn = bd.BayesianNetwork(Loop(self.layer(4)), bd.Categorical(), NUM_DATA)
         x, y = torch.randn(5, 6, 3), torch.randint(3, (5,))
-        assert sites(bnn.model, x, y)["gate.z"]["value"].shape == (5, 4)
+        drawn = self.posterior_of_model(bnn, (x, y))
+        assert sites(drawn, x, y)["gate.z"]["value"].shape == (5, 4)
         assert math.isfinite(TraceMeanField_ELBO().loss_and_grads(bnn.model, bnn.guide, x, y))
         assert bool(bnn.loss(x, y).loss.isfinite())
         assert bd.predict(bnn, x, num_samples=3).mean.shape == (5, 3)
