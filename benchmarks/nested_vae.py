@@ -8,14 +8,19 @@ Methods, with the same networks, optimiser and epochs:
     plain-small      a plain auto-encoder trained anew for each number of features (``--small``)
     nested-uniform   an ordered code, the number of features an example uses uniform
     nested-geometric the same, geometric with the prior's rate
-    vnd              variational nested dropout: each example has its own law
+    vnd              variational nested dropout: each example has its own law; its gradient as
+                     published
+    vnd-C            the same with a factor C on the divergence of the order (``kl_scale``), its
+                     unbiased gradient, and the law shared out in a batch
+    vnd-uniform-C    the same under a prior that is uniform over the number of features
 
 Held-out bound at ``L`` features: the first ``L`` are drawn from their posterior and paid for, the
 others are zero and free; the width is given, so that the order costs nothing. That of ``vnd`` and
 of the fixed laws over all widths, with the order paid for, is ``elbo``. The reconstruction error
 is the squared error of the pixels' mean, summed over an image. Nothing is chosen by the test
-images. Runs are resumable (``--work``) and take one thread each. Needs MNIST in ``--data-dir`` or
-``BAYESDROP_DATA`` (torchvision downloads it otherwise).
+images; with ``--validation`` 10,000 training images are held out and evaluated instead, to choose
+C by. Runs are resumable (``--work``), take one thread each and add to the file. Needs MNIST in
+``--data-dir`` or ``BAYESDROP_DATA`` (torchvision downloads it otherwise).
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+import result_files
 import torch
 from ibp_vae import load_binarised
 from torch import Tensor
@@ -49,12 +55,37 @@ METHODS: dict[str, dict] = {
         "latent_dropout": "nested",
         "latent_options": {"law": "geometric", "continue_prob": 0.95},
     },
-    "vnd": {**_ORDER, "latent_options": {"prior_continue_prob": 0.95}},
+    "vnd": {
+        **_ORDER,
+        "latent_options": {"prior_continue_prob": 0.95, "gradient": "straight-through"},
+    },
 }
+_SHARED_OUT = {"shared_by": "example", "stratified": True}
+for _scale in (1, 3, 10, 30):
+    METHODS[f"vnd-{_scale}"] = {
+        **_ORDER,
+        "latent_options": {"prior_continue_prob": 0.95, "kl_scale": _scale, **_SHARED_OUT},
+    }
+    METHODS[f"vnd-uniform-{_scale}"] = {
+        **_ORDER,
+        "latent_options": {
+            "prior_continue_prob": None,
+            "init_continue_prob": None,
+            "kl_scale": _scale,
+            **_SHARED_OUT,
+        },
+    }
 """Arguments of ``bd.networks.vae`` by name."""
 
+FIRST = ["plain", "plain-small", "nested-uniform", "nested-geometric", "vnd"]
 WIDTHS = [1, 2, 4, 8, 12, 16, 24, 32, 40]
 LATENT_SIZE = 40
+
+
+def name_of(method: str, size: int, seed: int, args: argparse.Namespace) -> str:
+    """Return the name of a training in ``--work``."""
+    held_out = "-validation" if args.validation else ""
+    return f"{method}-{size}-{args.epochs}-{seed}{held_out}"
 
 
 def train(
@@ -72,7 +103,7 @@ def train(
         weight_decay=0.0,
         schedule=(0.7, 0.9),
         seed=seed,
-        checkpoint_dir=args.work / f"{method}-{size}-{args.epochs}-{seed}",
+        checkpoint_dir=args.work / name_of(method, size, seed, args),
         progress=False,
     )
     return vae, result.seconds / 60
@@ -116,10 +147,11 @@ def cut_to_width(
 def run_one(method: str, size: int, seed: int, args: argparse.Namespace) -> dict:
     """Train one auto-encoder, or load what an earlier call made of it, and evaluate it once."""
     torch.set_num_threads(1)
-    file = args.work / f"{method}-{size}-{args.epochs}-{seed}.json"
+    file = args.work / f"{name_of(method, size, seed, args)}.json"
     if file.exists():
         return json.loads(file.read_text())
-    data = load_binarised(args.data_dir, 0)
+    data = load_binarised(args.data_dir, 10_000 if args.validation else 0)
+    held_out = data["validation" if args.validation else "test"]
     vae, minutes = train(method, size, seed, data["train"], args)
     vae.eval()
     order = order_of(vae, data["train"][:10_000])
@@ -127,14 +159,16 @@ def run_one(method: str, size: int, seed: int, args: argparse.Namespace) -> dict
     record = {
         "method": method,
         "seed": seed,
+        "epochs": args.epochs,
         "latent_size": size,
+        "kl_scale": METHODS[method].get("latent_options", {}).get("kl_scale", 1),
         "minutes": minutes,
-        "elbo": log_likelihood_bound(vae, data["test"], num_samples=1, seed=0).mean,
-        "widths": {w: cut_to_width(vae, data["test"], order, w, seed) for w in widths},
+        "elbo": log_likelihood_bound(vae, held_out, num_samples=1, seed=0).mean,
+        "widths": {w: cut_to_width(vae, held_out, order, w, seed) for w in widths},
     }
     if vae.code.is_ordered:
         with torch.no_grad():
-            probs = torch.cat([vae.feature_probs(batch) for batch in data["test"].split(1000)])
+            probs = torch.cat([vae.feature_probs(batch) for batch in held_out.split(1000)])
         record["features_per_image"] = float(probs.sum(1).mean())
     file.write_text(json.dumps(record))
     return record
@@ -160,10 +194,11 @@ def mean_of(runs: list[dict]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=FIRST)
     parser.add_argument("--small", type=int, nargs="*", default=[2, 8, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--validation", action="store_true", help="never touch the test images")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, one thread each")
     parser.add_argument("--data-dir")
     parser.add_argument("--work", type=Path, default=Path("runs/nested-vae"))
@@ -179,18 +214,20 @@ def main() -> None:
         ]
         # A file has its widths as strings, and so has what is returned from here on.
         runs = [json.loads(json.dumps(task.result())) for task in tasks]
+    command = shlex.join(["python", *sys.argv])
+    earlier = json.loads(args.out.read_text()) if args.out.exists() else {"runs": []}
+    keys = ("method", "latent_size", "seed")
+    runs = result_files.added(earlier["runs"], [{**r, "command": command} for r in runs], keys)
+    methods = dict.fromkeys(run["method"] for run in runs)
     result = {
-        "command": shlex.join(["python", *sys.argv]),
         "torch": torch.__version__,
         "bayesdrop": bd.__version__,
-        "seeds": args.seeds,
-        "epochs": args.epochs,
+        "validation": args.validation,
         "latent_size": LATENT_SIZE,
-        "mean": {m: mean_of([r for r in runs if r["method"] == m]) for m in args.methods},
+        "mean": {m: mean_of([r for r in runs if r["method"] == m]) for m in methods},
         "runs": runs,
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    result_files.write(result, args.out)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "nested-full-width": tables_nested.full_width,
     "nested-areas": tables_nested.areas,
     "nested-vae": tables_nested.auto_encoders,
+    "nested-vae-choice": tables_nested.auto_encoder_choice,
     "ibp-vae": tables_small.ibp_vae,
     "uci-rmse": partial(tables_uci.uci, "rmse"),
     "uci-log-likelihood": partial(tables_uci.uci, "log_likelihood"),

@@ -170,17 +170,34 @@ def _ood(row: dict) -> float:
 
 def auto_encoders() -> str:
     """Return the table of ``nested_vae.py``: means over seeds."""
-    result = read("nested-vae.json")
-    widths = ["2", "8", "16", "40"]
-    header = ["binarised MNIST, test images", "seeds", "epochs", "KL"]
+    return _auto_encoders("nested-vae.json", "binarised MNIST, test images")
+
+
+def auto_encoder_choice() -> str:
+    """Return the table of its candidates on held-out images."""
+    return _auto_encoders("nested-vae-choice.json", "binarised MNIST, validation images")
+
+
+def _auto_encoders(name: str, title: str) -> str:
+    result = read(name)
+    widths = ["2", "4", "8", "12", "16", "24", "40"]
+    header = [title, "seeds", "epochs", "KL", *(f"{width} features" for width in widths)]
     rows = []
-    for key, sign, words, digits in (
-        ("elbo", -1, "minus ELBO", 1),
-        ("squared_error", 1, "squared error", 1),
-    ):
-        for method, title in VAE_TITLES.items():
-            at = result["mean"][method]
-            cells = [f"{sign * at[w][key][0]:.{digits}f}" if w in at else "" for w in widths]
-            about = [str(len(result["seeds"])), str(result["epochs"]), "1"]
-            rows.append([f"{words}: {title}", *about, *cells])
-    return table([*header, *(f"{width} features" for width in widths)], rows)
+    for key, sign, words in (("elbo", -1, "minus ELBO"), ("squared_error", 1, "squared error")):
+        for method, at in result["mean"].items():
+            runs = [run for run in result["runs"] if run["method"] == method]
+            cells = [f"{sign * at[w][key][0]:.1f}" if w in at else "" for w in widths]
+            epochs = sorted({run["epochs"] for run in runs})
+            about = [str(len({run["seed"] for run in runs})), "/".join(map(str, epochs))]
+            factors = sorted({run["kl_scale"] for run in runs})
+            about.append("/".join("1" if c == 1 else f"1, order {c:g}" for c in factors))
+            rows.append([f"{words}: {vae_title(method)}", *about, *cells])
+    return table(header, rows)
+
+
+def vae_title(method: str) -> str:
+    """Return the words for a method of ``nested_vae.py``."""
+    if method in VAE_TITLES:
+        return VAE_TITLES[method]
+    *prior, scale = method.split("-")[1:]
+    return f"VND, order counted {scale} times" + (", uniform prior" if prior else "")

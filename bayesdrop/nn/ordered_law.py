@@ -15,9 +15,13 @@ class OrderedLaw(NamedTuple):
         init_logits: Log-odds where an example's posterior starts, ``(D,)``.
         always_kept: Number of units before those, which every mask keeps.
         temperature: Temperature of the gradient; None where the law is fixed, for every example.
+        interpolated: Whether the gradient is that of ``OrderedMaskInterpolated`` instead.
+        stratified: Whether the examples of a batch share the law out among them in training.
     """
 
     prior_logits: Tensor
     init_logits: Tensor
     always_kept: int
     temperature: float | None
+    interpolated: bool = False
+    stratified: bool = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro
 import pyro.poutine as poutine
 import torch
@@ -183,6 +185,9 @@ class VariationalAutoencoder(Program):
         latents = draw(posterior)
         nll = self.likelihood.nll(self.network.decode(latents), y) * scale
         kl = self.code.kl_divergence(posterior, self.code.prior(rates), latents) * scale
+        penalty = self.code.penalty(posterior)
+        if penalty is not None:
+            kl = kl + penalty.sum() * scale
         if mask is not None:
             kl = kl + mask.kl_divergence(global_posterior)
         return LossTerms(nll, self.kl_weight * kl)
@@ -355,4 +360,15 @@ class _Model(_LocalFunction):
         fn = vae.likelihood.distribution(output, batch_ndim=batch_ndim)
         with plate:
             pyro.sample("obs", fn, obs=vae.likelihood.target(rows, y))
+        self._add_penalty(x, plate)
         return output
+
+    def _add_penalty(self, x: Tensor, plate: Any) -> None:
+        # The global rates are no part of it: only ordered codes, which have none, have a penalty.
+        code = self.bnn.code
+        if not code.is_ordered:
+            return
+        penalty = code.penalty(code.posterior(self.bnn.network.encode(x), {}))
+        if penalty is not None:
+            with plate, poutine.scale(scale=self.bnn.kl_weight):
+                pyro.factor("code.penalty", -penalty)

@@ -145,6 +145,14 @@ class Code(Abstract, nn.Module):
         *offset, mean, log_variance = output.chunk(parts, dim=-1)
         return Encoding(offset[0] if offset else None, mean, (0.5 * log_variance).exp())
 
+    def penalty(self, posterior: Mapping[str, TorchDistribution]) -> Tensor | None:
+        """Return the nats of each example that are no site's divergence, ``(B,)``, or None.
+
+        Args:
+            posterior: What ``posterior`` returned.
+        """
+        return None
+
     def extra_repr(self) -> str:
         """Show the size."""
         return f"{self.num_features}"

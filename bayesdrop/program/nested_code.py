@@ -11,10 +11,16 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 from typing_extensions import override
 
-from bayesdrop.distributions import NestedNormal, OrderedMask, OrderedMaskStraightThrough
+from bayesdrop.distributions import (
+    NestedNormal,
+    OrderedMask,
+    OrderedMaskInterpolated,
+    OrderedMaskStraightThrough,
+)
 from bayesdrop.distributions.nested_normal import open_features
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import BayesianDropout
+from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.program.code import Code, Encoding, Sites
 from bayesdrop.typing import Latents
 
@@ -30,12 +36,20 @@ class NestedCode(Code):
         q(h_k \mid x) = N(\mu_k(x), \sigma_k^2(x))
 
     The code :math:`z \odot h` is one latent (``NestedNormal``), with the closed divergence
-    :math:`\mathrm{KL}(z) + \sum_k P_q(z_k = 1 \mid x)\,\mathrm{KL}(h_k)`.
+    :math:`\mathrm{KL}(z) + \sum_k P_q(z_k = 1 \mid x)\,\mathrm{KL}(h_k)`. The layer's
+    ``kl_scale`` :math:`c` is the factor on :math:`\mathrm{KL}(z)`, by a penalty beside the ELBO:
+    the best law of an example is then
+
+    .. math:: q(t \mid x) \propto p(t) \exp(L_t(x) / c)
+
+    with :math:`L_t` its bound at :math:`t` features. At :math:`c = 1` it gives short prefixes
+    hardly any mass where more features gain several nats, and they are not trained; a large
+    :math:`c` is the fixed law.
 
     Args:
-        order: The layer whose prior, initial logits :math:`r`, always kept units and temperature
-            are taken (``ordered_law``); one unit a group, ordered by index. Where its law is fixed
-            (``NestedDropout``), the encoder says nothing of the mask.
+        order: The layer whose prior, initial logits :math:`r`, always kept units, gradient and
+            ``kl_scale`` are taken (``ordered_law``); one unit a group, ordered by index. Where its
+            law is fixed (``NestedDropout``), the encoder says nothing of the mask.
 
     Sites:  ``h``, event ``(K,)``: the code itself.
 
@@ -69,6 +83,8 @@ class NestedCode(Code):
             )
         self.mask = None
         self.always_kept, self.temperature = law.always_kept, law.temperature
+        self.interpolated, self.stratified = law.interpolated, law.stratified
+        self.kl_scale = order.kl_scale
         self.register_buffer("prior_logits", law.prior_logits.detach().clone())
         self.register_buffer("order_logits", law.init_logits.detach().clone())
 
@@ -132,10 +148,23 @@ class NestedCode(Code):
     def mask_value(self, latents: Latents) -> Tensor:
         return open_features(latents["h"])
 
+    @override
+    def penalty(self, posterior: Mapping[str, TorchDistribution]) -> Tensor | None:
+        if self.temperature is None or self.kl_scale == 1.0:
+            return None
+        order = cast(NestedNormal, posterior["h"]).order
+        prior = OrderedMask(logits=self.prior_logits, validate_args=False)
+        return (self.kl_scale - 1.0) * kl_divergence(order, prior.expand(order.batch_shape))
+
     def _order(self, encoding: Encoding) -> OrderedMask:
+        stratified = self.stratified and self.training
         if encoding.offset is None or self.temperature is None:
-            return OrderedMask(logits=self.prior_logits, validate_args=False)
+            return OrderedMask(
+                logits=self.prior_logits, validate_args=False, stratified=stratified
+            )
         logits = self.order_logits + encoding.offset[..., self.always_kept :]
-        return OrderedMaskStraightThrough(
-            self.temperature, logits=logits.clamp(-5.0, 5.0), validate_args=False
-        )
+        logits = clamp_inward(logits, -5.0, 5.0)
+        if not self.interpolated:
+            return OrderedMaskStraightThrough(self.temperature, logits=logits, validate_args=False)
+        law = OrderedMaskInterpolated if self.training else OrderedMask
+        return law(logits=logits, validate_args=False, stratified=stratified)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
@@ -43,6 +44,54 @@ def test_divergence_is_that_of_the_mask_plus_each_open_feature_s():
     torch.testing.assert_close(vae.loss(x).kl, total * 60 / 6)
 
 
+def test_kl_scale_is_a_factor_on_the_divergence_of_the_order_alone():
+    vae, x = autoencoder("variational-nested"), batch()
+    scaled = autoencoder("variational-nested", kl_scale=7.0)
+    scaled.load_state_dict(vae.state_dict())
+    order = vae.code.posterior(vae.network.encode(x), {})["h"].order
+    prior = bd.distributions.OrderedMask(logits=vae.code.prior_logits)
+    extra = 6.0 * kl_divergence(order, prior.expand(order.batch_shape)).sum() * 60 / 6
+    torch.testing.assert_close(scaled.loss(x).kl, vae.loss(x).kl + extra)
+
+
+def test_the_order_has_the_gradient_of_its_mean_over_all_prefixes():
+    vae, x = autoencoder("variational-nested", init_continue_prob=0.6), batch()
+    last = vae.network.encoder[-1]
+    with torch.no_grad():  # features without noise, so that only the mask is random
+        last.weight[8:], last.bias[8:] = 0.0, -60.0
+    encoding = vae.network.encode(x)
+    q = vae.code.posterior(encoding, {})
+    nll = torch.stack(
+        [
+            -vae.likelihood.distribution(
+                vae.network.decoder(encoding.mean * (torch.arange(4) <= t))
+            ).log_prob(x)
+            for t in range(4)
+        ],
+        -1,
+    )
+    exact = (q["h"].order.tail_probs * nll).sum() + vae.code.kl_divergence(
+        q, vae.code.prior({}), {}
+    )
+    (expected,) = torch.autograd.grad(exact * 60 / 6, last.bias)
+    grads = [torch.autograd.grad(vae.loss(x).loss, last.bias)[0] for _ in range(400)]
+    assert_mean_close(torch.stack(grads)[:, 1:4], expected[1:4])
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("key", KEYS)
+def test_the_examples_of_a_batch_can_share_the_law_out(key, stratified):
+    more = {} if key == "nested" else {"shared_by": "example", "init_continue_prob": 0.6}
+    vae, x = autoencoder(key, stratified=stratified, **more), batch(8)
+    encoding = vae.network.encode(x)
+    open_features = torch.stack(
+        [vae.code.posterior(encoding, {})["h"].rsample() != 0 for _ in range(500)]
+    ).double()
+    if key == "nested":  # an interpolated mask is partly open
+        assert_mean_close(open_features, vae.feature_probs(x).detach())
+    assert bool((open_features.sum((1, 2)).var() < 6.0) == stratified)
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_stock_elbos_have_the_same_expectation(key):
     vae, x = autoencoder(key), batch()
@@ -52,9 +101,10 @@ def test_stock_elbos_have_the_same_expectation(key):
         assert_means_equal(torch.tensor(stock), ours)
 
 
+@pytest.mark.parametrize("kl_scale", [1.0, 7.0])
 @pytest.mark.parametrize("key", KEYS)
-def test_same_noise_gives_the_loss_and_gradient_of_stock_pyro(key):
-    vae, x = autoencoder(key), batch()
+def test_same_noise_gives_the_loss_and_gradient_of_stock_pyro(key, kl_scale):
+    vae, x = autoencoder(key, kl_scale=kl_scale), batch()
     results = []
     for compute in (
         lambda: vae.loss(x).loss,

@@ -146,6 +146,10 @@ class OrderedUnits(BayesianDropout):
         """Return the temperature of the posterior's gradient; None where the law is fixed."""
         return None
 
+    def order_interpolated(self) -> bool:
+        """Return whether the posterior's gradient is that of ``OrderedMaskInterpolated``."""
+        return False
+
     @abstractmethod
     def order_probs(self) -> Tensor:
         r"""Return :math:`\beta_k`, that a group is kept if the one before it is, ``(D,)``."""
@@ -157,6 +161,8 @@ class OrderedUnits(BayesianDropout):
             self.order_posterior().logits,
             self.always_kept,
             self.order_temperature(),
+            self.order_interpolated(),
+            self.stratified,
         )
 
     @classmethod

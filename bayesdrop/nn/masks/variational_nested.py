@@ -205,6 +205,10 @@ class VariationalNestedDropout(OrderedUnits):
         return float(self.temperature)
 
     @override
+    def order_interpolated(self) -> bool:
+        return self.gradient == "interpolated"
+
+    @override
     def order_posterior(self) -> OrderedMask:
         logits = self.clamped_logits()
         if self.training and self.gradient == "interpolated" and self._law.learn_order:
