@@ -24,9 +24,12 @@ CAN = {
     "beta-bernoulli",
     "concrete",
     "dependent-beta-bernoulli",
+    "gaussian-weights",
+    "group-horseshoe",
     "hard-concrete",
     "hierarchical-indian-buffet",
     "indian-buffet",
+    "normal-jeffreys",
     "sparse-variational",
     "structured-bayesian-pruning",
     "variational-nested",
@@ -208,8 +211,7 @@ def test_halves_of_a_gaussian_data_set_give_the_exact_posterior_of_the_whole():
     x = torch.cat([torch.eye(3)] * 8) * torch.linspace(0.5, 2.0, 24).unsqueeze(1)
     y = x @ torch.tensor([[1.0], [-0.4], [0.2]]) + torch.randn(24, 1)
     precision = 1 + x.square().sum(0)
-    layer = bd.nn.SparseVariational(nn.Linear(3, 1, bias=False))
-    layer.carry({"loc": torch.zeros(1, 3), "scale": torch.ones(1, 3)})
+    layer = bd.nn.GaussianWeights(nn.Linear(3, 1, bias=False))
     for part in (slice(0, 12), slice(12, 24)):
 
         def loss(part=part):

@@ -5,7 +5,6 @@ from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout
 from bayesdrop.nn.masks.concrete import ConcreteDropout
 from bayesdrop.nn.masks.dependent_beta_bernoulli import DependentBetaBernoulliDropout
 from bayesdrop.nn.masks.gaussian import GaussianDropout
-from bayesdrop.nn.masks.generalized import GeneralizedDropout
 from bayesdrop.nn.masks.group_horseshoe import GroupHorseshoeDropout
 from bayesdrop.nn.masks.hard_concrete import HardConcreteDropout
 from bayesdrop.nn.masks.hierarchical_indian_buffet import HierarchicalIndianBuffetDropout
@@ -29,7 +28,6 @@ __all__ = [
     "DependentBetaBernoulliDropout",
     "GaussianDropout",
     "GroupHorseshoeDropout",
-    "GeneralizedDropout",
     "HardConcreteDropout",
     "HierarchicalIndianBuffetDropout",
     "IndianBuffetDropout",

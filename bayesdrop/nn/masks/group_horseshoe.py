@@ -83,7 +83,11 @@ class GroupHorseshoeDropout(UnitScaleDropout):
 
     key: ClassVar[str] = "group-horseshoe"
     reference: ClassVar[str] = "Louizos, Ullrich, Welling (2017), https://arxiv.org/abs/1705.08665"
-    per_unit: ClassVar[tuple[str, ...]] = ("loc_a", "loc_b", "log_variance_a", "log_variance_b")
+    per_unit: ClassVar[tuple[str, ...]] = (
+        *("loc_a", "loc_b", "log_variance_a", "log_variance_b"),
+        *("previous_unit_a_loc", "previous_unit_b_loc"),
+        *("previous_unit_a_scale", "previous_unit_b_scale"),
+    )
 
     global_scale: Tensor
 

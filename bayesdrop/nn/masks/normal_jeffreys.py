@@ -67,7 +67,10 @@ class NormalJeffreysDropout(UnitScaleDropout):
 
     key: ClassVar[str] = "normal-jeffreys"
     reference: ClassVar[str] = "Louizos, Ullrich, Welling (2017), https://arxiv.org/abs/1705.08665"
-    per_unit: ClassVar[tuple[str, ...]] = ("loc", "log_variance")
+    per_unit: ClassVar[tuple[str, ...]] = (
+        *("loc", "log_variance"),
+        *("previous_scale_loc", "previous_scale_scale"),
+    )
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
+from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import unknown_name
 from bayesdrop.nn.mask import BayesianDropout, MaskKind
 from bayesdrop.typing import Latents, SharedBy
@@ -85,9 +86,30 @@ class UnitScaleDropout(BayesianDropout):
         """Return the distribution of the scales given what the units share, event ``(K,)``."""
 
     @override
+    def carried(self) -> dict[str, Tensor]:
+        # Normal or log-normal, all of them.
+        found = {**self.layer_posteriors(), **self.unit_posteriors()}
+        of_elements = [(name, elements(fn)) for name, fn in found.items()]
+        locs = {f"{name}_loc": fn.loc for name, fn in of_elements}
+        return locs | {f"{name}_scale": fn.scale for name, fn in of_elements}
+
+    def _updated(
+        self, priors: dict[str, TorchDistribution], posteriors: dict[str, TorchDistribution]
+    ) -> dict[str, TorchDistribution]:
+        """Return the priors, or the earlier posteriors that ``bd.update_prior`` has made them."""
+        found = dict(priors)
+        for name, q in posteriors.items():
+            loc, scale = self.previous(f"{name}_loc"), self.previous(f"{name}_scale")
+            if loc is not None and scale is not None:
+                found[name] = type(elements(q))(loc, scale, validate_args=False).to_event(1)
+        return found
+
+    @override
     def prior(self) -> dict[str, TorchDistribution]:
-        units = self.unit_priors() if self.shared_by == "batch" else {}
-        return {**self.layer_priors(), **units}
+        shared = self._updated(self.layer_priors(), self.layer_posteriors())
+        if self.shared_by == "example":
+            return shared
+        return {**shared, **self._updated(self.unit_priors(), self.unit_posteriors())}
 
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
@@ -98,10 +120,9 @@ class UnitScaleDropout(BayesianDropout):
     def penalty(self) -> Tensor | None:
         if self.shared_by == "batch":
             return None
-        priors = self.unit_priors()
-        terms = [
-            torch_kl_divergence(q, priors[name]) for name, q in self.unit_posteriors().items()
-        ]
+        posteriors = self.unit_posteriors()
+        priors = self._updated(self.unit_priors(), posteriors)
+        terms = [torch_kl_divergence(q, priors[name]) for name, q in posteriors.items()]
         return sum(terms[1:], start=terms[0])
 
     @override

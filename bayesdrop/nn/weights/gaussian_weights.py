@@ -108,6 +108,9 @@ class GaussianWeights(BayesianWeights):
 
     @override
     def prior(self) -> dict[str, TorchDistribution]:
+        previous = self.previous_weight()
+        if previous is not None:
+            return {"weight": previous.to_event()}
         loc = torch.zeros_like(self.weight)
         scale = torch.full_like(self.weight, self.prior_scale)
         return {"weight": Normal(loc, scale, validate_args=False).to_event()}
@@ -120,7 +123,8 @@ class GaussianWeights(BayesianWeights):
         prior: Mapping[str, TorchDistribution] | None = None,
     ) -> Tensor:
         own = is_own(type(self), "kl_divergence", "prior", "posterior", "penalty")
-        if not own or self.weight.dtype == torch.float16:
+        updated = self.previous_weight() is not None
+        if not own or updated or self.weight.dtype == torch.float16:
             return super().kl_divergence(posterior, prior=prior)
         # Sums first: few passes over the weights.
         squares = self.weight.square().sum() + self.log_variance.exp().sum()
