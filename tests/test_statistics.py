@@ -22,6 +22,16 @@ def test_mean_assertions_pass_on_the_mean_and_fail_beside_it():
             assertion(samples, other)
 
 
+def test_what_is_not_random_may_differ_by_rounding_alone():
+    constant = torch.full((10,), 0.1, dtype=torch.float64)
+    others = torch.full((7,), 0.1 + 1e-16, dtype=torch.float64)
+    assert_means_equal(constant, others)
+    with pytest.raises(AssertionError, match="error / SE"):
+        assert_means_equal(constant, others + 1e-11)
+    with pytest.raises(AssertionError, match="error / SE"):
+        assert_mean_close(constant, 0.1 + 1e-11)
+
+
 @pytest.mark.parametrize("scale", [1.5, 3.0])
 def test_goodness_of_fit_fails_on_another_density(scale):
     samples = torch.randn(20_000)

@@ -9,6 +9,7 @@ from bayesdrop.distributions.kumaraswamy import Kumaraswamy
 from bayesdrop.distributions.log_normal import LogNormal
 from bayesdrop.distributions.log_uniform import LogUniform
 from bayesdrop.distributions.logit_binary_concrete import LogitBinaryConcrete
+from bayesdrop.distributions.masked_delta import MaskedDelta
 from bayesdrop.distributions.mixture import Mixture, log_mixture
 from bayesdrop.distributions.nested_normal import NestedNormal
 from bayesdrop.distributions.normal import Normal
@@ -29,6 +30,7 @@ __all__ = [
     "LogNormal",
     "LogUniform",
     "LogitBinaryConcrete",
+    "MaskedDelta",
     "Mixture",
     "NestedNormal",
     "Normal",

@@ -6,10 +6,12 @@ constant schedule everywhere one is accepted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from bayesdrop.errors import ConfigError
@@ -104,6 +106,32 @@ def linear(start: float, stop: float, until: float = 1.0) -> Schedule:
         return start + (stop - start) * min(1.0, epoch / last)
 
     return value
+
+
+def ramp(*points: tuple[float, float]) -> Schedule:
+    """Return a schedule that is linear between points: a fraction of the run, and a value there.
+
+    Args:
+        *points: At least one, with rising fractions in [0, 1]; before the first and behind the
+            last the schedule is constant. The last epoch is at 1.
+
+    Example:
+        >>> share = ramp((0.0, 0.0), (0.5, 0.95), (1.0, 1.0))
+        >>> [round(share(epoch, 5), 3) for epoch in range(5)]
+        [0.0, 0.475, 0.95, 0.975, 1.0]
+    """
+    for point in points:
+        _require("ramp", "a fraction", point[0], 0.0, 1.0)
+        _require("ramp", "a value", point[1], -math.inf, math.inf)
+    fractions, values = zip(*points, strict=True) if points else ((), ())
+    if not points or any(b <= a for a, b in itertools.pairwise(fractions)):
+        raise ConfigError(
+            "schedules.ramp",
+            expected="one or more points (fraction, value), whose fractions rise",
+            got=repr(points),
+            hint="For example ramp((0.0, 0.0), (0.5, 0.95), (1.0, 1.0)).",
+        )
+    return lambda epoch, epochs: float(np.interp(epoch / max(1, epochs - 1), fractions, values))
 
 
 def decay(since: float = 0.0) -> Schedule:
