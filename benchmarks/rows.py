@@ -30,7 +30,10 @@ WITHOUT_PRIOR = {
     "gaussian",
     "dropconnect",
     "gaussian-dropconnect",
+    "group-lasso",
     "nested",
+    "targeted",
+    "targeted-dropconnect",
 }
 """Keys of layers whose noise, or law, is fixed; a test asks the layers."""
 

@@ -53,7 +53,7 @@ class LatentOwner(Abstract, nn.Module):
     schedulable: ClassVar[tuple[str, ...]] = ()
     """Names of the owner's buffers that ``fit`` may schedule, such as ``("temperature",)``."""
     fixed_rate: ClassVar[bool] = False
-    """Whether it is noise of a rate that nothing learns, which therefore prunes nothing."""
+    """Whether it is noise of a rate that nothing learns."""
 
     kl_scale: float
     path: str = ""

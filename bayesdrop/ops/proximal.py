@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesdrop.errors import ConfigError
 
@@ -59,7 +59,7 @@ def shrink_groups(value: Tensor, metric: Tensor, price: Tensor | float) -> Tenso
     return torch.where(stays, pull.mul_(norm).div_(slack), 0.0)
 
 
-def metric_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | None:
+def metric_of(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor | None:
     r"""Return the metric of an optimiser's last step, of which ``parameter`` was a part.
 
     Where the gradient stays :math:`g`, the optimiser moves the parameter by

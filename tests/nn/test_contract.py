@@ -5,6 +5,7 @@ from bayesdrop.testing import MaskContract, WeightContract
 
 _OWN = {
     "point_estimates": {"dependent-beta-bernoulli": frozenset({"slope"})},
+    "is_random": {"group-lasso": False},
     "without_statistics": {"dependent-beta-bernoulli": {"momentum": 1e-300}},
 }
 

@@ -6,6 +6,7 @@ from bayesdrop.nn.masks.concrete import ConcreteDropout
 from bayesdrop.nn.masks.dependent_beta_bernoulli import DependentBetaBernoulliDropout
 from bayesdrop.nn.masks.gaussian import GaussianDropout
 from bayesdrop.nn.masks.group_horseshoe import GroupHorseshoeDropout
+from bayesdrop.nn.masks.group_lasso import GroupLassoDropout
 from bayesdrop.nn.masks.hard_concrete import HardConcreteDropout
 from bayesdrop.nn.masks.hierarchical_indian_buffet import HierarchicalIndianBuffetDropout
 from bayesdrop.nn.masks.indian_buffet import IndianBuffetDropout
@@ -17,6 +18,7 @@ from bayesdrop.nn.masks.ordered_units import OrderedUnits
 from bayesdrop.nn.masks.second_stage import to_dependent
 from bayesdrop.nn.masks.stick_breaking import IndianBuffetSticks, StickBreakingDropout
 from bayesdrop.nn.masks.structured_bayesian_pruning import StructuredBayesianPruningDropout
+from bayesdrop.nn.masks.targeted import TargetedDropout
 from bayesdrop.nn.masks.unit_scale import UnitScaleDropout
 from bayesdrop.nn.masks.variational_nested import VariationalNestedDropout
 from bayesdrop.nn.masks.wake_units import WakeUnits
@@ -28,6 +30,7 @@ __all__ = [
     "DependentBetaBernoulliDropout",
     "GaussianDropout",
     "GroupHorseshoeDropout",
+    "GroupLassoDropout",
     "HardConcreteDropout",
     "HierarchicalIndianBuffetDropout",
     "IndianBuffetDropout",
@@ -40,6 +43,7 @@ __all__ = [
     "StickBreakingDropout",
     "StructuredBayesianPruningDropout",
     "UnitScaleDropout",
+    "TargetedDropout",
     "VariationalNestedDropout",
     "WakeUnits",
     "to_dependent",

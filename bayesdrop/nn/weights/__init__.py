@@ -5,6 +5,7 @@ from bayesdrop.nn.weights.fixed_rate import FixedRateWeights
 from bayesdrop.nn.weights.gaussian_dropconnect import GaussianDropconnect
 from bayesdrop.nn.weights.gaussian_weights import GaussianWeights
 from bayesdrop.nn.weights.sparse_variational import SparseVariational
+from bayesdrop.nn.weights.targeted_dropconnect import TargetedDropconnect
 
 __all__ = [
     "Dropconnect",
@@ -12,4 +13,5 @@ __all__ = [
     "GaussianDropconnect",
     "GaussianWeights",
     "SparseVariational",
+    "TargetedDropconnect",
 ]
