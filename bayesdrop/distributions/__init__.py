@@ -2,6 +2,7 @@
 
 from torch.distributions import kl_divergence
 
+from bayesdrop.distributions.bernoulli_straight_through import BernoulliStraightThrough
 from bayesdrop.distributions.binary_concrete import BinaryConcrete, BinaryConcreteStraightThrough
 from bayesdrop.distributions.downhill import Downhill
 from bayesdrop.distributions.hard_concrete import HardConcrete
@@ -22,6 +23,7 @@ from bayesdrop.distributions.scaled_bernoulli import ScaledBernoulli
 from bayesdrop.distributions.truncated_log_normal import TruncatedLogNormal, TruncatedLogUniform
 
 __all__ = [
+    "BernoulliStraightThrough",
     "BinaryConcrete",
     "BinaryConcreteStraightThrough",
     "Downhill",

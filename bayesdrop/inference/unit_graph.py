@@ -72,15 +72,16 @@ class UnitGraph:
 
     Args:
         bnn: The network; it has seen an input.
+        who: Asks for it, for messages.
 
     Raises:
         ConfigError: If it cannot be traced.
     """
 
-    def __init__(self, bnn: Program) -> None:
+    def __init__(self, bnn: Program, who: str = "fit(compact_every=...)") -> None:
         self.own: dict[str, Any] = dict(bnn.network.named_modules(remove_duplicate=False))
         work = copy.deepcopy(bnn.network)
-        graph = trace(work, "fit(compact_every=...)", ConfigError, keep_modes=True)
+        graph = trace(work, who, ConfigError, keep_modes=True)
         module = fx.GraphModule(work, graph)
         tensor = next(iter(bnn.parameters()), torch.empty(0))
         shape = (2, *(bnn.input_shape or ()))

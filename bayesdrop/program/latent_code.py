@@ -111,7 +111,7 @@ class LatentCode(Code):
         # A mask this close to 0 or 1 is one, and denormal numbers would slow the decoder.
         bound = -math.log(torch.finfo(logits.dtype).eps)
         z = torch.sigmoid(logits.clamp(-bound, bound))
-        if self.mask.relaxation == "straight-through":
+        if self.mask.relaxation != "concrete":
             z = z + (z.round() - z).detach()
         return z
 

@@ -14,6 +14,7 @@ from typing import Any
 from bayesdrop.recipes.methods import (
     BB,
     GAUSSIAN,
+    GENERALIZED,
     HIBP,
     HORSESHOE,
     IBP,
@@ -224,6 +225,8 @@ for _method in (f"{IBP}-5", f"{IBP}-20", f"{IBP}-50", HIBP):
     _lenet_300.add(_method, _PLAIN, replace(_SPARSE, epochs=45, milestones=(0.75, 0.9)))
 for _key in (SBP, L0):
     _lenet_300.prune(_key, 45, 1e-2)
+for _key in GENERALIZED:
+    _lenet_300.prune(_key, 45, 1e-2)
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
 _lenet_300.add(SVD, _WEIGHTS)
@@ -251,6 +254,8 @@ _lenet5.add(
 )
 _lenet5.add(f"dependent-{BB}", options=_options, dependent=_CONV_GATES, dependent_epochs=8)
 for _key in (SBP, L0):
+    _lenet5.prune(_key, 22, 1e-2)
+for _key in GENERALIZED:
     _lenet5.prune(_key, 22, 1e-2)
 _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 # The inputs of fc1 are conv2's maps, which have their mask already.
@@ -307,6 +312,8 @@ _digits.add(f"dependent-{BB}", options=_options, dependent=_GATES)
 for _method in (IBP, HIBP):
     _digits.add(_method, options=_TENTH)
 for _key in (SBP, L0):
+    _digits.prune(_key, 200, 3e-2)
+for _key in GENERALIZED:
     _digits.prune(_key, 200, 3e-2)
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))

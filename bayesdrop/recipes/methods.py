@@ -15,6 +15,7 @@ IBP, HIBP, VND, SVD = (
     "sparse-variational",
 )
 GAUSSIAN, JEFFREYS, HORSESHOE = "gaussian-weights", "normal-jeffreys", "group-horseshoe"
+GENERALIZED = ("generalized", "generalized-uniform")
 _BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
 _FIXED = "nested dropout, the number of kept groups"
 _ONE_WIDTH = "all layers at one width"
@@ -75,6 +76,21 @@ METHODS = {
     ),
     SBP: Method(f"structured Bayesian pruning {_PRETRAINED}", SBP),
     L0: Method(f"hard-concrete gates with an L0 penalty {_PRETRAINED}", L0),
+    GENERALIZED[0]: Method(
+        f"generalized dropout that learns the architecture {_PRETRAINED}",
+        "generalized",
+        {
+            "prior_concentration1": 0.01,
+            "prior_concentration0": 1.0,
+            "init_keep_prob": 0.7,
+            "threshold": 0.5,
+        },
+    ),
+    GENERALIZED[1]: Method(
+        f"generalized dropout under a uniform prior (Dropout++) {_PRETRAINED}",
+        "generalized",
+        {"prior_concentration1": 1.0, "prior_concentration0": 1.0},
+    ),
     "mc-dropout": Method(
         f"nn.Dropout(0.5) {_BEFORE}, sampled at test", "mc-dropout", _UNITS, rate=0.5
     ),

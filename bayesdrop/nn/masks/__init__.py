@@ -5,6 +5,7 @@ from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout
 from bayesdrop.nn.masks.concrete import ConcreteDropout
 from bayesdrop.nn.masks.dependent_beta_bernoulli import DependentBetaBernoulliDropout
 from bayesdrop.nn.masks.gaussian import GaussianDropout
+from bayesdrop.nn.masks.generalized import GeneralizedDropout
 from bayesdrop.nn.masks.group_horseshoe import GroupHorseshoeDropout
 from bayesdrop.nn.masks.group_lasso import GroupLassoDropout
 from bayesdrop.nn.masks.hard_concrete import HardConcreteDropout
@@ -31,6 +32,7 @@ __all__ = [
     "GaussianDropout",
     "GroupHorseshoeDropout",
     "GroupLassoDropout",
+    "GeneralizedDropout",
     "HardConcreteDropout",
     "HierarchicalIndianBuffetDropout",
     "IndianBuffetDropout",

@@ -58,7 +58,7 @@ class NeuralPlasticityDropout(PricedUnits, BernoulliDropout):
             gate. Pass ``cost_per_parameter=0`` for that alone.
         slope: :math:`s \ge 0`.
         init_score: Initial :math:`\phi`. The default, the paper's, is a gate of 0.953 at slope 7.
-        init_awake: Number of units that are awake, the first ones; None is all.
+        init_awake: Number of units that are awake, at most, the first ones; None is all.
         temperature: Of the relaxation that the closed form's gradient comes from, > 0.
 
     Shape:  input and output ``(N, ..., K)``, or ``(N, ..., K, H, W)`` with ``unit_dim=-3``.
@@ -127,10 +127,10 @@ class NeuralPlasticityDropout(PricedUnits, BernoulliDropout):
                 hint="None leaves the price of parameters alone.",
             )
         awake = num_units if init_awake is None else init_awake
-        if not is_whole(awake) or not 0 <= awake <= num_units:
+        if not is_whole(awake) or awake < 0:
             raise ConfigError(
                 type(self).__name__,
-                expected=f"init_awake from 0 to num_units={num_units}, or None",
+                expected="init_awake >= 0, an int, or None",
                 got=f"{init_awake=}",
                 hint="None wakes all units.",
             )

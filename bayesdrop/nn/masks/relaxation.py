@@ -7,21 +7,28 @@ from typing import Literal, TypeAlias
 from pyro.distributions import Bernoulli, TorchDistribution
 from torch import Tensor
 
-from bayesdrop.distributions import BinaryConcrete, BinaryConcreteStraightThrough
+from bayesdrop.distributions import (
+    BernoulliStraightThrough,
+    BinaryConcrete,
+    BinaryConcreteStraightThrough,
+)
 from bayesdrop.errors import unknown_name
 
-Relaxation: TypeAlias = Literal["concrete", "straight-through"]
+Relaxation: TypeAlias = Literal["concrete", "straight-through", "bernoulli-straight-through"]
+"""How a mask gets a gradient, see ``bernoulli_mask``."""
 
 _RELAXATIONS = {
     "concrete": BinaryConcrete,
     "straight-through": BinaryConcreteStraightThrough,
 }
+_UNRELAXED = "bernoulli-straight-through"
 
 
 def check_relaxation(name: str) -> None:
     """Raise ``ConfigError`` if there is no relaxation of this name."""
-    if name not in _RELAXATIONS:
-        raise unknown_name("relaxation", name, _RELAXATIONS)
+    known = (*_RELAXATIONS, _UNRELAXED)
+    if name not in known:
+        raise unknown_name("relaxation", name, known)
 
 
 def bernoulli_mask(
@@ -32,10 +39,14 @@ def bernoulli_mask(
     Args:
         logits: Log-odds that a unit is kept, ``(..., K)``.
         temperature: Of the relaxation, > 0.
-        relaxation: ``"concrete"``, or ``"straight-through"`` for masks of exactly 0 and 1.
+        relaxation: ``"concrete"``; or masks of exactly 0 and 1, with the gradient of the concrete
+            ones behind them (``"straight-through"``), or of their probability, whatever the
+            temperature is (``"bernoulli-straight-through"``).
         relaxed: Whether to relax at all; the alternative is the Bernoulli itself.
     """
     if not relaxed:
         return Bernoulli(logits=logits, validate_args=False).to_event(1)
+    if relaxation == _UNRELAXED:
+        return BernoulliStraightThrough(logits=logits, validate_args=False).to_event(1)
     family = _RELAXATIONS[relaxation]
     return family(temperature, logits=logits, validate_args=False).to_event(1)

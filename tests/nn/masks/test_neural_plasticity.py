@@ -177,8 +177,8 @@ def test_bad_arguments_raise():
             layer(**options)
     with pytest.raises(ConfigError, match="0 < prior_keep_prob < 1"):
         layer(prior_keep_prob=1.0)
-    with pytest.raises(ConfigError, match="init_awake from 0 to num_units=4"):
-        layer(init_awake=5)
+    with pytest.raises(ConfigError, match="init_awake >= 0"):
+        layer(init_awake=-1)
     with pytest.raises(ConfigError, match="cost_per_parameter >= 0"):
         layer(cost_per_parameter=-1.0)
     with pytest.raises(ConfigError, match="num_units >= 1"):
