@@ -46,6 +46,7 @@ from bayesdrop.nn.restriction import restrict_units, unit_tensors
 from bayesdrop.nn.two_valued import TwoValuedMask
 from bayesdrop.nn.weight import BayesianWeights, Noise, named_weight_layers, with_plain_weights
 from bayesdrop.nn.weights import *  # noqa: F403
+from bayesdrop.nn.widening import widen
 
 __all__ = [
     *masks.__all__,
@@ -96,5 +97,6 @@ __all__ = [
     "unit_tensors",
     "unmask_inputs",
     "update_prior",
+    "widen",
     "with_plain_weights",
 ]

@@ -143,6 +143,14 @@ class LatentOwner(Abstract, nn.Module):
             hint="Beta-Bernoulli and Indian buffet masks have one, and so have Gaussian weights.",
         )
 
+    def grow(self, num_units: int) -> bool:
+        """Get more units, in place, and return whether this owner can; ``bd.nn.widen`` asks.
+
+        Args:
+            num_units: How many more.
+        """
+        return False
+
     def carry(self, numbers: Mapping[str, Tensor]) -> None:
         """Keep what ``carried`` returned, at which the prior stands from now on."""
         for name, value in numbers.items():
@@ -223,6 +231,17 @@ class LatentOwner(Abstract, nn.Module):
 
     def _device(self) -> torch.device:
         return next(iter(self.parameters()), torch.empty(0)).device
+
+
+@torch.no_grad()
+def extend_tensor(module: nn.Module, name: str, more: Tensor, dim: int = 0) -> None:
+    """Append entries to a parameter or buffer of a module, of which it then has a new one."""
+    old = getattr(module, name)
+    value = torch.cat([old, more.to(old)], dim)
+    if isinstance(old, nn.Parameter):
+        module._parameters[name] = nn.Parameter(value, requires_grad=old.requires_grad)
+    else:
+        module._buffers[name] = value
 
 
 def is_carried(network: nn.Module, name: str, shape: tuple[int, ...]) -> bool:

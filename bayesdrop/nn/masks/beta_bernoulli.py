@@ -22,6 +22,7 @@ from bayesdrop.nn.masks.kumaraswamy_posterior import (
     Parametrization,
 )
 from bayesdrop.nn.masks.relaxation import Relaxation
+from bayesdrop.nn.restriction import unit_tensors
 from bayesdrop.ops.memo import Memo
 from bayesdrop.typing import Latents
 
@@ -187,6 +188,16 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         return {"pi": self._kumaraswamy().to_event(1)}
+
+    @override
+    def grow(self, num_units: int) -> bool:
+        beside_others = self._previous() is not None and float(self.prior_concentration0) != 1.0
+        if beside_others or not unit_tensors(self):  # Beta(c, d) is no Kumaraswamy
+            return False
+        a, b = self._start
+        self._extend_posterior(num_units, c=self.prior_concentration1, a=a, b=b)
+        self.num_units += num_units
+        return True
 
     @classmethod
     @override

@@ -196,6 +196,20 @@ class HierarchicalIndianBuffetDropout(
             for layer in group:
                 layer.sticks = sticks
 
+    @override
+    def grow(self, num_units: int) -> bool:
+        own = is_own(type(self), "grow", "__init__", "prior_given", "posterior")
+        # Of an updated layer the units have a prior without sticks, which new ones would need.
+        if not own or self._previous() is not None:
+            return False
+        total = self.num_units + num_units
+        if total > self.sticks.num_sticks:
+            self.sticks.grow(total - self.sticks.num_sticks)
+        a, b = self._start
+        self._extend_posterior(num_units, c=self.layer_concentration, a=a, b=b)
+        self._grow_ranks(num_units)
+        return True
+
     @property
     @override
     def parent(self) -> IndianBuffetSticks:

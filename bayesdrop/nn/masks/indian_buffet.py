@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.nn.catalogue import register
-from bayesdrop.nn.latents import JointDraw, LatentOwner
+from bayesdrop.nn.latents import JointDraw, LatentOwner, is_own
 from bayesdrop.nn.masks.kumaraswamy_posterior import Parametrization
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.nn.masks.stick_breaking import (
@@ -134,6 +134,14 @@ class IndianBuffetDropout(StickBreakingDropout):
     @override
     def carry(self, numbers: Mapping[str, Tensor]) -> None:
         self.sticks.carry(numbers)
+
+    @override
+    def grow(self, num_units: int) -> bool:
+        if not is_own(type(self), "grow", "__init__", "prior", "posterior"):
+            return False
+        self.sticks.grow(num_units)
+        self._grow_ranks(num_units)
+        return True
 
     @classmethod
     @override

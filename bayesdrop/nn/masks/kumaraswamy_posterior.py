@@ -21,7 +21,7 @@ from bayesdrop.distributions.kumaraswamy_step import (
     draw_with_kl,
 )
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.latents import LatentOwner, alike, joined
+from bayesdrop.nn.latents import LatentOwner, alike, extend_tensor, joined
 from bayesdrop.ops import noise
 from bayesdrop.ops.memo import Memo
 from bayesdrop.ops.stable import clamp_inward, log1mexp, wide
@@ -81,10 +81,20 @@ class KumaraswamyPosterior(LatentOwner):
                 hint="'location' finds the posterior's width; 'softplus' is the papers' code.",
             )
         self.parametrization = parametrization
+        self._start = a, b
         self._memo_of_mean = Memo()
         start = self._checked(*torch.tensor([a, b], dtype=torch.float64))
         for name, value in zip(_NAMES[parametrization], start, strict=True):
             self.register_parameter(name, nn.Parameter(torch.full((size,), float(value))))
+
+    def _extend_posterior(self, size: int, *, c: Tensor, a: float, b: float) -> None:
+        """Append posteriors that begin as Kumaraswamy(a, b), with Beta(c, 1) as their prior."""
+        start = self._checked(*torch.tensor([a, b], dtype=torch.float64))
+        for name, value in zip(_NAMES[self.parametrization], start, strict=True):
+            extend_tensor(self, name, torch.full((size,), float(value)))
+        if self._previous() is not None:
+            for name, of_prior in zip(CARRIED, (c, torch.ones_like(c)), strict=True):
+                extend_tensor(self, f"previous_{name}", of_prior.expand(size))
 
     def _checked(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameters of concentrations, after a check that they can hold them."""

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.nn.arguments import shown_arguments
-from bayesdrop.nn.latents import JointDraw, LatentOwner
+from bayesdrop.nn.latents import JointDraw, LatentOwner, extend_tensor
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
 from bayesdrop.nn.masks.kumaraswamy_posterior import KumaraswamyPosterior, Parametrization
@@ -126,6 +126,14 @@ class IndianBuffetSticks(KumaraswamyPosterior):
         """Return that every stick is: only the units behind them are pruned."""
         return torch.ones(self.num_sticks, dtype=torch.bool, device=self.concentration.device)
 
+    @override
+    def grow(self, num_units: int) -> bool:
+        """Get more sticks, behind the others, under the prior."""
+        c = self.concentration
+        self._extend_posterior(num_units, c=c, a=float(c), b=1.0)
+        self.num_sticks += num_units
+        return True
+
     def keep_prob(self) -> Tensor:
         r"""Return :math:`E_q[\pi_k]`, the product of the means of independent sticks, ``(K,)``."""
         parameters = self.posterior_parameters()
@@ -227,6 +235,11 @@ class StickBreakingDropout(BernoulliDropout):
         """
         self.rank.copy_(importance_ranks(self.name, importance, self.num_units, self.rank.device))
 
+    def _grow_ranks(self, num_units: int) -> None:
+        new = torch.arange(self.num_units, self.num_units + num_units)
+        extend_tensor(self, "rank", new)
+        self.num_units += num_units
+
     @torch.no_grad()
     def check_posterior(self) -> None:
         """Warn if the last unit is kept, so that the data may want more; ``fit`` calls it."""
@@ -236,7 +249,7 @@ class StickBreakingDropout(BernoulliDropout):
                 f"{self.name}: expected the last of its {self.num_units} units to be pruned "
                 f"(keep probability < threshold={self.threshold:g}), got {last:.2g}. If it is "
                 "still falling, train for longer; otherwise the data want more units than there "
-                "are: use a wider layer, or a smaller concentration.",
+                "are: use a wider layer (bd.nn.widen), or a smaller concentration.",
                 TruncationWarning,
                 stacklevel=2,
             )
