@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from bayesdrop.inference.batches import Data, as_tensors
 from bayesdrop.inference.checkpoint import random_state, set_random_state
+from bayesdrop.inference.importance_weighted import ImportanceWeighted
 from bayesdrop.inference.score_function import ScoreFunction
 from bayesdrop.program.program import Program
 
@@ -143,7 +144,7 @@ def _line(module: nn.Module, scheduled: Mapping[str, object]) -> str:
 def describe_objective(objective: object, optimizer: torch.optim.Optimizer) -> dict[str, str]:
     """Return the name of an objective, with the options of a Pyro ELBO, and of an optimiser."""
     name = str(getattr(objective, "__qualname__", type(objective).__qualname__))
-    if isinstance(objective, ScoreFunction):
+    if isinstance(objective, ScoreFunction | ImportanceWeighted):
         name = repr(objective)
     if isinstance(objective, ELBO):
         options = {n: getattr(objective, n) for n in _ELBO_OPTIONS if hasattr(objective, n)}

@@ -130,12 +130,14 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             weights.
         monitor: ``"val_nll"``, ``"val_error"`` or ``"val_rmse"``.
         objective: What to minimise instead of the closed form ``bnn.loss``: a Pyro ELBO such as
-            ``Trace_ELBO(4)`` or ``RenyiELBO(alpha=0, num_particles=8)`` (importance weights, with
-            all masks inside the logarithm), or a function ``(bnn, x, y) -> LossTerms(nll, kl)`` in
-            nats for the whole data set. An estimator of the gradient of one's own returns
-            ``nll.detach() + surrogate - surrogate.detach()``: the value of the loss, with the
-            gradient of the surrogate. ``bd.inference.objectives`` has ``ARM``, ``DisARM`` and
-            ``Reinforce``, which train Bernoulli masks without a relaxation.
+            ``Trace_ELBO(4)`` or ``RenyiELBO(alpha=0, num_particles=8)`` (importance weights of
+            whole batches, all masks inside the logarithm), or a function
+            ``(bnn, x, y) -> LossTerms(nll, kl)`` in nats for the whole data set. An estimator of
+            the gradient of one's own returns ``nll.detach() + surrogate - surrogate.detach()``:
+            the value of the loss, with the gradient of the surrogate.
+            ``bd.inference.objectives`` has ``ARM``, ``DisARM`` and ``Reinforce``, which train
+            Bernoulli masks without a relaxation, and
+            ``ImportanceWeighted``, the bound of several samples an example of an auto-encoder.
         num_masks: Masks :math:`M` of each example inside the logarithm, or ``"exact"``, as for
             ``bnn.loss``. 1 is the papers' objective, which prunes well and whose optimum is no
             posterior of the keep probabilities; 4 to 16 come near it, at :math:`M` times the

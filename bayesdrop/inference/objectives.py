@@ -11,6 +11,7 @@ from pyro.infer import ELBO
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.inference.importance_weighted import ImportanceWeighted
 from bayesdrop.inference.score_function import ARM, DisARM, Reinforce
 from bayesdrop.nn import kl_divergence
 from bayesdrop.program.program import Program
@@ -19,6 +20,7 @@ from bayesdrop.typing import LossTerms, NumMasks
 __all__ = [
     "ARM",
     "DisARM",
+    "ImportanceWeighted",
     "Objective",
     "PyroObjective",
     "Reinforce",

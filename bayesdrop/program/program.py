@@ -301,7 +301,8 @@ class Program(Abstract, nn.Module):
                 type(self).__name__,
                 expected="num_masks=1, since an example has latents of its own",
                 got=f"num_masks={num_masks!r}",
-                hint="For several importance samples use pyro.infer.RenyiELBO(alpha=0).",
+                hint="For several importance samples pass fit "
+                "objective=bd.inference.objectives.ImportanceWeighted(8).",
             )
         for path, layer in self.named_weight_layers():
             if not layer.draws_as_model:
