@@ -173,24 +173,40 @@ class VariationalAutoencoder(Program):
             y: What to reconstruct; None is ``x``.
             num_masks: 1, as an example's mask has a posterior of its own.
         """
+        nll, kl = self._terms_of_examples(x, y, num_masks)
+        scale = self.num_data / x.shape[0]
+        return LossTerms(nll * scale, self.kl_weight * kl * scale + self.shared_divergence())
+
+    @override
+    @in_turn
+    def data_term(
+        self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1
+    ) -> Tensor:
+        """Return the batch's reconstruction loss and the divergences of its own latents."""
+        nll, kl = self._terms_of_examples(x, y, num_masks)
+        return nll + self.kl_weight * kl
+
+    @override
+    def shared_divergence(self) -> Tensor:
+        mask = self.code.mask
+        if mask is None:
+            return torch.zeros((), device=next(self.parameters()).device)
+        return self.kl_weight * mask.kl_divergence()
+
+    def _terms_of_examples(
+        self, x: Tensor, y: Tensor | None, num_masks: NumMasks
+    ) -> tuple[Tensor, Tensor]:
         y = x if y is None else y
         self.check_num_masks(num_masks)
         self.check_plain_torch("VariationalAutoencoder.loss")
         self.check_batch(x, y)
-        scale = self.num_data / x.shape[0]
-        mask = self.code.mask
-        global_posterior = {} if mask is None else mask.posterior()
-        rates = draw(global_posterior)
+        rates = self.draw_rates()
         posterior = self.code.posterior(self.network.encode(x), rates)
         latents = draw(posterior)
-        nll = self.likelihood.nll(self.network.decode(latents), y) * scale
-        kl = self.code.kl_divergence(posterior, self.code.prior(rates), latents) * scale
+        nll = self.likelihood.nll(self.network.decode(latents), y)
+        kl = self.code.kl_divergence(posterior, self.code.prior(rates), latents)
         penalty = self.code.penalty(posterior)
-        if penalty is not None:
-            kl = kl + penalty.sum() * scale
-        if mask is not None:
-            kl = kl + mask.kl_divergence(global_posterior)
-        return LossTerms(nll, self.kl_weight * kl)
+        return nll, kl if penalty is None else kl + penalty.sum()
 
     @override
     def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:

@@ -14,7 +14,6 @@ from bayesdrop.nn import (
     MaskSum,
     PosteriorSample,
     TrainingPass,
-    kl_divergence,
     repeat_rows,
 )
 from bayesdrop.nn.mode import in_turn
@@ -118,13 +117,26 @@ class BayesianNetwork(Program):
             https://arxiv.org/abs/1509.00519; here weights are likelihoods, as q(z | pi) is the
             prior. Li, Gal (2017), https://arxiv.org/abs/1703.02914.
         """
-        self.check_num_masks(num_masks)
-        self.check_plain_torch("BayesianNetwork.loss")
-        self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
-        scale = self.num_data / x.shape[0]
         if not self.training:
-            nll = self.likelihood.nll(self._output(x), y) * scale
-            return LossTerms(nll, self.kl_weight * kl_divergence(self.network))
+            self._check(x, y, num_masks)
+            nll = self.likelihood.nll(self._output(x), y) * (self.num_data / x.shape[0])
+            return LossTerms(nll, self.shared_divergence())
+        nll, draws = self._data_term(x, y, num_masks)
+        kl = draws.kl_divergence(self.network)
+        return LossTerms(
+            nll * (self.num_data / x.shape[0]), kl if self.kl_weight == 1.0 else self.kl_weight * kl
+        )
+
+    @override
+    @in_turn
+    def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
+        return self._data_term(x, y, num_masks)[0]
+
+    def _data_term(
+        self, x: Tensor, y: Tensor, num_masks: NumMasks
+    ) -> tuple[Tensor, TrainingPass]:
+        """Return the batch's negative log-likelihood, and what was drawn for it."""
+        self._check(x, y, num_masks)
         mask_sum = MaskSum(self.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         draws = TrainingPass(x.shape[0] * masks, mask_sum)
@@ -132,13 +144,15 @@ class BayesianNetwork(Program):
         with draws:
             output = self._output(repeat_rows(x, masks))
         if masks == 1:
-            nll = self.likelihood.nll(output, y) * scale
-        else:
-            terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
-            weights = None if mask_sum is None else mask_sum.log_weights
-            nll = -log_mixture(terms, weights).sum() * scale
-        kl = draws.kl_divergence(self.network)
-        return LossTerms(nll, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
+            return self.likelihood.nll(output, y), draws
+        terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
+        weights = None if mask_sum is None else mask_sum.log_weights
+        return -log_mixture(terms, weights).sum(), draws
+
+    def _check(self, x: Tensor, y: Tensor, num_masks: NumMasks) -> None:
+        self.check_num_masks(num_masks)
+        self.check_plain_torch("BayesianNetwork.loss")
+        self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
 
     def _output(self, x: Tensor) -> Tensor:
         with explained("BayesianNetwork.loss", self.network, x):

@@ -19,6 +19,7 @@ from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
     LatentOwner,
+    kl_divergence,
     named_dropout_layers,
     named_owners,
     named_shared,
@@ -39,7 +40,7 @@ class Program(Abstract, nn.Module):
     """Abstract probabilistic program: a network, a likelihood and the size of the data set.
 
     A subclass defines ``make_pair`` (Pyro's model and guide), ``loss`` (their objective in plain
-    torch), ``posterior_passes`` (what ``predict`` runs) and ``is_random``.
+    torch) and its ``data_term``, ``posterior_passes`` (what ``predict`` runs) and ``is_random``.
 
     Args:
         network: Maps inputs to what the likelihood takes; used, not copied.
@@ -126,6 +127,23 @@ class Program(Abstract, nn.Module):
             y: The batch's targets.
             num_masks: Masks of each example inside the logarithm, as far as the program knows.
         """
+
+    @abstractmethod
+    def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
+        r"""Return what examples add to the loss in training mode: a sum over them, in nats.
+
+        With the ``shared_divergence``, on which the data have no influence, it makes the loss:
+        ``data_term(x, y) * N / B + shared_divergence()`` in expectation.
+
+        Args:
+            x: A batch of inputs, ``(B, ...)``.
+            y: The batch's targets.
+            num_masks: As for ``loss``.
+        """
+
+    def shared_divergence(self) -> Tensor:
+        """Return the divergences of what all examples share, times ``kl_weight``, in nats."""
+        return self.kl_weight * kl_divergence(self.network)
 
     @property
     @abstractmethod
