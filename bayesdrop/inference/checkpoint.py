@@ -14,6 +14,7 @@ import torch
 from bayesdrop.archives import check_tensors
 from bayesdrop.errors import CheckpointError
 from bayesdrop.files import first_line, write_file
+from bayesdrop.inference.privacy import Privacy
 from bayesdrop.nn.latents import is_carried
 from bayesdrop.program.program import Program
 
@@ -96,6 +97,8 @@ def save(bnn: Program, path: str | os.PathLike[str]) -> None:
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
     """
     settings = {name: getattr(bnn, name) for name in _SETTINGS}
+    if bnn.privacy is not None:
+        settings["privacy"] = bnn.privacy.to_dict()
     write(path, {**header("model"), **settings, "state": bnn.state_dict()})
 
 
@@ -119,6 +122,7 @@ def load(bnn: ProgramT, path: str | os.PathLike[str]) -> ProgramT:
     bnn.load_state_dict(payload["state"])
     for name in _SETTINGS:
         setattr(bnn, name, payload[name])
+    bnn.privacy = Privacy.from_dict(payload["privacy"]) if "privacy" in payload else None
     return bnn
 
 

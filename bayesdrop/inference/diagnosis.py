@@ -172,8 +172,16 @@ def bad_validation(data: Data, x: Tensor, y: Tensor, nll: float) -> Exception:
 
 
 @contextmanager
-def doubts_reported(bnn: Program) -> Iterator[None]:
-    """Warn if the network's first output looks like what its likelihood makes of one."""
+def doubts_reported(bnn: Program, asked: bool) -> Iterator[None]:
+    """Warn if the network's first output looks like what its likelihood makes of one.
+
+    Args:
+        bnn: The program.
+        asked: Whether to look at all.
+    """
+    if not asked:
+        yield
+        return
 
     def look(network: nn.Module, inputs: object, output: object) -> None:
         handle.remove()

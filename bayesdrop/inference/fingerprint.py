@@ -178,14 +178,10 @@ def first_difference(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str |
 
 
 def generators(data: Data) -> list[torch.Generator]:
-    """Return the random generators that a DataLoader has for itself, each once."""
-    if not isinstance(data, DataLoader):
-        return []
-    holders = (
-        data,
-        data.sampler,
-        data.batch_sampler,
-        getattr(data.batch_sampler, "sampler", None),
-    )
-    found = {id(g): g for g in (getattr(holder, "generator", None) for holder in holders) if g}
-    return list(found.values())
+    """Return the random generators that what yields batches has for itself, each once."""
+    holders: list[object] = [data]
+    if isinstance(data, DataLoader):
+        batch_sampler = data.batch_sampler
+        holders += [data.sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())

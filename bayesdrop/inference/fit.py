@@ -26,6 +26,8 @@ from bayesdrop.inference.diagnosis import doubts_reported
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective, as_objective
 from bayesdrop.inference.optimizers import OptimizerFactory, make_optimizer
+from bayesdrop.inference.privacy import Privacy
+from bayesdrop.inference.private import Private, private_steps
 from bayesdrop.inference.ranks import Ranks
 from bayesdrop.inference.schedules import Schedule, as_rate_schedule, as_schedule
 from bayesdrop.inference.training import (
@@ -57,12 +59,15 @@ class FitResult:
         best_epoch: Epoch with the lowest monitored value, or the last one without validation.
         stopped_early: Whether patience or a callback ended the run.
         seconds: Training time over all sessions of the run.
+        privacy: What a private run promises; None for all others. The promise is about the
+            network: the losses in ``history`` come from the data without noise.
     """
 
     history: list[Record]
     best_epoch: int
     stopped_early: bool
     seconds: float
+    privacy: Privacy | None = None
 
 
 def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop for
@@ -87,6 +92,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     compact_every: int | None = None,
     autocast: torch.dtype | None = None,
     distributed: bool = False,
+    private: Private | None = None,
     callbacks: Iterable[Callback] = (),
     seed: int | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
@@ -152,6 +158,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             leaves all as it is.
         distributed: Whether the script runs in several processes, started by ``torchrun`` or with
             a process group, which share the work. See below.
+        private: How to keep single examples private, such as
+            ``bd.inference.private.Private(clip_norm=1.0, epsilon=3.0)``; see below.
         callbacks: Each called as ``callback(bnn, record)`` after every epoch; True stops the run.
             Of one with ``state_dict`` and ``load_state_dict`` checkpoints hold the state.
         seed: Seed of torch's global generator at the start of the run.
@@ -199,6 +207,14 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     epoch. Process 0 writes checkpoints, from which all resume, TensorBoard and the progress bar;
     callbacks run in all.
 
+    With ``private`` training is differentially private in the trained parameters (DP-SGD): a
+    step's batch holds each example with probability ``batch_size / N``, an epoch has
+    ``round(N / batch_size)`` steps, the gradient of each example is clipped and noise is added.
+    The result's ``privacy``, which is also that of ``bnn``, says what is promised. Data are
+    tensors or a Dataset. Batch norm is refused, and so is what would leak beside the noise, such
+    as early stopping; running statistics of layers stay as they are. A checkpoint holds the state
+    of the noise and is as secret as the data.
+
     On shared cores run with ``OMP_NUM_THREADS=1`` (or ``torch.set_num_threads(1)``): torch's
     threads wait busily for one another, and small networks then take many times as long.
     """
@@ -221,6 +237,20 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     bnn.check_num_masks(num_masks)
     epochs, batch_size = int(epochs), int(batch_size)  # as checkpoints have them
     source = data
+    steps = private_steps(
+        private,
+        bnn,
+        data,
+        batch_size,
+        epochs,
+        num_masks,
+        patience=patience,
+        validation=validation if isinstance(validation, Real) else None,
+        objective=objective,
+        clip_norm=clip_norm,
+        autocast=autocast,
+        distributed=distributed or None,
+    )
     ranks = Ranks(bnn) if distributed else None
     leads = ranks is None or ranks.rank == 0
     run = TrainingRun(
@@ -236,7 +266,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         schedule=as_rate_schedule(schedule),
         buffers=_buffer_schedules(bnn, buffers),
         kl_weight=None if kl_weight is None else as_schedule(kl_weight, "kl_weight"),
-        objective=as_objective(objective, num_masks, autocast),
+        objective=steps or as_objective(objective, num_masks, autocast),
         clip_norm=clip_norm,
         epochs=epochs,
         compact_every=None if compact_every is None else int(compact_every),
@@ -255,6 +285,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             "autocast": None if autocast is None else str(autocast),
             "processes": 1 if ranks is None else ranks.size,
             "seed": None if seed is None else int(seed),
+            "private": None if steps is None else steps.description(),
         },
     )
     data, validation = _split(bnn, data, validation, seed)
@@ -269,6 +300,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             "network": fingerprint.describe_network(bnn, run.frozen, run.buffers),
             "objective": fingerprint.describe_objective(objective, run.optimizer),
         }
+    data = data if steps is None else steps.batches
     if path is not None and resume and path.exists():
         run.restore(path, data)
     elif seed is not None:
@@ -279,7 +311,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     display = Monitor(
         run.history, epochs, size, progress and leads, tensorboard if leads else None
     )
-    with display, flushed_denormals(), doubts_reported(bnn):
+    with display, flushed_denormals(), doubts_reported(bnn, steps is None):
         while run.epoch < epochs and not run.stopped_early:
             record = run.train_epoch(data, batch_size, display)
             if validation is not None:
@@ -292,8 +324,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             if path is not None and leads and (last or run.epoch % checkpoint_every == 0):
                 run.save(path, data)
     _finish(run, patience)
+    bnn.privacy = privacy = None if steps is None else steps.privacy(run.step)
     seconds = sum(record["seconds"] for record in run.history)
-    return FitResult(run.history, run.best_epoch, run.stopped_early, seconds)
+    return FitResult(run.history, run.best_epoch, run.stopped_early, seconds, privacy)
 
 
 def _finish(run: TrainingRun, patience: int | None) -> None:

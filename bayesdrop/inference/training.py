@@ -135,7 +135,7 @@ class TrainingRun:
     ) -> tuple[float, float]:
         """Make a step for each batch; return the mean NLL and KL of an example."""
         nll = kl = 0.0
-        seen = 0
+        steps = seen = 0
         closed = self.bnn.kl_weight * closed_kl / self.bnn.num_data
         self._parameters = list(self.bnn.parameters())
         for (x, y), weight in self._weighted_batches(data, batch_size):
@@ -150,8 +150,9 @@ class TrainingRun:
             nll += terms[0] * x.shape[0]
             kl += (terms[1] + closed) * x.shape[0]
             seen += x.shape[0]
-            display.advance(x.shape[0], nll / seen, kl / seen)
-        if seen == 0:
+            steps += 1
+            display.advance(x.shape[0], nll / max(1, seen), kl / max(1, seen))
+        if steps == 0:
             raise DataError(
                 "fit",
                 expected="at least one batch",
@@ -161,7 +162,7 @@ class TrainingRun:
         if self.ranks is not None:
             nll, kl, total = self.ranks.end_epoch(self.bnn, nll, kl, seen)
             return nll / total, kl / total
-        return nll / seen, kl / seen
+        return nll / max(1, seen), kl / max(1, seen)  # all may be empty Poisson samples
 
     def _weighted_batches(self, data: Data, batch_size: int) -> Iterator[tuple[Batch, float]]:
         if self.ranks is not None:

@@ -179,9 +179,7 @@ class VariationalAutoencoder(Program):
 
     @override
     @in_turn
-    def data_term(
-        self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1
-    ) -> Tensor:
+    def data_term(self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1) -> Tensor:
         """Return the batch's reconstruction loss and the divergences of its own latents."""
         nll, kl = self._terms_of_examples(x, y, num_masks)
         return nll + self.kl_weight * kl

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias, cast
 
 import torch
-from pyro.distributions import Bernoulli, Normal, TorchDistribution
+from pyro.distributions import Bernoulli, TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 from typing_extensions import override
 
-from bayesdrop.distributions import LogitBinaryConcrete
+from bayesdrop.distributions import LogitBinaryConcrete, Normal
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn import BayesianDropout, BernoulliDropout, named_owners
 from bayesdrop.program.code import Code, Encoding, Sites

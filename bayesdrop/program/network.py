@@ -124,7 +124,8 @@ class BayesianNetwork(Program):
         nll, draws = self._data_term(x, y, num_masks)
         kl = draws.kl_divergence(self.network)
         return LossTerms(
-            nll * (self.num_data / x.shape[0]), kl if self.kl_weight == 1.0 else self.kl_weight * kl
+            nll * (self.num_data / x.shape[0]),
+            kl if self.kl_weight == 1.0 else self.kl_weight * kl,
         )
 
     @override
@@ -132,9 +133,7 @@ class BayesianNetwork(Program):
     def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
         return self._data_term(x, y, num_masks)[0]
 
-    def _data_term(
-        self, x: Tensor, y: Tensor, num_masks: NumMasks
-    ) -> tuple[Tensor, TrainingPass]:
+    def _data_term(self, x: Tensor, y: Tensor, num_masks: NumMasks) -> tuple[Tensor, TrainingPass]:
         """Return the batch's negative log-likelihood, and what was drawn for it."""
         self._check(x, y, num_masks)
         mask_sum = MaskSum(self.network) if num_masks == "exact" else None

@@ -28,6 +28,7 @@ from bayesdrop.nn import (
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import require_data
+from bayesdrop.record import Record
 from bayesdrop.typing import LossTerms, NumMasks, SharedBy
 
 Pass: TypeAlias = Callable[[Tensor], Tensor]
@@ -57,6 +58,8 @@ class Program(Abstract, nn.Module):
     """Whether an example has latents of its own, other than masks drawn from their prior."""
     frozen: frozenset[str] = frozenset()
     """Names of the modules of ``network`` that the last ``fit`` left in evaluation mode."""
+    privacy: Record | None = None
+    """What the last ``fit`` promises of its training data; None if it was not private."""
 
     def __init__(
         self,
