@@ -229,3 +229,12 @@ def _score(draw: ExactDraw) -> Tensor:
 def _rows(values: Tensor, draw: ExactDraw) -> Tensor:
     """Return a number for each example in the shape of a draw; one mask for all gets the sum."""
     return (values if len(draw.kept) == len(values) else values.sum(0, keepdim=True))[:, None]
+
+
+SCORE_FUNCTIONS: dict[str, ScoreFunction] = {
+    "arm": ARM(),
+    "disarm": DisARM(),
+    "reinforce": Reinforce(),
+    "reinforce-one-pass": Reinforce("examples"),
+}
+"""The objectives that a recipe's stage can name."""

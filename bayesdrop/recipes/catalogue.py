@@ -21,6 +21,7 @@ from bayesdrop.recipes.methods import (
     JEFFREYS,
     L0,
     METHODS,
+    NPN,
     SBP,
     SVD,
     VND,
@@ -106,6 +107,35 @@ class _Network:
             milestones=(0.75, 0.9),
         )
         self.add(key, self.plain, stage)
+
+    def harden(self, epochs: int, rate: float, options: Mapping[str, Any]) -> None:
+        """Register neural plasticity: dense, plastic and hard, the slope constant in each.
+
+        Args:
+            epochs: Of the plastic stage; the last one has a quarter of them.
+            rate: Learning rate of the gates.
+            options: Of ``convert``.
+        """
+        plastic = replace(
+            self.sparse,
+            name="plastic",
+            epochs=epochs,
+            variational_learning_rate=rate,
+            milestones=(0.9,),
+            kl_warm_up=0.0,
+            weight_decay=0.0,
+            objective="disarm",
+            buffers={"slope": 7.0},
+        )
+        hard = replace(
+            plastic,
+            name="hard",
+            epochs=epochs // 4,
+            milestones=(0.5,),
+            objective="reinforce-one-pass",
+            buffers={"slope": 5000.0},
+        )
+        self.add(NPN, self.plain, plastic, hard, options=options)
 
     def compress(self, stage: Stage, options: Mapping[str, Any]) -> None:
         """Register Gaussian weights, alone and within scales of units.
@@ -227,6 +257,7 @@ for _key in (SBP, L0):
     _lenet_300.prune(_key, 45, 1e-2)
 for _key in GENERALIZED:
     _lenet_300.prune(_key, 45, 1e-2)
+_lenet_300.harden(40, 3e-3, {})
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
 _lenet_300.add(SVD, _WEIGHTS)
@@ -257,6 +288,7 @@ for _key in (SBP, L0):
     _lenet5.prune(_key, 22, 1e-2)
 for _key in GENERALIZED:
     _lenet5.prune(_key, 22, 1e-2)
+_lenet5.harden(40, 3e-3, {})
 _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
@@ -315,6 +347,7 @@ for _key in (SBP, L0):
     _digits.prune(_key, 200, 3e-2)
 for _key in GENERALIZED:
     _digits.prune(_key, 200, 3e-2)
+_digits.harden(120, 1e-2, {"cost_per_parameter": 0.01})
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))
 _stage = replace(

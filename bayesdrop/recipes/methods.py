@@ -14,6 +14,7 @@ IBP, HIBP, VND, SVD = (
     "variational-nested",
     "sparse-variational",
 )
+NPN = "neural-plasticity"
 GAUSSIAN, JEFFREYS, HORSESHOE = "gaussian-weights", "normal-jeffreys", "group-horseshoe"
 GENERALIZED = ("generalized", "generalized-uniform")
 _BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
@@ -90,6 +91,9 @@ METHODS = {
         f"generalized dropout under a uniform prior (Dropout++) {_PRETRAINED}",
         "generalized",
         {"prior_concentration1": 1.0, "prior_concentration0": 1.0},
+    ),
+    NPN: Method(
+        f"neural plasticity {_PRETRAINED}: plastic gates without a relaxation, then hard ones", NPN
     ),
     "mc-dropout": Method(
         f"nn.Dropout(0.5) {_BEFORE}, sampled at test", "mc-dropout", _UNITS, rate=0.5

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.schedules import Schedule, decay, steps
+from bayesdrop.inference.score_function import SCORE_FUNCTIONS
 from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.recipes.earlier import ADDED, todays_recipe, with_todays_names
 from bayesdrop.record import plain
@@ -40,6 +41,9 @@ class Stage:
             of the milestones; None for these.
         compact_every: Epochs after which pruned units leave training, as for ``fit``.
         num_masks: Masks inside the logarithm, or ``"exact"``, as for ``fit``.
+        objective: Key of ``inference.score_function.SCORE_FUNCTIONS``, such as ``"disarm"``; None
+            is the closed form.
+        buffers: Values of schedulable buffers in this stage, such as ``{"slope": 7.0}``.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Stage:
     decay_since: float | None = None
     compact_every: int | None = None
     num_masks: NumMasks = 1
+    objective: str | None = None
+    buffers: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
@@ -88,6 +94,8 @@ class Stage:
                     got=f"{name}={value!r}",
                     hint="Check the options of the recipe.",
                 )
+        if self.objective not in (None, *SCORE_FUNCTIONS):
+            raise unknown_name("objective", self.objective, SCORE_FUNCTIONS)
         self.schedule()  # which checks its fractions
         if self.dependent and not self.dropout:
             raise ConfigError(
@@ -170,7 +178,7 @@ class Recipe:
         """Return the recipe as JSON's types."""
         values: dict[str, Any] = plain(dataclasses.asdict(self))
         for stage in values["stages"]:
-            for name in ("decay_since", "compact_every", "num_masks"):
+            for name in ("decay_since", "compact_every", "num_masks", "objective", "buffers"):
                 if stage[name] == _LATER[name]:  # as runs have it that are older than the field
                     del stage[name]
         return values
@@ -231,7 +239,10 @@ class Recipe:
         return dataclasses.replace(self, stages=tuple(stages))
 
 
-_LATER = {field.name: field.default for field in dataclasses.fields(Stage)}
+_LATER = {
+    field.name: {} if field.name == "buffers" else field.default
+    for field in dataclasses.fields(Stage)
+}
 
 registry: Registry[Recipe] = Registry("recipe")
 """Name to recipe."""

@@ -22,6 +22,7 @@ from bayesdrop.inference import checkpoint
 from bayesdrop.inference.fit import Callback, fit
 from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.inference.schedules import warm_up
+from bayesdrop.inference.score_function import SCORE_FUNCTIONS
 from bayesdrop.likelihoods import Categorical
 from bayesdrop.nn import to_dependent
 from bayesdrop.program.network import BayesianNetwork
@@ -315,6 +316,8 @@ def _train(  # noqa: PLR0913 - a run's parts
         kl_weight=warm_up(stage.kl_warm_up) if stage.kl_warm_up else None,
         compact_every=stage.compact_every,
         num_masks=stage.num_masks,
+        objective=None if stage.objective is None else SCORE_FUNCTIONS[stage.objective],
+        buffers=stage.buffers,
         seed=seed,
         checkpoint_dir=folder,
         progress=progress,
