@@ -239,7 +239,7 @@ class Recipe:
         return dataclasses.replace(self, stages=tuple(stages))
 
 
-_LATER = {
+_LATER: dict[str, Any] = {
     field.name: {} if field.name == "buffers" else field.default
     for field in dataclasses.fields(Stage)
 }
