@@ -292,6 +292,7 @@ _lenet5.harden(40, 3e-3, {})
 _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
+_lenet5.add(f"{IBP}-20")
 _lenet5.add(SVD, Stage("plain", 10, weight_decay=0.0), _WEIGHTS)
 _lenet5.compress(_COMPRESSED, {})
 
