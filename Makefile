@@ -1,11 +1,11 @@
-# Six verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
+# Seven verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-all-dev
 ARVIZ1 := .venv-arviz1
 
-.PHONY: demo test test-arviz1 lint bench bench-gpu
+.PHONY: demo test test-arviz1 lint bench bench-gpu study-check
 
 demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
@@ -27,6 +27,10 @@ bench: $(STAMP)
 # Tables of steps and growth, and the VGG recipes, on a GPU. BENCH="--device cpu --quick" tries it.
 bench-gpu: $(STAMP)
 	$(BIN)/python benchmarks/gpu.py $(BENCH)
+
+# Trains a random finished run of the study again, and compares its figures.
+study-check: $(STAMP)
+	$(BIN)/python benchmarks/study.py check
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
