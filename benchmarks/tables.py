@@ -24,6 +24,7 @@ import tables_photographs
 import tables_posterior
 import tables_reliability
 import tables_small
+import tables_study
 import tables_text
 import tables_trained
 import tables_transformers
@@ -98,6 +99,12 @@ TABLES |= {
 TABLES |= {
     f"recurrent-{task}": partial(tables_text.text, task) for task in tables_text.committed()
 }
+for _suite, _data in tables_study.settings():
+    TABLES[f"study-{_suite}-{_data}"] = partial(tables_study.figures, _suite, _data)
+    for _baseline in tables_study.BASELINES:
+        TABLES[f"study-{_suite}-{_data}-{_baseline}"] = partial(
+            tables_study.beside, _suite, _data, _baseline
+        )
 for _suite in NETWORKS:
     for _data in DATA:
         if (RESULTS / f"methods-{_suite}-{_data}.json").exists():
