@@ -22,6 +22,7 @@ from bayesdrop.compression.latency import LatencyRow, LatencyTable, compare_late
 from bayesdrop.compression.lora import cut_lora_ranks
 from bayesdrop.compression.per_input import PerInputCost, measure_per_input
 from bayesdrop.compression.plain import load_plain, save_plain
+from bayesdrop.compression.quantisation import Quantised, QuantisedTensor, quantise
 from bayesdrop.compression.report import CompactionReport, Cut, compaction_report
 from bayesdrop.compression.size import SizeInterval, SizePosterior, measure_size
 from bayesdrop.compression.sparse import (
@@ -49,6 +50,8 @@ __all__ = [
     "LatencyTable",
     "Members",
     "PerInputCost",
+    "Quantised",
+    "QuantisedTensor",
     "SizeInterval",
     "SizePosterior",
     "SparseTensor",
@@ -72,6 +75,7 @@ __all__ = [
     "measure_per_input",
     "measure_size",
     "measure_sparsity",
+    "quantise",
     "save_plain",
     "sweep_thresholds",
     "sweep_widths",

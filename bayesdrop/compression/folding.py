@@ -11,7 +11,10 @@ from bayesdrop.compression.weighted import Weighted
 
 def fold(flow: Flow, rule: Mask) -> None:
     """Multiply a mask's factors into the weights after it, or else before it, if that is exact."""
-    if (rule.mask < 0).any():
+    # ReLU and pooling know factors that are positive only.
+    negative = bool((rule.mask < 0).any())
+    direct = all(isinstance(flow.rules[user], Weighted | ShapeQuery) for user in rule.node.users)
+    if negative and not direct:
         return
     after = consumers(flow, rule.node, rule.dim, rule.mask)
     if after is not None:
@@ -19,7 +22,7 @@ def fold(flow: Flow, rule: Mask) -> None:
         for consumer, scale in after:
             consumer.column_scale = scale
         return
-    before = producer(flow, rule)
+    before = None if negative else producer(flow, rule)
     if before is not None:
         rule.folded = "backward"
         before.row_scale = rule.mask

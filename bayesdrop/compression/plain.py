@@ -1,4 +1,4 @@
-"""Files of a plain network: written in one of three formats, recognised by what is in them."""
+"""Files of a plain network: written in one of four formats, recognised by what is in them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bayesdrop.archives import check_tensors
 from bayesdrop.compression.example import Example
 from bayesdrop.compression.export import Path, read_export, read_onnx, write_export, write_onnx
+from bayesdrop.compression.quantised_file import MAGIC, read_quantised, write_quantised
 from bayesdrop.compression.sparse import read_sparse, write_sparse
 from bayesdrop.errors import CheckpointError, CompactionError, ConfigError
 from bayesdrop.files import first_line
@@ -25,12 +26,20 @@ class _Format(NamedTuple):
     write: Callable[[nn.Module, Path, Example | None], None]
     read: Callable[[Path, Any], nn.Module]
     takes_random_weights: bool
+    fills: bool = False
 
 
 _FORMATS = Registry[_Format]("format of a plain network")
 _FORMATS.register("export", _Format(write_export, lambda path, _: read_export(path), False))
 _FORMATS.register(
-    "sparse", _Format(lambda network, path, _: write_sparse(network, path), read_sparse, True)
+    "sparse",
+    _Format(lambda network, path, _: write_sparse(network, path), read_sparse, True, fills=True),
+)
+_FORMATS.register(
+    "quantised",
+    _Format(
+        lambda network, path, _: write_quantised(network, path), read_quantised, False, fills=True
+    ),
 )
 _FORMATS.register("onnx", _Format(write_onnx, lambda path, _: read_onnx(path), False))
 
@@ -48,7 +57,7 @@ def save_plain(
     path: str | os.PathLike[str],
     example_input: Example | None = None,
     *,
-    format: Literal["export", "sparse", "onnx"] = "export",
+    format: Literal["export", "sparse", "quantised", "onnx"] = "export",
 ) -> None:
     """Save a plain network so that it runs, or is filled, where bayesdrop is not installed.
 
@@ -60,18 +69,21 @@ def save_plain(
       ``output_1``, ... Needs ``pip install bayesdrop[onnx]``.
     * ``"sparse"``: the weights that are not zero and where they are; no architecture. Random
       weights are stored as their means, pruned ones being zero, under the plain network's names.
+    * ``"quantised"``: the weights that are not zero in as few bits as their posterior allows, for
+      the ``network`` that ``bd.compression.quantise`` has returned; no architecture.
 
     Args:
         network: What ``compact`` returned, or another network without Bayesian dropout layers;
             with random weights for ``"sparse"`` only.
         path: The file to write; it is replaced atomically.
         example_input: A batch of inputs of any size, or a tuple of them, to trace with.
-            ``"sparse"`` needs none.
+            ``"sparse"`` and ``"quantised"`` need none.
         format: How to write it.
 
     Raises:
         CompactionError: If the network still has Bayesian layers.
-        ConfigError: If the format is unknown, or an example input is missing.
+        ConfigError: If the format is unknown, an example input is missing, or weights that are to
+            be stored quantised are not.
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
         ImportError: If the ONNX packages are missing.
 
@@ -103,9 +115,9 @@ def load_plain(path: str | os.PathLike[str], network: nn.Module | None = None) -
 
     Args:
         path: The file. Its name does not matter: it is recognised by what is in it.
-        network: For a file of format ``"sparse"``, which has no architecture: a plain network of
-            the one that was saved, such as ``bd.networks.lenet_300_100()``. It is filled and
-            returned.
+        network: For a file of format ``"sparse"`` or ``"quantised"``, which has no architecture: a
+            plain network of the one that was saved, such as ``bd.networks.lenet_300_100()``. It is
+            filled and returned.
 
     Returns:
         A module in evaluation mode, ready to be called (one of ONNX runs by ``onnxruntime`` and
@@ -118,13 +130,14 @@ def load_plain(path: str | os.PathLike[str], network: nn.Module | None = None) -
         ImportError: If it is ONNX and the packages are missing.
     """
     kind = _recognise(path)
-    if (kind == "sparse") == (network is None):
+    if _FORMATS[kind].fills == (network is None):
         raise ConfigError(
             "load_plain",
-            expected="a network to fill for a file of format 'sparse', and none for the others",
+            expected="a network to fill for a file of format 'sparse' or 'quantised', and none "
+            "for the others",
             got=f"{'none' if network is None else 'one'} for {os.fspath(path)}, a file of format "
             f"{kind!r}",
-            hint="A sparse file holds weights only: pass load_plain(path, network)."
+            hint="Such a file holds weights only: pass load_plain(path, network)."
             if network is None
             else "The file holds the architecture: pass load_plain(path).",
         )
@@ -182,6 +195,8 @@ def _of_torch_save(path: str | os.PathLike[str]) -> str:
 def _of_head(head: bytes) -> str:
     if not head:
         return "an empty file"
+    if head.startswith(MAGIC):
+        return "quantised"
     # A model in ONNX begins with its version, a small number, and the name of its producer, or
     # with what follows these.
     if head[0] == 0x08 and len(head) > 2 and head[1] < 64:

@@ -173,7 +173,7 @@ def read_sparse(path: str | os.PathLike[str], network: nn.Module) -> nn.Module:
         entries = {str(name): entry for name, *entry in payload["tensors"]}
         shapes = {name: tuple(entry[1]) for name, entry in entries.items()}
         checkpoint.check_shapes(network, shapes, path)  # before anything of these shapes is made
-        state = {name: _unpacked(data, *entry) for name, entry in entries.items()}
+        state = {name: unpacked(data, *entry) for name, entry in entries.items()}
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # whatever comes of damaged numbers
@@ -205,7 +205,7 @@ def _pack(network: nn.Module) -> tuple[dict[str, Any], SparsityTable]:
     chunks: list[bytes] = []
     entries, found, start = [], [], 0
     for name, value in state.items():
-        storage, content = _packed(value)
+        storage, content = packed(value)
         nonzero, stop = int((value != 0).sum()), start + len(content)
         dtype = str(value.dtype).removeprefix("torch.")
         entries.append([name, dtype, list(value.shape), storage, nonzero, start, stop])
@@ -218,7 +218,8 @@ def _pack(network: nn.Module) -> tuple[dict[str, Any], SparsityTable]:
     return payload, SparsityTable(tuple(found), _saved_size(payload), _saved_size(state))
 
 
-def _packed(value: Tensor) -> tuple[str, bytes]:
+def packed(value: Tensor) -> tuple[str, bytes]:
+    """Return the storage that takes the fewest bytes, and these."""
     flags = value != 0
     values = _bytes(value[flags])
     choices = {"dense": _bytes(value)}
@@ -233,7 +234,7 @@ def _packed(value: Tensor) -> tuple[str, bytes]:
     return storage, choices[storage]
 
 
-def _unpacked(
+def unpacked(
     data: np.ndarray,
     dtype: str,
     shape: list[int],
@@ -242,6 +243,11 @@ def _unpacked(
     start: int,
     stop: int,
 ) -> Tensor:
+    """Return an entry of ``data[start:stop]``, by what a file says of it.
+
+    Raises:
+        ValueError: If these are no such bytes.
+    """
     kind = getattr(torch, dtype)
     size, width = math.prod(shape), torch.empty((), dtype=kind).element_size()
     content = data[start:stop]

@@ -33,7 +33,11 @@ class Weighted(Unary):
     @property
     def weight(self) -> Tensor:
         """The weight, outputs first, then inputs."""
-        return self.module.weight.detach()
+        return self.weight_of(self.module)
+
+    def weight_of(self, layer: Any) -> Tensor:
+        """Return a view of a layer's weight, outputs first."""
+        return layer.weight.detach()
 
     def stored(self, weight: Tensor) -> Tensor:
         """Return a weight as the layer has it."""
@@ -181,10 +185,9 @@ class Transposed(Weighted):
         super().__init__(flow, node, dim)
         self.pads, self.mixes = True, False
 
-    @property
     @override
-    def weight(self) -> Tensor:
-        return self.module.weight.detach().transpose(0, 1)
+    def weight_of(self, layer: Any) -> Tensor:
+        return layer.weight.detach().transpose(0, 1)
 
     @override
     def stored(self, weight: Tensor) -> Tensor:
