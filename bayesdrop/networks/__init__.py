@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from bayesdrop.networks.autoencoder import vae
+from bayesdrop.networks.center import Center
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
 from bayesdrop.networks.resnets import resnet, resnet18
 from bayesdrop.networks.vgg_networks import vgg, vgg11
@@ -50,6 +51,7 @@ def build(name: str, **options: Any) -> nn.Module:
 
 
 __all__ = [
+    "Center",
     "build",
     "lenet5_caffe",
     "lenet_300_100",

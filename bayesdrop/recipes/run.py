@@ -128,7 +128,7 @@ def run_recipe(
     plain: BayesianNetwork | None = None
     # fit seeds torch's global generator; the caller's is restored.
     with torch.random.fork_rng(), only_writer(out):
-        network = _first_network(recipe, splits.num_classes, splits.image_shape, seed)
+        network = _first_network(recipe, splits, seed)
         names: list[str] = []
         if start is not None:
             names = [stage.name for stage in load_run(start).recipe.stages]
@@ -209,12 +209,14 @@ def load_run(out: str | Path) -> Run:
     return Run(recipe, data, validation, seed, image_shape, bnn, plain, history)
 
 
-def _first_network(
-    recipe: Recipe, num_classes: int, image_shape: Sequence[int], seed: int
-) -> nn.Module:
+def _first_network(recipe: Recipe, splits: DataSplits, seed: int) -> nn.Module:
     """Return the plain network of a recipe, with the initial weights of a seed."""
     torch.manual_seed(seed)
-    return build_network(recipe, num_classes, image_shape)
+    network = build_network(recipe, splits.num_classes, splits.image_shape)
+    for module in network.modules():
+        if isinstance(module, networks.Center):
+            module.set_mean(splits.train[0])
+    return network
 
 
 def _network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
