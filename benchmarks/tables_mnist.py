@@ -26,6 +26,10 @@ METHODS = {
         ("mean_mask", "DBB, mean mask"),
         ("monte_carlo", "DBB, sampled"),
     ],
+    "-dependent-beta-bernoulli-flat": [
+        ("mean_mask", "DBB, flat gates, mean mask"),
+        ("monte_carlo", "DBB, flat gates, sampled"),
+    ],
     "-indian-buffet-5": [("mean_mask", "Indian buffet, concentration 5, mean mask")],
     "-indian-buffet-20": [("mean_mask", "Indian buffet, concentration 20, mean mask")],
     "-indian-buffet-50": [("mean_mask", "Indian buffet, concentration 50, mean mask")],
@@ -33,10 +37,19 @@ METHODS = {
         ("mean_mask", "SBP, mean mask"),
         ("monte_carlo", "SBP, sampled"),
     ],
+    "-structured-bayesian-pruning-published": [
+        ("mean_mask", "SBP, published schedule, mean mask"),
+        ("monte_carlo", "SBP, published schedule, sampled"),
+    ],
     "-hard-concrete": [("mean_mask", "L0, test gates")],
+    "-hard-concrete-published": [("mean_mask", "L0 from scratch, test gates")],
     "-sparse-variational": [
         ("mean_mask", "sparse VD, mean weights"),
         ("monte_carlo", "sparse VD, sampled"),
+    ],
+    "-sparse-variational-published": [
+        ("mean_mask", "sparse VD, published rule, mean weights"),
+        ("monte_carlo", "sparse VD, published rule, sampled"),
     ],
 }
 """Suffix of a recipe to the methods that its table shows."""
@@ -52,11 +65,15 @@ def mnist(suite: str) -> str:
     plain = recipes.get(suite)
     rows = []
     order = [suite + suffix for suffix in METHODS]
-    for recipe, entry in sorted(recipes.items(), key=lambda item: order.index(item[0])):
+    in_order = sorted(recipes.items(), key=lambda item: order.index(item[0]))
+    for place, (recipe, entry) in enumerate(in_order):
         for method, title in METHODS[recipe.removeprefix(suite)]:
             rows.append(_row(title, method, entry, WIDTHS[suite], plain))
         published = entry["published"]
-        if published is not None:
+        # Below the last of those that stand beside it.
+        if published is not None and all(
+            e["published"] != published for _, e in in_order[place + 1 :]
+        ):
             kept = "-".join(map(str, published.get("units", ())))
             if "compression" in published:
                 kept = weights_kept(1 / published["compression"])
