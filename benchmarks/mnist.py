@@ -130,7 +130,7 @@ def _lenet5_dbb(conv: dict | None = None, *, flat: bool = False, **options: floa
     }
     gates |= options
     if conv is not None:
-        gates["overrides"] = {"conv*": conv} | ({"fc2": {"init_slope": 5.0}} if flat else {})
+        gates["overrides"] = {"conv*": conv} | ({"fc2*": {"init_slope": 5.0}} if flat else {})
     last = {"epochs": 40, "learning_rate": 1e-3} if flat else {"epochs": 10}
     return {**_LENET5_BB, "dependent_options": gates, "last": last}
 

@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
-from bayesdrop import recipes
-from bayesdrop.conversion import without_dropout
+import bayesdrop as bd
+from bayesdrop import networks, recipes
+from bayesdrop.conversion import convert, without_dropout
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import only_writer
+from bayesdrop.nn import named_dropout_layers, to_dependent
 from bayesdrop.recipes import (
     Recipe,
     Stage,
@@ -81,6 +83,27 @@ def test_a_linear_decay_survives_json_and_is_not_said_where_there_is_none():
     assert [stage.schedule()(epoch, 4) for epoch in range(4)] == [1.0, 1.0, 1.0, 0.5]
     with pytest.raises(ConfigError, match="fraction of the run"):
         dataclasses.replace(stage, decay_since=1.0)
+
+
+def test_flatter_gates_are_those_of_the_layers_that_the_recipe_names():
+    recipe = recipes.get("lenet5-caffe-dbb-flat")
+    network = convert(networks.lenet5_caffe(), recipe.dropout, **recipe.dropout_options)
+    gates = to_dependent(network, **recipe.dependent_options)
+    slopes = [layer.slope[0].item() for _, layer in named_dropout_layers(gates)]
+    assert slopes == [1.0, 1.0, 10.0, 5.0]
+    assert recipe.stages[:2] == recipes.get("lenet5-caffe-dbb").stages[:2]
+
+
+def test_a_centered_network_has_the_mean_training_image_and_takes_images_as_they_are(tmp_path):
+    recipe = recipes.get("lenet-300-100-sparse-vd-published").override(epochs=1)
+    run = train(tmp_path, recipe)
+    images = run.load_data().train[0]
+    torch.testing.assert_close(run.bnn.network.center.mean, images.mean(0).flatten())
+    assert_same(load_run(tmp_path).bnn, run.bnn)
+    expected = run.bnn.network.eval()(images[:5])
+    torch.testing.assert_close(bd.compact(run.bnn)(images[:5]), expected)
+    run.bnn.network.center.mean.zero_()
+    torch.testing.assert_close(run.bnn.network(images[:5] - images.mean(0)), expected)
 
 
 def test_the_members_of_a_family_train_for_as_many_epochs():

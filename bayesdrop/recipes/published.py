@@ -88,7 +88,7 @@ register(
         ),
         dependent_options={
             **_dependent.dependent_options,
-            "overrides": {"conv*": {"init_slope": 1.0}, "fc2": {"init_slope": 5.0}},
+            "overrides": {"conv*": {"init_slope": 1.0}, "fc2*": {"init_slope": 5.0}},
         },
     )
 )
