@@ -16,7 +16,9 @@ over seeds and over images make one standard error. P-values of a figure are
 adjusted over the widths (Holm). A row is called better at a width where its adjusted p-value is
 below 0.05.
 
-Options are those of ``nested.py``. Trainings are resumable, and what each image got is kept in
+The rate of the weights' noise is the one of ``--choice`` whose ``vnd-stratified`` has the lowest
+NLL on validation images, averaged over widths, unless ``--drop-prob`` says it. Other options are
+those of ``nested.py``. Trainings are resumable, and what each image got is kept in
 ``--work``.
 """
 
@@ -27,17 +29,21 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import json
 import shlex
+import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import nested
 import numpy as np
 import result_files
 import torch
 from paired import holm, over_seeds_and_images
+from rows import RESULTS
 from scipy.stats import rankdata
 
 import bayesdrop as bd
@@ -79,6 +85,16 @@ def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, np.ndarra
         (args.work / name / "training.pt").unlink(missing_ok=True)
     with np.load(file) as stored:
         return dict(stored)
+
+
+def chosen_drop_prob(runs: list[dict], network: str, data: str) -> float | None:
+    """Return the rate of the lowest mean NLL among validation runs; None if there are none."""
+    nll = {
+        run["drop_prob"]: statistics.fmean(row["nll"] for row in run["rows"])
+        for run in runs
+        if (run["network"], run["data"], run["method"]) == (network, data, "vnd-stratified")
+    }
+    return min(nll, key=lambda rate: nll[rate]) if nll else None
 
 
 def parts_of(images: dict[str, np.ndarray], width: float) -> dict[str, tuple[np.ndarray, ...]]:
@@ -148,7 +164,13 @@ def means_of(runs: dict[int, dict[str, np.ndarray]], widths: list[float]) -> dic
 def main() -> None:
     parser = nested.parser_of(__doc__.splitlines()[0])
     parser.set_defaults(methods=METHODS)
+    parser.add_argument(
+        "--choice", type=Path, default=RESULTS / "nested-choice.json", help="what validation said"
+    )
     args = parser.parse_args()
+    if args.drop_prob is None:
+        runs = json.loads(args.choice.read_text())["runs"]
+        args.drop_prob = chosen_drop_prob(runs, args.network, args.data)
     args.work.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         tasks = {

@@ -45,6 +45,11 @@ def read(name: str) -> dict:
     return json.loads((RESULTS / name).read_text())
 
 
+def committed(name: str) -> bool:
+    """Return whether a result file is there."""
+    return (RESULTS / name).exists()
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     rule = ["---"] + ["--:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))

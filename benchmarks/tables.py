@@ -29,6 +29,7 @@ import tables_text
 import tables_trained
 import tables_transformers
 import tables_uci
+import tables_vae
 from rows import DATA, NETWORKS, RESULTS
 
 ROOT = Path(__file__).parent.parent
@@ -54,9 +55,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "nested-choice": tables_nested.choice,
     "nested-full-width": tables_nested.full_width,
     "nested-areas": tables_nested.areas,
+    "nested-claim": tables_nested.claim,
     "nested-vae": tables_nested.auto_encoders,
     "nested-vae-choice": tables_nested.auto_encoder_choice,
-    "ibp-vae": tables_small.ibp_vae,
+    "ibp-vae": tables_vae.ibp_vae,
     "uci-rmse": partial(tables_uci.uci, "rmse"),
     "uci-log-likelihood": partial(tables_uci.uci, "log_likelihood"),
     "uci-differences": tables_uci.differences,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 
-from paired import SIGNS, difference
-from rows import DATA, NETWORKS, NO_KL, RESULTS, read, table
+from paired import LEVEL, SIGNS, difference
+from rows import DATA, NETWORKS, NO_KL, RESULTS, committed, read, table
 
 TITLES = {
     "separate": "a network for each width",
@@ -19,6 +19,8 @@ TITLES = {
     "vnd-shared": "VND, one width for all layers",
     "vnd-shared-full": "VND, one width, full more often",
     "vnd-shared-bayesian": "VND, one width for all layers, Gaussian weights",
+    "nested-stratified": "nested, one width shared out, fixed noise on weights",
+    "vnd-stratified": "VND, one width shared out, fixed noise on weights",
 }
 """Methods of ``nested.py`` to their rows."""
 
@@ -31,7 +33,7 @@ VAE_TITLES = {
 }
 """Methods of ``nested_vae.py`` to their rows."""
 
-_COUNTED = ("order_kl_scale", "weight_kl_scale", "full_prob")
+_COUNTED = ("order_kl_scale", "weight_kl_scale", "full_prob", "drop_prob")
 _WIDTHS_SWEPT = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
@@ -99,7 +101,8 @@ def areas() -> str:
     by_setting = results()
     rows = []
     for method, title in TITLES.items():
-        if method in ("separate", "nested-uniform"):
+        run = any(method in result["methods"] for result in by_setting.values())
+        if not run or method in ("separate", "nested-uniform"):
             continue
         cells = []
         for result in by_setting.values():
@@ -128,11 +131,39 @@ def _drawn_narrow(run: dict, width: float = 0.125) -> float:
     """Return the probability that a mask of training has no layer wider than ``width``."""
     result = 1.0
     laws = list(run["open_prob"].values())
-    for open_prob in laws[:1] if "-shared" in run["method"] else laws:
+    shares = "-shared" in run["method"] or "-stratified" in run["method"]
+    for open_prob in laws[:1] if shares else laws:
         groups = len(open_prob) + 1  # the first is always kept
         wider = math.prod(open_prob[: math.floor(width * groups)])
         result *= 1.0 - wider
     return result
+
+
+def claim() -> str:
+    """Return the table of ``nested_claim.py``: differences from the fixed law at each width."""
+    rows = []
+    for network, data in ((n, d) for n in NETWORKS for d in DATA):
+        name = f"nested-claim-{network}-{data}.json"
+        if not committed(name):
+            continue
+        result = read(name)
+        about = [str(len(result["seeds"])), str(result["epochs"])]
+        for method, entry in result["methods"].items():
+            for figure, found in (entry["less_baseline"] or {}).items():
+                title = f"{NETWORKS[network]}, {DATA[data]}, {TITLES[method]}: {figure}"
+                digits = 2 if figure == "error" else 3
+                cells = [
+                    f"{row['mean']:+.{digits}f} ({_claim_sign(figure, row)})" for row in found
+                ]
+                rows.append([title, *about, _factor(entry), *cells])
+    header = ["less the fixed law's", "seeds", "epochs", "KL"]
+    return table([*header, *(f"{8 * width:.0f}/8" for width in _WIDTHS_SWEPT)], rows)
+
+
+def _claim_sign(figure: str, row: dict) -> str:
+    if row["adjusted_p"] >= LEVEL:
+        return SIGNS["level"]
+    return SIGNS["better" if (row["mean"] > 0) == (figure == "auroc") else "worse"]
 
 
 def choice() -> str:
@@ -155,12 +186,14 @@ def choice() -> str:
         ]
         auroc = ", ".join("" if row is None else f"{_ood(row):.3f}" for row in shown)
         full = run.get("full_prob")
+        noise = run.get("drop_prob")
         counted = [_factor(run), "" if full is None else f"{full:g}"]
+        counted.append("" if noise is None else f"{noise:g}")
         # With fewer widths the area is another one.
         area = f"{run['area']:.2f}" if len(at) == len(_WIDTHS_SWEPT) else ""
         title = f"{NETWORKS[run['network']]}, {DATA[run['data']]}: {TITLES[run['method']]}"
         rows.append([title, str(run["epochs"]), *counted, area, *cells, auroc])
-    header = ["validation images, 1 seed", "epochs", "KL", "P(full)", "area"]
+    header = ["validation images, 1 seed", "epochs", "KL", "P(full)", "noise", "area"]
     return table([*header, "error % at 1/8, 1/2, 1", "ECE", "AUROC"], rows)
 
 
@@ -179,7 +212,7 @@ def auto_encoder_choice() -> str:
 
 
 def _auto_encoders(name: str, title: str) -> str:
-    result = read(name)
+    result = read(name) if committed(name) else {"mean": {}, "runs": []}
     widths = ["2", "4", "8", "12", "16", "24", "40"]
     header = [title, "seeds", "epochs", "KL", *(f"{width} features" for width in widths)]
     rows = []

@@ -1,4 +1,4 @@
-"""Tables of the README's example, of Indian buffet auto-encoders, and of timings."""
+"""Tables of the README's example, and of timings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import statistics
 
 from paired import SIGNS, difference, noise_of_error
 from rows import NETWORKS, NO_KL, epochs_of, kl_factor, read, table
-
-IBP_VAE = {
-    "plain": "plain VAE",
-    "s-ibp": "structured IBP",
-    "mf-ibp": "mean-field IBP",
-}
-"""Methods of ``ibp_vae.py`` to their rows."""
 
 EXAMPLE = {
     ("plain", "mean"): "plain network",
@@ -161,35 +154,6 @@ def _beside_plain(own: list[dict], plain: list[dict], way: str) -> str:
         noise = noise_of_error(statistics.fmean(others.values()), 482) if key == "error" else 0.0
         found.append(SIGNS[difference(values, others).verdict(key == "auroc", noise)])
     return " ".join(found)
-
-
-def ibp_vae() -> str:
-    """Return the table of ``ibp_vae.py``: medians over seeds, the published figures beside."""
-    result = read("ibp-vae.json")
-    rows = []
-    for method, title in IBP_VAE.items():
-        runs = [run for run in result["runs"] if run["method"] == method]
-        figures = {
-            "test": [run["test"]["exact"]["iwae"] for run in runs],
-            "elbo": [run["test"]["elbo"] for run in runs],
-            "train": [run["train_10000"]["exact"]["iwae"] for run in runs],
-            "relaxed": [
-                run["test"]["relaxed"]["published_metric"]
-                for run in runs
-                if "relaxed" in run["test"]
-            ],
-            "published": [result["published"].get(method, {}).get("test")],
-            "used": [run["features_per_example"] for run in runs],
-            "kept": [run["features_in_use"] for run in runs],
-        }
-        cells = [
-            "" if v in ([], [None]) else f"{statistics.median(v):.1f}" for v in figures.values()
-        ]
-        epochs = "/".join(sorted({str(run["epochs"]) for run in runs}))
-        rows.append([title, str(len(runs)), epochs, "1", *cells])
-    header = ["binarised MNIST, nats", "seeds", "epochs", "KL", "test", "test, minus ELBO"]
-    header += ["training images", "test, relaxed masks", "published", "features an image"]
-    return table([*header, "features in use"], rows)
 
 
 def concrete() -> str:

@@ -178,6 +178,20 @@ def test_figures_of_a_network_are_means_of_parts_of_images(script):
     assert found["adjusted_p"] < 0.01
 
 
+def test_what_is_tested_is_what_validation_chose(script):
+    run = {"network": "n", "data": "d", "method": "vnd-stratified"}
+    runs = [{**run, "drop_prob": p, "rows": [{"nll": abs(p - 0.3)}]} for p in (0.1, 0.3, 0.5)]
+    rate = script("nested_claim").chosen_drop_prob
+    assert rate([*runs, {**runs[0], "method": "vnd", "rows": [{"nll": 0.0}]}], "n", "d") == 0.3
+    assert rate(runs, "n", "other") is None
+    means = {
+        "nested-uniform": {"2": {"elbo": [-1.0, 0.0]}},
+        "vnd-3": {"2": {"elbo": [-9.0, 0.0]}, "8": {"elbo": [-4.0, 0.0]}},
+        "vnd-10": {"2": {"elbo": [-7.0, 0.0]}, "8": {"elbo": [-5.0, 0.0]}},
+    }
+    assert script("nested_vae").chosen(means) == "vnd-10"
+
+
 def test_a_recipe_keeps_the_runs_of_its_other_seeds(script):
     mnist = script("mnist")
     recipe = recipes.get("digits-mlp")
@@ -236,6 +250,41 @@ def test_an_auto_encoder_is_replaced_by_the_same_one_only(script):
     earlier = [run, {**run, "method": "plain"}, {**run, "epochs": 4}, {**run, "milestones": [0.6]}]
     again = {**run, "final_loss": 90.0}
     assert ibp_vae.added(earlier, [again]) == [*earlier[1:], again]
+
+
+def test_the_authors_objective_charges_each_feature_too_little(script):
+    ibp_vae, authors = script("ibp_vae"), script("ibp_vae_authors")
+    vae, x = ibp_vae.build("s-ibp-authors", 50, 0), torch.rand(4, 1, 28, 28).round()
+    with torch.no_grad():
+        vae.network.encoder[-1].weight.normal_()
+    rates = vae.draw_rates()
+    encoding = vae.network.encode(x)
+    log_scale = vae.network.encoder(x).chunk(3, 1)[2]
+    torch.testing.assert_close(encoding.scale, log_scale.exp())
+    q, p = vae.code.posterior(encoding, rates), vae.code.prior(rates)
+    latents = {name: fn.sample() for name, fn in q.items()}
+    true = bd.program.latent_code.LatentCode.kl_divergence(vae.code, q, p, latents)
+    charged = vae.code.kl_divergence(q, p, latents)
+    mean = encoding.mean
+    claimed = 0.5 * (mean.square() + log_scale.exp() - 1 - log_scale).sum()
+    normal = torch.distributions.Normal(mean, encoding.scale)
+    of_features = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0))
+    torch.testing.assert_close(true - charged, of_features.sum() - claimed)
+    torch.testing.assert_close(true - charged, authors.undercharged(encoding.scale).sum())
+    found = authors.own_figure(vae, x, 2)
+    assert found["undercharged"] == pytest.approx((true - charged).item() / 4)
+    assert not vae.training
+
+
+def test_pixels_are_drawn_anew_in_each_step(script):
+    ibp_vae = script("ibp_vae")
+    vae, x = ibp_vae.build("plain", 50, 0), torch.full((4, 1, 28, 28), 0.5)
+    seen = []
+    vae.network.encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for num_samples in (1, 3):
+        assert bool(ibp_vae.Redrawn(num_samples)(vae, x, x).loss.isfinite())
+    assert all(bool(((s == 0) | (s == 1)).all()) for s in seen)
+    assert not torch.equal(*seen)
 
 
 def test_a_regression_is_replaced_by_the_same_one_only(script):
