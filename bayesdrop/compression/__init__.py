@@ -20,6 +20,12 @@ from bayesdrop.compression.frontier import (
 )
 from bayesdrop.compression.latency import LatencyRow, LatencyTable, compare_latency
 from bayesdrop.compression.lora import cut_lora_ranks
+from bayesdrop.compression.magnitude import (
+    MagnitudeRow,
+    MagnitudeSweep,
+    prune_by_magnitude,
+    sweep_magnitudes,
+)
 from bayesdrop.compression.per_input import PerInputCost, measure_per_input
 from bayesdrop.compression.plain import load_plain, save_plain
 from bayesdrop.compression.quantisation import Quantised, QuantisedTensor, quantise
@@ -48,6 +54,8 @@ __all__ = [
     "FrontierRow",
     "LatencyRow",
     "LatencyTable",
+    "MagnitudeRow",
+    "MagnitudeSweep",
     "Members",
     "PerInputCost",
     "Quantised",
@@ -76,7 +84,9 @@ __all__ = [
     "measure_size",
     "measure_sparsity",
     "quantise",
+    "prune_by_magnitude",
     "save_plain",
+    "sweep_magnitudes",
     "sweep_thresholds",
     "sweep_widths",
     "time_in_turns",
