@@ -23,7 +23,9 @@ from bayesdrop.recipes.methods import (
     METHODS,
     NPN,
     SBP,
+    SSL,
     SVD,
+    TARGETED,
     VND,
 )
 from bayesdrop.recipes.recipe import Recipe, Stage, register
@@ -150,6 +152,25 @@ class _Network:
         for method in (JEFFREYS, HORSESHOE):
             self.add(method, *stages, options={**options, **within})
 
+    def penalise(self, epochs: int, options: Mapping[str, Any]) -> None:
+        """Register the group lasso, which has a stage of so many epochs."""
+        stage = replace(self.sparse, name=SSL, epochs=epochs, milestones=(0.75, 0.9))
+        self.add(SSL, self.plain, replace(stage, kl_warm_up=0.0), options=options)
+
+    def target(self, epochs: int, units: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+        """Register targeted dropout, of units and of weights: one stage from scratch.
+
+        Args:
+            epochs: As many as both stages of the other recipes have, or fewer.
+            units: What of ``convert`` says which units, beside those that are not inputs.
+            weights: The same of the layers whose weights may be dropped.
+        """
+        for method, where in (
+            (TARGETED, {"input_dropout": False, **units}),
+            (f"{TARGETED}-dropconnect", weights),
+        ):
+            self.add(method, Stage(method, epochs, dropout=True), options=where)
+
     def sample(self, epochs: int, hidden: Mapping[str, Any], length_scale: float) -> None:
         """Register the methods with fixed noise, and concrete dropout: one stage from scratch.
 
@@ -258,6 +279,8 @@ for _key in (SBP, L0):
 for _key in GENERALIZED:
     _lenet_300.prune(_key, 45, 1e-2)
 _lenet_300.harden(40, 3e-3, {})
+_lenet_300.penalise(45, {"cost_per_norm": 10.0})
+_lenet_300.target(60, {}, {"exclude": "fc3"})
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
 _lenet_300.add(SVD, _WEIGHTS)
@@ -289,6 +312,9 @@ for _key in (SBP, L0):
 for _key in GENERALIZED:
     _lenet5.prune(_key, 22, 1e-2)
 _lenet5.harden(40, 3e-3, {})
+_lenet5.penalise(22, {"cost_per_norm": 10.0})
+# The first convolution and the last layer are left alone, as published.
+_lenet5.target(30, {"exclude": ["conv1", "fc1"]}, {"exclude": ["conv1", "fc2"]})
 _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
@@ -349,6 +375,8 @@ for _key in (SBP, L0):
 for _key in GENERALIZED:
     _digits.prune(_key, 200, 3e-2)
 _digits.harden(120, 1e-2, {"cost_per_parameter": 0.01})
+_digits.penalise(100, {"cost_per_norm": 1.0})
+_digits.target(100, {}, {"exclude": "fc3"})
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))
 _stage = replace(

@@ -18,6 +18,7 @@ ABBREVIATIONS = {
     "npn": "neural-plasticity",
     "sbp": "structured-bayesian-pruning",
     "sparse-vd": "sparse-variational",
+    "ssl": "group-lasso",
     "vnd": "variational-nested",
 }
 """What the literature calls a method, to its key: both may stand in a recipe's name."""

@@ -16,6 +16,7 @@ IBP, HIBP, VND, SVD = (
 )
 NPN = "neural-plasticity"
 GAUSSIAN, JEFFREYS, HORSESHOE = "gaussian-weights", "normal-jeffreys", "group-horseshoe"
+SSL, TARGETED = "group-lasso", "targeted"
 GENERALIZED = ("generalized", "generalized-uniform")
 _BEFORE, _IN = "before hidden Linear layers", "in hidden Linear layers"
 _FIXED = "nested dropout, the number of kept groups"
@@ -77,6 +78,15 @@ METHODS = {
     ),
     SBP: Method(f"structured Bayesian pruning {_PRETRAINED}", SBP),
     L0: Method(f"hard-concrete gates with an L0 penalty {_PRETRAINED}", L0),
+    SSL: Method(f"a group lasso of the weights of each unit {_PRETRAINED}", SSL),
+    TARGETED: Method(
+        "targeted dropout of hidden units", TARGETED, {"drop_prob": 0.66, "targeted_share": 0.75}
+    ),
+    f"{TARGETED}-dropconnect": Method(
+        "targeted dropout of weights",
+        f"{TARGETED}-dropconnect",
+        {"drop_prob": 0.66, "targeted_share": 0.75},
+    ),
     GENERALIZED[0]: Method(
         f"generalized dropout that learns the architecture {_PRETRAINED}",
         "generalized",
