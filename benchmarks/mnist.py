@@ -54,6 +54,7 @@ SUITES = {
         "lenet-500-300-hibp",
         "lenet-500-300-sbp",
         "lenet-500-300-sbp-published",
+        "lenet-500-300-ssl",
     ],
     "lenet-300-100": [
         "lenet-300-100-sparse-vd",
@@ -81,6 +82,7 @@ PUBLISHED = {
     "lenet5-caffe-bb": {"error": 0.55, "units": [15, 33, 138, 64], "flops_speedup": 2.0},
     "lenet5-caffe-dbb": {"error": 0.59, "units": [13, 31, 53, 34], "flops_speedup": 2.5},
     "lenet-500-300-sbp": {"error": 1.55, "units": [245, 160, 55], "flops_speedup": 11.23},
+    "lenet-500-300-ssl": {"error": 1.49, "units": [434, 174, 78]},
     "lenet-300-100-sparse-vd": {"error": 1.92, "compression": 68},
     "lenet5-caffe-sparse-vd": {"error": 0.75, "compression": 280},
     "lenet5-caffe-sbp": {"error": 0.86, "units": [3, 18, 284, 283], "flops_speedup": 10.49},
@@ -90,7 +92,7 @@ PUBLISHED = {
 """Lee et al. (2018), medians of five runs; DBB's units and FLOPs are averages over inputs.
 Neklyudov et al. (2017) for SBP, Molchanov et al. (2017) for sparse variational dropout (weights
 per weight that is not zero), Louizos et al. (2018) for L0, whose error on LeNet-300-100 is from
-memory."""
+memory. The group lasso's row is what Neklyudov et al. quote of Wen et al. (2016)."""
 
 
 def published_row(recipe: str) -> dict | None:
@@ -135,6 +137,12 @@ def _lenet5_dbb(conv: dict | None = None, *, flat: bool = False, **options: floa
     return {**_LENET5_BB, "dependent_options": gates, "last": last}
 
 
+def _costs(by_layer: str) -> dict:
+    names = ("fc1", "fc2", "fc3")
+    costs = map(float, by_layer.split("-"))
+    return {name: {"cost_per_norm": cost} for name, cost in zip(names, costs, strict=True)}
+
+
 CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-500-300": {
         "open init": ("lenet-500-300-bb", _PLAIN),
@@ -169,6 +177,10 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             {"dropout_options": {"layer_concentration": 0.5}},
         ),
         "SBP": ("lenet-500-300-sbp", {}),
+        **{
+            f"group lasso, {costs}": ("lenet-500-300-ssl", {"overrides": _costs(costs)})
+            for costs in ("10-10-10", "30-30-30", "10-20-40", "15-40-80")
+        },
         "SBP, KL scaled": (
             "lenet-500-300-sbp",
             {"overrides": {"fc1": {"kl_scale": 1.5}, "fc3": {"kl_scale": 2.0}}},

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tables_encoder
 import tables_growth
+import tables_magnitude
 import tables_methods
 import tables_mnist
 import tables_nested
@@ -107,6 +108,10 @@ for _suite, _data in tables_study.settings():
         TABLES[f"study-{_suite}-{_data}-{_baseline}"] = partial(
             tables_study.beside, _suite, _data, _baseline
         )
+for _suite in tables_magnitude.SUITES:
+    TABLES[f"magnitude-{_suite}-choice"] = partial(tables_magnitude.choice, _suite)
+    for _by in ("unit", "weight"):
+        TABLES[f"magnitude-{_suite}-{_by}s"] = partial(tables_magnitude.magnitude, _suite, _by)
 for _suite in NETWORKS:
     for _data in DATA:
         if (RESULTS / f"methods-{_suite}-{_data}.json").exists():

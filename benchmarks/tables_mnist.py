@@ -41,6 +41,7 @@ METHODS = {
         ("mean_mask", "SBP, published schedule, mean mask"),
         ("monte_carlo", "SBP, published schedule, sampled"),
     ],
+    "-group-lasso": [("mean_mask", "group lasso")],
     "-hard-concrete": [("mean_mask", "L0, test gates")],
     "-hard-concrete-published": [("mean_mask", "L0 from scratch, test gates")],
     "-sparse-variational": [
