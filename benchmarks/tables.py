@@ -22,6 +22,7 @@ import tables_mnist
 import tables_nested
 import tables_networks
 import tables_photographs
+import tables_plasticity
 import tables_posterior
 import tables_reliability
 import tables_small
@@ -78,6 +79,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "startup": tables_growth.startup,
     "predict": tables_small.predictions,
     "photographs": tables_photographs.photographs,
+    "mask-gradients": tables_plasticity.mask_gradients,
+    "plasticity": tables_plasticity.growing,
     "mean-masks": tables_small.mean_masks,
     "latency": tables_small.latencies,
     "kills": tables_reliability.kills,
@@ -131,7 +134,7 @@ SPEED = (
     "mean-masks",
     "latency",
 )
-TIMINGS = (*SPEED, "leave-one-out", "guaranteed-risk", *TRIALS, *ZOO)
+TIMINGS = (*SPEED, "mask-gradients", "leave-one-out", "guaranteed-risk", *TRIALS, *ZOO)
 """Tables of times, of trials and of known posteriors, in which nothing was optimised."""
 
 
