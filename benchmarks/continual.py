@@ -1,22 +1,25 @@
-r"""One task after another: split MNIST, and what is left of the first tasks after the last.
+r"""One task after another: split digits and split MNIST, and what is left of the first tasks.
 
-    BAYESDROP_DATA=... python benchmarks/continual.py choose
-    BAYESDROP_DATA=... python benchmarks/continual.py test
+    python benchmarks/continual.py digits choose
+    python benchmarks/continual.py digits test
+    BAYESDROP_DATA=... python benchmarks/continual.py mnist choose
+    BAYESDROP_DATA=... python benchmarks/continual.py mnist test
 
 Five tasks of two digits each (0 or 1, 2 or 3, ...), seen one after another, with a head of two
-outputs for each and two hidden layers of 100 units that all share (Zenke, Poole, Ganguli, 2017;
-Nguyen et al., 2018, whose layers have 256). No data are kept. ``fine-tuning`` goes on from the
-weights of the task before, ``joint`` has all tasks at once and is no continual learning. The
-others have Gaussian weights (prior N(0, 0.7^2), a variance of e^-6 at the start) whose posterior
-is the next task's prior (``bd.update_prior``): ``vcl`` alone, the rest with masks behind both
-ReLUs, whose posteriors are carried on too. Kessler et al. (2021) mask the same places, with 200 to
-1,000 epochs a task and weights pretrained on the first.
+outputs for each and one hidden layer that all share (Zenke, Poole, Ganguli, 2017). No data are
+kept. ``fine-tuning`` goes on from the weights of the task before, ``joint`` has all tasks at once
+and is no continual learning. The others have Gaussian weights, whose posterior is the next task's
+prior (``bd.update_prior``): ``vcl`` alone (Nguyen et al., 2018), the rest with a mask behind the
+ReLU, whose posterior is carried on too. Masks start at their prior, so that units come into use as
+tasks want them. Kessler et al. (2021) mask the same place, with 200 to 1,000 epochs a task and
+weights pretrained on the first. ``indian-buffet, widened`` starts with a fifth of the units and
+gets as many again (``bd.nn.widen``) before a task whenever the last unit is kept.
 
-``choose`` runs each method once with every setting, the same for all, and looks at validation
-images only; ``test`` runs the best of each with three seeds, and the test images once. Rows that
-are in the file are not run again. Figures are those of 20 draws from the posterior. ``accuracy``
-has a row for each task learned, with the accuracy on every task so far; ``forgetting`` is, over
-all tasks but the last, the mean fall from the accuracy just after a task to that at the end.
+``choose`` runs each method once with every setting, four for each, and looks at validation images
+only; ``test`` runs the best of each with three seeds, and the test images once. Rows that are in
+the file are not run again. Figures are those of 20 draws from the posterior. ``accuracy`` has a
+row for each task learned, with the accuracy on every task so far; ``forgetting`` is, over all
+tasks but the last, the mean fall from the accuracy just after a task to that at the end.
 ``expected`` units are the sum of the keep probabilities, ``kept`` those above the threshold.
 """
 
@@ -37,30 +40,42 @@ from torch import Tensor, nn
 import bayesdrop as bd
 from bayesdrop.errors import TruncationWarning
 
-OUT = Path(__file__).parent / "results" / "continual-mnist.json"
-TASKS = [f"mnist:{first}-{first + 1}" for first in range(0, 10, 2)]
-WIDTH, PRIOR_SCALE, INIT_LOG_VARIANCE, SAMPLES = 100, 0.7, -6.0, 20
+RESULTS = Path(__file__).parent / "results"
+PRIOR_SCALE, INIT_LOG_VARIANCE, SAMPLES = 0.5, -6.0, 20
 SEEDS = (0, 1, 2)
-METHODS: dict[str, dict | None] = {
-    "fine-tuning": None,
-    "joint": None,
-    "vcl": {},
-    "beta-bernoulli": {},
-    "indian-buffet": {"concentration": 10.0},
-    "hierarchical-indian-buffet": {"concentration": 10.0},
+SETS = {
+    "digits": {"inputs": 64, "width": 50, "mass": 5.0, "validation": 200, "batch": 100},
+    "mnist": {"inputs": 784, "width": 100, "mass": 10.0, "validation": 6000, "batch": 256},
 }
-"""Options of the masks; None for plain weights."""
-SETTINGS = [
-    {"learning_rate": rate, "epochs": epochs} for rate in (1e-3, 3e-3) for epochs in (3, 10)
-]
+EPOCHS = {"digits": (30, 120), "mnist": (5, 15)}
+PLAIN = ("fine-tuning", "joint")
+WIDENED = "indian-buffet, widened"
+METHODS = (
+    *PLAIN,
+    *("vcl", "beta-bernoulli", "indian-buffet", "hierarchical-indian-buffet"),
+    WIDENED,
+)
 Data = dict[str, tuple[Tensor, Tensor]]
 
 
-def load(name: str) -> Data:
-    """Return a task's parts as vectors of pixels and a constant, which is the bias."""
-    splits = bd.load_data(name, validation=6000)
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    return {part: (with_constant(x.flatten(1)), y) for part, (x, y) in parts.items()}
+def settings_of(method: str, name: str) -> list[dict]:
+    """Return what is tried of a method: four settings for each."""
+    rates = (
+        [{"learning_rate": rate, "variational_learning_rate": 0.01} for rate in (1e-3, 3e-3)]
+        if method in PLAIN
+        else [{"learning_rate": 3e-3, "variational_learning_rate": rate} for rate in (0.01, 0.03)]
+    )
+    return [{**rate, "epochs": epochs} for rate in rates for epochs in EPOCHS[name]]
+
+
+def load(name: str) -> list[Data]:
+    """Return the tasks' parts as vectors of pixels and a constant, which is the bias."""
+    tasks = []
+    for first in range(0, 10, 2):
+        splits = bd.load_data(f"{name}:{first}-{first + 1}", validation=SETS[name]["validation"])
+        parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+        tasks.append({part: (with_constant(x.flatten(1)), y) for part, (x, y) in parts.items()})
+    return tasks
 
 
 def with_constant(x: Tensor) -> Tensor:
@@ -75,17 +90,33 @@ def linear(inputs: int, outputs: int, *, random: bool) -> nn.Module:
     return bd.nn.make("gaussian-weights", plain, **options)
 
 
-def shared_layers(method: str) -> nn.Sequential:
-    """Return the two hidden layers, with the method's masks behind their ReLUs."""
-    options, masks = METHODS[method], []
-    if method in bd.nn.layers:
-        masks = [bd.nn.make(method, WIDTH, **(options or {})) for _ in range(2)]
-        type(masks[0]).share(masks)
-    layers: list[nn.Module] = []
-    for index, inputs in enumerate((785, WIDTH)):
-        layers += [linear(inputs, WIDTH, random=options is not None), nn.ReLU()]
-        layers += masks[index : index + 1]
-    return nn.Sequential(*layers)
+def mask(method: str, units: int, mass: float) -> bd.BayesianDropout:
+    """Return a mask at its prior, whose expected number of units is the mass."""
+    if method == "beta-bernoulli":  # the finite model whose limit the process is
+        start = dict.fromkeys(("prior_concentration1", "init_concentration1"), mass / units)
+        return bd.nn.make(method, units, threshold=0.1, **start)
+    layer = bd.nn.make(method.partition(",")[0], units, concentration=mass)
+    layer.sticks.set_posterior(mass)
+    if layer.key == "hierarchical-indian-buffet":
+        mean = (mass / (mass + 1)) ** torch.arange(1.0, units + 1)
+        layer.set_posterior(mean / (1 - mean))
+    return layer
+
+
+def shared_layers(method: str, name: str) -> nn.Sequential:
+    """Return the hidden layer, with the method's mask behind its ReLU."""
+    size = SETS[name]
+    width = size["width"] // 5 if method == WIDENED else size["width"]
+    first = linear(size["inputs"] + 1, width, random=method not in PLAIN)
+    masks = [] if method in (*PLAIN, "vcl") else [mask(method, width, size["mass"])]
+    return nn.Sequential(first, nn.ReLU(), *masks)
+
+
+def widen_if_filled(shared: nn.Sequential, heads: list[nn.Module], more: int) -> None:
+    """Give the layer more units if its last one is kept."""
+    first, _, gates = shared
+    if bool(gates.kept()[gates.rank.argmax()]):
+        bd.nn.widen(first, gates, heads, more)
 
 
 class Joint(nn.Module):
@@ -119,88 +150,93 @@ def accuracy(network: nn.Module, data: tuple[Tensor, Tensor]) -> float:
 
 @torch.no_grad()
 def units(shared: nn.Module) -> list[dict]:
-    """Return what each mask keeps, and whether the posterior has filled its truncation."""
+    """Return what the mask keeps of how many units, if there is one."""
     found = []
     for _, layer in bd.nn.named_dropout_layers(shared):
         keep = layer.keep_prob()
         found.append({"expected": round(float(keep.sum()), 1), "kept": int(layer.kept().sum())})
+        found[-1]["of"] = layer.num_units
     return found
 
 
-def train(
-    network: nn.Module, data: tuple[Tensor, Tensor], seed: int, setting: dict
-) -> bd.BayesianNetwork:
-    bnn = bd.BayesianNetwork(network, bd.Categorical(), len(data[0]))
-    bd.fit(bnn, data, batch_size=128, schedule=(), seed=seed, progress=False, **setting)
-    return bnn
-
-
-def run(method: str, setting: dict, seed: int, tasks: list[Data], part: str) -> dict:
+def run(method: str, name: str, setting: dict, seed: int, tasks: list[Data], part: str) -> dict:
     """Learn all tasks, and return the accuracies after each."""
     started = time.process_time()
     torch.manual_seed(seed)
-    random = METHODS[method] is not None
-    shared = shared_layers(method)
-    heads = [linear(WIDTH, 2, random=random) for _ in tasks]
+    shared, width = shared_layers(method, name), SETS[name]["width"]
+    units_now = shared[0].weight.shape[0]
+    heads = [linear(units_now, 2, random=method not in PLAIN) for _ in tasks]
     networks = [nn.Sequential(shared, head) for head in heads]
-    found: dict = {"method": method, "seed": seed, "part": part, **setting}
+
+    def train(network: nn.Module, data: tuple[Tensor, Tensor]) -> bd.BayesianNetwork:
+        bnn = bd.BayesianNetwork(network, bd.Categorical(), len(data[0]))
+        options = {"batch_size": SETS[name]["batch"], "schedule": (), "progress": False}
+        bd.fit(bnn, data, seed=seed, **options, **setting)
+        return bnn
+
     rows, sizes = [], []
     if method == "joint":
-        train(Joint(shared, heads), joined(tasks), seed, setting)
+        train(Joint(shared, heads), joined(tasks))
         rows = [[accuracy(n, d[part]) for n, d in zip(networks, tasks, strict=True)]]
     else:
         for index, data in enumerate(tasks):
-            bnn = train(networks[index], data["train"], seed, setting)
-            if random:
+            if method == WIDENED and index:
+                widen_if_filled(shared, heads, width // 5)
+            bnn = train(networks[index], data["train"])
+            if method not in PLAIN:
                 bd.update_prior(bnn)
             seen = zip(networks[: index + 1], tasks, strict=False)
             rows.append([accuracy(network, data[part]) for network, data in seen])
-            sizes.append(units(shared))
+            sizes += units(shared)
     last = rows[-1]
     falls = [rows[task][task] - last[task] for task in range(len(rows) - 1)]
+    found: dict = {"method": method, "seed": seed, "part": part, "kl_weight": 1.0, **setting}
     found |= {"accuracy": rows, "average": round(sum(last) / len(last), 4)}
     found |= {"forgetting": round(sum(falls) / len(falls), 4)} if falls else {}
-    found |= {"units": sizes} if any(sizes) else {}
+    found |= {"units": sizes} if sizes else {}
     return found | {"cpu_seconds": round(time.process_time() - started, 1)}
 
 
-def best_setting(method: str, runs: list[dict]) -> dict:
+def best_setting(method: str, name: str, runs: list[dict]) -> dict:
     """Return the setting of the best average on validation images."""
     tried = [run for run in runs if run["method"] == method and run["part"] == "validation"]
-    if len(tried) < len(SETTINGS):
-        raise SystemExit(f"{method}: {len(tried)} of {len(SETTINGS)} settings; run 'choose' first")
+    settings = settings_of(method, name)
+    if len(tried) < len(settings):
+        raise SystemExit(f"{method}: {len(tried)} of {len(settings)} settings; 'choose' first")
     best = max(tried, key=lambda run: run["average"])
-    return {name: best[name] for name in SETTINGS[0]}
+    return {key: best[key] for key in settings[0]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=SETS)
     parser.add_argument("what", choices=("choose", "test"))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    out = args.out or RESULTS / f"continual-{args.name}.json"
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", TruncationWarning)  # the rows say what is kept
-    tasks = [load(name) for name in TASKS]
-    runs = json.loads(args.out.read_text())["runs"] if args.out.exists() else []
-    names = ["method", "seed", "part", *SETTINGS[0]]
+    tasks = load(args.name)
+    runs = json.loads(out.read_text())["runs"] if out.exists() else []
     head = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
-    head |= {"bayesdrop": bd.__version__, "threads": 1, "tasks": TASKS, "width": WIDTH}
+    head |= {"bayesdrop": bd.__version__, "threads": 1, **SETS[args.name]}
     head |= {"prior_scale": PRIOR_SCALE, "init_log_variance": INIT_LOG_VARIANCE}
+    choosing = args.what == "choose"
+    part = "validation" if choosing else "test"
     for method in args.methods:
-        choosing = args.what == "choose"
-        settings = SETTINGS if choosing else [best_setting(method, runs)]
-        part = "validation" if choosing else "test"
-        for setting in settings:
+        settings = settings_of(method, args.name)
+        names = ["method", "seed", "part", *settings[0]]
+        for setting in settings if choosing else [best_setting(method, args.name, runs)]:
             for seed in SEEDS[:1] if choosing else args.seeds:
                 row = {"method": method, "seed": seed, "part": part, **setting}
-                if any(all(old[name] == row[name] for name in names) for old in runs):
+                if any(all(old[key] == row[key] for key in names) for old in runs):
                     continue
-                found = run(method, setting, seed, tasks, part)
+                found = run(method, args.name, setting, seed, tasks, part)
                 print({k: v for k, v in found.items() if k != "accuracy"}, flush=True)
                 runs = added(runs, [found], names)
-                write({**head, "runs": runs}, args.out)
+                write({**head, "runs": runs}, out)
 
 
 if __name__ == "__main__":

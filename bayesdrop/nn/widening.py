@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -20,7 +21,12 @@ from bayesdrop.nn.weight import BayesianWeights
 
 
 @torch.no_grad()
-def widen(before: nn.Module, mask: BayesianDropout, after: nn.Module, num_units: int) -> None:
+def widen(
+    before: nn.Module,
+    mask: BayesianDropout,
+    after: nn.Module | Sequence[nn.Module],
+    num_units: int,
+) -> None:
     r"""Give a mask more units, in place, and the layers before and behind it theirs.
 
     The network computes what it did: the weights that the new units multiply are zero, or random
@@ -35,7 +41,7 @@ def widen(before: nn.Module, mask: BayesianDropout, after: nn.Module, num_units:
     Args:
         before: The Linear or convolution whose outputs are the mask's units, plain or random.
         mask: The mask between them.
-        after: The one whose inputs they are.
+        after: The one whose inputs they are, or all of them, such as the heads of several tasks.
         num_units: Number of units to add, at least 1.
 
     Raises:
@@ -58,7 +64,8 @@ def widen(before: nn.Module, mask: BayesianDropout, after: nn.Module, num_units:
             got=f"num_units={num_units!r}",
             hint="Say by how many units the layer grows, not how many it has then.",
         )
-    for dim, layer in enumerate((before, after)):
+    behind = [after] if isinstance(after, nn.Module) else list(after)
+    for layer, dim in [(before, 0), *((layer, 1) for layer in behind)]:
         _check(layer, dim, mask)
     if not mask.grow(num_units):
         raise ConfigError(
@@ -69,7 +76,8 @@ def widen(before: nn.Module, mask: BayesianDropout, after: nn.Module, num_units:
             "first bd.update_prior.",
         )
     _extend(before, 0, num_units)
-    _extend(after, 1, num_units)
+    for layer in behind:
+        _extend(layer, 1, num_units)
 
 
 def _plain(layer: nn.Module) -> tuple[LayerKind, nn.Module]:

@@ -71,6 +71,13 @@ def test_new_weights_have_their_first_prior():
         assert bool((prior.scale.narrow(dim, 0, 6) < 0.1).all())
 
 
+def test_all_layers_behind_the_mask_grow():
+    first, mask, second = layers("indian-buffet")
+    heads = [second, nn.Linear(6, 2)]
+    bd.nn.widen(first, mask, heads, 2)
+    assert [head.in_features for head in heads] == [8, 8]
+
+
 def test_channels_of_convolutions_grow_too():
     first, second = nn.Conv2d(1, 3, 2), nn.Conv2d(3, 2, 2)
     mask = bd.BetaBernoulliDropout(3, unit_dim=-3)
