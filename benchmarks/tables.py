@@ -24,6 +24,7 @@ import tables_networks
 import tables_photographs
 import tables_plasticity
 import tables_posterior
+import tables_quantised
 import tables_reliability
 import tables_small
 import tables_study
@@ -91,6 +92,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "networks-failures": tables_networks.failures,
     "networks-left": tables_networks.left,
     "transformers": tables_transformers.transformers,
+    "quantised": tables_quantised.quantised,
     "trained-start": tables_trained.start,
     "trained-after": tables_trained.after,
 }

@@ -255,7 +255,7 @@ _WEIGHTS = Stage(
     kl_warm_up=0.2,
 )
 _THRESHOLD = {"threshold": 0.01}
-_COMPRESSED = replace(_WEIGHTS, milestones=(0.8, 0.93))
+_COMPRESSED = replace(_WEIGHTS, epochs=40, milestones=(0.8, 0.93))
 
 # -- LeNet-500-300 and LeNet-300-100 -------------------------------------------------------------
 
@@ -320,7 +320,7 @@ _lenet5.sample(30, {"conv": False}, length_scale=2.5)
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
 _lenet5.add(f"{IBP}-20")
 _lenet5.add(SVD, Stage("plain", 10, weight_decay=0.0), _WEIGHTS)
-_lenet5.compress(_COMPRESSED, {})
+_lenet5.compress(replace(_COMPRESSED, epochs=30), {})
 
 # -- VGG, for a GPU: not run yet -----------------------------------------------------------------
 

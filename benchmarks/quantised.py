@@ -1,0 +1,163 @@
+r"""Bayesian compression: units pruned by scales, weights rounded by posteriors, a file.
+
+    python benchmarks/quantised.py --network digits-mlp
+    python benchmarks/quantised.py --network lenet-500-300 --methods gnj ghs --seeds 0
+    python benchmarks/quantised.py --network lenet5-caffe --methods gnj ghs --seeds 0
+
+Each recipe is trained as it is registered, less ``VALIDATION`` training images. These choose, for
+each run, one threshold for all masks and then how coarse the grids are and what shares a step: the
+smallest network, and the smallest file, whose error is at most ``TOLERATED`` points above that of
+the network with all units, and above that before rounding. The test set is looked at once, after
+that. Sizes are those of the file that is written, and read again, here.
+
+Runs are resumable (``--work``), one thread; the file keeps its other runs. MNIST is looked for in
+``--data-dir`` or ``BAYESDROP_DATA``.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from result_files import added, write
+
+import bayesdrop as bd
+from bayesdrop.compression import choose_threshold, quantise, sweep_thresholds
+from bayesdrop.files import read_json
+from bayesdrop.recipes import get as get_recipe
+from bayesdrop.recipes import run_recipe
+from bayesdrop.recipes.run import Run, build_network
+from bayesdrop.typing import SharedBy
+
+METHODS = ("gaussian-weights", "gnj", "ghs")
+VALIDATION = {"digits-mlp": None, "lenet-500-300": 5000, "lenet5-caffe": 5000}
+"""Images held out; None is what the data set holds out by itself."""
+TOLERATED = {"digits-mlp": 0.5, "lenet-500-300": 0.1, "lenet5-caffe": 0.1}
+"""Percentage points: one or two images of digits, five of MNIST."""
+COARSENESS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+GROUPS = ("layer", "output", "input")
+
+
+def chosen(run: Run, held_out: Any, example: torch.Tensor, tolerated: float) -> dict[str, Any]:
+    """Prune units, and return the grids that validation data choose."""
+    found: dict[str, Any] = {}
+    masks = run.bnn.named_dropout_layers()
+    if masks:
+        frontier = sweep_thresholds(run.bnn, held_out)
+        threshold = choose_threshold(frontier, max_error_increase=tolerated)
+        found["threshold"] = threshold
+        for _, mask in masks:
+            mask.threshold = threshold
+    limit = bd.evaluate(run.bnn, held_out, sample=False).error + tolerated + 1e-9
+    candidates = []
+    for group in GROUPS:
+        for coarseness in COARSENESS:
+            small = quantise(run.bnn, example, coarseness=coarseness, group=group)
+            error = figures(small.network, run, held_out)["error"]
+            if error <= limit:
+                candidates.append((small.file_bytes, coarseness, group))
+    _, found["coarseness"], found["group"] = min(candidates)
+    return found
+
+
+def figures(
+    network: torch.nn.Module, run: Run, data: Any, shared_by: SharedBy | None = None
+) -> dict[str, float]:
+    """Return error, NLL and ECE in percent and nats; of samples if it says what these share."""
+    bnn = network
+    if not isinstance(bnn, bd.BayesianNetwork):
+        bnn = bd.BayesianNetwork(network, bd.Categorical(), run.bnn.num_data)
+    options = {"sample": False} if shared_by is None else {"num_samples": 32, "seed": run.seed}
+    result = bd.evaluate(bnn, data, **options)
+    return {name: getattr(result, name) for name in ("error", "nll", "ece")}
+
+
+def run_one(network: str, method: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train a recipe, choose, and return what the test set and the file say."""
+    recipe = get_recipe(f"{network}-{method}")
+    folder = args.work / f"{recipe.name}-{seed}"
+    run = run_recipe(
+        recipe,
+        out=folder,
+        data_dir=args.data_dir,
+        validation=VALIDATION[network],
+        seed=seed,
+        progress=False,
+    )
+    splits = run.load_data(args.data_dir)
+    example = splits.train[0][:8]
+    run.bnn.eval()
+    row: dict[str, Any] = {"recipe": recipe.name, "seed": seed, "settings": recipe.to_dict()}
+    row["minutes"] = run.minutes
+    row["all_units"] = unpruned(run, splits.test)
+    row |= chosen(run, splits.validation, example, TOLERATED[network])
+    row["units"] = [int(mask.kept().sum()) for _, mask in run.bnn.named_dropout_layers()]
+    row["pruned"] = figures(run.bnn, run, splits.test)
+    row["sampled"] = figures(run.bnn, run, splits.test, "example")
+    small = quantise(run.bnn, example, coarseness=row["coarseness"], group=row["group"])
+    path = folder / "weights.q"
+    bd.save_plain(small.network, path, format="quantised")
+    plain = build_network(recipe, splits.num_classes, splits.image_shape)
+    read = bd.load_plain(path, plain).eval()
+    row["rounded"] = figures(read, run, splits.test)
+    if path.stat().st_size != small.file_bytes:
+        raise ValueError(f"{path.stat().st_size} bytes on disk instead of {small.file_bytes}")
+    row["file"] = {
+        name: value
+        for name, value in small.to_dict().items()
+        if name not in ("tensors", "network")
+    }
+    row["bits"] = {t.name: t.bits for t in small.tensors if t.is_weight}
+    row["weights_left"] = {t.name: t.weights for t in small.tensors if t.is_weight}
+    row["architecture"] = architecture(bd.compact(read, example))
+    return row
+
+
+def unpruned(run: Run, data: Any) -> dict[str, float]:
+    """Return the figures of the network with all units."""
+    masks = run.bnn.named_dropout_layers()
+    before = [mask.threshold for _, mask in masks]
+    for _, mask in masks:
+        mask.threshold = 0.0
+    found = figures(run.bnn, run, data)
+    for (_, mask), threshold in zip(masks, before, strict=True):
+        mask.threshold = threshold
+    return found
+
+
+def architecture(network: torch.nn.Module) -> list[int]:
+    """Return outputs of convolutions and inputs of dense layers, as the papers count."""
+    layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    return [m.out_channels if isinstance(m, torch.nn.Conv2d) else m.in_features for m in layers]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=list(VALIDATION), default="digits-mlp")
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data-dir")
+    parser.add_argument("--work", type=Path, default=Path("runs/quantised"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    out = args.out or Path(__file__).parent / "results" / f"quantised-{args.network}.json"
+    head = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
+    for seed in args.seeds:
+        for method in args.methods:
+            row = {**head, **run_one(args.network, method, seed, args)}
+            runs = read_json(out)["runs"] if out.exists() else []
+            runs = added(runs, [row], ("recipe", "seed"))
+            write({"network": args.network, "bayesdrop": bd.__version__, "runs": runs}, out)
+
+
+if __name__ == "__main__":
+    main()
