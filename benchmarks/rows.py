@@ -88,6 +88,8 @@ def kl_factor(settings: dict[str, Any]) -> str:
         return NO_KL
     examples = NUM_DATA.get(settings["data"], 0)
     found = _factors(settings["dropout_options"], examples)
+    if settings["dropout_options"].get("mean_path") == "pruned":
+        found += ", not the ELBO"
     if any(stage["dependent"] for stage in settings["stages"]):
         found += f", gates {_factors(settings['dependent_options'], examples)}"
     return found
