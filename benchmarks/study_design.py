@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from study_outside import MASKS
+
 from bayesdrop.recipes import get
 from bayesdrop.recipes.recipe import Recipe
 
@@ -73,8 +75,8 @@ class Method:
         ways: How it predicts: with the mean mask (or nothing random), or with masks sampled.
         space: What a trial draws: ``learning_rate``, ``variational_learning_rate`` and
             ``weight_decay`` are of the stage with masks, if there is one: pretraining is the
-            recipe's, and common to all methods that have it. ``rate`` is of ``nn.Dropout``, all
-            else goes to ``convert``.
+            recipe's, and common to all methods that have it. ``rate`` is of ``nn.Dropout`` and
+            ``scale`` of Masksembles, all else goes to ``convert``.
         options: Of ``convert``, in place of the recipe's.
         num_masks: Masks inside the logarithm.
         members_of: Method whose runs it is made of, instead of being trained.
@@ -114,6 +116,12 @@ METHODS = {
         f"deep ensemble of {ENSEMBLE}", "", ("mean",), {}, members_of="plain", num_members=ENSEMBLE
     ),
     "laplace": Method("last-layer Laplace (laplace-torch)", "", ("mean",), {}, members_of="plain"),
+    "masksembles": Method(
+        f"Masksembles, {MASKS} masks",
+        "masksembles",
+        ("mean",),
+        {**_RATE, **_DECAY, "scale": linear_range(1.2, 4.0)},
+    ),
     "bb": Method(
         "BB, whole KL",
         "beta-bernoulli",
@@ -187,6 +195,9 @@ METHODS = {
 """Key to method."""
 
 
+_OF_NETWORK = {"rate": "dropout", "scale": "scale"}
+
+
 def choice_of(method: str, trial: int) -> dict[str, Any]:
     """Return what a trial draws: the middle of each range for trial 0, the same for all runs.
 
@@ -211,8 +222,9 @@ def recipe_of(method: str, network: str, choice: Mapping[str, Any], epochs: int)
         for name in ("learning_rate", "variational_learning_rate", "weight_decay")
         if name in values
     }
-    if "rate" in values:
-        recipe = dataclasses.replace(recipe, network_options={"dropout": values.pop("rate")})
+    options = {_OF_NETWORK[name]: values.pop(name) for name in _OF_NETWORK if name in values}
+    if options:
+        recipe = dataclasses.replace(recipe, network_options=options)
     if recipe.dropout is not None:
         options = {**recipe.dropout_options, **what.options, **values}
         recipe = dataclasses.replace(recipe, dropout_options=options)

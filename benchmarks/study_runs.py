@@ -23,6 +23,7 @@ from typing import Any
 
 import study_design as design
 import study_evidence as evidence
+import study_outside as outside
 import torch
 from methods import KINDS, SHIFTED, predictors
 from rows import kl_factor
@@ -252,30 +253,6 @@ def mean_of(runs: list[Run]) -> Predict:
     return lambda x: torch.stack([predict(x) for predict in each]).mean(0)
 
 
-def laplace_of(run: Run, job: Job, place: Place) -> Predict:
-    """Return predictions of a Laplace approximation of the last layer, by laplace-torch.
-
-    A Kronecker-factored Hessian, the prior's precision by the marginal likelihood of the training
-    set, and the probit approximation: the library's recommended settings.
-    """
-    from laplace import Laplace
-    from torch.utils.data import DataLoader, TensorDataset
-
-    data = load_data(job.data, data_dir=place.data_dir, validation=0).train
-    network = run.bnn.network.eval()
-    laplace = Laplace(
-        network, "classification", subset_of_weights="last_layer", hessian_structure="kron"
-    )
-    laplace.fit(DataLoader(TensorDataset(*data), batch_size=500))
-    laplace.optimize_prior_precision(method="marglik")
-
-    def predict(x: Tensor) -> Tensor:
-        parts = [laplace(part, link_approx="probit").detach() for part in x.split(1000)]
-        return torch.cat(parts)
-
-    return predict
-
-
 def derived(job: Job, plan: Plan, place: Place) -> tuple[dict[str, Predict], dict[str, Any]]:
     """Return the predictions of what is made of other runs, and its costs."""
     runs, parts = members_of(job, plan, place), plan.members(job)
@@ -286,7 +263,8 @@ def derived(job: Job, plan: Plan, place: Place) -> tuple[dict[str, Predict], dic
     if job.method != "laplace":
         return {"mean": mean_of(runs)}, found
     before = time.process_time()
-    predict = laplace_of(runs[0], job, place)
+    data = load_data(job.data, data_dir=place.data_dir, validation=0).train
+    predict = outside.laplace(runs[0].bnn.network, data)
     found["cpu_seconds"] += time.process_time() - before
     return {"mean": predict}, found
 
@@ -306,6 +284,8 @@ def carry_out(job: Job, plan: Plan, place: Place) -> dict[str, Any]:
         recipe = run.recipe.to_dict()
         run.bnn.to(memory_format=torch.channels_last)  # faster convolutions
         ways: dict[str, Predict] = dict(predictors(run, NUM_SAMPLES))
+        if job.method == "masksembles":
+            ways = {"mean": outside.masksembles(run.bnn.network)}
         spent: dict[str, Any] = dict(time_spent(run))
         if not trial:
             spent |= costs(run, images["test"][:1000])
