@@ -33,8 +33,10 @@ def grow(
     behind a flattening, get the posterior that a new layer has. The network computes what it did,
     exactly, whatever the new gates are. An optimiser keeps its state, with zeros for what is new.
 
-    The new units begin as a new layer's do. Those of ``NeuralPlasticityDropout`` can begin closed
-    (``init_awake=0``), to be woken later, or half open (``init_score=0``).
+    ``bd.nn.widen`` is for three layers named by hand, and knows sticks and random weights; this
+    finds what belongs to a mask in the network's graph. The new units begin as a new layer's do.
+    Those of ``NeuralPlasticityDropout`` can begin closed (``init_awake=0``), to be woken later, or
+    half open (``init_score=0``).
 
     Args:
         bnn: The network; it has seen an input.
@@ -196,7 +198,8 @@ def _mask(layer: BayesianDropout, name: str, number: int, options: dict[str, Any
             "grow",
             expected="masks whose units do without one another",
             got=f"{name!r}: {type(layer).__name__}",
-            hint="Sticks, orders and rates that units share belong to a fixed number of units.",
+            hint="Orders and rates that units share belong to a fixed number of units; for sticks "
+            "see bd.nn.widen.",
         )
     given = {**layer._given, **options, "num_units": number}
     fresh = type(layer)(**given).to(next(iter(own.values())).device)

@@ -75,6 +75,25 @@ def test_loss_and_gradient_are_those_of_the_expected_loss_over_all_masks(key, ob
     assert_mean_close(errors(objective, bnn, *data), 0.0)
 
 
+BERNOULLI = [
+    key
+    for key, cls in bd.nn.registered(bd.BayesianDropout).items()
+    if issubclass(cls, bd.nn.TwoValuedMask) and cls.__module__.startswith("bayesdrop.")
+]
+
+
+@pytest.mark.parametrize("key", BERNOULLI)
+def test_every_prior_of_bernoulli_masks_is_trained_without_a_relaxation(key):
+    network = nn.Sequential(
+        nn.Linear(K, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)
+    )
+    network = bd.convert(network, key, trained=False)
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), NUM_DATA).train()
+    Reinforce()(bnn, *batch()).loss.backward()
+    for name, parameter in bnn.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES[2:], ids=repr)
 def test_reinforce_is_unbiased_where_masks_look_at_their_input(objective):
     bnn, (x, y) = classifier("dependent-beta-bernoulli", momentum=1e-300), batch()

@@ -18,6 +18,7 @@ class WakeUnits:
     After each epoch whose validation loss is the lowest so far, every layer whose waking units are
     all kept wakes some more: the expansion rule of neural plasticity networks, on validation data
     (the authors' code has the test set in its place). What it remembers is part of a checkpoint.
+    Not with ``fit(compact_every=)``, under which sleeping units leave for good.
 
     Args:
         num_units: Units that a layer wakes at a time.
