@@ -162,6 +162,9 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         int | None,
         typer.Option(min=1, help="Epochs after which pruned units leave training for good."),
     ] = None,
+    private_epsilon: Annotated[
+        float | None, typer.Option(help="Train with differential privacy, at delta 1e-5.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cuda.")] = "cpu",
     threads: Threads = None,
 ) -> None:
@@ -177,6 +180,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         variational_learning_rate=variational_learning_rate,
         weight_decay=weight_decay,
         compact_every=compact_every,
+        private_epsilon=private_epsilon,
     )
     out = Path("runs") / f"{chosen.name}-{seed}" if out is None else out
     done = (out / "model.pt").exists()
@@ -198,6 +202,8 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         parts.append(f"validation error {last['val_error']:.2f} %")
     parts += kept_words(run.bnn)
     typer.echo(", ".join(parts))
+    if run.bnn.privacy is not None:
+        typer.echo(f"Promised: {run.bnn.privacy}")
     typer.echo(f"Next: bayesdrop evaluate {out}")
 
 

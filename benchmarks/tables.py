@@ -24,6 +24,7 @@ import tables_networks
 import tables_photographs
 import tables_plasticity
 import tables_posterior
+import tables_private
 import tables_quantised
 import tables_reliability
 import tables_small
@@ -79,6 +80,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth": tables_growth.growth,
     "startup": tables_growth.startup,
     "predict": tables_small.predictions,
+    "private": tables_private.private,
+    "private-choice": tables_private.choice,
     "photographs": tables_photographs.photographs,
     "mask-gradients": tables_plasticity.mask_gradients,
     "plasticity": tables_plasticity.growing,

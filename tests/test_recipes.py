@@ -190,6 +190,24 @@ def test_a_stage_trains_with_several_masks_in_the_logarithm(tmp_path):
     assert [record["num_masks"] for record in run.history["beta-bernoulli"]] == [2] * 3
 
 
+def test_a_private_run_promises_what_its_stage_asks_for(tmp_path):
+    stage = Stage("private", 1, batch_size=600, private_epsilon=5.0)
+    recipe = dataclasses.replace(
+        tiny(), dropout=None, dropout_options={}, stages=(stage,), dependent_options={}
+    )
+    assert (
+        "private_epsilon" not in tiny().to_dict()["stages"][0]
+    )  # as of runs before there was one
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    run = train(tmp_path, recipe)
+    assert 0.98 * 5.0 <= run.bnn.privacy.epsilon <= 5.0
+    assert recipes.load_run(tmp_path).bnn.privacy == run.bnn.privacy
+    with pytest.raises(ConfigError, match="a single stage in private training"):
+        tiny().override(private_epsilon=5.0)
+    with pytest.raises(ConfigError, match="epsilon > 0"):
+        Stage("private", 1, private_epsilon=0.0)
+
+
 def test_a_run_starts_only_from_its_own_first_stages(trained, tmp_path):
     out, _ = trained
     with pytest.raises(ConfigError, match="first stages of this run, with seed=1, got seed=0"):

@@ -119,11 +119,24 @@ def load(bnn: ProgramT, path: str | os.PathLike[str]) -> ProgramT:
             hint="Was it written by another version of bayesdrop, or edited?",
         )
     check_state(bnn, payload["state"], path)
+    privacy = _privacy(payload.get("privacy"), path)
     bnn.load_state_dict(payload["state"])
     for name in _SETTINGS:
         setattr(bnn, name, payload[name])
-    bnn.privacy = Privacy.from_dict(payload["privacy"]) if "privacy" in payload else None
+    bnn.privacy = privacy
     return bnn
+
+
+def _privacy(values: Any, path: str | os.PathLike[str]) -> Privacy | None:
+    try:
+        return None if values is None else Privacy.from_dict(values)
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {os.fspath(path)}",
+            expected="the promise of private training that bd.save writes",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            hint="Was it written by another version of bayesdrop, or edited?",
+        ) from error
 
 
 def check_state(

@@ -68,9 +68,12 @@ class Privacy(Record, also=("promise",)):
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Privacy:
         """Return the promise of ``to_dict``, in which infinity is None."""
-        names = [item.name for item in dataclasses.fields(cls)]
-        known: dict[str, Any] = {n: math.inf for n in names if values[n] is None}
-        known |= {name: values[name] for name in names if name not in known}
+        known: dict[str, Any] = {}
+        for item in dataclasses.fields(cls):
+            value = values[item.name]
+            known[item.name] = math.inf if value is None else value
+            if not isinstance(known[item.name], int | float):
+                raise TypeError(f"{item.name} is a {type(value).__name__}")
         return cls(**known)
 
 

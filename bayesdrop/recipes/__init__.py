@@ -2,6 +2,7 @@
 
 from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers the recipes
 from bayesdrop.recipes import photographs as _photographs  # noqa: F401 - likewise
+from bayesdrop.recipes import private as _private  # noqa: F401 - likewise
 from bayesdrop.recipes import published as _published  # noqa: F401 - likewise
 from bayesdrop.recipes.compare import compare_runs
 from bayesdrop.recipes.demo import run_demo

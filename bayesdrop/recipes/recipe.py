@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.inference.private import Private
 from bayesdrop.inference.schedules import Schedule, decay, steps
 from bayesdrop.inference.score_function import SCORE_FUNCTIONS
 from bayesdrop.nn.arguments import is_real, is_whole
@@ -44,6 +45,9 @@ class Stage:
         objective: Key of ``inference.score_function.SCORE_FUNCTIONS``, such as ``"disarm"``; None
             is the closed form.
         buffers: Values of schedulable buffers in this stage, such as ``{"slope": 7.0}``.
+        private_epsilon: What private training of the stage may spend, at delta 1e-5; None trains
+            as usual.
+        private_clip_norm: Largest norm of an example's gradient in private training.
     """
 
     name: str
@@ -61,6 +65,8 @@ class Stage:
     num_masks: NumMasks = 1
     objective: str | None = None
     buffers: Mapping[str, float] = field(default_factory=dict)
+    private_epsilon: float | None = None
+    private_clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
@@ -97,6 +103,7 @@ class Stage:
         if self.objective not in (None, *SCORE_FUNCTIONS):
             raise unknown_name("objective", self.objective, SCORE_FUNCTIONS)
         self.schedule()  # which checks its fractions
+        self.private()
         if self.dependent and not self.dropout:
             raise ConfigError(
                 f"stage {self.name!r}",
@@ -108,6 +115,12 @@ class Stage:
     def schedule(self) -> Schedule:
         """Return the factor on both learning rates, as ``fit`` takes it."""
         return steps(*self.milestones) if self.decay_since is None else decay(self.decay_since)
+
+    def private(self) -> Private | None:
+        """Return how ``fit`` keeps examples private, if it does."""
+        if self.private_epsilon is None:
+            return None
+        return Private(self.private_clip_norm, self.private_epsilon)
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,14 @@ class Recipe:
                 got=repr(names),
                 hint="A stage's name is its folder.",
             )
+        if len(names) > 1 and any(stage.private_epsilon is not None for stage in self.stages):
+            raise ConfigError(
+                f"recipe {self.name!r}",
+                expected="a single stage in private training",
+                got=f"the stages {names}",
+                hint="Each spends its own; take a recipe that ends in -private, or one without "
+                "pretraining.",
+            )
         if self.stages[0].dependent:
             raise ConfigError(
                 f"recipe {self.name!r}",
@@ -178,7 +199,7 @@ class Recipe:
         """Return the recipe as JSON's types."""
         values: dict[str, Any] = plain(dataclasses.asdict(self))
         for stage in values["stages"]:
-            for name in ("decay_since", "compact_every", "num_masks", "objective", "buffers"):
+            for name in _ADDED_FIELDS:
                 if stage[name] == _LATER[name]:  # as runs have it that are older than the field
                     del stage[name]
         return values
@@ -239,6 +260,15 @@ class Recipe:
         return dataclasses.replace(self, stages=tuple(stages))
 
 
+_ADDED_FIELDS = (
+    "decay_since",
+    "compact_every",
+    "num_masks",
+    "objective",
+    "buffers",
+    "private_epsilon",
+    "private_clip_norm",
+)
 _LATER: dict[str, Any] = {
     field.name: {} if field.name == "buffers" else field.default
     for field in dataclasses.fields(Stage)

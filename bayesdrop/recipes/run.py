@@ -320,6 +320,7 @@ def _train(  # noqa: PLR0913 - a run's parts
         num_masks=stage.num_masks,
         objective=None if stage.objective is None else SCORE_FUNCTIONS[stage.objective],
         buffers=stage.buffers,
+        private=stage.private(),
         seed=seed,
         checkpoint_dir=folder,
         progress=progress,

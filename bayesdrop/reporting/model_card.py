@@ -36,16 +36,18 @@ class PriorCard(Record):
 
 
 @dataclass(frozen=True)
-class NetworkCard(Record):
+class NetworkCard(Record, drop_none=True):
     """What a network is.
 
     Args:
         network: Its class.
         priors: Path of each owner of latents to what is known of it.
+        privacy: What private training promises of its training data; None without it.
     """
 
     network: str
     priors: dict[str, PriorCard]
+    privacy: Record | None = None
 
 
 def describe_network(bnn: BayesianNetwork) -> NetworkCard:
@@ -59,7 +61,7 @@ def describe_network(bnn: BayesianNetwork) -> NetworkCard:
         'pi ~ Beta(concentration1=0.0001, concentration0=1)'
     """
     priors = {path: _describe_owner(owner) for path, owner in bnn.named_owners()}
-    return NetworkCard(type(bnn.network).__name__, priors)
+    return NetworkCard(type(bnn.network).__name__, priors, bnn.privacy)
 
 
 def _describe_owner(owner: LatentOwner) -> PriorCard:

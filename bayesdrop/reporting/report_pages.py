@@ -120,7 +120,7 @@ def _blocks(report: Report) -> Iterator[tuple[str, Block]]:
         yield from _per_input(report.per_input)
     if report.class_masks:
         yield from _class_masks(report)
-    if report.history:
+    if report.history and report.card.privacy is None:  # whose losses are no part of the promise
         yield (
             "training",
             Picture(
@@ -144,6 +144,7 @@ def _model_table(report: Report) -> Table:
         "network": f"{network}, {report.size.params_total:,} parameters",
         "seed": report.seed,
         "training": ": ".join(training) or None,
+        "privacy": report.card.privacy,
         "evaluated with": ", ".join(f"{name} {version}" for name, version in used.items()),
     }
     cells = [[name, str(value)] for name, value in lines.items() if value is not None]

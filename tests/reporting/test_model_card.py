@@ -3,7 +3,10 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
+from bayesdrop.inference.privacy import Privacy
+from bayesdrop.reporting.build import build_report
 from bayesdrop.reporting.model_card import describe_network, versions
+from bayesdrop.reporting.report_pages import report_document
 
 
 def test_priors_are_named_with_their_numbers():
@@ -27,6 +30,18 @@ def test_every_prior_can_be_described(key):
 def test_a_plain_network_has_no_prior():
     net = nn.Linear(2, 2)
     assert describe_network(bd.BayesianNetwork(net, bd.Categorical(), 10)).priors == {}
+
+
+def test_a_promise_of_privacy_is_in_the_report_and_hides_the_training_losses():
+    bnn = bd.BayesianNetwork(nn.Linear(2, 2), bd.Categorical(), 10)
+    bnn.privacy = Privacy(3.0, 1e-5, 3.0, 3.5, 1.0, 1.5, 0.1, 60, True)
+    test = torch.randn(20, 2), torch.arange(20) % 2
+    history = {"plain": [{"epoch": 1, "loss": 1.0, "seconds": 0.0}]}
+    found = build_report(bnn.eval(), None, test, num_samples=2, history=history)
+    assert found.to_dict()["privacy"]["epsilon"] == 3.0
+    page = report_document(found).to_markdown()
+    assert "(3.00, 1e-05)-differential privacy" in page
+    assert "history.png" not in page
 
 
 def test_versions_name_what_predictions_depend_on():
