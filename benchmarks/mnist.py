@@ -8,7 +8,8 @@ r"""The MNIST recipes beside the published rows: choose on validation, then test
 and the same with ``lenet5-caffe``. ``choose`` trains candidates on 50,000 training images and
 looks only at the rest. ``test`` trains the recipes of the suite as they are registered on all
 60,000, then touches the test set once for each recipe and seed; plain and nn.Dropout baselines
-have as many epochs. A recipe that continues another (DBB after BB) starts from that one's run.
+have as many epochs. A recipe that continues another (DBB after BB) starts from that one's run, or
+trains those stages itself where there is none.
 ``--recipes``, ``--candidates`` and ``--seeds`` run only some. The file keeps its other rows, and
 the runs of other seeds of a recipe that has not changed.
 Runs are resumable (``--work``) and take one thread each. Needs MNIST and Fashion-MNIST in
@@ -249,7 +250,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
 }
 """Suite to candidates: a recipe, and what is changed in it.
 
-A candidate for DBB starts from the validation run of BB.
+A candidate for DBB starts from the validation run of BB, if that is there.
 """
 
 
@@ -283,7 +284,7 @@ def choose_one(name: str, seed: int, args: argparse.Namespace) -> dict:
         data_dir=args.data_dir,
         validation=10_000,
         seed=seed,
-        start=first,
+        start=if_finished(first),
         progress=False,
     )
     held_out = run.load_data(args.data_dir).validation
@@ -298,6 +299,10 @@ def choose_one(name: str, seed: int, args: argparse.Namespace) -> dict:
     return {"candidate": name, "recipe": base, "seed": seed, "changes": settings} | {
         key: values[key] for key in keys
     }
+
+
+def if_finished(run: Path | None) -> Path | None:
+    return run if run is not None and (run / "model.pt").exists() else None
 
 
 def choice_folder(name: str, seed: int, args: argparse.Namespace) -> Path:
@@ -315,7 +320,7 @@ def test_one(recipe: str, seed: int, args: argparse.Namespace) -> dict:
         data_dir=args.data_dir,
         validation=0,
         seed=seed,
-        start=first,
+        start=if_finished(first),
         progress=False,
     )
     splits = run.load_data(args.data_dir)
