@@ -9,8 +9,8 @@ and the same with ``lenet-500-300``. Targeted dropout, by unit and by weight, st
 networks that were trained without pruning in mind (plain, nn.Dropout), and with it (L0, sparse
 variational dropout, group lasso). ``test`` trains each recipe with the epochs of ``EPOCHS`` on all
 training images, without any training after the pruning, and uses the test images once, at 0 to
-90 % pruned; the recipes' rates and shares come from ``choose``, which trains candidates on the
-training images without the validation images, and looks only at these.
+90 % pruned. The recipes' rates and shares are published ones; ``choose`` trains those and others
+on the training images without the validation images, and looks only at these.
 
 Pruned is the share of the units of each hidden layer with the smallest weights behind them, or of
 the weights of each output unit, the last layer's excepted (``bd.compression.sweep_magnitudes``).

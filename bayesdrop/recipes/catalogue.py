@@ -230,6 +230,10 @@ def _scales(**layers: float) -> dict[str, Any]:
     return {"overrides": {name: {"kl_scale": scale} for name, scale in layers.items()}}
 
 
+def _costs(**layers: float) -> dict[str, Any]:
+    return {"overrides": {name: {"cost_per_norm": cost} for name, cost in layers.items()}}
+
+
 # The published protocol (Adam, weight decay 1e-4, batches of 100, from pretrained weights) with
 # ten times its learning rate for the posteriors and fewer epochs.
 _PLAIN = Stage("plain", 20, milestones=(0.5, 0.8))
@@ -279,7 +283,7 @@ for _key in (SBP, L0):
 for _key in GENERALIZED:
     _lenet_300.prune(_key, 45, 1e-2)
 _lenet_300.harden(40, 3e-3, {})
-_lenet_300.penalise(45, {"cost_per_norm": 10.0})
+_lenet_300.penalise(45, _costs(fc1=10.0, fc2=20.0, fc3=40.0))
 _lenet_300.target(60, {}, {"exclude": "fc3"})
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
@@ -375,7 +379,7 @@ for _key in (SBP, L0):
 for _key in GENERALIZED:
     _digits.prune(_key, 200, 3e-2)
 _digits.harden(120, 1e-2, {"cost_per_parameter": 0.01})
-_digits.penalise(100, {"cost_per_norm": 1.0})
+_digits.penalise(100, _costs(fc1=0.5, fc2=1.0, fc3=4.0))
 _digits.target(100, {}, {"exclude": "fc3"})
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))
