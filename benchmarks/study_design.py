@@ -184,6 +184,19 @@ METHODS = {
         options=_WHOLE,
         priority=1,
     ),
+    "group-lasso": Method(
+        "group lasso",
+        "group-lasso",
+        ("mean",),
+        {**_RATE, "cost_per_norm": log_range(2.0, 50.0)},
+        priority=1,
+    ),
+    "normal-jeffreys": Method(
+        "Bayesian compression", "normal-jeffreys", _BOTH, {**_RATE, **_SLOW}, priority=1
+    ),
+    "gaussian-weights": Method(
+        "Gaussian weights", "gaussian-weights", _BOTH, {**_RATE, **_SLOW}, priority=1
+    ),
     "vnd": Method(
         "VND, full width",
         "variational-nested",
