@@ -35,7 +35,6 @@ from bayesdrop.files import read_json
 from bayesdrop.recipes import get as get_recipe
 from bayesdrop.recipes import run_recipe
 from bayesdrop.recipes.run import Run, build_network
-from bayesdrop.typing import SharedBy
 
 METHODS = ("gaussian-weights", "gnj", "ghs")
 VALIDATION = {"digits-mlp": None, "lenet-500-300": 5000, "lenet5-caffe": 5000}
@@ -43,6 +42,7 @@ VALIDATION = {"digits-mlp": None, "lenet-500-300": 5000, "lenet5-caffe": 5000}
 TOLERATED = {"digits-mlp": 0.5, "lenet-500-300": 0.1, "lenet5-caffe": 0.1}
 """Percentage points: one or two images of digits, five of MNIST."""
 COARSENESS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+NUM_SAMPLES = 32
 GROUPS = ("layer", "output", "input")
 
 
@@ -69,14 +69,14 @@ def chosen(run: Run, held_out: Any, example: torch.Tensor, tolerated: float) -> 
 
 
 def figures(
-    network: torch.nn.Module, run: Run, data: Any, shared_by: SharedBy | None = None
+    network: torch.nn.Module, run: Run, data: Any, *, sample: bool = False
 ) -> dict[str, float]:
-    """Return error, NLL and ECE in percent and nats; of samples if it says what these share."""
+    """Return error in percent, NLL in nats and ECE."""
     bnn = network
     if not isinstance(bnn, bd.BayesianNetwork):
         bnn = bd.BayesianNetwork(network, bd.Categorical(), run.bnn.num_data)
-    options = {"sample": False} if shared_by is None else {"num_samples": 32, "seed": run.seed}
-    result = bd.evaluate(bnn, data, **options)
+    options = {"num_samples": NUM_SAMPLES, "seed": run.seed} if sample else {}
+    result = bd.evaluate(bnn, data, sample=sample, **options)
     return {name: getattr(result, name) for name in ("error", "nll", "ece")}
 
 
@@ -101,7 +101,7 @@ def run_one(network: str, method: str, seed: int, args: argparse.Namespace) -> d
     row |= chosen(run, splits.validation, example, TOLERATED[network])
     row["units"] = [int(mask.kept().sum()) for _, mask in run.bnn.named_dropout_layers()]
     row["pruned"] = figures(run.bnn, run, splits.test)
-    row["sampled"] = figures(run.bnn, run, splits.test, "example")
+    row["sampled"] = figures(run.bnn, run, splits.test, sample=True)
     small = quantise(run.bnn, example, coarseness=row["coarseness"], group=row["group"])
     path = folder / "weights.q"
     bd.save_plain(small.network, path, format="quantised")
