@@ -79,7 +79,7 @@ def test_scales_for_each_example_have_the_same_objective_and_less_noise():
         net = nn.Sequential(layer(log_alpha=(-2.0, -1.0, 0.0), shared_by=shared_by))
         net.append(nn.Linear(3, 1))
         bnn = bd.BayesianNetwork(net, bd.Gaussian(0.5), num_data=30)
-        terms.append([bnn.loss(x, y) for _ in range(400)])
+        terms.append([bnn.loss(x, y) for _ in range(150)])
     torch.testing.assert_close(terms[0][0].kl, terms[1][0].kl)
     losses = [torch.stack([term.loss for term in values]).detach() for values in terms]
     assert_means_equal(*losses)
@@ -100,7 +100,7 @@ def test_unneeded_inputs_are_pruned_and_needed_ones_stay():
         shared_by="example",
     )  # fmt: skip
     bnn = bd.BayesianNetwork(net, bd.Gaussian(0.1), num_data=200)
-    bd.fit(bnn, (x, y), epochs=300, batch_size=200, learning_rate=0.02,
+    bd.fit(bnn, (x, y), epochs=150, batch_size=200, learning_rate=0.02,
            variational_learning_rate=0.1, schedule=(), progress=False, seed=0)  # fmt: skip
     (gates,) = (gates for _, gates in bd.nn.named_dropout_layers(net))
     alpha = gates.log_alpha()
