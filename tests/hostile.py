@@ -11,6 +11,7 @@ import struct
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop import recipes
+from bayesdrop.compression.quantised_file import MAGIC
 from bayesdrop.errors import BayesdropError
 from bayesdrop.inference import checkpoint
 from bayesdrop.recipes import load_run, run_recipe
@@ -174,6 +176,38 @@ SPARSE = {
     "a number of rows below zero": sparse(-64),
     "rows of 2^63 entries": right_shapes("float32", "csr", b"\xff" * 600),
     "a type that is a function": right_shapes("load", "dense", b"\0" * 768),
+}
+
+
+def quantised(header, data=b"\0" * 64):
+    """Return a maker of a whole file of format "quantised", whose header is text or values."""
+
+    def make(path, _):
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        rest = struct.pack("<I", len(text)) + text + data
+        path.write_bytes(MAGIC + struct.pack("<I", zlib.crc32(rest)) + rest)
+
+    return make
+
+
+def on_grid(**changes):
+    """Return the header of the network, one entry of which is changed."""
+    fields = ["name", "dtype", "shape", "storage", "detail", "size"]
+    entries = [
+        dict(zip(fields, [name, "float32", list(x.shape), "grid", None, 8], strict=True))
+        for name, x in network().state_dict().items()
+    ]
+    entries[0] |= changes
+    return [list(entry.values()) for entry in entries]
+
+
+QUANTISED = {
+    "2^40 rows on a grid": quantised(on_grid(shape=[2**40, 3])),
+    "a million brackets": quantised(b"[" * 1_000_000),
+    "a grid of a type that is a function": quantised(on_grid(dtype="load")),
+    "2^62 bytes on a grid": quantised(on_grid(size=2**62)),
+    "fewer bytes than none": quantised(on_grid(size=-64)),
+    "255 bits a weight": quantised(on_grid(), b"\xff" * 512),
 }
 
 
@@ -446,6 +480,7 @@ DATA = {
 KINDS = {
     **{name: "checkpoint" for name in CHECKPOINTS},
     **{name: "sparse" for name in SPARSE},
+    **{name: "quantised" for name in QUANTISED},
     **{name: "export" for name in EXPORTED},
     **{name: "onnx" for name in ONNX},
     **{name: "recipe" for name in RECIPES},
@@ -476,7 +511,7 @@ def prepare(name, folder):
 
         return len(made), opens
     path = folder / "file"
-    (CHECKPOINTS | SPARSE | EXPORTED | ONNX)[name](path, mark)
+    (CHECKPOINTS | SPARSE | QUANTISED | EXPORTED | ONNX)[name](path, mark)
     if kind == "checkpoint":
 
         def opens():
@@ -487,7 +522,7 @@ def prepare(name, folder):
                 bd.load_plain(path)
 
         return path.stat().st_size, opens
-    fill = [network()] if kind == "sparse" else []
+    fill = [network()] if kind in ("sparse", "quantised") else []
     return path.stat().st_size, lambda: bd.load_plain(path, *fill)
 
 
