@@ -127,6 +127,8 @@ def test_bad_recipes_raise():
         recipe.override(pretrain_epochs=2)
     with pytest.raises(ConfigError, match="'x': expected epochs from 1 to inf, got epochs=0"):
         Stage("x", 0)
+    with pytest.raises(ConfigError, match="unknown objective 'arms'. Did you mean 'arm'"):
+        Stage("x", 1, objective="arms")
     with pytest.raises(ConfigError, match="one or more stages with different names"):
         dataclasses.replace(recipe, stages=())
     with pytest.raises(ConfigError, match="dropout key exactly where"):
