@@ -48,22 +48,32 @@ class Gate(Unary):
     @override
     def constant(self) -> Tensor:
         known = self.flow.constant_along(self.input, self.dim)
-        tensors = {name: value.double().cpu() for name, value in self.gate.tensors.items()}
-        value = known * self.gate.function(known, **tensors)
+        if self.gate.unit_dims is None:
+            tensors = {name: value.double().cpu() for name, value in self.gate.tensors.items()}
+            value = known * self.gate.function(known, **tensors)
+        else:  # the mask, which other units decide on, is finite
+            value = torch.where(known == 0, known, torch.nan)
         pruned = ~self.layer.kept() | (self.layer.keep_prob() == 0)
         return torch.where(pruned.cpu(), 0.0, value)
 
     @override
     def request(self, needed: Tensor) -> None:
-        missing = self.flow.constant[self.node].isnan()
-        self.flow.request(self.input, self.dim, needed & missing)
+        wanted = needed & self.flow.constant[self.node].isnan()
+        if self.gate.unit_dims is not None and wanted.any():
+            wanted = self._seen & self.flow.constant_along(self.input, self.dim).isnan()
+        self.flow.request(self.input, self.dim, wanted)
+
+    @property
+    def _seen(self) -> Tensor:
+        """The units that a gate sees whose units look at each other."""
+        return self.layer.kept().cpu()
 
     @override
     def emit(self) -> tuple[fx.Node, Tensor]:
         flow, graph, kept = self.flow, self.flow.graph, self.wanted
         known = flow.constant_along(self.input, self.dim)
         x = flow.reindexed(str(self.node.target), self.input, self.dim, kept, known)
-        mask = self._mask(x, kept)
+        mask = self._mask(x, kept) if self.gate.unit_dims is None else self._joint_mask(kept)
         node = graph.call_function(torch.mul, (x, mask))
         if self.selects:
             index = self._kept(mask)
@@ -81,12 +91,11 @@ class Gate(Unary):
         return call(torch.flatten, (call(torch.nonzero, (units,)),))
 
     def _mask(self, x: fx.Node, kept: Tensor) -> fx.Node:
-        graph, layer = self.flow.graph, self.layer
+        graph = self.flow.graph
         ndim = len(shape_of(self.node) or ())
         dtype = self.node.meta["tensor_meta"].dtype
         value = graph.call_method("detach", (x,))
-        positions = [dim for dim in range(ndim) if dim not in (layer.batch_dim, self.dim)]
-        if positions:
+        if positions := self._positions:
             value = graph.call_function(torch.mean, (value, positions), {"keepdim": True})
         made = {"x": value}
         for name, tensor in self.gate.tensors.items():
@@ -94,7 +103,45 @@ class Gate(Unary):
             made[name] = self.flow.tensor(
                 f"{self.node.target}.{name}", tensor.to(self.flow.device, dtype)
             )
+        return self._called(made)
+
+    def _joint_mask(self, kept: Tensor) -> fx.Node:
+        """Return the mask of the kept units, of a gate that looks at all units it sees."""
+        flow, call, name = self.flow, self.flow.graph.call_function, str(self.node.target)
+        seen = torch.nonzero(self._seen).flatten()
+        known = flow.constant_along(self.input, self.dim)
+        x = flow.reindexed(f"{name}.seen", self.input, self.dim, seen, known)
+        value = flow.graph.call_method("detach", (x,))
+        if self._positions:
+            value = call(torch.mean, (value, self._positions))
+        across = self.layer.batch_dim > self.dim
+        made = {"x": call(torch.t, (value,)) if across else value}
+        dtype = self.node.meta["tensor_meta"].dtype
+        for key, tensor in self.gate.tensors.items():
+            dim = (self.gate.unit_dims or {})[key]
+            if dim is not None:
+                tensor = tensor.index_select(dim, seen.to(tensor.device))
+            made[key] = flow.tensor(f"{name}.{key}", tensor.to(flow.device, dtype))
+        mask = self._called(made)
+        position = torch.searchsorted(seen, kept)
+        if len(position) < len(seen):
+            index = flow.tensor(f"{name}.kept", position.to(flow.device))
+            mask = call(torch.index_select, (mask, 1, index))
+        mask = call(torch.t, (mask,)) if across else mask
+        for position in self._positions:
+            mask = call(torch.unsqueeze, (mask, position))
+        return mask
+
+    @property
+    def _positions(self) -> list[int]:
+        ndim = len(shape_of(self.node) or ())
+        return [dim for dim in range(ndim) if dim not in (self.layer.batch_dim, self.dim)]
+
+    def _called(self, made: dict[str, fx.Node]) -> fx.Node:
+        """Return the gate's function of nodes, as nodes."""
         traced = fx.Tracer().trace(self.gate.function)
         inputs = [node for node in traced.nodes if node.op == "placeholder"]
-        result = graph.graph_copy(traced, {node: made[str(node.target)] for node in inputs})
+        result = self.flow.graph.graph_copy(
+            traced, {node: made[str(node.target)] for node in inputs}
+        )
         return cast(fx.Node, result)

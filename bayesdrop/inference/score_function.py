@@ -60,7 +60,8 @@ class ScoreFunction(ABC):
             with masks:
                 output = bnn.network(x)
             output = require_output(type(self).__name__, output, x.shape[0])
-            return -bnn.likelihood.log_prob(output, y)
+            own = bnn.kl_weight * masks.divergence_by_example()
+            return own - bnn.likelihood.log_prob(output, y)
 
         masks = ExactMasks(x.shape[0])
         masks.draw_jointly(bnn.network)

@@ -10,6 +10,7 @@ from bayesdrop.nn.catalogue import BayesianLayer, layers, make, register, regist
 from bayesdrop.nn.context import MaskContext, active_context
 from bayesdrop.nn.contexts import (
     ImposedMasks,
+    LocalDivergences,
     ModelPass,
     PosteriorSample,
     RecordedMasks,
@@ -64,6 +65,7 @@ __all__ = [
     "LatentOwner",
     "LayerKind",
     "LoRALinear",
+    "LocalDivergences",
     "MaskContext",
     "MaskSum",
     "MaskedRanks",

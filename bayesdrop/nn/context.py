@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from contextvars import ContextVar, Token
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
 
 import torch
@@ -111,8 +111,13 @@ class MaskContext(ABC):
             ``batch_dim``; None if it is not known.
     """
 
+    counts: ClassVar[bool] = False
+    """Whether ``count`` is wanted, as for a loss."""
+
     def __init__(self, num_rows: int | None = None) -> None:
         self.num_rows = num_rows
+        self.batch_shape: torch.Size | None = None  # of the rows, particles to the left
+        self.divergences: dict[Any, Tensor] = {}
         self.drawn: dict[Any, Tensor] = {}
         self.replayed_in: int | None = None
         self._tokens: list[Token[MaskContext | None] | None] = []
@@ -167,6 +172,20 @@ class MaskContext(ABC):
         # The graph holds the context, which nothing else does after the pass.
         result.register_hook(lambda grad, context=self: None)
         _HELD.setdefault(layer, WeakSet()).add(self)
+
+    def count(self, layer: Any, divergence: Tensor) -> None:
+        """Count the divergence of masks whose posterior is each example's own.
+
+        Args:
+            layer: The layer that runs.
+            divergence: In nats, ``(N,)``, with the layer's ``kl_scale``.
+        """
+        known = self.divergences.get(layer)
+        self.divergences[layer] = divergence if known is None else known + divergence
+
+    def divergence_by_example(self) -> Tensor:
+        """Return what was counted in this pass, ``(N,)`` in nats; a zero if nothing was."""
+        return sum(self.divergences.values(), start=torch.zeros(()))
 
     @abstractmethod
     def mask(self, layer: Any, x: Tensor) -> Tensor | None:

@@ -49,6 +49,7 @@ class TrainingPass(MaskContext):
         mask_sum: Says all masks of its layer, which is then not drawn.
     """
 
+    counts: ClassVar[bool] = True
     joins_masks: ClassVar[bool] = True
     """Whether masks may be drawn jointly, before their layers run."""
 
@@ -170,6 +171,8 @@ class ModelPass(MaskContext):
         example has several masks.
     """
 
+    counts: ClassVar[bool] = True
+
     def __init__(
         self,
         latents: Mapping[LatentOwner, Latents],
@@ -186,7 +189,7 @@ class ModelPass(MaskContext):
         self.num_examples, self.num_masks = num_examples, num_masks
         self.mask_sum = mask_sum
         self.draws: list[tuple[BayesianDropout, TorchDistribution, Tensor]] = []
-        self.batch_shape = particles + (num_examples * num_masks,)
+        self.batch_shape: torch.Size = particles + (num_examples * num_masks,)
 
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
@@ -285,6 +288,52 @@ class RecordedMasks(MaskContext):
         if mask is not None:
             self.masks[layer] = mask
         return mask
+
+    @override
+    def mask_of(self, layer: BayesianDropout) -> Tensor | None:
+        mask = super().mask_of(layer)
+        return self.source.mask_of(layer) if mask is None and self.source is not None else mask
+
+    @override
+    def values(self, owner: LatentOwner) -> Latents | None:
+        return None if self.source is None else self.source.values(owner)
+
+
+class LocalDivergences(MaskContext):
+    """Adds up the divergences of masks whose posterior is each example's own, such as contextual.
+
+    ``kl_divergence(network)`` does not have them, since they depend on the inputs. A plain loop
+    over mini-batches opens this context for the pass::
+
+        with bd.nn.LocalDivergences() as local:
+            output = net(x)
+        loss = cross_entropy(output, y) + bd.kl_divergence(net) / num_data + local.mean()
+
+    Args:
+        source: Decides on masks and weights; None leaves them to the layers.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(nn.Linear(3, 4), bd.nn.ContextualDropout(4))
+        >>> with LocalDivergences() as local:
+        ...     y = net(torch.zeros(5, 3))
+        >>> local.divergence_by_example().shape, local.mean().shape
+        (torch.Size([5]), torch.Size([]))
+    """
+
+    counts: ClassVar[bool] = True
+
+    def __init__(self, source: MaskContext | None = None) -> None:
+        super().__init__()
+        self.source = source
+
+    def mean(self) -> Tensor:
+        """Return the average over the examples, in nats."""
+        return self.divergence_by_example().mean()
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        return None if self.source is None else self.source.mask(layer, x)
 
     @override
     def mask_of(self, layer: BayesianDropout) -> Tensor | None:

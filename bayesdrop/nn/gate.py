@@ -14,13 +14,17 @@ class MeanGate(NamedTuple):
     .. math:: m_{nk} = f(\bar x_{nk};\, \theta_k)
 
     with :math:`\bar x_{nk}` the unit's input averaged over positions, such as the pixels of a
-    convolution map. Units do not look at each other.
+    convolution map. Units do not look at each other, unless ``unit_dims`` is given:
+    :math:`m_n = f(\bar x_n; \theta)`.
 
     Args:
         function: Called as ``function(x, **tensors)``; plain operations of torch, one element at a
             time, that ``torch.fx`` can trace. ``x`` and the tensors broadcast against each other,
             the units in one dimension.
         tensors: The parameters :math:`\theta` by name, ``(K,)`` each, without gradient.
+        unit_dims: Where units look at each other, the dimension of each tensor that counts them,
+            None if none does. The function then takes ``(N, K)``, and is given the units only
+            that are kept, as if there were no others.
 
     Example:
         >>> import torch
@@ -31,6 +35,7 @@ class MeanGate(NamedTuple):
 
     function: Callable[..., Tensor]
     tensors: dict[str, Tensor]
+    unit_dims: dict[str, int | None] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the mean mask of inputs averaged over positions, ``(N, K)``."""

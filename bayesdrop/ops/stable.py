@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from bayesdrop.ops.transforms import in_transform, takes_plain_operations
 
@@ -139,6 +140,14 @@ def clamp_inward(x: Tensor, lower: float, upper: float) -> Tensor:
     transformed = not torch.compiler.is_compiling() and in_transform()
     form = _TransformedClampInward if transformed else _ClampInward
     return form.apply(x, lower, upper)
+
+
+def bernoulli_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:
+    """Return KL(Bernoulli || Bernoulli) from log-odds, finite where a probability rounds to 0."""
+    q = torch.sigmoid(q_logits)
+    on = softplus(-p_logits) - softplus(-q_logits)
+    off = softplus(p_logits) - softplus(q_logits)
+    return q * on + (1 - q) * off
 
 
 def lgamma_step(x: Tensor, step: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from pyro.distributions import Bernoulli, TorchDistribution
 from torch import Tensor
 from torch.distributions import kl_divergence
-from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import LogitBinaryConcrete, Normal
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn import BayesianDropout, BernoulliDropout, named_owners
+from bayesdrop.ops.stable import bernoulli_kl
 from bayesdrop.program.code import Code, Encoding, Sites
 from bayesdrop.typing import Latents
 
@@ -185,14 +185,6 @@ class LatentCode(Code):
             temperature = cast(BernoulliDropout, self.mask).temperature  # type: ignore[assignment]
         fn = LogitBinaryConcrete(cast(float, temperature), logits, validate_args=False)
         return {_RELAXED: fn.to_event(1)}
-
-
-def bernoulli_kl(q_logits: Tensor, p_logits: Tensor) -> Tensor:
-    """Return KL(Bernoulli || Bernoulli) from log-odds, finite where a probability rounds to 0."""
-    q = torch.sigmoid(q_logits)
-    on = softplus(-p_logits) - softplus(-q_logits)
-    off = softplus(p_logits) - softplus(q_logits)
-    return q * on + (1 - q) * off
 
 
 def _checked(mask: BayesianDropout, num_features: int) -> BernoulliDropout:

@@ -11,9 +11,11 @@ from bayesdrop.distributions import log_mixture
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import (
     LatentOwner,
+    LocalDivergences,
     MaskSum,
     PosteriorSample,
     TrainingPass,
+    active_context,
     repeat_rows,
 )
 from bayesdrop.nn.mode import in_turn
@@ -90,9 +92,11 @@ class BayesianNetwork(Program):
             -\frac{N}{B} \sum_{n=1}^{B} \log \frac1M \sum_{m=1}^{M} p(y_n \mid f(x_n; z_{nm}))
             + \sum_l \mathrm{KL}(q_l \,\|\, p_l)
 
-        In training mode this is one reparameterised sample of what ``TraceMeanField_ELBO``
-        computes from ``model`` and ``guide``, without running them: same value and gradient for
-        the same noise. In evaluation mode it takes the mean masks, whatever ``num_masks`` is.
+        and :math:`N / B` times what masks cost that have a posterior of each example's own
+        (``nn.ExampleRatesDropout``). In training mode this is one reparameterised sample of what
+        ``TraceMeanField_ELBO`` computes from ``model`` and ``guide``, without running them: same
+        value and gradient for the same noise. In evaluation mode it takes the mean masks, whatever
+        ``num_masks`` is.
 
         All :math:`M` masks come from one draw of the global latents, and the batch runs once, with
         each example :math:`M` times in a row: batch norm, and the running statistics of
@@ -117,25 +121,28 @@ class BayesianNetwork(Program):
             https://arxiv.org/abs/1509.00519; here weights are likelihoods, as q(z | pi) is the
             prior. Li, Gal (2017), https://arxiv.org/abs/1703.02914.
         """
+        self._check(x, y, num_masks)
+        scale = self.num_data / x.shape[0]
         if not self.training:
-            self._check(x, y, num_masks)
-            nll = self.likelihood.nll(self._output(x), y) * (self.num_data / x.shape[0])
-            return LossTerms(nll, self.shared_divergence())
+            with LocalDivergences(active_context()) as local:
+                nll = self.likelihood.nll(self._output(x), y) * scale
+            own = self.kl_weight * scale * local.divergence_by_example().sum()
+            return LossTerms(nll, self.shared_divergence() + own)
         nll, draws = self._data_term(x, y, num_masks)
         kl = draws.kl_divergence(self.network)
-        return LossTerms(
-            nll * (self.num_data / x.shape[0]),
-            kl if self.kl_weight == 1.0 else self.kl_weight * kl,
-        )
+        if draws.divergences:
+            kl = kl + scale * draws.divergence_by_example().sum()
+        return LossTerms(nll * scale, kl if self.kl_weight == 1.0 else self.kl_weight * kl)
 
     @override
     @in_turn
     def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
-        return self._data_term(x, y, num_masks)[0]
+        self._check(x, y, num_masks)
+        nll, draws = self._data_term(x, y, num_masks)
+        return nll + self.kl_weight * draws.divergence_by_example().sum()
 
     def _data_term(self, x: Tensor, y: Tensor, num_masks: NumMasks) -> tuple[Tensor, TrainingPass]:
         """Return the batch's negative log-likelihood, and what was drawn for it."""
-        self._check(x, y, num_masks)
         mask_sum = MaskSum(self.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         draws = TrainingPass(x.shape[0] * masks, mask_sum)

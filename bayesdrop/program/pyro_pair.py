@@ -180,6 +180,9 @@ class Model(PyroFunction):
             fn = Mixture(fn, None if mask_sum is None else mask_sum.log_weights)
         with plate:
             pyro.sample("obs", fn, obs=target)
+            for layer, divergence in context.divergences.items() if y is not None else ():
+                by_example = divergence.reshape(particles + (rows, masks)).sum(-1)
+                pyro.factor(f"{layer.path}.divergence", -self.bnn.kl_weight * by_example)
         return output
 
 

@@ -105,6 +105,16 @@ METHODS = {
     NPN: Method(
         f"neural plasticity {_PRETRAINED}: plastic gates without a relaxation, then hard ones", NPN
     ),
+    "standout": Method(
+        "StandOut, units kept by their pre-activations",
+        "standout",
+        {"position": "before-activation"},
+    ),
+    "contextual": Method(
+        "contextual dropout, rates from a small network",
+        "contextual",
+        {"input_dropout": False},
+    ),
     "mc-dropout": Method(
         f"nn.Dropout(0.5) {_BEFORE}, sampled at test", "mc-dropout", _UNITS, rate=0.5
     ),

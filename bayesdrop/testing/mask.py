@@ -140,7 +140,9 @@ class MaskContract(OwnerContract):
 
     def test_every_latent_s_parameter_is_moved_by_the_divergence(self):
         bnn, data = self.bayesian(), self.batch()
-        loss = bd.kl_divergence(bnn) + 0.0 * bnn(data[0]).sum()
+        with bd.nn.LocalDivergences() as local:
+            output = bnn(data[0])
+        loss = bd.kl_divergence(bnn) + local.mean() + 0.0 * output.sum()
         layers = tuple(f"network.{path}." for path, _ in bnn.named_dropout_layers())
         for name, gradient in gradients(loss, bnn).items():
             leaf = name.rpartition(".")[2]

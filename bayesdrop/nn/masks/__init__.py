@@ -3,7 +3,9 @@
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout
 from bayesdrop.nn.masks.concrete import ConcreteDropout
+from bayesdrop.nn.masks.contextual import ContextualDropout
 from bayesdrop.nn.masks.dependent_beta_bernoulli import DependentBetaBernoulliDropout
+from bayesdrop.nn.masks.example_rates import ExampleRatesDropout
 from bayesdrop.nn.masks.gaussian import GaussianDropout
 from bayesdrop.nn.masks.generalized import GeneralizedDropout
 from bayesdrop.nn.masks.group_horseshoe import GroupHorseshoeDropout
@@ -17,6 +19,7 @@ from bayesdrop.nn.masks.neural_plasticity import NeuralPlasticityDropout
 from bayesdrop.nn.masks.normal_jeffreys import NormalJeffreysDropout
 from bayesdrop.nn.masks.ordered_units import OrderedUnits
 from bayesdrop.nn.masks.second_stage import to_dependent
+from bayesdrop.nn.masks.standout import StandoutDropout
 from bayesdrop.nn.masks.stick_breaking import IndianBuffetSticks, StickBreakingDropout
 from bayesdrop.nn.masks.structured_bayesian_pruning import StructuredBayesianPruningDropout
 from bayesdrop.nn.masks.targeted import TargetedDropout
@@ -28,7 +31,9 @@ __all__ = [
     "BernoulliDropout",
     "BetaBernoulliDropout",
     "ConcreteDropout",
+    "ContextualDropout",
     "DependentBetaBernoulliDropout",
+    "ExampleRatesDropout",
     "GaussianDropout",
     "GroupHorseshoeDropout",
     "GroupLassoDropout",
@@ -42,6 +47,7 @@ __all__ = [
     "NormalJeffreysDropout",
     "OrderedUnits",
     "MonteCarloDropout",
+    "StandoutDropout",
     "StickBreakingDropout",
     "StructuredBayesianPruningDropout",
     "UnitScaleDropout",

@@ -14,12 +14,13 @@ from torch.nn.functional import softplus
 from typing_extensions import override
 
 from bayesdrop.distributions import Normal
-from bayesdrop.errors import ConfigError, ShapeError, unknown_name
+from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import JointDraw, LatentOwner, joined
 from bayesdrop.nn.masks.beta_bernoulli import BetaBernoulliDropout, BetaBernoulliPosterior
 from bayesdrop.nn.masks.kumaraswamy_posterior import UNIT_TENSORS, Parametrization
+from bayesdrop.nn.masks.positions import mean_over_positions
 from bayesdrop.nn.masks.relaxation import Relaxation
 from bayesdrop.ops import noise
 from bayesdrop.ops.stable import clamp_inward, inverse_softplus
@@ -312,8 +313,9 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
     @torch.no_grad()
     def mean_gate(self) -> MeanGate:
         r"""Return what ``mean_mask`` computes, as a function of each unit's input."""
-        function, tensors = self._mean_gate()
-        return MeanGate(function, {name: t.detach().clone() for name, t in tensors.items()})
+        gate = self._mean_gate()
+        tensors = {name: value.detach().clone() for name, value in gate.tensors.items()}
+        return gate._replace(tensors=tensors)
 
     def _mean_gate(self) -> MeanGate:
         threshold, naive = self.threshold, self.gate_mean == "naive"
@@ -348,20 +350,8 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
 
     def _features(self, x: Tensor | None) -> Tensor:
         """Return one number per unit and example, ``(N, K)``."""
-        if x is None:
-            raise ShapeError(
-                "DependentBetaBernoulliDropout",
-                expected="the layer's input",
-                got="None",
-                hint="Its masks depend on the input: pass x.",
-            )
-        x = x.detach().to(self.running_mean.dtype)  # which autocast may lower
-        unit, batch = x.ndim + self.unit_dim, self.batch_dim
-        if self.rows_of(x) is None:
-            batch = unit
-        positions = [dim for dim in range(x.ndim) if dim not in (unit, batch)]
-        features = x.mean(positions) if positions else x
-        return features.T if batch > unit else features
+        x = None if x is None else x.detach()
+        return mean_over_positions(self, x, self.running_mean.dtype)
 
     def _gate(self, features: Tensor, shift: Tensor) -> Tensor:
         inverse = (self.running_var + _VARIANCE_EPS).rsqrt()
