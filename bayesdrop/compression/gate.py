@@ -123,9 +123,9 @@ class Gate(Unary):
                 tensor = tensor.index_select(dim, seen.to(tensor.device))
             made[key] = flow.tensor(f"{name}.{key}", tensor.to(flow.device, dtype))
         mask = self._called(made)
-        position = torch.searchsorted(seen, kept)
-        if len(position) < len(seen):
-            index = flow.tensor(f"{name}.kept", position.to(flow.device))
+        among = torch.searchsorted(seen, kept)
+        if len(among) < len(seen):
+            index = flow.tensor(f"{name}.kept", among.to(flow.device))
             mask = call(torch.index_select, (mask, 1, index))
         mask = call(torch.t, (mask,)) if across else mask
         for position in self._positions:
