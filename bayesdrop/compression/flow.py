@@ -79,7 +79,7 @@ class Flow:
         return candidate
 
     def tensor(self, name: str, value: Tensor) -> fx.Node:
-        """Add a buffer to the compact network and return the node that reads it."""
+        """Add a buffer or parameter to the compact network; return the node that reads it."""
         return self.graph.get_attr(self.part(name, value))
 
     def drop_unused(self) -> None:

@@ -137,13 +137,18 @@ def sweep_thresholds(
             for name, layer in layers
         }
         cost = counter(masks)
+        gates = [
+            gate.cost(layer.kept())
+            for _, layer in layers
+            if layer.input_dependent and (gate := layer.mean_gate()) is not None
+        ]
         result = evaluate(work, validation_data, sample=False, batch_size=batch_size)
         rows.append(
             FrontierRow(
                 threshold=float(value),
                 units=tuple(work.units()),
-                params=sum(cost.params.values()),
-                flops=sum(cost.flops.values()),
+                params=sum(cost.params.values()) + sum(params for params, _ in gates),
+                flops=sum(cost.flops.values()) + sum(flops for _, flops in gates),
                 error=result.error,
                 nll=result.nll,
                 ece=result.ece,

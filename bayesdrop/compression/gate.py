@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from bayesdrop.compression.flow import Flow
@@ -121,7 +121,8 @@ class Gate(Unary):
             dim = (self.gate.unit_dims or {})[key]
             if dim is not None:
                 tensor = tensor.index_select(dim, seen.to(tensor.device))
-            made[key] = flow.tensor(f"{name}.{key}", tensor.to(flow.device, dtype))
+            parameter = nn.Parameter(tensor.to(flow.device, dtype), requires_grad=False)
+            made[key] = flow.tensor(f"{name}.{key}", parameter)
         mask = self._called(made)
         among = torch.searchsorted(seen, kept)
         if len(among) < len(seen):

@@ -141,7 +141,8 @@ class TrainingPass(MaskContext):
 
     @override
     def replays(self, layer: Any) -> bool:
-        return layer in self._joint  # others draw when they run, and do so outside
+        # Others draw when they run, and do so outside; but what was counted is counted again.
+        return layer in self._joint or layer in self.divergences
 
     def _draw(self, owner: LatentOwner) -> Latents:
         if owner not in self._latents:

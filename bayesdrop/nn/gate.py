@@ -37,6 +37,21 @@ class MeanGate(NamedTuple):
     tensors: dict[str, Tensor]
     unit_dims: dict[str, int | None] | None = None
 
+    def cost(self, units: Tensor) -> tuple[int, int]:
+        """Return parameters, and FLOPs of one example, where units look at each other.
+
+        A gate of units that do not costs as little as a mask: nothing that is counted.
+
+        Args:
+            units: The units that are kept, booleans ``(K,)``.
+        """
+        sizes = []
+        for name, dim in (self.unit_dims or {}).items():
+            value = self.tensors[name]
+            kept = value if dim is None else value.index_select(dim, units.nonzero().flatten())
+            sizes.append((kept.numel(), 2 * kept.numel() if kept.ndim > 1 else 0))
+        return sum(size for size, _ in sizes), sum(flops for _, flops in sizes)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the mean mask of inputs averaged over positions, ``(N, K)``."""
         return self.function(x, **self.tensors)

@@ -172,7 +172,7 @@ class _Network:
             self.add(method, Stage(method, epochs, dropout=True), options=where)
 
     def sample(self, epochs: int, hidden: Mapping[str, Any], length_scale: float) -> None:
-        """Register the methods with fixed noise, and concrete dropout: one stage from scratch.
+        """Register fixed noise, StandOut, concrete and contextual dropout: one stage from scratch.
 
         Args:
             epochs: As many as both stages of the other recipes have, or fewer.
@@ -186,6 +186,7 @@ class _Network:
             ("dropconnect", hidden),
             ("gaussian-dropconnect", hidden),
             ("spike-and-slab", {"weights": noise}),
+            ("standout", {}),
         ):
             stage = Stage(str(METHODS[method].dropout), epochs, dropout=True)
             self.add(method, stage, options=options)
@@ -193,17 +194,8 @@ class _Network:
             "concrete", epochs, dropout=True, variational_learning_rate=1e-2, weight_decay=0.0
         )
         self.add("concrete", stage, options={"length_scale": length_scale})
-
-    def look(self, epochs: int, **hidden: Any) -> None:
-        """Register methods whose masks look at the example: one stage from scratch.
-
-        Args:
-            epochs: As for ``sample``.
-            **hidden: Of ``convert``, for contextual dropout.
-        """
-        for method, options in (("standout", {}), ("contextual", hidden)):
-            stage = Stage(method, epochs, dropout=True, variational_learning_rate=1e-3)
-            self.add(method, stage, options=options)
+        stage = Stage("contextual", epochs, dropout=True, variational_learning_rate=1e-3)
+        self.add("contextual", stage)
 
     def nest(
         self, kl_scale: float, num_groups: int, options: Mapping[str, Any], **stage: Any
@@ -297,7 +289,6 @@ _lenet_300.harden(40, 3e-3, {})
 _lenet_300.penalise(45, _costs(fc1=10.0, fc2=20.0, fc3=40.0))
 _lenet_300.target(60, {}, {"exclude": "fc3"})
 _lenet_300.sample(60, {"exclude": "fc1"}, length_scale=2.5)
-_lenet_300.look(60)
 _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
 _lenet_300.add(SVD, _WEIGHTS)
 _lenet_300.compress(_COMPRESSED, {})
@@ -332,7 +323,6 @@ _lenet5.penalise(22, {"cost_per_norm": 10.0})
 # The first convolution and the last layer are left alone, as published.
 _lenet5.target(30, {"exclude": ["conv1", "fc1"]}, {"exclude": ["conv1", "fc2"]})
 _lenet5.sample(30, {"conv": False}, length_scale=2.5)
-_lenet5.look(30, exclude="fc1")
 # The inputs of fc1 are conv2's maps, which have their mask already.
 _lenet5.nest(0.03 * 60_000, 20, {"exclude": "fc1"}, epochs=30, milestones=(0.6, 0.85))
 _lenet5.add(f"{IBP}-20")
@@ -395,7 +385,6 @@ _digits.harden(120, 1e-2, {"cost_per_parameter": 0.01})
 _digits.penalise(100, _costs(fc1=0.5, fc2=1.0, fc3=4.0))
 _digits.target(100, {}, {"exclude": "fc3"})
 _digits.sample(100, {"exclude": "fc1"}, length_scale=0.35)
-_digits.look(100)
 _digits.nest(900.0, 32, {}, epochs=100, batch_size=50, milestones=(0.6, 0.85))
 _stage = replace(
     _WEIGHTS,

@@ -113,7 +113,7 @@ METHODS = {
     "contextual": Method(
         "contextual dropout, rates from a small network",
         "contextual",
-        {"input_dropout": False},
+        {"exclude": "fc1"},  # its inputs are pixels, or maps that have their mask already
     ),
     "mc-dropout": Method(
         f"nn.Dropout(0.5) {_BEFORE}, sampled at test", "mc-dropout", _UNITS, rate=0.5

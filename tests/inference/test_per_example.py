@@ -52,7 +52,7 @@ def looped(bnn, x, y, clip_norm, num_masks=1):
     parameters = {name: p for name, p in bnn.named_parameters() if p.requires_grad}
     total, norms = {name: torch.zeros_like(p) for name, p in parameters.items()}, []
     for n in range(len(x)):
-        term = bnn.loss(x[n : n + 1], y[n : n + 1], num_masks=num_masks).nll / bnn.num_data
+        term = bnn.data_term(x[n : n + 1], y[n : n + 1], num_masks=num_masks)
         found = torch.autograd.grad(term, list(parameters.values()), allow_unused=True)
         norm = math.sqrt(sum(float(g.square().sum()) for g in found if g is not None))
         norms.append(norm)

@@ -126,11 +126,11 @@ class ExampleRatesDropout(BernoulliDropout):
     @override
     def sample_mask(self, x: Tensor) -> Tensor:
         """Return the mask of this pass, and count its divergence where a loss is computed."""
-        mask = super().sample_mask(x)
+        self._check_input(x)
         context = context_of(self)
         if context is not None and context.counts and self.prior_logits is not None:
             context.count(self, self.kl_scale * self.divergence_by_example(x))
-        return mask
+        return super().sample_mask(x)
 
     def divergence_by_example(self, x: Tensor) -> Tensor:
         r"""Return :math:`\sum_k \mathrm{KL}(q(z_{nk} \mid x_n) \,\|\, p(z_{nk}))`, ``(N,)`` nats.

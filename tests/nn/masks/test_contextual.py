@@ -10,6 +10,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.inference.objectives import Reinforce
 from bayesdrop.nn import ContextualDropout, LocalDivergences
 from bayesdrop.testing import assert_mean_close, assert_means_equal
+from bayesdrop.testing.isolation import noise_by_shape
 
 
 def layer_of(num_units=6, **options):
@@ -105,6 +106,14 @@ def test_the_loss_bounds_the_evidence_with_any_number_of_masks():
         with torch.no_grad():
             losses = [bnn.loss(x, y, num_masks=count).loss for _ in range(200)]
         assert float(torch.stack(losses).mean()) > evidence
+
+
+def test_what_examples_add_is_the_loss_without_what_they_share(monkeypatch):
+    noise_by_shape(monkeypatch)
+    bnn, x, y = network(kl_scale=0.5), torch.randn(5, 6), torch.randint(3, (5,))
+    bnn.kl_weight = 0.3
+    whole = bnn.data_term(x, y) * 8 + bnn.shared_divergence()
+    torch.testing.assert_close(bnn.loss(x, y).loss, whole)
 
 
 def test_a_plain_loop_counts_it_by_a_context():
