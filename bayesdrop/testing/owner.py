@@ -44,7 +44,6 @@ class _Loss(nn.Module):
 
 
 class _Divergence(nn.Module):
-    # The same of the divergence.
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -111,8 +110,7 @@ class OwnerContract(ABC):
         bnn, data = self.bayesian(), self.batch()
         before = {name: p.detach().clone() for name, p in bnn.named_parameters()}
         svi = SVI(bnn.model, bnn.guide, adam(0.01), elbo(**particles))
-        losses = [svi.step(*data) for _ in range(3)]
-        assert all(map(math.isfinite, losses))
+        assert all(math.isfinite(svi.step(*data)) for _ in range(3))
         unchanged = [name for name, p in bnn.named_parameters() if torch.equal(p, before[name])]
         assert unchanged == []
 
@@ -213,8 +211,8 @@ class OwnerContract(ABC):
         for mode in (False, True):
             bnn.train(mode)
             assert bnn(data[0]).dtype == torch.float32
-        svi = SVI(bnn.model, bnn.guide, adam(), TraceMeanField_ELBO())
-        assert math.isfinite(svi.step(*data))
+        loss = SVI(bnn.model, bnn.guide, adam(), TraceMeanField_ELBO()).step(*data)
+        assert math.isfinite(loss)
         assert {p.dtype for p in bnn.parameters()} == {torch.float32}
 
     # -- global latents ------------------------------------------------------------------------
@@ -244,8 +242,8 @@ class OwnerContract(ABC):
                     assert nodes[f"{path}.{name}"]["scale"] == owner.kl_scale * kl_weight
         with bd.nn.LocalDivergences() as local:
             bnn.network(data[0])
-        divergence = bd.kl_divergence(bnn.network) + NUM_DATA * local.mean()
-        torch.testing.assert_close(bnn.loss(*data).kl, kl_weight * divergence)
+        kl = bd.kl_divergence(bnn.network) + NUM_DATA * local.mean()
+        torch.testing.assert_close(bnn.loss(*data).kl, kl_weight * kl)
 
     def test_observations_are_scaled_to_the_whole_data_set(self):
         bnn, data = self.bayesian(), self.batch()
