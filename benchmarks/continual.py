@@ -60,12 +60,8 @@ Data = dict[str, tuple[Tensor, Tensor]]
 
 def settings_of(method: str, name: str) -> list[dict]:
     """Return what is tried of a method: four settings for each."""
-    rates = (
-        [{"learning_rate": rate, "variational_learning_rate": 0.01} for rate in (1e-3, 3e-3)]
-        if method in PLAIN
-        else [{"learning_rate": 3e-3, "variational_learning_rate": rate} for rate in (0.01, 0.03)]
-    )
-    return [{**rate, "epochs": epochs} for rate in rates for epochs in EPOCHS[name]]
+    rates = (1e-3, 3e-3) if method in PLAIN else (3e-3, 1e-2)
+    return [{"learning_rate": r, "epochs": epochs} for r in rates for epochs in EPOCHS[name]]
 
 
 def load(name: str) -> list[Data]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import tables_continual
 import tables_encoder
 import tables_growth
 import tables_magnitude
@@ -98,6 +99,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantised": tables_quantised.quantised,
     "trained-start": tables_trained.start,
     "trained-after": tables_trained.after,
+}
+TABLES |= {
+    f"continual-{name}": partial(tables_continual.continual, name) for name in ("digits", "mnist")
 }
 TABLES |= {
     f"nested-{network}-{data}": partial(tables_nested.nested, network, data)
