@@ -74,7 +74,7 @@ def test_the_order_has_the_gradient_of_its_mean_over_all_prefixes():
         q, vae.code.prior({}), {}
     )
     (expected,) = torch.autograd.grad(exact * 60 / 6, last.bias)
-    grads = [torch.autograd.grad(vae.loss(x).loss, last.bias)[0] for _ in range(400)]
+    grads = [torch.autograd.grad(vae.loss(x).loss, last.bias)[0] for _ in range(150)]
     assert_mean_close(torch.stack(grads)[:, 1:4], expected[1:4])
 
 
@@ -145,18 +145,19 @@ def test_only_the_first_features_are_used(key):
         plain.sample(2, num_features=1)
 
 
-def test_importance_bound_is_above_the_elbo_and_near_the_truth():
-    """With one always-open and one optional feature, log p(x) by brute force."""
+def test_importance_weights_average_to_the_density_of_an_example():
+    """With one always-open and one optional feature, p(x) by brute force."""
     vae = autoencoder("variational-nested", latent_size=2).eval()
     x = batch(3)
     with torch.no_grad():
-        codes = vae.code.prior({})["h"].expand([3]).rsample((40_000,))
-        output = vae.network.decoder(codes.reshape(-1, 2)).reshape(40_000, 3, 10)
-        log_p = vae.likelihood.distribution(output, batch_ndim=2).log_prob(x)
-        bound = bd.diagnostics.log_likelihood_bound(vae, x, num_samples=2000, seed=0)
-    weights = (log_p - bound.per_example).exp()
-    # A ratio of means of 2000 importance weights; its own error is far below this one.
-    assert_mean_close(weights[:2000], torch.ones(3))
+        codes = vae.code.prior({})["h"].expand([3]).rsample((10_000,))
+        output = vae.network.decoder(codes.reshape(-1, 2)).reshape(10_000, 3, 10)
+        density = vae.likelihood.distribution(output, batch_ndim=2).log_prob(x).exp()
+    bounds = [
+        bd.diagnostics.log_likelihood_bound(vae, x, num_samples=20, seed=seed).per_example
+        for seed in range(80)
+    ]
+    assert_means_equal(torch.stack(bounds).exp(), density)
 
 
 @pytest.mark.parametrize("key", KEYS)

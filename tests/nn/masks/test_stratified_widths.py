@@ -53,7 +53,7 @@ def test_strata_hold_one_number_each_and_every_number_is_uniform():
 @pytest.mark.parametrize("name", LAYERS)
 def test_each_example_has_the_law_and_the_batch_hardly_varies(name):
     layer, x = layer_of(name), torch.ones(ROWS, 5)
-    masks = torch.stack([layer.draw_mask({}, x) for _ in range(2000)]).detach()
+    masks = torch.stack([layer.draw_mask({}, x) for _ in range(600)]).detach()
     keep = layer.keep_prob().detach()
     assert_mean_close(masks, keep.expand(ROWS, 5))
     independent = keep * (1 - keep) / ROWS
@@ -81,7 +81,7 @@ def test_loss_and_gradients_keep_their_means():
         bnn = network(stratified, share_widths=True)
         parameters = [p for n, p in bnn.named_parameters() if "order_logits" in n]
         losses, gradients = [], []
-        for _ in range(400):
+        for _ in range(180):
             loss = bnn.loss(x, y).loss
             losses.append(loss.detach())
             gradients.append(torch.cat(torch.autograd.grad(loss, parameters)))
