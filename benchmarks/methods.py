@@ -61,7 +61,17 @@ KINDS = ("rotation", "translation", "gaussian-noise", "gaussian-blur", "contrast
 SHIFTED = 1000
 ENSEMBLE = 5
 
-METHODS = ["plain", "dropout", "bb", "dbb", "ibp-20", "npn"]
+METHODS = [
+    "plain",
+    "dropout",
+    "bb",
+    "dbb",
+    "ibp-20",
+    "npn",
+    "generalized",
+    "standout",
+    "contextual",
+]
 """Suffixes of recipes' names; "plain" has none."""
 
 

@@ -56,6 +56,10 @@ SUITES = {
         "lenet-500-300-sbp",
         "lenet-500-300-sbp-published",
         "lenet-500-300-ssl",
+        "lenet-500-300-generalized",
+        "lenet-500-300-generalized-uniform",
+        "lenet-500-300-standout",
+        "lenet-500-300-contextual",
     ],
     "lenet-300-100": [
         "lenet-300-100-sparse-vd",
@@ -75,6 +79,10 @@ SUITES = {
         "lenet5-caffe-sbp-published",
         "lenet5-caffe-l0",
         "lenet5-caffe-l0-published",
+        "lenet5-caffe-generalized",
+        "lenet5-caffe-generalized-uniform",
+        "lenet5-caffe-standout",
+        "lenet5-caffe-contextual",
     ],
 }
 PUBLISHED = {
@@ -88,12 +96,14 @@ PUBLISHED = {
     "lenet5-caffe-sparse-vd": {"error": 0.75, "compression": 280},
     "lenet5-caffe-sbp": {"error": 0.86, "units": [3, 18, 284, 283], "flops_speedup": 10.49},
     "lenet5-caffe-l0": {"error": 0.9, "units": [20, 25, 45, 462]},
+    "lenet5-caffe-generalized": {"error": 1.1, "units": [7, 13, 208, 16]},
     "lenet-300-100-l0": {"error": 1.4, "units": [219, 214, 100]},
 }
 """Lee et al. (2018), medians of five runs; DBB's units and FLOPs are averages over inputs.
 Neklyudov et al. (2017) for SBP, Molchanov et al. (2017) for sparse variational dropout (weights
 per weight that is not zero), Louizos et al. (2018) for L0, whose error on LeNet-300-100 is from
-memory. The group lasso's row is what Neklyudov et al. quote of Wen et al. (2016)."""
+memory. The group lasso's row is what Neklyudov et al. quote of Wen et al. (2016),
+generalized dropout's what Louizos et al. (2017) quote of Srinivas and Babu (2016)."""
 
 
 def published_row(recipe: str) -> dict | None:
@@ -144,6 +154,25 @@ def _costs(by_layer: str) -> dict:
     return {name: {"cost_per_norm": cost} for name, cost in zip(names, costs, strict=True)}
 
 
+def _looking_and_generalized(network: str) -> dict[str, tuple[str, dict]]:
+    """Return candidates for generalized, StandOut and contextual dropout."""
+    found: dict[str, tuple[str, dict]] = {}
+    for start in (0.5, 0.7, 0.9):
+        changes = {"dropout_options": {"init_keep_prob": start}}
+        found[f"generalized from {start}"] = (f"{network}-generalized", changes)
+    for scale in (2.0, 5.0):
+        changes = {"dropout_options": {"kl_scale": scale}}
+        found[f"generalized, KL x {scale:g}"] = (f"{network}-generalized", changes)
+    for scale, shift in ((1.0, 0.0), (0.5, 1.0), (2.0, 0.0)):
+        changes = {"dropout_options": {"scale": scale, "shift": shift}}
+        found[f"StandOut, {scale:g} a + {shift:g}"] = (f"{network}-standout", changes)
+    for learned in (True, False):
+        changes = {"dropout_options": {"learn_prior": learned}}
+        words = "learned prior" if learned else "prior of 0.9"
+        found[f"contextual, {words}"] = (f"{network}-contextual", changes)
+    return found
+
+
 CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-500-300": {
         "open init": ("lenet-500-300-bb", _PLAIN),
@@ -182,6 +211,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
             f"group lasso, {costs}": ("lenet-500-300-ssl", {"overrides": _costs(costs)})
             for costs in ("10-10-10", "30-30-30", "10-20-40", "15-40-80")
         },
+        **_looking_and_generalized("lenet-500-300"),
         "SBP, KL scaled": (
             "lenet-500-300-sbp",
             {"overrides": {"fc1": {"kl_scale": 1.5}, "fc3": {"kl_scale": 2.0}}},
@@ -208,6 +238,11 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         "sparse VD": ("lenet5-caffe-sparse-vd", {}),
         "sparse VD, KL x 4": ("lenet5-caffe-sparse-vd", {"dropout_options": {"kl_scale": 4.0}}),
         "SBP": ("lenet5-caffe-sbp", {}),
+        **_looking_and_generalized("lenet5-caffe"),
+        "generalized, KL of convolutions scaled": (
+            "lenet5-caffe-generalized",
+            {"overrides": {"conv1": {"kl_scale": 9.0}, "conv2": {"kl_scale": 4.5}}},
+        ),
         "L0": ("lenet5-caffe-l0", {}),
         "L0, 40 epochs": ("lenet5-caffe-l0", {"last": {"epochs": 40}}),
         "L0 from scratch, 60 epochs": (

@@ -32,6 +32,7 @@ WITHOUT_PRIOR = {
     "gaussian-dropconnect",
     "group-lasso",
     "nested",
+    "standout",
     "targeted",
     "targeted-dropconnect",
 }

@@ -42,6 +42,19 @@ METHODS = {
         ("monte_carlo", "SBP, published schedule, sampled"),
     ],
     "-group-lasso": [("mean_mask", "group lasso")],
+    "-generalized": [
+        ("mean_mask", "generalized, architecture, mean mask"),
+        ("monte_carlo", "generalized, architecture, sampled"),
+    ],
+    "-generalized-uniform": [
+        ("mean_mask", "Dropout++, mean mask"),
+        ("monte_carlo", "Dropout++, sampled"),
+    ],
+    "-standout": [("mean_mask", "StandOut, mean mask"), ("monte_carlo", "StandOut, sampled")],
+    "-contextual": [
+        ("mean_mask", "contextual, mean mask"),
+        ("monte_carlo", "contextual, sampled"),
+    ],
     "-hard-concrete": [("mean_mask", "L0, test gates")],
     "-hard-concrete-published": [("mean_mask", "L0 from scratch, test gates")],
     "-sparse-variational": [
