@@ -12,14 +12,14 @@ for _name, _title, _data, _network, _stage in (
         "LeNet-500-300's multilayer perceptron for 8 x 8 digits",
         "digits",
         "lenet-500-300",
-        Stage("private", 40, batch_size=256, learning_rate=3e-3, private_epsilon=8.0),
+        Stage("private", 40, batch_size=256, learning_rate=1e-2, private_epsilon=8.0),
     ),
     (
         "lenet-300-100",
         "LeNet-300-100",
         "mnist",
         "lenet-300-100",
-        Stage("private", 15, batch_size=1024, private_epsilon=3.0),
+        Stage("private", 15, batch_size=1024, learning_rate=1e-2, private_epsilon=3.0),
     ),
 ):
     _promise = f"differentially private at epsilon {_stage.private_epsilon:g}"
