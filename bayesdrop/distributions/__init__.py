@@ -6,6 +6,7 @@ from bayesdrop.distributions.bernoulli_straight_through import BernoulliStraight
 from bayesdrop.distributions.binary_concrete import BinaryConcrete, BinaryConcreteStraightThrough
 from bayesdrop.distributions.downhill import Downhill
 from bayesdrop.distributions.hard_concrete import HardConcrete
+from bayesdrop.distributions.joined import Joined
 from bayesdrop.distributions.kumaraswamy import Kumaraswamy
 from bayesdrop.distributions.log_normal import LogNormal
 from bayesdrop.distributions.log_uniform import LogUniform
@@ -28,6 +29,7 @@ __all__ = [
     "BinaryConcreteStraightThrough",
     "Downhill",
     "HardConcrete",
+    "Joined",
     "Kumaraswamy",
     "LogNormal",
     "LogUniform",

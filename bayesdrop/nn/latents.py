@@ -165,15 +165,19 @@ class LatentOwner(Abstract, nn.Module):
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         # An owner has these buffers from its first update on, so a state decides which it has.
-        own = {name for name in self._buffers if name.startswith(_PREVIOUS)}
+        own = {
+            name: value.shape
+            for name, value in self._buffers.items()
+            if name.startswith(_PREVIOUS) and value is not None
+        }
         start = prefix + _PREVIOUS
         theirs = {key[len(prefix) :]: v for key, v in state_dict.items() if key.startswith(start)}
         if any(key.startswith(prefix) for key in state_dict):
-            for name in own - theirs.keys():
+            for name in own.keys() - theirs.keys():
                 del self._buffers[name]
         like = next(self.parameters(recurse=False), torch.empty(0))
         for name, value in theirs.items():
-            if name not in own:
+            if own.get(name) != value.shape:
                 self.register_buffer(name, torch.empty_like(value).to(like))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -250,11 +254,14 @@ def is_carried(network: nn.Module, name: str, shape: tuple[int, ...]) -> bool:
     Args:
         network: The module whose state it may be.
         name: The entry's.
-        shape: Its shape, that of one of the owner's parameters.
+        shape: Its shape, no larger than that of one of the owner's parameters.
     """
     path, _, own = name.rpartition(".")
     owner = dict(network.named_modules()).get(path) if own.startswith(_PREVIOUS) else None
-    return isinstance(owner, LatentOwner) and any(shape == p.shape for p in owner.parameters())
+    if not isinstance(owner, LatentOwner):
+        return False
+    sizes = [p.shape for p in owner.parameters() if p.ndim == len(shape)]
+    return any(all(n <= m for n, m in zip(shape, size, strict=True)) for size in sizes)
 
 
 def is_own(cls: type, name: str, *others: str) -> bool:

@@ -72,8 +72,7 @@ def widen(
             "widen",
             expected="a mask whose units can become more, of the kind it has now",
             got=mask.name,
-            hint="Beta-Bernoulli and Indian buffet masks can; hierarchical ones before their "
-            "first bd.update_prior.",
+            hint="Beta-Bernoulli and Indian buffet masks can.",
         )
     _extend(before, 0, num_units)
     for layer in behind:

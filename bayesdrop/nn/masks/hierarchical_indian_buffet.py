@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
-from bayesdrop.distributions import Kumaraswamy
+from bayesdrop.distributions import Joined, Kumaraswamy
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.latents import ConditionalOwner, JointDraw, LatentOwner, is_own, joined
@@ -198,15 +198,13 @@ class HierarchicalIndianBuffetDropout(
 
     @override
     def grow(self, num_units: int) -> bool:
-        own = is_own(type(self), "grow", "__init__", "prior_given", "posterior")
-        # Of an updated layer the units have a prior without sticks, which new ones would need.
-        if not own or self._previous() is not None:
+        if not is_own(type(self), "grow", "__init__", "prior_given", "posterior"):
             return False
         total = self.num_units + num_units
         if total > self.sticks.num_sticks:
             self.sticks.grow(total - self.sticks.num_sticks)
         a, b = self._start
-        self._extend_posterior(num_units, c=self.layer_concentration, a=a, b=b)
+        self._extend_posterior(num_units, c=None, a=a, b=b)
         self._grow_ranks(num_units)
         return True
 
@@ -217,11 +215,17 @@ class HierarchicalIndianBuffetDropout(
 
     @override
     def prior_given(self, latents: Latents) -> dict[str, TorchDistribution]:
-        previous = self._previous()
-        if previous is not None:
-            return {"pi": previous.to_event(1)}
         log_pi = log_stick_products(latents["v"]).index_select(-1, self.rank)
-        return {"pi": _prior(log_pi, self.layer_concentration).to_event(1)}
+        previous = self._previous()
+        if previous is None:
+            return {"pi": _prior(log_pi, self.layer_concentration).to_event(1)}
+        # After ``bd.update_prior`` the sticks have a say in units that were added since.
+        known = previous.batch_shape[-1]
+        if known == self.num_units:
+            return {"pi": previous.to_event(1)}
+        fresh = _prior(log_pi[..., known:], self.layer_concentration)
+        before = previous.expand((*fresh.batch_shape[:-1], known))
+        return {"pi": Joined([before, fresh]).to_event(1)}
 
     @classmethod
     @override

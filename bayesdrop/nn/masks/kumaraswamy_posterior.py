@@ -87,12 +87,15 @@ class KumaraswamyPosterior(LatentOwner):
         for name, value in zip(_NAMES[parametrization], start, strict=True):
             self.register_parameter(name, nn.Parameter(torch.full((size,), float(value))))
 
-    def _extend_posterior(self, size: int, *, c: Tensor, a: float, b: float) -> None:
-        """Append posteriors that begin as Kumaraswamy(a, b), with Beta(c, 1) as their prior."""
+    def _extend_posterior(self, size: int, *, c: Tensor | None, a: float, b: float) -> None:
+        """Append posteriors that begin as Kumaraswamy(a, b), with Beta(c, 1) as their prior.
+
+        None if the owner knows their prior by itself.
+        """
         start = self._checked(*torch.tensor([a, b], dtype=torch.float64))
         for name, value in zip(_NAMES[self.parametrization], start, strict=True):
             extend_tensor(self, name, torch.full((size,), float(value)))
-        if self._previous() is not None:
+        if c is not None and self._previous() is not None:
             for name, of_prior in zip(CARRIED, (c, torch.ones_like(c)), strict=True):
                 extend_tensor(self, f"previous_{name}", of_prior.expand(size))
 
