@@ -73,7 +73,7 @@ class Setting:
 _HIDDEN = ("fc2_dropout", "fc3_dropout")
 SETTINGS = {
     "digits-mlp": Setting(
-        (500, 300), (10, 10), (2, 2), _HIDDEN, (50, 120, 30), "digits", 300, 0.01, 1e-2
+        (500, 300), (10, 10), (2, 2), _HIDDEN, (50, 240, 30), "digits", 300, 0.01, 1e-2
     ),
     "lenet-500-300": Setting((500, 300), (20, 20), (10, 10), _HIDDEN, (5, 25, 6)),
     "lenet5-caffe": Setting(
@@ -227,7 +227,10 @@ class Run:
             "params": size.params,
             "flops": size.flops,
             "cpu_minutes": self.state["cpu"] / 60,
-            "history": self.state["history"],
+            "every_tenth_epoch": [
+                [record["units"], round(record["val_nll"], 4)]
+                for record in self.state["history"][9::10]
+            ],
         }
 
 

@@ -47,35 +47,36 @@ def growing() -> str:
         title = TITLES[network]
         for name, error, units in published:
             rows.append([f"{title}: published, {name}", "?", "?", "1", error, "", units, "", ""])
-        found = {
-            start: [r for r in committed() if (r["network"], r["start"]) == (network, start)]
-            for start in STARTS
-        }
-        sizes = {
-            start: statistics.median(r["params"] for r in runs)
-            for start, runs in found.items()
-            if runs
-        }
-        for start, runs in found.items():
-            if not runs:
-                continue
-            units = [
-                sorted(layer)[len(runs) // 2]
-                for layer in zip(*(r["units"] for r in runs), strict=True)
-            ]
-            others = [size for other, size in sizes.items() if other != start]
-            rows.append(
-                [
-                    f"{title}: {STARTS[start]}",
-                    str(len(runs)),
-                    " + ".join(map(str, runs[0]["epochs"])),
-                    "1",
-                    spread([r["error"] for r in runs], 2),
-                    spread([r["nll"] for r in runs], 3),
-                    "-".join(map(str, units)),
-                    spread([r["params"] / 1000 for r in runs], 1),
-                    f"{sizes[start] / others[0]:.2f}x" if others else "",
-                ]
-            )
+        own = [run for run in committed() if run["network"] == network]
+        for epochs in dict.fromkeys(tuple(run["epochs"]) for run in own):
+            found = {
+                start: [r for r in own if (r["start"], tuple(r["epochs"])) == (start, epochs)]
+                for start in STARTS
+            }
+            rows += _pair(title, epochs, {start: runs for start, runs in found.items() if runs})
     header = ["network", "seeds", "epochs", "KL", "error %", "NLL", "kept"]
     return table([*header, "1000 parameters", "of the other start's"], rows)
+
+
+def _pair(title: str, epochs: tuple[int, ...], found: dict[str, list[dict]]) -> list[list[str]]:
+    """Return the rows of both starts with the same epochs."""
+    sizes = {start: statistics.median(r["params"] for r in runs) for start, runs in found.items()}
+    rows = []
+    for start, runs in found.items():
+        layers = zip(*(run["units"] for run in runs), strict=True)
+        units = [sorted(layer)[len(runs) // 2] for layer in layers]
+        others = [size for other, size in sizes.items() if other != start]
+        rows.append(
+            [
+                f"{title}: {STARTS[start]}",
+                str(len(runs)),
+                " + ".join(map(str, epochs)),
+                "1",
+                spread([r["error"] for r in runs], 2),
+                spread([r["nll"] for r in runs], 3),
+                "-".join(map(str, units)),
+                spread([r["params"] / 1000 for r in runs], 1),
+                f"{sizes[start] / others[0]:.2f}x" if others else "",
+            ]
+        )
+    return rows
