@@ -15,8 +15,8 @@ def cite(key: str = "bayesdrop") -> str:
 
     Args:
         key: Of a prior or of a law of weights, as ``convert`` knows it, its abbreviation, or
-            another method (``"lora"``, ``"recurrent"``, ``"private"``); ``"bayesdrop"`` is the
-            package.
+            another method (``"lora"``, ``"recurrent"``, ``"private"``, ``"continual"``);
+            ``"bayesdrop"`` is the package.
 
     Raises:
         ConfigError: If no entry has the key among its keywords.
