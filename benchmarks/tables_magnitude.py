@@ -8,7 +8,7 @@ from typing import Any
 from paired import SIGNS, difference, noise_of_error
 from rows import RESULTS, epochs_of, kl_factor, read, spread, table
 
-SUITES = {"digits-mlp": ("digits, 360 test images", 360), "lenet-500-300": ("MNIST", 10_000)}
+SUITES = {"digits-mlp": ("digits, 600 test images", 600), "lenet-500-300": ("MNIST", 10_000)}
 """Suite to what its table is headed with, and the number of test images."""
 
 TITLES = {
