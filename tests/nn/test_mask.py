@@ -48,7 +48,8 @@ def sequences(rows=5):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_loop_has_one_site_and_one_loss(key, same_noise):
     bnn, data = recurrent(key), sequences()
-    trace = poutine.trace(bnn.model).get_trace(*data)
+    guide = poutine.trace(bnn.guide).get_trace(*data)  # as a prior may be improper
+    trace = poutine.trace(poutine.replay(bnn.model, trace=guide)).get_trace(*data)
     assert trace.nodes["gates.z"]["value"].shape == (5, 4)
     parameters = list(bnn.parameters())
     stock = TraceMeanField_ELBO().differentiable_loss(bnn.model, bnn.guide, *data)
