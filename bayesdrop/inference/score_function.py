@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class ScoreFunction(ABC):
             their own; or, for some, masks that look at their input.
     """
 
-    takes_input_dependent = True
+    takes_input_dependent: ClassVar[bool] = True
     """Whether masks may depend on the layer's input, and so on the masks before it."""
 
     def __call__(self, bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
@@ -144,7 +144,7 @@ class ARM(ScoreFunction):
         torch.Size([])
     """
 
-    takes_input_dependent = False
+    takes_input_dependent: ClassVar[bool] = False
 
     @override
     def log_odds_gradients(self, masks: ExactMasks, losses: Tensor, run: _Run) -> list[Tensor]:
@@ -168,7 +168,7 @@ class DisARM(ScoreFunction):
         https://arxiv.org/abs/2006.06448.
     """
 
-    takes_input_dependent = False
+    takes_input_dependent: ClassVar[bool] = False
 
     @override
     def log_odds_gradients(self, masks: ExactMasks, losses: Tensor, run: _Run) -> list[Tensor]:
