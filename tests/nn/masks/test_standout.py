@@ -1,7 +1,9 @@
+import itertools
 import math
 
 import pytest
 import torch
+from pyro.infer import TraceMeanField_ELBO
 from torch import nn
 
 import bayesdrop as bd
@@ -62,6 +64,22 @@ def test_a_prior_costs_each_example_its_divergence():
     for training in (True, False):
         terms = bnn.train(training).loss(x, torch.zeros(5).long())
         torch.testing.assert_close(terms.kl, 10 * 2.0 * expected.sum())
+
+
+def test_all_masks_of_each_example_can_be_summed():
+    net = nn.Sequential(nn.Linear(4, 3), StandoutDropout(3), nn.ReLU(), nn.Linear(3, 2))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), 50)
+    x, y = torch.randn(5, 4), torch.tensor([0, 1, 0, 1, 1])
+    a, total = net[0](x), torch.zeros(5)
+    for mask in itertools.product((0.0, 1.0), repeat=3):
+        z = torch.tensor(mask)
+        probs = torch.where(z > 0, a.sigmoid(), a.neg().sigmoid()).prod(1)
+        total = total + probs * net[3]((a * z).relu()).softmax(1)[range(5), y]
+    expected = -10 * total.log().sum()
+    torch.testing.assert_close(bnn.loss(x, y, num_masks="exact").loss, expected)
+    elbo = TraceMeanField_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+    stock = elbo.differentiable_loss(bnn.model, bnn.guide, x, y, num_masks="exact")
+    torch.testing.assert_close(stock, expected)
 
 
 def test_without_a_prior_it_costs_nothing():
