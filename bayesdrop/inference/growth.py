@@ -148,6 +148,8 @@ def _cannot(name: str, why: str) -> ConfigError:
 
 def _source(graph: UnitGraph, name: str, number: int) -> fx.Node:
     """Return the node that computes the units of a mask."""
+    if name not in graph.masks and isinstance(graph.own.get(name), BayesianDropout):
+        raise _cannot(name, "its units cannot be followed")
     if name not in graph.masks:
         raise unknown_name("dropout layer that can grow", name, graph.masks)
     if not is_whole(number) or number < 1:

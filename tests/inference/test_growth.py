@@ -133,6 +133,9 @@ def test_what_cannot_grow_is_refused_and_left():
     sticks, _ = images("indian-buffet")
     with pytest.raises(ConfigError, match="units do without one another"):
         grow(sticks, {names(sticks)[0]: 1})
+    tied, _ = images("standout")
+    with pytest.raises(ConfigError, match="its units cannot be followed"):
+        grow(tied, {names(tied)[0]: 1})
     network = nn.Sequential(nn.Linear(3, 4), bd.BetaBernoulliDropout(4), nn.Softmax(-1))
     ending = bd.BayesianNetwork(network, bd.Categorical(), num_data=20)
     with pytest.raises(ConfigError, match="has seen an input"):
