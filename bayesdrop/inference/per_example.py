@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bayesdrop.errors import BayesdropError, BayesdropWarning, ConfigError
 from bayesdrop.files import first_line
@@ -87,7 +88,7 @@ class ClippedGradients:
                 return self._all_at_once(parameters, x, y)
             except BayesdropError:
                 raise
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:  # what is the network's own fault the loop raises again
                 warnings.warn(
                     "fit: torch.func cannot batch this network's examples "
                     f"({first_line(error)}). Their gradients are computed one after the other, "
@@ -169,7 +170,9 @@ class ClippedGradients:
             in_dims=(None, None, 0, 0),
             randomness="different",
         )
-        (gradients, outputs), (values, inputs) = singly(small, added, x, y)
+        # Attention's fused kernels have no rule for batches of single examples.
+        with sdpa_kernel(SDPBackend.MATH):
+            (gradients, outputs), (values, inputs) = singly(small, added, x, y)
         layers = {
             path: (_positions(calls), _positions(outputs[path][: len(calls)]))
             for path, calls in inputs.items()

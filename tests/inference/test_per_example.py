@@ -9,7 +9,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.errors import BayesdropWarning, ConfigError
 from bayesdrop.inference.per_example import ClippedGradients, find_taps
-from bayesdrop.nn.recurrent import DropoutLSTM
+from bayesdrop.nn.recurrent import DropoutEmbedding, DropoutLSTM
 from bayesdrop.ops import noise
 
 N = 4
@@ -138,6 +138,25 @@ def test_a_recurrent_layer_has_the_gradients_of_a_loop(same_noise):
             return self.out(self.lstm(x)[0][:, -1])
 
     assert_as_looped(program(Reader()), torch.randn(N, 4, 2), torch.arange(N) % 3)
+
+
+def test_a_transformer_with_adapted_layers_has_the_gradients_of_a_loop(same_noise):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = DropoutEmbedding(7, 4)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            bd.nn.MultiheadAttention.of(self.attention)
+            self.adapted = bd.nn.LoRALinear(nn.Linear(4, 4), 2)
+            nn.init.normal_(self.adapted.lora_B.linear.weight)
+            self.norm, self.out = nn.LayerNorm(4), nn.Linear(4, 3)
+
+        def forward(self, words):
+            x = self.words(words)
+            x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
+            return self.out(torch.tanh(self.adapted(x)).mean(1))
+
+    assert_as_looped(program(Encoder()), torch.randint(7, (N, 5)), torch.arange(N) % 3)
 
 
 def test_an_auto_encoder_has_the_gradients_of_a_loop(same_noise):
