@@ -17,6 +17,9 @@ from bayesdrop.record import Record
 Steps: TypeAlias = tuple[float, float, int]
 """Noise multiplier, sampling rate, and the number of steps made with them."""
 
+MOST_EPSILON = 50.0
+"""A larger epsilon is neither asked for nor counted closely."""
+
 _EPSILON_ERROR = 0.01
 # RDP needs large orders where epsilon is small; those between integers take long.
 _ORDERS = [1.1, 1.2, 1.35, 1.5, 1.75, 2.5, *range(2, 64), *range(64, 512, 16), 1024]
@@ -80,6 +83,9 @@ class Privacy(Record, also=("promise",)):
 def spent(history: Sequence[Steps], delta: float) -> tuple[float, float]:
     r"""Return two bounds of :math:`\varepsilon` for all steps together: by PRV and by RDP.
 
+    Where the latter is above 50 the former is infinite: its grid would fill the memory, and a
+    promise of :math:`e^{50}` is none.
+
     Args:
         history: Steps on the same data, of one run or of several.
         delta: :math:`\delta` of the whole.
@@ -105,10 +111,10 @@ def spent(history: Sequence[Steps], delta: float) -> tuple[float, float]:
     prv, rdp = accountants.PRVAccountant(), accountants.RDPAccountant()
     prv.history, rdp.history = list(steps), list(steps)
     with _quiet():
-        return (
-            float(prv.get_epsilon(delta=delta, eps_error=_EPSILON_ERROR)),
-            float(rdp.get_epsilon(delta=delta, alphas=_ORDERS)),
-        )
+        by_rdp = float(rdp.get_epsilon(delta=delta, alphas=_ORDERS))
+        if by_rdp > MOST_EPSILON:
+            return math.inf, by_rdp
+        return float(prv.get_epsilon(delta=delta, eps_error=_EPSILON_ERROR)), by_rdp
 
 
 def combined(runs: Sequence[Privacy], delta: float | None = None) -> float:

@@ -18,7 +18,7 @@ from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.batches import Data, as_tensors, num_examples
 from bayesdrop.inference.modes import frozen_modules
 from bayesdrop.inference.per_example import ClippedGradients
-from bayesdrop.inference.privacy import Privacy, load_accountants, noise_for, spent
+from bayesdrop.inference.privacy import MOST_EPSILON, Privacy, load_accountants, noise_for, spent
 from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms, NumMasks
@@ -41,7 +41,7 @@ class Private:
     Args:
         clip_norm: Largest norm :math:`C` > 0 of an example's gradient, in nats; infinite only
             without noise.
-        epsilon: What the whole run, of ``epochs`` epochs, may spend, > 0.
+        epsilon: What the whole run, of ``epochs`` epochs, may spend, in (0, 50].
         noise_multiplier: Standard deviation :math:`\sigma` >= 0 of the noise over :math:`C`.
         delta: The probability :math:`\delta` in (0, 1 / N) with which more may be lost.
         seed: Of the sampling of batches and of the noise. None takes one from the operating
@@ -80,8 +80,8 @@ class Private:
             "The noise follows from epsilon, or epsilon from the noise.",
         )
         check(
-            self.epsilon is None or (is_real(self.epsilon) and 0 < self.epsilon < math.inf),
-            "a finite epsilon > 0",
+            self.epsilon is None or (is_real(self.epsilon) and 0 < self.epsilon <= MOST_EPSILON),
+            f"an epsilon > 0 of at most {MOST_EPSILON:g}",
             f"epsilon={self.epsilon!r}",
             "1 to 8 are usual.",
         )

@@ -85,6 +85,12 @@ def test_no_noise_promises_nothing():
     assert Privacy.from_dict(privacy.to_dict()) == privacy
 
 
+def test_an_empty_promise_is_counted_roughly():
+    prv, rdp = spent([(0.05, 0.5, 1000)], DELTA)
+    assert prv == math.inf
+    assert 1000 < rdp < math.inf
+
+
 def test_no_steps_spend_nothing():
     assert spent([(1.0, 0.1, 0)], DELTA) == (0.0, 0.0)
 

@@ -229,6 +229,7 @@ def test_delta_must_not_allow_to_publish_an_example():
         ({"epsilon": 1.0}, "one of epsilon and noise_multiplier"),
         ({"noise_multiplier": None}, "one of epsilon and noise_multiplier"),
         ({"noise_multiplier": None, "epsilon": 0.0}, "epsilon > 0"),
+        ({"noise_multiplier": None, "epsilon": 1e3}, "at most 50"),
         ({"noise_multiplier": -1.0}, "noise_multiplier >= 0"),
         ({"clip_norm": math.inf}, "finite clip_norm"),
         ({"clip_norm": 0.0}, "finite clip_norm"),
