@@ -21,8 +21,6 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +148,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     out = args.out or Path(__file__).parent / "results" / f"quantised-{args.network}.json"
-    head = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
     for seed in args.seeds:
         for method in args.methods:
+            command = f"--network {args.network} --methods {method} --seeds {seed}"
+            head = {"command": f"python benchmarks/quantised.py {command}"}
+            head["torch"] = torch.__version__
             row = {**head, **run_one(args.network, method, seed, args)}
             runs = read_json(out)["runs"] if out.exists() else []
             runs = added(runs, [row], ("recipe", "seed"))
