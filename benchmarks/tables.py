@@ -77,6 +77,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "posterior-simulation": tables_posterior.simulation,
     "steps": tables_small.steps,
     "steps-layers": tables_small.steps_of_layers,
+    "peers": tables_small.peers,
     "steps-cpu": tables_small.steps_by_cpu,
     "growth": tables_growth.growth,
     "startup": tables_growth.startup,
@@ -136,6 +137,7 @@ ZOO = ("networks", "networks-failures", "networks-left")
 SPEED = (
     "steps",
     "steps-layers",
+    "peers",
     "steps-cpu",
     "growth",
     "startup",

@@ -182,6 +182,18 @@ def steps() -> str:
     return table([f"training step, {result['threads']} thread(s)", *NETWORKS.values()], rows)
 
 
+def peers() -> str:
+    """Return what a step of other people's layers costs."""
+    result = read("peers.json")
+    rows = [
+        [name, f"{found['ratio']:.2f}", f"{found['cpu_ratio']:.2f}"]
+        for name, found in result["ratios"].items()
+    ]
+    return table(
+        ["LeNet-500-300, 1 thread", f"wall (load {result['load_before']:.1f})", "CPU"], rows
+    )
+
+
 def steps_of_layers() -> str:
     """Return what a step of every registered layer costs, before and after it was made faster."""
     result = read("step_time_layers.json")
