@@ -54,6 +54,8 @@ METHODS = [
     "group-lasso",
     "targeted",
     "targeted-dropconnect",
+    "targeted-ramped",
+    "targeted-dropconnect-ramped",
 ]
 """Suffixes of recipes' names; "plain" has none."""
 
@@ -123,7 +125,7 @@ def tasks(args: argparse.Namespace) -> list[tuple[str, Recipe, int]]:
         pairs = [(method, recipe_of(args.suite, method)) for method in args.methods]
     else:
         pairs = []
-        for method in (method for method in args.methods if method.startswith("targeted")):
+        for method in ("targeted", "targeted-dropconnect"):
             recipe = recipe_of(args.suite, method)
             for rate, share in CANDIDATES:
                 options = {**recipe.dropout_options, "drop_prob": rate, "targeted_share": share}

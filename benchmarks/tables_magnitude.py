@@ -19,6 +19,8 @@ TITLES = {
     "group-lasso": "group lasso",
     "targeted": "targeted dropout of units",
     "targeted-dropconnect": "targeted dropout of weights",
+    "targeted-ramped": "targeted dropout of units, ramped to 0.99",
+    "targeted-dropconnect-ramped": "targeted dropout of weights, ramped to 0.99",
 }
 SHOWN = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 

@@ -512,3 +512,21 @@ def test_records_that_are_none_are_refused(trained, content):
             load_run(trained[0])
     finally:
         path.write_bytes(good)
+
+
+def test_a_ramp_of_a_recipe_survives_its_file_and_reaches_its_end(tmp_path):
+    recipe = recipes.get("digits-mlp-targeted-ramped").override(epochs=8)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    run = recipes.run_recipe(recipe, out=tmp_path / "run", progress=False)
+    (records,) = run.history.values()
+    shares = [record["targeted_share"] for record in records]
+    assert shares[0] == 0.0 and shares[-1] == pytest.approx(0.99) and shares == sorted(shares)
+    assert float(run.bnn.named_dropout_layers()[0][1].drop_prob) == pytest.approx(0.99)
+    again = recipes.load_run(tmp_path / "run").recipe
+    assert again == recipe and again.stages[0].buffers == recipe.stages[0].buffers
+
+
+@pytest.mark.parametrize("points", [(), ((0.5, 1.0), (0.5, 2.0)), ((2.0, 1.0),)])
+def test_a_ramp_that_makes_no_sense_is_refused(points):
+    with pytest.raises(ConfigError, match="ramp"):
+        recipes.Stage("stage", 3, buffers={"drop_prob": points})

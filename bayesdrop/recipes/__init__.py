@@ -4,6 +4,7 @@ from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers 
 from bayesdrop.recipes import photographs as _photographs  # noqa: F401 - likewise
 from bayesdrop.recipes import private as _private  # noqa: F401 - likewise
 from bayesdrop.recipes import published as _published  # noqa: F401 - likewise
+from bayesdrop.recipes import ramped as _ramped  # noqa: F401 - likewise
 from bayesdrop.recipes.compare import compare_runs
 from bayesdrop.recipes.demo import run_demo
 from bayesdrop.recipes.earlier import ABBREVIATIONS

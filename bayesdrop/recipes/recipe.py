@@ -11,7 +11,7 @@ from typing import Any
 
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.private import Private
-from bayesdrop.inference.schedules import Schedule, decay, steps
+from bayesdrop.inference.schedules import Schedule, decay, ramp, steps
 from bayesdrop.inference.score_function import SCORE_FUNCTIONS
 from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.recipes.earlier import ADDED, todays_recipe, with_todays_names
@@ -44,7 +44,8 @@ class Stage:
         num_masks: Masks inside the logarithm, or ``"exact"``, as for ``fit``.
         objective: Key of ``inference.score_function.SCORE_FUNCTIONS``, such as ``"disarm"``; None
             is the closed form.
-        buffers: Values of schedulable buffers in this stage, such as ``{"slope": 7.0}``.
+        buffers: Values of schedulable buffers in this stage, such as ``{"slope": 7.0}``, or the
+            points of a ramp, such as ``{"drop_prob": ((0.0, 0.0), (0.5, 0.9))}``.
         private_epsilon: What private training of the stage may spend, at delta 1e-5; None trains
             as usual.
         private_clip_norm: Largest norm of an example's gradient in private training.
@@ -64,7 +65,7 @@ class Stage:
     compact_every: int | None = None
     num_masks: NumMasks = 1
     objective: str | None = None
-    buffers: Mapping[str, float] = field(default_factory=dict)
+    buffers: Mapping[str, float | tuple[tuple[float, float], ...]] = field(default_factory=dict)
     private_epsilon: float | None = None
     private_clip_norm: float = 1.0
 
@@ -102,7 +103,14 @@ class Stage:
                 )
         if self.objective not in (None, *SCORE_FUNCTIONS):
             raise unknown_name("objective", self.objective, SCORE_FUNCTIONS)
-        self.schedule()  # which checks its fractions
+        # As tuples again, where they come from a file.
+        points = {
+            name: value if isinstance(value, int | float) else tuple(map(tuple, value))
+            for name, value in self.buffers.items()
+        }
+        object.__setattr__(self, "buffers", points)
+        self.buffer_schedules()  # which checks them, as the next its fractions
+        self.schedule()
         self.private()
         if self.dependent and not self.dropout:
             raise ConfigError(
@@ -115,6 +123,13 @@ class Stage:
     def schedule(self) -> Schedule:
         """Return the factor on both learning rates, as ``fit`` takes it."""
         return steps(*self.milestones) if self.decay_since is None else decay(self.decay_since)
+
+    def buffer_schedules(self) -> dict[str, float | Schedule]:
+        """Return the values of buffers as ``fit`` takes them."""
+        return {
+            name: value if isinstance(value, int | float) else ramp(*value)
+            for name, value in self.buffers.items()
+        }
 
     def private(self) -> Private | None:
         """Return how ``fit`` keeps examples private, if it does."""

@@ -319,7 +319,7 @@ def _train(  # noqa: PLR0913 - a run's parts
         compact_every=stage.compact_every,
         num_masks=stage.num_masks,
         objective=None if stage.objective is None else SCORE_FUNCTIONS[stage.objective],
-        buffers=stage.buffers,
+        buffers=stage.buffer_schedules(),
         private=stage.private(),
         seed=seed,
         checkpoint_dir=folder,
