@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bayesdrop.errors import BayesdropError, BayesdropWarning, ConfigError
 from bayesdrop.files import first_line
+from bayesdrop.ops.stable import wide
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
 
@@ -182,12 +183,11 @@ class ClippedGradients:
         for gradient in gradients.values():
             squares = squares + gradient.reshape(len(x), -1).square().sum(1)
         for path, (a, g) in layers.items():
-            products = g @ g.mT
-            trained = self._trained(path)
-            if trained[0]:
-                squares = squares + ((a @ a.mT) * products).sum((1, 2))
-            if has_bias[path] and trained[1]:
-                squares = squares + products.sum((1, 2))
+            weight_is_trained, bias_is_trained = self._trained(path)
+            if weight_is_trained:
+                squares = squares + _outer_squares(a, g).to(squares)
+            if bias_is_trained:
+                squares = squares + g.sum(1).square().sum(1)
         norms = squares.clamp(min=0.0).sqrt()
         factors = _factors(norms, self.clip_norm)
         summed = {
@@ -309,6 +309,14 @@ def _check_buffers(bnn: Program, before: Gradients) -> None:
                 got=f"one that changes its buffer {name!r}",
                 hint="Its statistics would be published without noise: hold them with eval().",
             )
+
+
+def _outer_squares(a: Tensor, g: Tensor) -> Tensor:
+    """Return the squared norm of each ``g[n].T @ a[n]``, ``(B,)``, from products of positions."""
+    if a.shape[1] == 1:
+        return a.square().sum((1, 2)) * g.square().sum((1, 2))
+    a, g = wide(a), wide(g)  # terms of either sign: a norm that is too small would break the bound
+    return ((a @ a.mT) * (g @ g.mT)).sum((1, 2))
 
 
 def _factors(norms: Tensor, clip_norm: float) -> Tensor:
