@@ -239,10 +239,18 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         "sparse VD, KL x 4": ("lenet5-caffe-sparse-vd", {"dropout_options": {"kl_scale": 4.0}}),
         "SBP": ("lenet5-caffe-sbp", {}),
         **_looking_and_generalized("lenet5-caffe"),
-        "generalized, KL of convolutions scaled": (
-            "lenet5-caffe-generalized",
-            {"overrides": {"conv1": {"kl_scale": 9.0}, "conv2": {"kl_scale": 4.5}}},
-        ),
+        **{
+            f"generalized, KL x {'-'.join(f'{factor:g}' for factor in factors)}": (
+                "lenet5-caffe-generalized",
+                {
+                    "overrides": {
+                        name: {"kl_scale": factor}
+                        for name, factor in zip(_LENET5_SCALES, factors, strict=True)
+                    }
+                },
+            )
+            for factors in ((9.0, 4.5, 2.5, 4.0), (40.0, 20.0, 5.0, 20.0))
+        },
         "L0": ("lenet5-caffe-l0", {}),
         "L0, 40 epochs": ("lenet5-caffe-l0", {"last": {"epochs": 40}}),
         "L0 from scratch, 60 epochs": (
