@@ -28,9 +28,9 @@ class NeuralPlasticityDropout(PricedUnits, BernoulliDropout):
     .. math::
         q(z_{nk}) = \mathrm{Bernoulli}(g_k), \quad g_k = \sigma(s\,\phi_k), \qquad
         \mathrm{loss} = E_q[-\log p(y \mid x, z)]
-        + \sum_k g_k\,\bigl(\lambda |g_k| + \tfrac{\tau}{2} \lVert w_k \rVert^2\bigr)
+        + \sum_k g_k\,\bigl(\lambda n_k + \tfrac{\tau}{2} \lVert w_k \rVert^2\bigr)
 
-    with the parameters :math:`w_k` that gate :math:`k` governs, :math:`|g_k|` in number, see
+    with the parameters :math:`w_k` that gate :math:`k` governs, :math:`n_k` in number, see
     ``PricedUnits``. The slope :math:`s` says how plastic a network is: 0 is dropout of rate 1/2
     without rescaling, infinity a plain network of the units with :math:`\phi_k > 0`; about 7
     prunes, about 1 lets units come. ``fit`` schedules it:
