@@ -17,9 +17,9 @@ adjusted over the widths (Holm). A row is called better at a width where its adj
 below 0.05.
 
 The rate of the weights' noise is the one of ``--choice`` whose ``vnd-stratified`` has the lowest
-NLL on validation images, averaged over widths, unless ``--drop-prob`` says it. Other options are
-those of ``nested.py``. Trainings are resumable, and what each image got is kept in
-``--work``.
+NLL on validation images, averaged over widths, among the longest runs there, unless
+``--drop-prob`` says it. Other options are those of ``nested.py``. Trainings are resumable, and
+what each image got is kept in ``--work``.
 """
 
 from __future__ import annotations
@@ -88,11 +88,14 @@ def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, np.ndarra
 
 
 def chosen_drop_prob(runs: list[dict], network: str, data: str) -> float | None:
-    """Return the rate of the lowest mean NLL among validation runs; None if there are none."""
+    """Return the rate of the lowest mean NLL of the longest validation runs, if there are any."""
+    wanted = (network, data, "vnd-stratified")
+    found = [run for run in runs if (run["network"], run["data"], run["method"]) == wanted]
+    longest = max((run["epochs"] for run in found), default=0)
     nll = {
         run["drop_prob"]: statistics.fmean(row["nll"] for row in run["rows"])
-        for run in runs
-        if (run["network"], run["data"], run["method"]) == (network, data, "vnd-stratified")
+        for run in found
+        if run["epochs"] == longest
     }
     return min(nll, key=lambda rate: nll[rate]) if nll else None
 

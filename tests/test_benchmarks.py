@@ -179,8 +179,9 @@ def test_figures_of_a_network_are_means_of_parts_of_images(script):
 
 
 def test_what_is_tested_is_what_validation_chose(script):
-    run = {"network": "n", "data": "d", "method": "vnd-stratified"}
+    run = {"network": "n", "data": "d", "method": "vnd-stratified", "epochs": 9}
     runs = [{**run, "drop_prob": p, "rows": [{"nll": abs(p - 0.3)}]} for p in (0.1, 0.3, 0.5)]
+    runs.append({**runs[0], "epochs": 8, "rows": [{"nll": 0.0}]})
     rate = script("nested_claim").chosen_drop_prob
     assert rate([*runs, {**runs[0], "method": "vnd", "rows": [{"nll": 0.0}]}], "n", "d") == 0.3
     assert rate(runs, "n", "other") is None
