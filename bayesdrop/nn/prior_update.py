@@ -34,8 +34,9 @@ def update_prior(network: nn.Module) -> None:
             it nothing is changed.
 
     Raises:
-        ConfigError: If a layer has a penalty instead of a prior, as hard-concrete and concrete
-            masks have, or no layer learns a posterior.
+        ConfigError: If a layer's posterior has no such form, as that of generalized dropout, of
+            the group lasso, and of concrete dropout whose prior is one of masks and weights
+            together (``length_scale``), or no layer learns a posterior.
 
     References:
         Nguyen, Li, Bui, Turner (2018), "Variational Continual Learning",
