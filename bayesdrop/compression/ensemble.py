@@ -63,8 +63,12 @@ class Members(Program):
     @in_turn
     def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
         self.check_batch(x, y)
-        nll = self.likelihood.nll(self.network(x), y) * (self.num_data / x.shape[0])
+        nll = self.data_term(x, y) * (self.num_data / x.shape[0])
         return LossTerms(nll, torch.zeros_like(nll))
+
+    @override
+    def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
+        return self.likelihood.nll(self.network(x), y)
 
     @override
     def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from pyro.distributions import Gamma, InverseGamma
+from pyro.distributions import Gamma, InverseGamma, Normal
 from pyro.distributions import LogNormal as PyroLogNormal
 from torch import Tensor
-from torch.distributions import register_kl
+from torch.distributions import ExpTransform, register_kl
 from typing_extensions import override
 
 from bayesdrop.ops import noise
@@ -36,6 +37,17 @@ class LogNormal(PyroLogNormal):
         >>> LogNormal(torch.zeros(2), torch.ones(2)).rsample((3,)).shape
         torch.Size([3, 2])
     """
+
+    def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
+        # Pyro's own checks the base whatever it is told, and torch.compile cannot trace that.
+        base = Normal(loc, scale, validate_args=validate_args)
+        super(torch.distributions.LogNormal, self).__init__(
+            base, ExpTransform(), validate_args=validate_args
+        )
+
+    @override
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> LogNormal:
+        return super().expand(batch_shape, self._get_checked_instance(LogNormal, _instance))
 
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:

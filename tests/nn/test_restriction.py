@@ -45,8 +45,14 @@ def test_units_that_are_left_keep_their_posterior_and_their_divergence(key):
         torch.testing.assert_close(part(x[:, units]), whole(x)[:, units])
         assert part.train()(x[:, units]).shape == (5, 3)
         parts.append(part)
+    prior = whole.prior()
+    shared = [  # by all units, and so by both parts
+        torch.distributions.kl_divergence(q, prior[name])
+        for name, q in whole.posterior().items()
+        if q.event_shape == (1,)
+    ]
     kl = sum(part.kl_divergence() for part in parts)
-    torch.testing.assert_close(kl, whole.kl_divergence())
+    torch.testing.assert_close(kl, whole.kl_divergence() + sum(shared))
     # All that there is an entry of for each unit is declared.
     shapes = [value.shape for value in parts[0].state_dict().values()]
     assert all(6 not in shape for shape in shapes)

@@ -213,9 +213,9 @@ class GroupLassoDropout(BayesianDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         # Weights behind a mask get their gradient where they are zero too; a unit that its own
         # weights have switched off gets none.
-        if self.training and (self._bound is None or self._bound[1] == 1):
-            return Delta(self.cost_per_norm.new_ones(self.num_units), event_dim=1)
-        return Delta(self.keep_prob(), event_dim=1)
+        whole = self.training and (self._bound is None or self._bound[1] == 1)
+        mask = self.cost_per_norm.new_ones(self.num_units) if whole else self.keep_prob()
+        return Delta(mask, event_dim=1, validate_args=False)
 
     @override
     @torch.no_grad()
