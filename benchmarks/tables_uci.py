@@ -58,6 +58,8 @@ def differences() -> str:
     others = {method: title for method, title in METHODS.items() if method != "mc-dropout"}
     rows = []
     for row in result["summary"]:
+        if not row["differences"]:
+            continue
         cells = _row(result, row)
         for measure, decimals in (("rmse", 4), ("log_likelihood", 3)):
             for method in others:
