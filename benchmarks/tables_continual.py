@@ -48,5 +48,6 @@ def _units(runs: list[dict]) -> tuple[str, str]:
     after = zip(*(run["units"] for run in runs), strict=True)
     expected = [median(size["expected"] for size in sizes) for sizes in after]
     last = [run["units"][-1] for run in runs]
-    kept = f"{spread([size['kept'] for size in last], 0)} of {spread([s['of'] for s in last], 0)}"
+    widths = sorted({size["of"] for size in last})
+    kept = f"{spread([size['kept'] for size in last], 0)} of {' or '.join(map(str, widths))}"
     return "-".join(f"{value:.0f}" for value in expected), kept
