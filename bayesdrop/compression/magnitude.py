@@ -18,7 +18,13 @@ from bayesdrop.conversion import convert
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.nn import named_dropout_layers, with_plain_weights
+from bayesdrop.nn import (
+    InnerMasks,
+    LoRALinear,
+    MaskedRanks,
+    named_dropout_layers,
+    with_plain_weights,
+)
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
@@ -80,6 +86,15 @@ def _whole(network: nn.Module, example: tuple[torch.Tensor, ...]) -> nn.Module:
     """Return a plain network of full width, with mean masks multiplied into the weights."""
     module = network.network if isinstance(network, Program) else network
     plain = with_plain_weights(copy.deepcopy(module)).eval()
+    for name, mask in list(named_dropout_layers(plain)):
+        layer, dim = mask.bound or (None, 0)
+        parent = plain.get_submodule(name.rpartition(".")[0])
+        is_inside = isinstance(parent, InnerMasks | LoRALinear | MaskedRanks)
+        is_alone = bool(name) and not is_inside and not mask.input_dependent
+        if is_alone and isinstance(layer, nn.Linear) and dim == 1:
+            # Not left to compact, which takes out columns that are zero.
+            layer.weight.mul_(mask.mean_mask())
+            plain.set_submodule(name, nn.Identity())
     if any(True for _ in named_dropout_layers(plain)):
         return compact(plain, example, multiple_of=_ALL)
     return plain

@@ -118,3 +118,15 @@ def test_bad_arguments_are_named():
         sweep_magnitudes(bd.BayesianNetwork(dense(), bd.Gaussian(1.0), 40), pair)
     with pytest.raises(ConfigError, match=r"shares in \[0, 1\]"):
         prune_by_magnitude(dense(), -0.1, example_input=pair[0])
+
+
+def test_units_that_are_zero_already_count_as_pruned():
+    net = bd.convert(dense(), "group-lasso", input_dropout=False)
+    with torch.no_grad():
+        for linear in (net.get_submodule("2"), net.get_submodule("4")):
+            linear.weight[:, ::2] = 0.0
+    bnn, pair = bd.BayesianNetwork(net, bd.Categorical(), 40).eval(), data()
+    rows = sweep_magnitudes(bnn, pair, [0.0, 0.3, 0.5, 0.9]).rows
+    assert rows[0].nll == pytest.approx(rows[1].nll)
+    assert rows[0].nll == pytest.approx(rows[2].nll)
+    assert rows[2].params > rows[3].params and rows[2].nll != pytest.approx(rows[3].nll)
