@@ -3,10 +3,10 @@
     pip install jax numpyro bayesian-torch blitz-bayesian-pytorch tyxe torch-uncertainty lightning
     python benchmarks/peers.py --out benchmarks/results/peers.json
 
-LeNet-500-300, 100 images a step, all in one process and in turns as in ``step_time.py``. Each
-peer is used as its own documentation does; those that are not installed are left out. The layers
-of bayesian-torch, BLITZ, TyXe and torch-uncertainty are Gaussian weights, since none of them has
-masks with a posterior; ``bd.fit`` is shown with both. The model of NumPyro is this package's:
+LeNet-500-300, 100 images a step, all in one process on one core, in turns as in ``step_time.py``.
+Each peer is used as its own documentation does; those that are not installed are left out. The
+layers of bayesian-torch, BLITZ, TyXe and torch-uncertainty are Gaussian weights: none of these
+has masks with a posterior. ``bd.fit`` is shown with both. The model of NumPyro is this package's:
 Kumaraswamy posteriors of keep probabilities, one mask an example, compiled as one step and as a
 scan over a slice of steps; compiling is not counted. "By hand" is the published algorithm of
 beta-Bernoulli dropout as one would write it in torch. TyXe calls a function that Pyro no longer
@@ -276,7 +276,8 @@ def main() -> None:
     args = parser.parse_args()
     args.device = "cpu"
     torch.set_num_threads(1)
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    if hasattr(os, "sched_setaffinity"):  # whatever threads a library starts, they share a core
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.manual_seed(args.seed)
     found, versions = variants()
     result = {
