@@ -36,6 +36,8 @@ from typing import Any
 
 import study_outside as outside
 import torch
+from matplotlib.figure import Figure
+from method_figures import PALETTE
 from methods import predictors
 from study_design import ENSEMBLE, EPOCHS, MEMBERS, OTHER
 from study_jobs import PINS, Plan
@@ -49,6 +51,8 @@ from bayesdrop.data import load_data, load_ood
 from bayesdrop.files import read_json
 from bayesdrop.recipes import load_run
 from bayesdrop.recipes.run import Run
+from bayesdrop.reporting.plots import save_figure
+from bayesdrop.reporting.plots.style import styled
 
 ROOT = Path(__file__).parent
 BATCH, TURNS = 100, 10
@@ -222,33 +226,33 @@ def measure(args: argparse.Namespace) -> None:
 LABELS = {"ece": "ECE", "nll": "NLL", "error": "error %", "auroc": "AUROC"}
 
 
-def draw(args: argparse.Namespace) -> None:
+@styled
+def figure_of(result: dict[str, Any]) -> Figure:
+    """Return the figure of one setting: means over seeds, a line for each family."""
+    families: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in result["points"]:
+        families.setdefault(row["family"], {}).setdefault(row["point"], []).append(row)
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, (measure, label) in zip(figure.subplots(1, 4), LABELS.items(), strict=True):
+        for colour, (family, points) in zip(PALETTE, families.items(), strict=False):
+            means = [
+                [statistics.fmean(row[name] for row in rows) for rows in points.values()]
+                for name in ("cost", measure)
+            ]
+            axes.plot(*means, "o-", ms=3, lw=1, c=colour, label=family)
+        axes.set(xscale="log", xlabel="time of 100 images, plain = 1", ylabel=label)
+        if measure != "auroc":  # points that keep next to nothing would hide the others
+            axes.set_yscale("log")
+    lines = axes.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw(_: argparse.Namespace) -> None:
     """Draw the figures of every file that there is: means over seeds."""
-    from matplotlib.figure import Figure
-    from method_figures import PALETTE
-
-    from bayesdrop.reporting.plots import save_figure
-    from bayesdrop.reporting.plots.style import styled
-
     for path in sorted((ROOT / "results").glob("study-picture-*.json")):
-        result = read_json(path)
-        families: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        for row in result["points"]:
-            families.setdefault(row["family"], {}).setdefault(row["point"], []).append(row)
-        with styled():
-            figure = Figure(figsize=(11, 3.4), layout="constrained")
-            for axes, (measure, label) in zip(figure.subplots(1, 4), LABELS.items(), strict=True):
-                for colour, (family, points) in zip(PALETTE, families.items(), strict=False):
-                    means = [
-                        [statistics.fmean(row[name] for row in rows) for rows in points.values()]
-                        for name in ("cost", measure)
-                    ]
-                    axes.plot(*means, "o-", ms=3, lw=1, c=colour, label=family)
-                axes.set(xscale="log", xlabel="time of 100 images, plain = 1", ylabel=label)
-            lines = axes.get_legend_handles_labels()
-            figure.legend(*lines, loc="outside lower center", ncols=4, frameon=False)
         name = path.stem.replace("study-picture-", "study_")
-        save_figure(figure, ROOT / "figures" / f"{name}.png")
+        save_figure(figure_of(read_json(path)), ROOT / "figures" / f"{name}.png")
 
 
 def main() -> None:
