@@ -1,6 +1,7 @@
 """Everyone who is built upon can be cited."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +30,11 @@ def test_an_abbreviation_names_the_same_publications():
 
 def test_the_package_is_cited_with_its_version():
     assert f"version = {{{bd.__version__}}}" in cite()
+
+
+def test_the_file_that_repositories_read_has_the_same_version():
+    text = (Path(__file__).parents[1] / "CITATION.cff").read_text()
+    assert re.search(r"^version: (.*)$", text, re.M)[1] == bd.__version__
 
 
 def test_no_two_entries_have_one_name_and_braces_close():

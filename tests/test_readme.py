@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [
     README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     *(page for name in ("docs", "benchmarks") for page in (ROOT / name).rglob("*.md")),
 ]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
