@@ -47,6 +47,12 @@ SETTINGS = (
 )
 """Networks and data in the order in which they are trained."""
 
+HELD_OUT = ("lenet-500-300",)
+"""Networks that are also trained on classes 0 to 7, and then see 8 and 9; last of all, with the
+values that the whole data set's trials chose."""
+
+KNOWN_CLASSES = "0-7"
+
 OTHER = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}
 """Images of other data, for what a network has not seen."""
 

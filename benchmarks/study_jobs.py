@@ -7,6 +7,7 @@ result is a file of its own, so that workers, and clones, share nothing that mus
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -129,6 +130,17 @@ class Plan:
         seeds = design.MEMBERS if method == "plain" else design.SEEDS
         return [self.job("run", network, data, method, seed, chosen[way]) for seed in seeds]
 
+    def held_out(self, network: str, data: str, method: str, way: str) -> list[Job]:
+        """Return a row's runs on the first classes only, which then see the others."""
+        if network not in design.HELD_OUT or design.METHODS[method].members_of is not None:
+            return []
+        known = f"{data}:{design.KNOWN_CLASSES}"
+        return [
+            self.job("run", network, known, method, job.seed, job.choice)
+            for job in self.runs(network, data, method, way)
+            if job.seed in design.SEEDS
+        ]
+
     def members(self, job: Job) -> list[Job]:
         """Return the runs that a job is made of, which is not trained itself."""
         of = design.METHODS[job.method].members_of
@@ -141,19 +153,23 @@ class Plan:
 
     def __iter__(self) -> Iterator[Job]:
         seen = set()
-        for network in design.EPOCHS:
-            for priority in sorted({what.priority for what in design.METHODS.values()}):
-                for where, data in design.SETTINGS:
-                    if where != network:
-                        continue
-                    for method, what in design.METHODS.items():
-                        if what.priority != priority:
-                            continue
-                        runs = [self.runs(network, data, method, way) for way in what.ways]
-                        for job in (*self.trials(network, data, method), *sum(runs, [])):
-                            if job.name not in seen:
-                                seen.add(job.name)
-                                yield job
+        for job in self._all():
+            if job.name not in seen:
+                seen.add(job.name)
+                yield job
+
+    def _all(self) -> Iterator[Job]:
+        priorities = sorted({what.priority for what in design.METHODS.values()})
+        order = itertools.product(design.EPOCHS, priorities, design.SETTINGS, design.METHODS)
+        for network, priority, (where, data), method in order:
+            what = design.METHODS[method]
+            if where == network and what.priority == priority:
+                yield from self.trials(network, data, method)
+                for way in what.ways:
+                    yield from self.runs(network, data, method, way)
+        for (network, data), method in itertools.product(design.SETTINGS, design.METHODS):
+            for way in design.METHODS[method].ways:
+                yield from self.held_out(network, data, method, way)
 
     def pending(self) -> Iterator[Job]:
         """Return what can be done now: not finished, and all that it is made of is."""

@@ -28,12 +28,14 @@ class Row:
         results: Seed to the job's figures.
         evidence: Seed to what was said of each image.
         way: ``"mean"`` or ``"sampled"``.
+        unseen: AUROC of classes that a network has not seen, one a seed; may be empty.
     """
 
     title: str
     results: dict[int, dict[str, Any]]
     evidence: Seeds
     way: str
+    unseen: list[float]
 
     def over_seeds(self, name: str) -> list[float]:
         """Return a figure of each seed; ``auroc fashion-mnist`` is nested."""
@@ -78,7 +80,16 @@ def rows(network: str, data: str) -> dict[str, Row]:
             results = {seed: result for seed, (result, _) in done.items()}
             evidence = {seed: kept for seed, (_, kept) in done.items()}
             key = method if len(what.ways) == 1 else f"{method} {way}"
-            found[key] = Row(title, results, evidence, way)
+            others = [
+                job.result(jobs.results) for job in jobs.held_out(network, data, method, way)
+            ]
+            unseen = [
+                value
+                for result in others
+                if result is not None
+                for value in result["ways"][way]["auroc"].values()
+            ]
+            found[key] = Row(title, results, evidence, way, unseen)
     return found
 
 
@@ -102,8 +113,8 @@ def differences(network: str, data: str, baseline: str) -> dict[str, dict[str, D
 def figures(network: str, data: str) -> str:
     """Return the table of a setting: figures, what they cost, and what the differences bear."""
     header = [f"{NETWORKS[network]} on {DATA[data]}", "seeds", "KL", "error %", "NLL", "ECE"]
-    header += ["AURC", f"AUROC {DATA[design.OTHER[data]]}", "NLL, shifted", "units", "FLOPs"]
-    header += ["kB", "CPU s", *(f"beside {name}" for name in BASELINES)]
+    header += ["AURC", f"AUROC {DATA[design.OTHER[data]]}", "AUROC unseen classes", "NLL, shifted"]
+    header += ["units", "FLOPs", "kB", "CPU s", *(f"beside {name}" for name in BASELINES)]
     lines = []
     for key, row in rows(network, data).items():
         shift = [statistics.fmean(of["nll"][1:]) for of in row.over_seeds("shift")]
@@ -121,6 +132,7 @@ def figures(network: str, data: str) -> str:
                 _spread(row.over_seeds("ece"), 4),
                 _spread([1000 * value for value in row.over_seeds("aurc")], 2),
                 _spread(row.over_seeds(f"auroc {design.OTHER[data]}"), 3),
+                _spread(row.unseen, 3) if len(row.unseen) > 1 else "",
                 _spread(shift, 3),
                 _units(row),
                 f"{statistics.median(flops):.1f}x",

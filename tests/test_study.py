@@ -117,6 +117,21 @@ def test_an_ensemble_waits_for_its_members_and_shares_them_with_its_neighbours(p
     assert [job.seed for job in members(last)] == [8, 9, 0, 1, 2]
 
 
+def test_held_out_classes_come_last_with_the_values_of_the_whole_set(plan):
+    setting = ("lenet-500-300", "mnist")
+    trials = plan.trials(*setting, "bb")
+    for number, job in enumerate(trials):
+        finish(plan, job, nll=float(number))
+    jobs = list(plan)
+    held_out = plan.held_out(*setting, "bb", "mean")
+    assert [job.seed for job in held_out] == list(design.SEEDS)
+    assert {str(job.choice) for job in held_out} == {str(trials[0].choice)}
+    assert {job.data for job in held_out} == {"mnist:0-7"}
+    assert jobs[-len(held_out) :] == held_out
+    assert plan.held_out("lenet5-caffe", "mnist", "bb", "mean") == []
+    assert plan.held_out(*setting, "ensemble", "mean") == []
+
+
 def test_a_method_pinned_later_leaves_the_jobs_of_others_as_they_are(plan, tmp_path):
     later = Plan({**PINS, "methods": {"vnd": "c" * 40}}, tmp_path, VERSIONS)
     names = [{job.name for job in of} for of in (plan, later)]
