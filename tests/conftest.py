@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bayesdrop.testing import isolated, noise_by_shape
+from tests.browser import Browser, browser_path
 
 UNLOCK_SEED = os.environ.get("BAYESDROP_UNLOCK_SEED") == "1"
 
@@ -41,6 +42,16 @@ def data_dir():
     if not root:
         pytest.skip("needs BAYESDROP_DATA, a folder with the data sets")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless browser; tests of pages are skipped without one."""
+    path = browser_path()
+    if path is None:
+        pytest.skip("needs Chromium or Chrome")
+    with Browser(path, tmp_path_factory.mktemp("browser")) as found:
+        yield found
 
 
 @pytest.fixture
