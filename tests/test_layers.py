@@ -39,6 +39,7 @@ LAYERS = [
     {"diagnostics"},
     {"compression"},
     {"reporting"},
+    {"estimators"},
     {"surface"},
     {"recipes"},
     {"listing", "citations"},

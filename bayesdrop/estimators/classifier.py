@@ -1,0 +1,122 @@
+"""A classifier of tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d, validate_data
+from typing_extensions import override
+
+from bayesdrop.errors import DataError
+from bayesdrop.estimators.estimator import NetworkEstimator
+from bayesdrop.likelihoods import Categorical, Likelihood
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
+    r"""Classifier of tables with Bayesian dropout, as an estimator of scikit-learn.
+
+    Inputs are standardised by the training rows, a multilayer perceptron gets dropout layers by
+    ``bd.convert``, and ``bd.fit`` trains it under a cosine of the learning rates. Probabilities
+    are averaged over masks drawn from the posterior: the same ones at every call after one
+    ``fit``, so that a row's prediction does not depend on the other rows. (Masks that depend on
+    the input, as in ``"dependent-beta-bernoulli"``, are drawn for each row anew.)
+
+    Args:
+        hidden_layer_sizes: Units of each hidden layer of the perceptron.
+        network: Called with the numbers of inputs and outputs (one logit for each class), returns
+            the network to use instead. A function at the top of a module can be pickled.
+        dropout: A key of ``bd.nn.layers``, of masks or random weights; None takes the network as
+            it is.
+        dropout_options: Further arguments of ``bd.convert``, such as ``{"input_dropout": False}``,
+            and of the layers, such as ``{"drop_prob": 0.2}``.
+        kl_weight: Factor on the KL divergences, or a schedule of it; 1 is the ELBO.
+        epochs: Passes over the training rows.
+        batch_size: Rows a step.
+        learning_rate: Of the weights.
+        variational_learning_rate: Of the posterior's parameters.
+        weight_decay: L2 penalty on the weights.
+        patience: Stop after this many epochs without a lower NLL on held-out rows, and return to
+            the best; None trains for all epochs, on all rows.
+        validation_fraction: Share of the rows held out for ``patience``.
+        num_samples: Masks :math:`S` over which predictions are averaged; None is one pass with
+            the mean mask. It may be set after ``fit``.
+        random_state: Seed of weights, batches and masks, as everywhere in scikit-learn. Torch's
+            global generator is left alone.
+        device: Where the network is trained and predicts, such as ``"cuda"``.
+        verbose: Whether to show a progress bar.
+
+    Attributes:
+        classes_: The labels, sorted.
+        n_features_in_: Number of input columns.
+        feature_names_in_: Their names, if they were those of a DataFrame; others, or another
+            order, are then refused.
+        bnn_: The fitted ``BayesianNetwork``, of standardised inputs and labels 0, 1, ...
+        history_: The record of each epoch, as in ``bd.inference.fit.FitResult``.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.linspace(-1, 1, 60).reshape(-1, 1)
+        >>> y = np.where(x[:, 0] > 0, "plus", "minus")
+        >>> model = BayesdropClassifier(epochs=5, random_state=0).fit(x, y)
+        >>> model.predict_proba(x).shape, model.classes_.tolist()
+        ((60, 2), ['minus', 'plus'])
+    """
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+        """Fit network and posterior.
+
+        Args:
+            X: Numbers ``(N, D)``, an array or a DataFrame, without gaps.
+            y: Labels ``(N,)`` of at least two classes: integers, strings, booleans.
+
+        Raises:
+            ValueError: If these are no such thing, or an argument makes no sense.
+            DivergenceError: If the loss is not finite.
+        """
+        x, labels = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels)
+        self.classes_, indices = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise DataError(
+                type(self).__name__,
+                expected="labels of at least two classes",
+                got="one class",
+                hint="Is the set sorted by class and cut? Shuffle it first.",
+            )
+        return self._fit(x, torch.from_numpy(indices))
+
+    @override
+    def _likelihood(self) -> tuple[Likelihood, int]:
+        return Categorical(), len(self.classes_)
+
+    def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Return the most probable class of each row, ``(N,)``."""
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Return the probabilities of ``classes_``, averaged over masks, ``(N, C)``."""
+        mean = self._predict(X).mean.double().numpy()
+        return mean / mean.sum(1, keepdims=True)
+
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+        """Return the logarithms of ``predict_proba``, minus infinity where that is 0."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict_uncertainty(self, X: ArrayLike) -> dict[str, np.ndarray]:  # noqa: N803
+        """Return what ``bd.predict`` says of each row, by name, ``(N,)``.
+
+        ``confidence``, and in nats ``predictive_entropy``, of which ``expected_entropy`` is what
+        the masks agree about and ``mutual_information`` what they do not.
+        """
+        found = self._predict(X)
+        names = ("confidence", "predictive_entropy", "expected_entropy", "mutual_information")
+        return {name: getattr(found, name).double().numpy() for name in names}
