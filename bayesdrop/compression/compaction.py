@@ -29,6 +29,7 @@ from bayesdrop.errors import CompactionError
 from bayesdrop.networks.computed_weights import bake, copy_of
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
 from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import joined_inputs
 from bayesdrop.program.program import Program
 
 
@@ -43,7 +44,7 @@ def mean_compacted(
     """Return a plain network with the outputs of the mean-masked one, see ``compact``."""
     with torch.no_grad():
         work = detached(network)
-    with torch.no_grad(), explained("compact", work, example[0]):
+    with torch.no_grad(), explained("compact", work, joined_inputs(example)):
         expected = work(*example) if check else None
         chooser = partial(Rounded, multiple_of=multiple_of)
 

@@ -96,7 +96,7 @@ class FixedMask(BayesianDropout):
     def __init__(self, layer: BayesianDropout) -> None:
         super().__init__(layer.num_units, unit_dim=layer.unit_dim, batch_dim=layer.batch_dim)
         self.path = layer.path
-        self.value = torch.ones(layer.num_units)
+        self.value = layer.keep_prob().new_ones(layer.num_units)
 
     @override
     def prior(self) -> dict[str, dist.TorchDistribution]:

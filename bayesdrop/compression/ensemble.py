@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from typing_extensions import override
 from bayesdrop.errors import ShapeError
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn.mode import in_turn
+from bayesdrop.program.inputs import GivenInputs, Inputs, SeveralInputs, as_inputs, outputs_of
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
 from bayesdrop.typing import LossTerms, NumMasks, SharedBy
@@ -61,14 +63,14 @@ class Members(Program):
 
     @override
     @in_turn
-    def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
-        self.check_batch(x, y)
-        nll = self.data_term(x, y) * (self.num_data / x.shape[0])
+    def loss(self, x: GivenInputs, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
+        x = self.check_batch(x, y)
+        nll = self.data_term(x, y) * (self.num_data / len(x))
         return LossTerms(nll, torch.zeros_like(nll))
 
     @override
-    def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
-        return self.likelihood.nll(self.network(x), y)
+    def data_term(self, x: GivenInputs, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
+        return self.likelihood.nll(outputs_of(self.network, as_inputs("Members", x)), y)
 
     @override
     def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:
@@ -84,9 +86,9 @@ class _MeanOfMembers(nn.Module):
         self.network, self.members = network, members
         self.has_logits, self.is_classifier = likelihood.has_logits, likelihood.is_classifier
 
-    def outputs(self, x: Tensor) -> Tensor:
+    def outputs(self, x: Inputs) -> Tensor:
         """Return the outputs of all members, ``(K, N, ...)``."""
-        found = self.network(x)
+        found = outputs_of(self.network, x)
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if not isinstance(found, Tensor) or tuple(found.shape[:2]) != (self.members, len(x)):
             raise ShapeError(
@@ -97,9 +99,10 @@ class _MeanOfMembers(nn.Module):
             )
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Tensor) -> Tensor:
         """Return logits of the averaged probabilities, or the averaged output."""
-        outputs = self.outputs(x)
+        several = len(args) != 1 or kwargs
+        outputs = self.outputs(SeveralInputs(*args, **kwargs) if several else args[0])
         if self.has_logits:
             return outputs.log_softmax(2).logsumexp(0) - math.log(self.members)
         if self.is_classifier:
@@ -112,10 +115,10 @@ class _Outputs:
 
     def __init__(self, network: _MeanOfMembers) -> None:
         self.network = network
-        self.met: Tensor | None = None
+        self.met: Inputs | None = None
         self.last: Tensor
 
-    def __call__(self, k: int, x: Tensor) -> Tensor:
+    def __call__(self, k: int, x: Inputs) -> Tensor:
         if self.met is not x:
             self.met, self.last = x, self.network.outputs(x)
         return self.last[k]

@@ -9,11 +9,18 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import explained, require_data
+from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import (
+    GivenInputs,
+    as_inputs,
+    outputs_of,
+    positional_inputs,
+    shape_text,
+)
 from bayesdrop.program.program import Program
 
-Example: TypeAlias = Tensor | tuple[Tensor, ...]
-"""A batch of inputs, or a tuple of batches for a network with several inputs."""
+Example: TypeAlias = GivenInputs
+"""A batch of inputs; a tuple, or a mapping by name, for a network with several."""
 
 
 def example_of(who: str, network: nn.Module, given: Example | None = None) -> tuple[Tensor, ...]:
@@ -36,20 +43,25 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
         ShapeError: If the network does not take its shape.
     """
     if given is not None:
-        inputs = given if isinstance(given, tuple) else (given,)
-        for x in inputs:
-            require_data(who, "the example input", x)
-            if x.ndim == 0 or x.shape[0] == 0:
-                raise DataError(
-                    who,
-                    expected="an example input with at least one example",
-                    got=f"a tensor of shape {tuple(x.shape)}",
-                    hint="Pass a batch, such as x[:1].",
-                )
+        x = as_inputs(who, given)
+        if (isinstance(x, Tensor) and x.ndim == 0) or len(x) == 0:
+            raise DataError(
+                who,
+                expected="an example input with at least one example",
+                got=shape_text(x),
+                hint="Pass a batch, such as x[:1].",
+            )
         module = network.network if isinstance(network, Program) else network
-        with torch.no_grad(), evaluation_mode(module), explained(who, module, inputs[0]):
-            module(*inputs)
-        return inputs
+        with torch.no_grad(), evaluation_mode(module), explained(who, module, x):
+            outputs_of(module, x)
+        return positional_inputs(who, module, x)
+    if isinstance(network, Program) and network.several_inputs is not None:
+        raise ConfigError(
+            who,
+            expected="an example of all inputs, for a network with several",
+            got="none",
+            hint=f"Pass {who}(..., example_input=(x1[:1], x2[:1])), or a dictionary of them.",
+        )
     shape = network.input_shape if isinstance(network, Program) else None
     parameter = next(network.parameters(), None)
     if shape is None or parameter is None:
@@ -63,7 +75,7 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
     dtype = network.input_dtype if isinstance(network, Program) else None
     if dtype is not None and not dtype.is_floating_point:
         words = [m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)]
-        x = torch.randint(min(words, default=2), (2, *shape), generator=generator)
-        return (x.to(parameter.device, dtype),)
-    x = torch.rand(2, *shape, generator=generator, dtype=parameter.dtype)
-    return (x.to(parameter.device),)
+        words_seen = torch.randint(min(words, default=2), (2, *shape), generator=generator)
+        return (words_seen.to(parameter.device, dtype),)
+    uniform = torch.rand(2, *shape, generator=generator, dtype=parameter.dtype)
+    return (uniform.to(parameter.device),)

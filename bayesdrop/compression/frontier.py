@@ -14,6 +14,7 @@ from bayesdrop.compression.counter import CostCounter
 from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.program.inputs import positional_inputs
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
@@ -124,7 +125,10 @@ def sweep_thresholds(
         )
     x, _ = next(iter(batches(validation_data, 1)))
     device = next(work.parameters()).device
-    counter = CostCounter(work.network.eval(), x[:1].to(device))
+    counter = CostCounter(
+        work.network.eval(),
+        *positional_inputs("sweep_thresholds", work.network, x[:1].to(device)),
+    )
     rows = []
     for value in values:
         for _, layer in layers:

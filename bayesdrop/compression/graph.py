@@ -20,6 +20,7 @@ from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
 from bayesdrop.nn import named_masked_inputs
 from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import joined_inputs
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
                nn.FeatureAlphaDropout)  # fmt: skip
@@ -63,7 +64,9 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     graph = module.graph
     _remove_in_place(module, graph)
     with torch.no_grad():
-        with explained("compact", module, example[0]):  # a propagation prints what it meets
+        with explained(
+            "compact", module, joined_inputs(example)
+        ):  # a propagation prints what it meets
             module(*example)
         _Propagation(module).propagate(*example)
     as_layers(module)

@@ -22,6 +22,7 @@ from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import named_dropout_layers
+from bayesdrop.program.inputs import Inputs, positional_inputs
 from bayesdrop.record import Record
 
 
@@ -110,18 +111,19 @@ def measure_per_input(
 class _Counter:
     """Sums over examples of units kept, and of the FLOPs that they save."""
 
-    def __init__(self, network: nn.Module, example: Tensor) -> None:
-        self.flow = analysed(detached(network), (example,))
+    def __init__(self, network: nn.Module, example: Inputs) -> None:
+        work = detached(network)
+        self.flow = analysed(work, positional_inputs("measure_per_input", work, example))
         self.static = count_flops(emitted(self.flow), example)
         self.weighted = [r for r in self.flow.rules.values() if isinstance(r, Weighted)]
         self.num_examples = 0
         self.kept: dict[fx.Node, int] = defaultdict(int)
         self.saved = self.saved_needed = 0
 
-    def add(self, x: Tensor) -> None:
+    def add(self, x: Inputs) -> None:
         """Add a batch."""
         run = _Gates(self.flow)
-        run.run(x)
+        run.run(*positional_inputs("measure_per_input", self.flow.source, x))
         self.num_examples += len(x)
         for node, units in run.kept.items():
             self.kept[node] += int(units.sum())

@@ -24,6 +24,7 @@ from bayesdrop.nn import (
     unit_tensors,
 )
 from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import joined_inputs
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 
@@ -34,7 +35,7 @@ def random_compacted(
     """Return a smaller network with the posterior of what is kept, see ``compact``."""
     with torch.no_grad():
         work = detached(network, random=True)
-        with explained("compact", work, example[0]):
+        with explained("compact", work, joined_inputs(example)):
             expected = work(*example) if check else None
         for name, layer in named_dropout_layers(work):
             _check(name, layer)
@@ -55,7 +56,8 @@ def random_compacted(
         network.num_data,
         kl_weight=network.kl_weight,
     )
-    bnn.input_shape, bnn.input_dtype = network.input_shape, network.input_dtype
+    if (seen := network.inputs_seen()) is not None:
+        bnn.remember(seen)
     return bnn.train(network.training)
 
 

@@ -24,6 +24,7 @@ from bayesdrop.networks.operations import NORMS
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, TableRecord
@@ -250,7 +251,7 @@ def sweep_widths(
     if not widths:
         raise ConfigError("sweep_widths: expected at least one width, got none. Pass [0.5, 1.0].")
     x, _ = next(iter(batches(data, 1)))
-    x = x[:1].to(next(bnn.parameters(), x).device)
+    x = x[:1].to(next(bnn.parameters(), torch.empty(0)).device)
     rows, nets, samples = [], [], 1
     for width in widths:
         held = hold_width(bnn, width, recalibrate=recalibrate)
@@ -389,6 +390,6 @@ def _recalibrate(network: nn.Module, data: Data, batch_size: int) -> None:
             norm.momentum = None  # a plain average over batches
             norm.training = True
         for x, _ in batches(data, batch_size):
-            network(x.to(device))
+            outputs_of(network, x.to(device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

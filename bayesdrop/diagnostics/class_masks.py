@@ -11,6 +11,7 @@ from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import RecordedMasks, named_dropout_layers
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.program import Program
 
 _ROWS = 1000
@@ -54,7 +55,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
             counts = counts + member.sum(1)
             check_finite(x, int(counts.sum()) - len(labels), DataError, "input")
             with explained("class_averaged_masks", network, x):
-                network(x.to(device))
+                outputs_of(network, x.to(device))
             for name, layer in named_dropout_layers(network):
                 if layer in recorder.masks:
                     masks = recorder.masks[layer].cpu().to(member)

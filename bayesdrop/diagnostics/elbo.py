@@ -27,7 +27,15 @@ from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
 from bayesdrop.ops.seeding import seeded
-from bayesdrop.program.checks import require_data
+from bayesdrop.program.inputs import (
+    GivenInputs,
+    Inputs,
+    as_inputs,
+    each_input,
+    outputs_of,
+    require_data,
+    shape_text,
+)
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
 from bayesdrop.typing import Latents, LossTerms, NumMasks
@@ -77,7 +85,7 @@ class ELBOCheck(TableRecord, also=("passed",)):
 
 def check_elbo(
     bnn: Program,
-    x: Tensor,
+    x: GivenInputs,
     y: Tensor,
     *,
     num_samples: int = 10_000,
@@ -134,14 +142,14 @@ def check_elbo(
         >>> check_elbo(bnn, torch.rand(8, 4), torch.zeros(8).long(), num_samples=1000).passed
         True
     """
+    x = as_inputs("check_elbo", x)
     _check_arguments(bnn, x, y, num_samples, num_repeats)
     bnn.check_num_masks(num_masks)
     # Only where it is asked for, so that a subclass's loss of two arguments can be checked.
     options: Options = {} if num_masks == 1 else {"num_masks": num_masks}
     work = copy.deepcopy(bnn).double().eval()  # in training mode an ordered mask is relaxed
     rows_used = len(x) // _PARTS[-1] * _PARTS[-1]
-    x, y = (value[:rows_used].detach() for value in (x, y))
-    x, y = (value.double() if value.is_floating_point() else value for value in (x, y))
+    x, y = each_input(_fixed, x[:rows_used]), _fixed(y[:rows_used])
     owners = work.named_owners()
     # Owners' KL divergences, and two sizes of Pyro batches.
     comparisons = len(owners) + len(_PARTS)
@@ -165,18 +173,22 @@ def check_elbo(
     return ELBOCheck(tuple(rows))
 
 
+def _fixed(value: Tensor) -> Tensor:
+    return value.detach().double() if value.is_floating_point() else value.detach()
+
+
 # -- batch size -----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def _check_batch_size(
-    bnn: Program, x: Tensor, y: Tensor, options: Options, seed: int
+    bnn: Program, x: Inputs, y: Tensor, options: Options, seed: int
 ) -> Iterator[CheckRow]:
     # The loss of training, in a network without noise: mean masks, no batch statistics.
     bnn.train()
     bnn.network.eval()
 
-    def terms_of(x: Tensor, y: Tensor) -> LossTerms:
+    def terms_of(x: Inputs, y: Tensor) -> LossTerms:
         # What layers share is drawn even here.
         with seeded(seed):
             return bnn.loss(x, y, **options)
@@ -201,7 +213,7 @@ def _check_batch_size(
 
 @torch.no_grad()
 def _check_pyro_batch_size(
-    bnn: Program, x: Tensor, y: Tensor, options: Options, num_repeats: int, comparisons: int
+    bnn: Program, x: Inputs, y: Tensor, options: Options, num_repeats: int, comparisons: int
 ) -> Iterator[CheckRow]:
     bnn.eval()
     elbo = TraceMeanField_ELBO()
@@ -233,15 +245,17 @@ def _check_pyro_batch_size(
             )
 
 
-def _split(x: Tensor, y: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(x.chunk(parts), y.chunk(parts), strict=True))
+def _split(x: Inputs, y: Tensor, parts: int) -> list[tuple[Inputs, Tensor]]:
+    size = len(x) // parts
+    rows = [slice(i * size, (i + 1) * size) for i in range(parts)]
+    return [(x[part], y[part]) for part in rows]
 
 
 # -- gradients ------------------------------------------------------------------------------------
 
 
 def _check_gradients(
-    bnn: Program, x: Tensor, y: Tensor, options: Options, num_repeats: int
+    bnn: Program, x: Inputs, y: Tensor, options: Options, num_repeats: int
 ) -> Iterator[CheckRow]:
     # Only the masks are noisy: no batch statistics, no other dropout.
     bnn.eval()
@@ -283,7 +297,7 @@ def _check_gradients(
         )
 
 
-def _check_bias(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> Iterator[CheckRow]:
+def _check_bias(bnn: Program, x: Inputs, y: Tensor, num_repeats: int) -> Iterator[CheckRow]:
     # After _check_gradients, in its mode: only masks are noisy.
     try:
         mask_sum = MaskSum(bnn.network)
@@ -319,11 +333,11 @@ def _check_bias(bnn: Program, x: Tensor, y: Tensor, num_repeats: int) -> Iterato
     )
 
 
-def _summed_nll(bnn: Program, x: Tensor, y: Tensor) -> Tensor:
+def _summed_nll(bnn: Program, x: Inputs, y: Tensor) -> Tensor:
     """Return the expected NLL over exact masks, given one draw of the global latents."""
     mask_sum = MaskSum(bnn.network)
     with TrainingPass(len(x) * len(mask_sum), mask_sum):
-        output = bnn.network(repeat_rows(x, len(mask_sum)))
+        output = outputs_of(bnn.network, each_input(lambda t: repeat_rows(t, len(mask_sum)), x))
     terms = bnn.likelihood.log_prob(output, repeat_rows(y, len(mask_sum)))
     probs = cast(Tensor, mask_sum.log_weights).exp()
     return -(probs * terms.reshape(len(x), -1)).sum() * (bnn.num_data / len(x))
@@ -342,7 +356,7 @@ def _parameter_groups(bnn: Program) -> dict[str, list[str]]:
 
 
 def _check_arguments(
-    bnn: object, x: Tensor, y: Tensor, num_samples: int, num_repeats: int
+    bnn: object, x: Inputs, y: Tensor, num_samples: int, num_repeats: int
 ) -> None:
     known = isinstance(bnn, Program) and not bnn.has_local_latents
     if not known or num_samples < 100 or num_repeats < 10:
@@ -353,13 +367,12 @@ def _check_arguments(
             hint="The defaults are 10,000 samples and 50 repeats. An auto-encoder draws an "
             "example's own latents in every pass, so that its parts do not sum to the whole.",
         )
-    require_data("check_elbo", "x", x)
     require_data("check_elbo", "y", y)
-    if x.ndim == 0 or len(x) < _PARTS[-1]:
+    if (isinstance(x, Tensor) and x.ndim == 0) or len(x) < _PARTS[-1]:
         raise DataError(
             "check_elbo",
             expected=f"at least {_PARTS[-1]} examples",
-            got=f"x of shape {tuple(x.shape)}",
+            got=shape_text(x),
             hint="A batch of a hundred is plenty.",
         )
     check_finite(x, 0, DataError, "input")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from bayesdrop.inference.draws import (
 from bayesdrop.nn import BayesianDropout, LatentOwner
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
+from bayesdrop.program.inputs import named_inputs
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
 
@@ -97,13 +98,15 @@ def to_inference_data(
 
     Args:
         bnn: The Bayesian network.
-        x: Inputs; or a Dataset, a DataLoader or a pair, which may bring the targets.
+        x: Inputs; or a Dataset, a DataLoader or a pair, which may bring the targets. Several are
+            a tuple or a mapping, which with ``y`` are one.
         y: Targets. Without any there is no ``log_likelihood`` and no ``observed_data``.
         num_samples: Draws :math:`S`.
         num_masks: Masks :math:`M` for each draw and example; ``"exact"`` sums over all masks of
             one layer, of at most 10 Bernoulli units. None takes one where masks follow from the
             latents, all of them where there are at most 64, and 32 otherwise.
-        keep_inputs: Whether ``constant_data`` has ``x``.
+        keep_inputs: Whether ``constant_data`` has ``x``, or all inputs of a network with several:
+            ``input_0`` and so on, or what they are called.
         batch_size: Examples that pass through the network at a time, each ``num_masks`` times;
             None derives it from ``memory_limit``.
         memory_limit: Bytes for the activations of one pass, and as many for the result.
@@ -171,13 +174,20 @@ def to_inference_data(
             parts.append(part)
     warn_of_one_mask("to_inference_data", parts[0])
     contents.add_examples(
-        x=torch.cat([part.x for part in parts]) if keep_inputs else None,
+        x=_inputs(parts) if keep_inputs else {},
         y=_join([part.y for part in parts], dim=0),
         log_likelihood=_join([part.log_likelihood for part in parts], dim=1),
         observations=_join([part.observations for part in parts], dim=1),
     )
     attrs = {"num_masks": parts[0].num_masks, "num_data": bnn.num_data}
     return data_from_dict(contents.groups, contents.dims, contents.coords, attrs)
+
+
+def _inputs(parts: Sequence[DrawBatch]) -> dict[str, Tensor]:
+    """Return the inputs of all examples by name: ``x``, or those of a network with several."""
+    named = [named_inputs(part.x) for part in parts]
+    names = [name.strip("'").replace(" ", "_") for name, _ in named[0]]
+    return {name: torch.cat([tensors[i][1] for tensors in named]) for i, name in enumerate(names)}
 
 
 def check_density(who: str, bnn: Program) -> None:
@@ -333,7 +343,7 @@ class _Contents:
     def add_examples(
         self,
         *,
-        x: Tensor | None,
+        x: Mapping[str, Tensor],
         y: Tensor | None,
         log_likelihood: Tensor | None,
         observations: Tensor | None,
@@ -341,8 +351,8 @@ class _Contents:
         """Add what has a row for each example."""
         if log_likelihood is not None:
             self.add("log_likelihood", "obs", log_likelihood, [_EXAMPLE], sampled=True)
-        if x is not None:
-            self.add("constant_data", "x", x, [_EXAMPLE, *_numbered("x", x.ndim - 1)])
+        for name, value in x.items():
+            self.add("constant_data", name, value, [_EXAMPLE, *_numbered(name, value.ndim - 1)])
         if y is not None:
             y = y.squeeze(1) if _has_one_output(y.shape[1:]) else y
             self.add("observed_data", "obs", y, [_EXAMPLE, *_outputs(y.ndim - 1)])

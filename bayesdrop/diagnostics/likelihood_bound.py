@@ -126,7 +126,8 @@ def log_likelihood_bound(
             vae.code.training = True  # and the networks in evaluation mode
         # All rates come first, so that every batch sees the same ones.
         rates = [vae.draw_rates() for _ in range(num_rates)]
-        for x, _ in batches(data, batch_size, device=device):
+        for given, _ in batches(data, batch_size, device=device):
+            x = vae.check_batch(given)
             _check_finite("an input", x, sum(map(len, results)))
             encoding, repeats = vae.network.encode(x), num_samples // num_rates
             groups = [_log_mean_weight(vae, x, encoding, v, repeats) for v in rates]

@@ -196,6 +196,13 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
                 got="images alone",
                 hint="Pass (x, y).",
             )
+        if not isinstance(x, Tensor):
+            raise DataError(
+                "measure_shift",
+                expected="one tensor of images",
+                got=repr(x),
+                hint="Corrupt the images yourself, with bd.metrics.corrupt, and call evaluate.",
+            )
         images.append(x)
         labels.append(y)
     return torch.cat(images), torch.cat(labels)

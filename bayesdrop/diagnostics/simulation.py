@@ -18,6 +18,7 @@ from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.nn import LatentOwner, PosteriorSample, prior_among
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
+from bayesdrop.program.inputs import GivenInputs, Inputs, as_inputs, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
 from bayesdrop.typing import Latents
@@ -94,7 +95,7 @@ class SimulationBasedCalibration(TableRecord, also=("verdict",), without=("ranks
 
 def simulation_based_calibration(
     bnn: Program,
-    x: Tensor,
+    x: GivenInputs,
     *,
     num_simulations: int = 100,
     num_draws: int = 199,
@@ -150,7 +151,8 @@ def simulation_based_calibration(
     from rich.progress import track
 
     _check(bnn, num_simulations, num_draws)
-    options = {"batch_size": x.shape[0], "epochs": 500, "progress": False, **options}
+    x = as_inputs("simulation_based_calibration", x)
+    options = {"batch_size": len(x), "epochs": 500, "progress": False, **options}
     ranks: dict[str, list[Tensor]] = {}
     console = Console(stderr=True)
     silent = not (progress and console.is_terminal)
@@ -162,11 +164,11 @@ def simulation_based_calibration(
 
 
 def _simulated_ranks(
-    bnn: Program, x: Tensor, num_draws: int, seed: int, options: Mapping[str, Any]
+    bnn: Program, x: Inputs, num_draws: int, seed: int, options: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Return the ranks of one simulation, site to ``(K,)``."""
     work = copy.deepcopy(bnn)
-    work.num_data = x.shape[0]
+    work.num_data = len(x)
     with torch.no_grad(), seeded(seed), evaluation_mode(work):
         truth = _draw_prior(work)
         y = _simulate(work, x, truth)
@@ -196,11 +198,11 @@ def _draw_prior(bnn: Program) -> dict[LatentOwner, Latents]:
     return drawn
 
 
-def _simulate(bnn: Program, x: Tensor, latents: Mapping[LatentOwner, Latents]) -> Tensor:
+def _simulate(bnn: Program, x: Inputs, latents: Mapping[LatentOwner, Latents]) -> Tensor:
     sample = PosteriorSample(latents, shared=False)
-    sample.num_rows = x.shape[0]
+    sample.num_rows = len(x)
     with sample:
-        output = bnn.network(x)
+        output = outputs_of(bnn.network, x)
     return bnn.likelihood.distribution(output).sample()
 
 

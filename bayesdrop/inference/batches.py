@@ -22,14 +22,23 @@ from torch.utils.data import (
 )
 
 from bayesdrop.errors import DataError
-from bayesdrop.program.checks import require_data
+from bayesdrop.inference.splitting import (
+    WHO,
+    Batch,
+    Part,
+    as_batch,
+    flat,
+    not_a_pair,
+    num_rows,
+    rebuilt,
+    take,
+)
+from bayesdrop.program.inputs import GivenInputs
 
 Data: TypeAlias = (
-    "tuple[Tensor | np.ndarray, Tensor | np.ndarray] | Tensor | np.ndarray | Dataset | DataLoader"
+    "tuple[GivenInputs | np.ndarray, Tensor | np.ndarray | None] | Mapping[str, Tensor] | Tensor "
+    "| np.ndarray | Dataset | DataLoader"
 )
-Batch: TypeAlias = tuple[Tensor, Tensor | None]
-
-_WHO = "bayesdrop data"
 
 
 def num_examples(data: Data) -> int:
@@ -43,7 +52,7 @@ def num_examples(data: Data) -> int:
     count = known_examples(data)
     if count is None:
         raise DataError(
-            _WHO,
+            WHO,
             expected="tensors, a Dataset with a length, or a DataLoader over one",
             got=f"a {type(_source(data)).__name__} of unknown length",
             hint="Wrap it in torch.utils.data.TensorDataset, or give it __len__.",
@@ -60,14 +69,14 @@ def known_examples(data: Data) -> int | None:
     tensors = as_tensors(data)
     count: int | None
     if tensors is not None:
-        count = tensors[0].shape[0] if tensors[0].ndim else 0
+        count = num_rows(tensors[0])
     elif isinstance(data, DataLoader):
         count = _loader_examples(data)
     else:
         count = _length(data)
     if count == 0:
         raise DataError(
-            _WHO,
+            WHO,
             expected="at least one example",
             got="an empty data set",
             hint="Check the split or the filter that made it.",
@@ -109,7 +118,7 @@ def _loader_examples(loader: DataLoader) -> int | None:
         return drawn
     if loader.drop_last and drawn < loader.batch_size:
         raise DataError(
-            _WHO,
+            WHO,
             expected="at least one batch",
             got=f"none: {drawn} examples, batches of {loader.batch_size} and drop_last=True",
             hint="Pass drop_last=False, or a smaller batch_size, to the DataLoader.",
@@ -153,7 +162,10 @@ def batches(
     iterated over, keeps its own batch size and order.
 
     Args:
-        data: Tensors or arrays ``(x, y)`` or ``x``, a Dataset, or a DataLoader.
+        data: Tensors or arrays ``(x, y)`` or ``x``, a Dataset, or a DataLoader. For a network
+            with several inputs ``x`` is a tuple, its positional arguments, or a mapping of their
+            names; a mapping alone is split into its ``"labels"`` and the inputs. Without targets
+            a tuple of inputs is ``((x1, x2), None)``.
         batch_size: Examples a batch; None takes 100 (or the DataLoader's).
         shuffle: Whether to permute the examples, with torch's generator; a stream
             (``IterableDataset``) has the order that it has.
@@ -163,7 +175,7 @@ def batches(
 
     Raises:
         DataError: If the data is empty, or does not hold ``x`` or ``(x, y)`` as dense real
-            tensors.
+            tensors with the examples in their first dimension.
     """
     parts = _batches(data, batch_size, shuffle, generator)
     for item in _joined(parts) if join_single else parts:
@@ -172,18 +184,18 @@ def batches(
 
 def _batches(
     data: Data, batch_size: int | None, shuffle: bool, generator: torch.Generator | None
-) -> Iterator[tuple[Tensor, ...]]:
+) -> Iterator[Part]:
     known_examples(data)  # which refuses empty data
     tensors, size = as_tensors(data), batch_size or 100
     if tensors is None:
         for item in _loader(data, size, shuffle, generator):
-            yield _as_batch(item)
+            yield as_batch(item)
         return
     count = len(tensors[0])
     order = torch.randperm(count, generator=generator) if shuffle else None
     for start in range(0, count, size):
         rows = slice(start, start + size) if order is None else order[start : start + size]
-        yield tuple(tensor[rows] for tensor in tensors)
+        yield take(tensors, rows)
 
 
 def _loader(
@@ -201,16 +213,16 @@ def _yields_batches(data: object) -> bool:
     )  # fmt: skip
 
 
-def _joined(parts: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+def _joined(parts: Iterator[Part]) -> Iterator[Part]:
     """Join each batch of one to the one before, unless that has one row or others' shapes."""
-    before: tuple[Tensor, ...] | None = None
+    before: Part | None = None
     for part in parts:
         if before is not None:
-            alike = len(part) == len(before) and all(
-                a.shape[1:] == b.shape[1:] for a, b in zip(part, before, strict=True)
-            )
+            first, second = (flat(one) for one in (before, part))
+            alike = [t.shape[1:] for t in first] == [t.shape[1:] for t in second]
             if alike and len(part[0]) == 1 < len(before[0]):
-                before = tuple(torch.cat(pair) for pair in zip(before, part, strict=True))
+                joined = [torch.cat(pair) for pair in zip(first, second, strict=True)]
+                before = rebuilt(before, joined)
                 continue
             yield before
         before = part
@@ -218,120 +230,40 @@ def _joined(parts: Iterator[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]
         yield before
 
 
-def as_tensors(data: object) -> tuple[Tensor, ...] | None:
+def as_tensors(data: object) -> Part | None:
     """Return data that is held in memory as ``(x,)`` or ``(x, y)``; None if it is a Dataset.
 
     Raises:
         DataError: If it is neither, nor a DataLoader.
     """
-    if isinstance(data, Tensor | np.ndarray):
-        return _check_pair((_as_tensor("x", data),))
-    if isinstance(data, TensorDataset):
-        return _check_pair(data.tensors)
-    if isinstance(data, tuple | list):
-        if not all(isinstance(item, Tensor | np.ndarray) for item in data):
-            raise _not_a_pair(data)
-        names = ("x", "y", *("more" for _ in data[2:]))
-        return _check_pair(
-            tuple(_as_tensor(name, item) for name, item in zip(names, data, strict=False))
-        )
+    if isinstance(data, Tensor | np.ndarray | TensorDataset | tuple | list | Mapping):
+        if isinstance(data, list) and not all(isinstance(p, Tensor | np.ndarray) for p in data):
+            raise not_a_pair(data)  # may be a list of examples
+        return as_batch(data.tensors if isinstance(data, TensorDataset) else data)
     known = isinstance(data, DataLoader) or hasattr(data, "__getitem__") or (
         isinstance(data, IterableDataset) or _yields_batches(data)
     )  # fmt: skip
-    if isinstance(data, Mapping | str | bytes | Iterator) or not known or isinstance(data, type):
+    if isinstance(data, str | bytes | Iterator) or not known or isinstance(data, type):
         raise _not_data(data)
     if hasattr(data, "to_numpy"):
         raise _not_data(data, "Pass data.to_numpy(), of float32 inputs.")
     return None
 
 
-def _as_tensor(name: str, value: Tensor | np.ndarray) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    if (
-        value.dtype.kind not in "biufc"
-        or value.dtype.itemsize > 16
-        or value.dtype == np.longdouble
-    ):
-        raise DataError(
-            _WHO,
-            expected=f"{name} to be an array of numbers",
-            got=f"one of dtype {value.dtype}",
-            hint=f"Pass {name}.astype(numpy.float32).",
-        )
-    # torch knows neither foreign byte orders nor negative strides, and warns of read-only memory.
-    native = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
-    native = native.reshape(value.shape)
-    return torch.from_numpy(native if native.flags.writeable else native.copy())
-
-
-def _check_pair(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    if len(tensors) not in (1, 2):
-        raise _not_a_pair(tensors)
-    for name, tensor in zip("xy", tensors, strict=False):
-        if require_data(_WHO, name, tensor).is_meta:
-            raise DataError(
-                _WHO,
-                expected=f"{name} to be a tensor with values",
-                got="one on the meta device",
-                hint="Load the data on the CPU.",
-            )
-    lengths = [tensor.shape[0] if tensor.ndim else 0 for tensor in tensors]
-    if len(set(lengths)) > 1:
-        raise DataError(
-            _WHO,
-            expected="as many targets as inputs",
-            got=f"{lengths[0]} inputs and {lengths[1]} targets",
-            hint="Were x and y taken from the same split?",
-        )
-    return tensors
-
-
-def _as_batch(item: object) -> tuple[Tensor, ...]:
-    if isinstance(item, Tensor | np.ndarray):
-        item = (item,)
-    if (
-        isinstance(item, tuple | list)
-        and len(item) in (1, 2)
-        and all(isinstance(part, Tensor | np.ndarray) for part in item)
-    ):
-        return _check_pair(
-            tuple(_as_tensor(name, part) for name, part in zip("xy", item, strict=False))
-        )
-    raise _not_a_pair(item)
-
-
-def _not_a_pair(item: object) -> DataError:
-    got = f"a {type(item).__name__}"
-    hint = "Make the Dataset return a tensor, or a pair of tensors."
-    if isinstance(item, tuple | list):
-        got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
-        if any(isinstance(part, tuple | list) for part in item) or len(item) > 2:
-            hint += (
-                " Wrap a network with several inputs in a module that takes one tensor, such as "
-                "the inputs side by side, and takes it apart."
-            )
-    if isinstance(item, Mapping):
-        keys = ", ".join(repr(key) for key in list(item)[:6])
-        got = f"a {type(item).__name__} with keys {keys}"
-        hint = "Give the DataLoader a collate_fn that returns the pair (x, y)."
-    return DataError(_WHO, expected="batches of x or (x, y), both tensors", got=got, hint=hint)
-
-
 def _not_data(data: object, hint: str = "") -> DataError:
-    if isinstance(data, Mapping):
-        hint = "Pass the pair (x, y)."
-    elif isinstance(data, Iterator):
+    if isinstance(data, Iterator):
         hint = "An iterator is used up after one epoch: pass the Dataset or DataLoader."
     return DataError(
-        _WHO,
+        WHO,
         expected="tensors or arrays (x, y), a Dataset with a length, or a DataLoader",
         got="None" if data is None else f"a {type(data).__name__}",
         hint=hint or "Wrap it in torch.utils.data.TensorDataset.",
     )
 
 
-def _move(tensors: tuple[Tensor, ...], device: torch.device | str | None) -> Batch:
+def _move(part: Part, device: torch.device | str | None) -> Batch:
+    x, y = part if len(part) == 2 else (part[0], None)
     if device is not None:
-        tensors = tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
-    return tensors[0], (tensors[1] if len(tensors) == 2 else None)
+        x = x.to(device, non_blocking=True)
+        y = None if y is None else y.to(device, non_blocking=True)
+    return x, y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 
 from bayesdrop.errors import BayesdropWarning, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, as_tensors
+from bayesdrop.inference.splitting import split
+from bayesdrop.program.inputs import Inputs, tensors_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
@@ -22,7 +24,7 @@ _LARGE = 1e15
 _MAX_ROWS_SEARCHED = 20_000
 
 
-def bad_rows(who: str, data: Data, x: Tensor, y: Tensor | None, where: str) -> DataError | None:
+def bad_rows(who: str, data: Data, x: Inputs, y: Tensor | None, where: str) -> DataError | None:
     """Return the error for inputs or targets that are not finite; None if all are.
 
     Args:
@@ -57,7 +59,12 @@ def is_invalid_value(error: Exception) -> bool:
     return "satisfy the constraint" in str(error) or "within the support" in str(error)
 
 
-def _row_of(values: Tensor) -> int | None:
+def _row_of(inputs: Inputs) -> int | None:
+    found = [row for values in tensors_of(inputs) if (row := _row_of_one(values)) is not None]
+    return min(found, default=None)
+
+
+def _row_of_one(values: Tensor) -> int | None:
     if not (values.is_floating_point() or values.is_complex()):
         return None
     finite = torch.isfinite(values).reshape(len(values), -1).all(1)
@@ -72,10 +79,17 @@ def _row_in(data: Any, index: int) -> int | None:
         if tensors is not None:
             return _row_of(tensors[index]) if index < len(tensors) else None
     for row, item in enumerate(islice(_rows(source), _MAX_ROWS_SEARCHED)):
-        parts = item if isinstance(item, tuple | list) else (item,)
-        if index < len(parts) and not bool(torch.isfinite(torch.as_tensor(parts[index])).all()):
+        parts = split(item)
+        if index < len(parts) and not _is_finite(parts[index]):
             return row
     return None
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    parts = value if isinstance(value, tuple | list) else [value]
+    return all(bool(torch.isfinite(torch.as_tensor(part)).all()) for part in parts)
 
 
 def _rows(source: Any) -> Iterator[Any]:
@@ -85,7 +99,7 @@ def _rows(source: Any) -> Iterator[Any]:
 
 
 def diagnose(  # noqa: PLR0913 - all that a step knows
-    bnn: Program, data: Data, x: Tensor, y: Tensor, terms: LossTerms, step: int
+    bnn: Program, data: Data, x: Inputs, y: Tensor, terms: LossTerms, step: int
 ) -> Exception:
     """Return the error for a non-finite loss, naming the first cause found upstream.
 
@@ -127,7 +141,7 @@ def diagnose(  # noqa: PLR0913 - all that a step knows
     )
 
 
-def bad_gradient(name: str, x: Tensor, y: Tensor, step: int) -> DivergenceError:
+def bad_gradient(name: str, x: Inputs, y: Tensor, step: int) -> DivergenceError:
     """Return the error for a gradient that is not finite, of the parameter ``name``."""
     too_large = _too_large(x, y)
     hint = "The loss is finite: look for a root or quotient of zero in the network."
@@ -141,14 +155,14 @@ def bad_gradient(name: str, x: Tensor, y: Tensor, step: int) -> DivergenceError:
     )
 
 
-def _too_large(x: Tensor, y: Tensor) -> str:
-    for name, values in (("targets", y), ("inputs", x)):
+def _too_large(x: Inputs, y: Tensor) -> str:
+    for name, values in (("targets", y), *(("inputs", t) for t in tensors_of(x))):
         if values.is_floating_point() and (size := float(values.abs().max())) > _LARGE:
             return f"{name} of size {size:g}"
     return ""
 
 
-def bad_validation(data: Data, x: Tensor, y: Tensor, nll: float) -> Exception:
+def bad_validation(data: Data, x: Inputs, y: Tensor, nll: float) -> Exception:
     """Return the error for a batch of validation data whose loss is not finite.
 
     Args:

@@ -32,6 +32,7 @@ from bayesdrop.nn import (
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.ops.stable import clamp_open_unit
 from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import Inputs, each_input, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
 
@@ -57,7 +58,7 @@ class DrawBatch(NamedTuple):
         enough_masks: Masks that ``num_masks=None`` takes.
     """
 
-    x: Tensor
+    x: Inputs
     y: Tensor | None
     log_likelihood: Tensor | None
     observations: Tensor | None
@@ -143,15 +144,15 @@ class _Passes(NamedTuple):
     masks: int
     mask_sum: MaskSum | None
 
-    def run(self, bnn: Program, x: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+    def run(self, bnn: Program, x: Inputs, draw: Draw) -> tuple[Tensor, Tensor | None]:
         """Return the outputs of each example in a row, and the masks' log-probabilities."""
-        copies = repeat_rows(x, self.masks)
+        copies = each_input(lambda t: repeat_rows(t, self.masks), x)
         if self.mask_sum is None:
             with PosteriorSample(draw, shared=False):
-                return bnn.network(copies), None
+                return outputs_of(bnn.network, copies), None
         self.mask_sum.log_weights = None
         with ModelPass(draw, torch.Size(), len(x), self.masks, self.mask_sum):
-            output = bnn.network(copies)
+            output = outputs_of(bnn.network, copies)
         return output, self.mask_sum.log_weights
 
     def one_mask(self, output: Tensor, log_weights: Tensor | None) -> Tensor:
@@ -175,7 +176,7 @@ class _Passes(NamedTuple):
 
 def _evaluate_batch(
     bnn: Program,
-    x: Tensor,
+    x: Inputs,
     y: Tensor | None,
     draws: Sequence[Draw],
     passes: _Passes,
@@ -220,10 +221,10 @@ class _Observed(PosteriorSample):
         return super().mask(layer, x)
 
 
-def _enough_masks(bnn: Program, x: Tensor, draw: Draw) -> NumMasks:
+def _enough_masks(bnn: Program, x: Inputs, draw: Draw) -> NumMasks:
     run = explained("posterior draws", bnn.network, x)
     with _Observed(draw, shared=False) as observed, run:
-        bnn.network(x)
+        outputs_of(bnn.network, x)
     if not observed.is_random:
         return 1
     layers = [layer for _, layer in bnn.named_dropout_layers()]
@@ -231,7 +232,7 @@ def _enough_masks(bnn: Program, x: Tensor, draw: Draw) -> NumMasks:
     return "exact" if masks is not None and len(masks) <= _FEW_MASKS else _ENOUGH_MASKS
 
 
-def _check_no_local_latents(bnn: Program, x: Tensor, draw: Draw) -> None:
+def _check_no_local_latents(bnn: Program, x: Inputs, draw: Draw) -> None:
     values = {
         f"{path}.{name}": value
         for path, owner in bnn.named_owners()

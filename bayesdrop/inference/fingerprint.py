@@ -18,6 +18,7 @@ from bayesdrop.inference.batches import Data, as_tensors
 from bayesdrop.inference.checkpoint import random_state, set_random_state
 from bayesdrop.inference.importance_weighted import ImportanceWeighted
 from bayesdrop.inference.score_function import ScoreFunction
+from bayesdrop.program.inputs import Inputs, named_inputs
 from bayesdrop.program.program import Program
 
 # Rows of a Dataset that are looked at, twice: of tensors all are.
@@ -55,7 +56,13 @@ def describe_data(role: str, data: Data | None) -> dict[str, str]:
     if tensors is None:
         return {**found, f"{role} data": _describe_dataset(source)}
     names = (f"{role} inputs", f"{role} targets")
-    return {**found, **{n: _describe_tensor(t) for n, t in zip(names, tensors, strict=False)}}
+    return {**found, **{n: _describe_inputs(t) for n, t in zip(names, tensors, strict=False)}}
+
+
+def _describe_inputs(x: Inputs) -> str:
+    if isinstance(x, Tensor):
+        return _describe_tensor(x)
+    return "; ".join(f"{name} {_describe_tensor(tensor)}" for name, tensor in named_inputs(x))
 
 
 def _describe_tensor(tensor: Tensor) -> str:
@@ -103,6 +110,10 @@ def _bytes(item: Any) -> Iterator[Any]:
         yield np.ascontiguousarray(item).tobytes()
     elif isinstance(item, tuple | list):
         for part in item:
+            yield from _bytes(part)
+    elif isinstance(item, Mapping):
+        for name, part in item.items():
+            yield repr(name).encode()
             yield from _bytes(part)
     elif isinstance(item, bool | int | float | str | bytes | np.generic):
         yield repr(item).encode()

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from pyro.infer import ELBO
@@ -30,6 +30,7 @@ from bayesdrop.inference.privacy import Privacy
 from bayesdrop.inference.private import Private, private_steps
 from bayesdrop.inference.ranks import Ranks
 from bayesdrop.inference.schedules import Schedule, as_rate_schedule, as_schedule
+from bayesdrop.inference.splitting import take
 from bayesdrop.inference.training import (
     Record,
     TrainingRun,
@@ -393,7 +394,7 @@ def _split(
         )
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     order = torch.randperm(num_examples(data), generator=generator)
-    x, y = tensors
     bnn.num_data = len(order) - held_out
     rest = order[held_out:]
-    return (x[rest], y[rest]), (x[order[:held_out]], y[order[:held_out]])
+    kept, held = take(tensors, rest), take(tensors, order[:held_out])
+    return cast(Data, kept), cast(Data, held)

@@ -69,7 +69,7 @@ def grow(
         >>> bool(torch.equal(bnn(torch.ones(1, 3)), before)), network.get_submodule("0")
         (True, Linear(in_features=3, out_features=9, bias=True))
     """
-    if bnn.input_shape is None:
+    if bnn.inputs_seen() is None:
         raise ConfigError(
             "grow",
             expected="a network that has seen an input",

@@ -15,6 +15,7 @@ from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.code import Encoding, draw
+from bayesdrop.program.inputs import GivenInputs
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, LossTerms
 
@@ -80,7 +81,7 @@ class ImportanceWeighted:
         if self.gradient not in get_args(ImportanceGradient):
             raise unknown_name("gradient", self.gradient, get_args(ImportanceGradient))
 
-    def __call__(self, bnn: Program, x: Tensor, y: Tensor | None = None) -> LossTerms:
+    def __call__(self, bnn: Program, x: GivenInputs, y: Tensor | None = None) -> LossTerms:
         """Return minus the bound for the whole data set, in nats; ``kl`` is that of the rates.
 
         Args:
@@ -88,9 +89,10 @@ class ImportanceWeighted:
             x: A batch of inputs, ``(B, ...)``.
             y: What to reconstruct; None is ``x``.
         """
-        vae, y = _checked(bnn), x if y is None else y
+        vae = _checked(bnn)
         vae.check_plain_torch("ImportanceWeighted")
-        vae.check_batch(x, y)
+        x = vae.check_batch(x, y)
+        y = x if y is None else y
         mask = vae.code.mask
         global_posterior = {} if mask is None else mask.posterior()
         rates = draw(global_posterior)

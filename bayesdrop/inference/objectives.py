@@ -14,6 +14,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.inference.importance_weighted import ImportanceWeighted
 from bayesdrop.inference.score_function import ARM, DisARM, Reinforce
 from bayesdrop.nn import kl_divergence
+from bayesdrop.program.inputs import Inputs
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms, NumMasks
 
@@ -28,11 +29,11 @@ __all__ = [
     "closed_form",
 ]
 
-Objective: TypeAlias = Callable[[Any, Tensor, Tensor], LossTerms]
-"""A function of the program and a batch that returns the two halves of the loss."""
+Objective: TypeAlias = Callable[[Any, Any, Tensor], LossTerms]
+"""A function of the program and a batch, inputs and targets: the two halves of the loss."""
 
 
-def closed_form(bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
+def closed_form(bnn: Program, x: Inputs, y: Tensor) -> LossTerms:
     """Return ``bnn.loss(x, y)``: one reparameterised sample, divergences in closed form."""
     return bnn.loss(x, y)
 
@@ -90,7 +91,7 @@ def _under_autocast(objective: Objective, dtype: torch.dtype) -> Objective:
             hint="float16 overflows without a scaled loss, which bfloat16 does not need.",
         )
 
-    def lowered(bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
+    def lowered(bnn: Program, x: Inputs, y: Tensor) -> LossTerms:
         with torch.autocast(x.device.type, dtype):
             return objective(bnn, x, y)
 
@@ -110,7 +111,7 @@ class PyroObjective:
         self.elbo: Any = elbo
         self._options = {} if num_masks == 1 else {"num_masks": num_masks}
 
-    def __call__(self, bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
+    def __call__(self, bnn: Program, x: Inputs, y: Tensor) -> LossTerms:
         """Return the estimator's loss, with the KL part of the global latents in closed form."""
         with pyro.settings.context(module_local_params=True):
             if hasattr(self.elbo, "differentiable_loss"):
@@ -122,7 +123,7 @@ class PyroObjective:
             kl = bnn.kl_weight * kl_divergence(bnn.network)
         return LossTerms(loss - kl, kl)
 
-    def _with_its_gradients(self, bnn: Program, x: Tensor, y: Tensor) -> Tensor:
+    def _with_its_gradients(self, bnn: Program, x: Inputs, y: Tensor) -> Tensor:
         parameters = [p for p in bnn.parameters() if p.requires_grad]
         before = [p.grad for p in parameters]
         for parameter in parameters:

@@ -17,6 +17,7 @@ import copy
 import inspect
 import operator
 from collections.abc import Mapping, Sequence, Sized
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -44,6 +45,7 @@ from bayesdrop.nn import (
     named_weight_layers,
 )
 from bayesdrop.ops.seeding import draws_noise, seeded
+from bayesdrop.program.inputs import Inputs, bound_inputs, described, outputs_of
 from bayesdrop.program.network import PosteriorPass
 from bayesdrop.program.program import Pass
 
@@ -69,7 +71,7 @@ _Steps: TypeAlias = list[tuple[fx.Node, Step, tuple[fx.Node, ...]]]
 
 @torch.no_grad()
 def open_passes(
-    network: nn.Module, passes: Sequence[Pass], x: Tensor, num_rows: int
+    network: nn.Module, passes: Sequence[Pass], x: Inputs, num_rows: int
 ) -> list[Pass]:
     """Return passes with the same outputs, as far as they can be had for less.
 
@@ -82,7 +84,7 @@ def open_passes(
     """
     tensors = [*network.parameters(), *network.buffers()]
     work = num_rows * sum(tensor.numel() for tensor in tensors)
-    known = all(run is network or isinstance(run, PosteriorPass) for run in passes)
+    known = all(_is_plain(run, network) or isinstance(run, PosteriorPass) for run in passes)
     if not known or work < _WORK_OF_PASS + _WORK_OF_GRAPH / len(passes) or _has_hooks(network):
         return list(passes)
     try:
@@ -104,7 +106,7 @@ def _draw(
         latents = run.sample.latents.items()
         weights = {o: v["weight"] for o, v in latents if isinstance(o, BayesianWeights)}
         return run.sample.masks, weights
-    network = cast(nn.Module, run)
+    network = cast(partial[Tensor], run).args[0]
     layers = [layer for _, layer in named_dropout_layers(network) if not layer.input_dependent]
     random = [layer for _, layer in named_weight_layers(network)]
     return (
@@ -120,7 +122,7 @@ def _has_hooks(network: nn.Module) -> bool:
     )
 
 
-def _agree(first: Pass, second: Pass, x: Tensor) -> bool:
+def _agree(first: Pass, second: Pass, x: Inputs) -> bool:
     outputs = []
     for run in (first, second):
         with seeded(0):
@@ -150,14 +152,14 @@ class _OpenPass:
         self.graph, self.run = graph, run
         self.steps = graph.steps(View(masks, weights, graph.shelf))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != self.graph.shape:
+    def __call__(self, x: Inputs) -> Tensor:
+        if not self.graph.takes(x):
             return self.run(x)
         if isinstance(self.run, PosteriorPass):
             return self.run.within(self._along_graph, x)
         return self._along_graph(x)
 
-    def _along_graph(self, x: Tensor) -> Tensor:
+    def _along_graph(self, x: Inputs) -> Tensor:
         values = dict(self.graph.prefix(x))
         result = None
         for node, step, unused in self.steps:
@@ -178,15 +180,20 @@ class OpenUnits:
         Exception: If it cannot be traced, or its passes do more than the graph says.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor) -> None:
-        self.shape = x.shape[1:]
+    def __init__(self, network: nn.Module, x: Inputs) -> None:
+        self._network = network
+        self._seen = described(x)
         self.shelf = Shelf(_ROOM)
-        self._met: Tensor | None = None
+        self._met: Inputs | None = None
         tensors = [*network.parameters(), *network.buffers()]
         work = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
-        module = _traced(work)
+        given = bound_inputs(network, x)
+        module = _traced(work, given)
         self.nodes = list(module.graph.nodes)
-        if draws_noise(lambda: Shapes(module).propagate(x)):
+        first = [node for node in self.nodes if node.op == "placeholder"]
+        self._given = {str(node.target): node for node in first if node.target in given}
+        in_order = [given[str(n.target)] if n.target in given else n.args[0] for n in first]
+        if draws_noise(lambda: Shapes(module).propagate(*in_order)):
             raise RuntimeError("noise of its own")
         own = dict(network.named_modules(remove_duplicate=False))
         self.rules: dict[fx.Node, Rule] = {}
@@ -215,10 +222,16 @@ class OpenUnits:
                     return False
         return True
 
-    def prefix(self, x: Tensor) -> Values:
+    def takes(self, x: Inputs) -> bool:
+        """Return whether a batch's examples are like those that the graph was made for."""
+        return described(x) == self._seen
+
+    def prefix(self, x: Inputs) -> Values:
         """Return the values of all nodes that no mask comes before."""
         if self._met is not x:
-            self._met, self._values = x, {self.nodes[0]: x}
+            given = bound_inputs(self._network, x)
+            self._met = x
+            self._values = {node: given[name] for name, node in self._given.items()}
             for node, step, _ in self._first:
                 self._values[node] = step(self._values)
         return self._values
@@ -229,6 +242,7 @@ class OpenUnits:
 
     def _steps(self, view: View, *, prefix: bool) -> _Steps:
         view.follow(self.rules)
+        given = set(self._given.values())
         chosen = [node for node in self.nodes if self.rules[node].is_prefix == prefix]
         last = {source: node for node in chosen for source in node.all_input_nodes}
         unused: dict[fx.Node, list[fx.Node]] = {}
@@ -237,14 +251,15 @@ class OpenUnits:
         return [
             (node, self.rules[node].step(view, self.rules), tuple(unused.get(node, ())))
             for node in chosen
-            if node is not self.nodes[0]
+            if node not in given
         ]
 
 
-def _traced(work: nn.Module) -> fx.GraphModule:
+def _traced(work: nn.Module, given: Mapping[str, Tensor]) -> fx.GraphModule:
     """Return the traced network, without operations that change a tensor in place."""
     before = _state(work)
-    others = list(inspect.signature(work.forward).parameters.values())[1:]
+    parameters = inspect.signature(work.forward).parameters.values()
+    others = [p for p in parameters if p.name not in given]
     # What the pass leaves at its default decides which way it goes.
     default = {p.name: p.default for p in others if p.default is not inspect.Parameter.empty}
     graph = LayerTracer(keep_modes=True, keep_buffers=True).trace(work, default or None)
@@ -269,6 +284,10 @@ def _traced(work: nn.Module) -> fx.GraphModule:
             raise RuntimeError("a tensor that changes")
     module.recompile()
     return module
+
+
+def _is_plain(run: Pass, network: nn.Module) -> bool:
+    return isinstance(run, partial) and run.func is outputs_of and run.args[0] is network
 
 
 def _state(network: nn.Module) -> list[Any]:

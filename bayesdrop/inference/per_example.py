@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from bayesdrop.errors import BayesdropError, BayesdropWarning, ConfigError
 from bayesdrop.files import first_line
 from bayesdrop.ops.stable import wide
+from bayesdrop.program.inputs import Inputs, shape_text, tensors_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
 
@@ -46,7 +47,7 @@ class _DataTerm(nn.Module):
         super().__init__()
         self.bnn, self.num_masks = bnn, num_masks
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Inputs, y: Tensor) -> Tensor:
         return self.bnn.data_term(x, y, num_masks=self.num_masks)
 
 
@@ -78,12 +79,12 @@ class ClippedGradients:
         self._data_term = _DataTerm(bnn, num_masks)
         self._taps: dict[tuple[object, ...], Taps] = {}
 
-    def __call__(self, x: Tensor, y: Tensor) -> ClippedSum:
+    def __call__(self, x: Inputs, y: Tensor) -> ClippedSum:
         """Return the sum for a batch, which may be empty."""
         parameters: Gradients = {n: p for n, p in self.bnn.named_parameters() if p.requires_grad}
         if not len(x):
             zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}
-            return ClippedSum(zeros, x.new_zeros(0, dtype=torch.float32), 0.0)
+            return ClippedSum(zeros, torch.zeros(0, device=x.device), 0.0)
         if not self.one_by_one:
             try:
                 return self._all_at_once(parameters, x, y)
@@ -102,7 +103,7 @@ class ClippedGradients:
 
     # -- one after the other -------------------------------------------------------------------
 
-    def _one_by_one(self, parameters: Gradients, x: Tensor, y: Tensor) -> ClippedSum:
+    def _one_by_one(self, parameters: Gradients, x: Inputs, y: Tensor) -> ClippedSum:
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         norms, terms = [], 0.0
         for n in range(len(x)):
@@ -122,8 +123,8 @@ class ClippedGradients:
 
     # -- all at once ---------------------------------------------------------------------------
 
-    def _all_at_once(self, parameters: Gradients, x: Tensor, y: Tensor) -> ClippedSum:
-        key = (*x.shape[1:], *((name, p.shape) for name, p in parameters.items()))
+    def _all_at_once(self, parameters: Gradients, x: Inputs, y: Tensor) -> ClippedSum:
+        key = (shape_text(x[:1]), *((name, p.shape) for name, p in parameters.items()))
         if key not in self._taps:
             self._taps[key] = find_taps(self.bnn, self._data_term, x[:1], y[:1])
         taps = self._taps[key]
@@ -151,35 +152,40 @@ class ClippedGradients:
         return ClippedSum(total, torch.cat(norms), terms)
 
     def _chunk(
-        self, small: Gradients, fixed: Gradients, taps: Taps, x: Tensor, y: Tensor
+        self, small: Gradients, fixed: Gradients, taps: Taps, x: Inputs, y: Tensor
     ) -> ClippedSum:
         def term(
-            small: Gradients, added: dict[str, list[Tensor]], x: Tensor, y: Tensor
+            small: Gradients, added: dict[str, list[Tensor]], y: Tensor, *inputs_of_one: Tensor
         ) -> tuple[Tensor, Any]:
+            rows = [tensor[None] for tensor in inputs_of_one]
+            one = rows[0] if isinstance(x, Tensor) else x.like(rows)
             with tapped(self.bnn, added) as inputs:
                 value = torch.func.functional_call(
-                    self._data_term, {**small, **fixed}, (x[None], y[None])
+                    self._data_term, {**small, **fixed}, (one, y[None])
                 )
             return value, (value, inputs)
 
         added = {
-            path: [x.new_zeros(shape, dtype=_dtype(self.bnn, path)) for shape in shapes]
+            path: [
+                torch.zeros(shape, dtype=_dtype(self.bnn, path), device=x.device)
+                for shape in shapes
+            ]
             for path, shapes in taps.items()
         }
         singly = torch.func.vmap(
             torch.func.grad(term, argnums=(0, 1), has_aux=True),
-            in_dims=(None, None, 0, 0),
+            in_dims=(None, None, 0, *[0] * len(tensors_of(x))),
             randomness="different",
         )
         # Attention's fused kernels have no rule for batches of single examples.
         with sdpa_kernel(SDPBackend.MATH):
-            (gradients, outputs), (values, inputs) = singly(small, added, x, y)
+            (gradients, outputs), (values, inputs) = singly(small, added, y, *tensors_of(x))
         layers = {
             path: (_positions(calls), _positions(outputs[path][: len(calls)]))
             for path, calls in inputs.items()
         }
         has_bias = {path: self.bnn.get_submodule(path).bias is not None for path in layers}
-        squares = x.new_zeros(len(x), dtype=values.dtype)
+        squares = values.new_zeros(len(x))
         for gradient in gradients.values():
             squares = squares + gradient.reshape(len(x), -1).square().sum(1)
         for path, (a, g) in layers.items():
@@ -211,7 +217,7 @@ Taps: TypeAlias = dict[str, list[torch.Size]]
 """Path of an ``nn.Linear`` to the shape of its output in each of its calls."""
 
 
-def find_taps(bnn: Program, data_term: nn.Module, x: Tensor, y: Tensor) -> Taps:
+def find_taps(bnn: Program, data_term: nn.Module, x: Inputs, y: Tensor) -> Taps:
     """Return the Linear layers whose weights act by their layer's calls alone.
 
     Weights that other modules hold too, or that anything else computes with, such as a mask whose
@@ -334,5 +340,5 @@ def _dtype(bnn: Program, path: str) -> torch.dtype:
     return bnn.get_parameter(f"{path}.weight").dtype
 
 
-def _devices(x: Tensor) -> list[torch.device]:
-    return [x.device] if x.is_cuda else []
+def _devices(x: Inputs) -> list[torch.device]:
+    return [x.device] if x.device.type == "cuda" else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sized
+from functools import partial
 from typing import NamedTuple, cast, get_args
 
 import torch
@@ -26,6 +27,7 @@ from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import draws_noise, seeded
 from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.inputs import Inputs, outputs_of, tensors_of
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
 
@@ -64,7 +66,9 @@ def predict(
     Args:
         bnn: The Bayesian network, or an auto-encoder: it then predicts a replicated input, over
             draws of the global rates and of each example's own latents.
-        data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader.
+        data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader. A network with several inputs
+            takes ``((x1, x2), y)``, ``((x1, x2), None)`` without targets, or a mapping of the
+            arguments' names, whose ``"labels"`` are the targets.
         num_samples: Posterior samples :math:`S`. A network without Bayesian layers has nothing to
             sample and runs once. With random weights as many copies of them are held in memory.
         sample: Whether to sample; False runs once with the mean masks (and mean weights), an
@@ -166,7 +170,7 @@ def predict_in_groups(
     parts: list[dict[str, Tensor]] = []
     with evaluation_mode(bnn), seeded(seed):
         # All global latents (and shared masks) come first: chunking cannot change the draw.
-        passes: list[Pass] = [bnn.network]
+        passes: list[Pass] = [partial(outputs_of, bnn.network)]
         if sample:
             passes = bnn.posterior_passes(num_samples, shared_by=shared_by)
         groups = min(num_groups, len(passes)) if len(passes) >= _FEWEST else 0
@@ -235,7 +239,7 @@ def _fitting(
 
 
 def _predict_chunk(
-    bnn: Program, x: Tensor, y: Tensor | None, passes: list[Pass], kept: _Kept
+    bnn: Program, x: Inputs, y: Tensor | None, passes: list[Pass], kept: _Kept
 ) -> dict[str, Tensor]:
     make = ClassMoments if bnn.likelihood.is_classifier else ValueMoments
     moments = make(
@@ -303,7 +307,7 @@ class Cost(NamedTuple):
     result: int
 
 
-def probe(bnn: Program, x: Tensor) -> Cost:
+def probe(bnn: Program, x: Inputs) -> Cost:
     """Return the bytes that one example needs, from a pass with the mean masks."""
     sizes = [x.nbytes]
 
@@ -314,7 +318,7 @@ def probe(bnn: Program, x: Tensor) -> Cost:
     handles = [module.register_forward_hook(count) for module in bnn.network.modules()]
     try:
         with explained("predict", bnn.network, x):
-            output = bnn.network(x)
+            output = outputs_of(bnn.network, x)
     finally:
         for handle in handles:
             handle.remove()
@@ -323,8 +327,8 @@ def probe(bnn: Program, x: Tensor) -> Cost:
     return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
 
 
-def _warn_of_own_noise(network: nn.Module, x: Tensor) -> None:
-    if draws_noise(lambda: network(x)):
+def _warn_of_own_noise(network: nn.Module, x: Inputs) -> None:
+    if draws_noise(lambda: outputs_of(network, x)):
         warnings.warn(
             "predict: expected a network whose only noise in evaluation mode is its masks, got "
             "one that draws more of its own in every pass, which samples of masks do not stand "
@@ -367,13 +371,17 @@ def _check_unbiased(bnn: Program, impossible: bool) -> None:
 
 
 def check_finite(
-    values: Tensor, start: int, error: type[DataError] | type[DivergenceError], what: str
+    values: Inputs, start: int, error: type[DataError] | type[DivergenceError], what: str
 ) -> None:
     """Raise the error if a row holds NaN or infinity; ``start`` is the number of the first."""
-    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+    wrong = [
+        ~torch.isfinite(t).reshape(len(t), -1).all(1)
+        for t in tensors_of(values)
+        if t.is_floating_point() and not bool(torch.isfinite(t).all())
+    ]
+    if not wrong:
         return
-    bad = ~torch.isfinite(values).reshape(len(values), -1).all(1)
-    row = start + int(bad.nonzero()[0])
+    row = start + min(int(bad.nonzero()[0]) for bad in wrong)
     hint = (
         "Clean the data first, for example with torch.nan_to_num."
         if what == "input"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from bayesdrop.inference.batches import Data, as_tensors, num_examples
 from bayesdrop.inference.modes import frozen_modules
 from bayesdrop.inference.per_example import ClippedGradients
 from bayesdrop.inference.privacy import MOST_EPSILON, Privacy, load_accountants, noise_for, spent
+from bayesdrop.inference.splitting import Part, as_batch, take
 from bayesdrop.nn.arguments import is_real, is_whole
+from bayesdrop.program.inputs import Inputs
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms, NumMasks
 
@@ -136,7 +138,7 @@ class PoissonBatches:
         self.data, self.num_data, self.sampling_rate = data, num_data, sampling_rate
         self.num_batches, self.generator = num_batches, generator
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[tuple[object, ...]]:
         for _ in range(self.num_batches):
             chosen = torch.rand(self.num_data, generator=self.generator, dtype=torch.float64)
             yield _take(self.data, (chosen < self.sampling_rate).nonzero()[:, 0])
@@ -206,10 +208,10 @@ class PrivateSteps:
             "seed": self.settings.seed,
         }
 
-    def __call__(self, bnn: Any, x: Tensor, y: Tensor) -> LossTerms:
+    def __call__(self, bnn: Any, x: Inputs, y: Tensor) -> LossTerms:
         """Return a batch's loss, with the private gradient in place of its own."""
         found = self._clipped(x, y)
-        surrogate = x.new_zeros((), dtype=torch.float64)
+        surrogate = torch.zeros((), dtype=torch.float64, device=x.device)
         for name, parameter in self._bnn.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -331,10 +333,10 @@ def _rows(data: Data) -> int:
     return num_examples(data)
 
 
-def _take(data: Any, rows: Tensor) -> tuple[Tensor, ...]:
+def _take(data: Any, rows: Tensor) -> Part:
     tensors = as_tensors(data)
     if tensors is not None:
-        return tuple(tensor[rows] for tensor in tensors)
+        return take(tensors, rows)
     # One row more, so that an empty batch has shapes.
     items = default_collate([data[int(row)] for row in [*rows.tolist(), 0]])
-    return tuple(t[:-1] for t in (items if isinstance(items, Sequence) else (items,)))
+    return take(as_batch(items), slice(0, -1))

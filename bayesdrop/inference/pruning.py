@@ -8,6 +8,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import RecordedMasks
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.network import BayesianNetwork
 
 _ROWS = 1000
@@ -36,7 +37,7 @@ def prune_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
     recorder = RecordedMasks()
     with evaluation_mode(bnn), recorder:
         for x, _ in batches(data, _ROWS) if layers else ():
-            bnn.network(x.to(device))
+            outputs_of(bnn.network, x.to(device))
             for layer in used:
                 used[layer] |= (recorder.masks[layer] > 0).any(0)
     pruned = {}

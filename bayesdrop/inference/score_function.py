@@ -26,7 +26,8 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn import ExactDraw, ExactMasks, TwoValuedMask
-from bayesdrop.program.checks import require_data, require_output
+from bayesdrop.program.checks import require_output
+from bayesdrop.program.inputs import GivenInputs, outputs_of, require_data
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
@@ -49,21 +50,21 @@ class ScoreFunction(ABC):
     takes_input_dependent: ClassVar[bool] = True
     """Whether masks may depend on the layer's input, and so on the masks before it."""
 
-    def __call__(self, bnn: Program, x: Tensor, y: Tensor) -> LossTerms:
+    def __call__(self, bnn: Program, x: GivenInputs, y: Tensor) -> LossTerms:
         """Return the loss of one exact mask an example, with the estimated gradient."""
         if not bnn.training:
             return bnn.loss(x, y)
         self._check(bnn)
-        bnn.check_batch(x, require_data(type(self).__name__, "y", y))
+        batch = bnn.check_batch(x, require_data(type(self).__name__, "y", y))
 
         def run(masks: ExactMasks) -> Tensor:
             with masks:
-                output = bnn.network(x)
-            output = require_output(type(self).__name__, output, x.shape[0])
+                output = outputs_of(bnn.network, batch)
+            output = require_output(type(self).__name__, output, len(batch))
             own = bnn.kl_weight * masks.divergence_by_example()
             return own - bnn.likelihood.log_prob(output, y)
 
-        masks = ExactMasks(x.shape[0])
+        masks = ExactMasks(len(batch))
         masks.draw_jointly(bnn.network)
         losses = run(masks)
         with torch.no_grad():
@@ -71,7 +72,7 @@ class ScoreFunction(ABC):
         pairs = zip(gradients, masks.draws, strict=True)
         masks.hold_draws(losses)
         surrogate = sum((gradient * draw.logits).sum() for gradient, draw in pairs)
-        scale = bnn.num_data / x.shape[0]
+        scale = bnn.num_data / len(batch)
         nll = scale * (losses.sum() + surrogate - torch.as_tensor(surrogate).detach())
         return LossTerms(nll, bnn.kl_weight * masks.kl_divergence(bnn.network))
 

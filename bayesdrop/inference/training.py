@@ -32,6 +32,7 @@ from bayesdrop.inference.schedules import Schedule, value_of
 from bayesdrop.inference.validation import device_of
 from bayesdrop.nn import LatentOwner
 from bayesdrop.program.checks import explained
+from bayesdrop.program.inputs import Inputs, described, from_description
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
 
@@ -144,14 +145,14 @@ class TrainingRun:
                     "fit",
                     expected="inputs and targets",
                     got="inputs only",
-                    hint="Pass (x, y).",
+                    hint="Pass (x, y), or a mapping with 'labels'.",
                 )
             terms = self._train_step(x, y, weight)
-            nll += terms[0] * x.shape[0]
-            kl += (terms[1] + closed) * x.shape[0]
-            seen += x.shape[0]
+            nll += terms[0] * len(x)
+            kl += (terms[1] + closed) * len(x)
+            seen += len(x)
             steps += 1
-            display.advance(x.shape[0], nll / max(1, seen), kl / max(1, seen))
+            display.advance(len(x), nll / max(1, seen), kl / max(1, seen))
         if steps == 0:
             raise DataError(
                 "fit",
@@ -197,7 +198,7 @@ class TrainingRun:
         record["num_masks"] = self.settings.get("num_masks", 1)
         return record
 
-    def _train_step(self, x: Tensor, y: Tensor, weight: float) -> tuple[float, float]:
+    def _train_step(self, x: Inputs, y: Tensor, weight: float) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)
         try:
             with explained("fit", self.bnn.network, x):
@@ -236,7 +237,7 @@ class TrainingRun:
         self.step += 1
         return nll / self.bnn.num_data, kl / self.bnn.num_data
 
-    def _check_gradients(self, x: Tensor, y: Tensor) -> None:
+    def _check_gradients(self, x: Inputs, y: Tensor) -> None:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         # One number says whether all are finite; only if it is not does anything look further.
         if all(grad.is_cpu for grad in gradients):
@@ -300,7 +301,7 @@ class TrainingRun:
             **{name: getattr(self, name) for name in _PROGRESS},
             "closed": self.closed,
             "callbacks": [c.state_dict() for c in self._stateful_callbacks()],
-            "input": [list(self.bnn.input_shape or ()), str(self.bnn.input_dtype)],
+            "inputs": described(self.bnn.inputs_seen()),
         }
         checkpoint.write(path, state)
 
@@ -316,9 +317,10 @@ class TrainingRun:
             setattr(self, name, payload[name])
         if self._absent is not None:
             self._absent.load(payload["closed"])
-            shape, dtype = payload["input"]
-            self.bnn.input_shape = tuple(shape)
-            self.bnn.input_dtype = getattr(torch, dtype.removeprefix("torch."))
+            # Older files have the one input's shape and dtype.
+            given = payload["inputs"] if "inputs" in payload else [["", *payload["input"]]]
+            if (seen := from_description(given)) is not None:
+                self.bnn.remember(seen)
         checkpoint.set_random_state(payload["random"])
         states = payload.get("callbacks", ())
         for callback, state in zip(self._stateful_callbacks(), states, strict=False):

@@ -27,6 +27,7 @@ from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import shape_of, trace
 from bayesdrop.nn import BayesianDropout, BayesianWeights, unit_tensors
 from bayesdrop.ops.seeding import draws_noise
+from bayesdrop.program.inputs import bound_inputs, each_input
 from bayesdrop.program.program import Program
 
 _SIZED = {torch.reshape, "reshape", "view"}  # may say how many units there are
@@ -84,11 +85,21 @@ class UnitGraph:
         graph = trace(work, who, ConfigError, keep_modes=True)
         module = fx.GraphModule(work, graph)
         tensor = next(iter(bnn.parameters()), torch.empty(0))
-        shape = (2, *(bnn.input_shape or ()))
-        x = torch.zeros(shape, dtype=bnn.input_dtype, device=tensor.device)
+        seen = bnn.inputs_seen()
+        if seen is None:
+            raise ConfigError(
+                who,
+                expected="a network that has seen an input",
+                got="one that has not",
+                hint="Call bnn(x) first.",
+            )
+        given = bound_inputs(bnn.network, each_input(lambda t: _zeros(t, tensor.device), seen))
+        first = [str(n.target) for n in graph.nodes if n.op == "placeholder"]
         work.eval()
         with torch.no_grad():
-            draws_noise(lambda: Shapes(module).propagate(x))  # which puts generators back
+            draws_noise(
+                lambda: Shapes(module).propagate(*[given[name] for name in first])
+            )  # which puts generators back
         self.nodes = list(module.graph.nodes)
         self._note_what_is_shared(bnn.network)
         self.rules: dict[fx.Node, Rule] = {}
@@ -229,6 +240,10 @@ class UnitGraph:
         for name, value in {**norm._parameters, **norm._buffers}.items():
             if value is not None and value.ndim == 1:
                 plan.cuts.append(Cut(norm, name, units.to(value.device), None))
+
+
+def _zeros(like: Tensor, device: torch.device) -> Tensor:
+    return torch.zeros((2, *like.shape[1:]), dtype=like.dtype, device=device)
 
 
 def _gate(layer: BayesianDropout, units: Tensor, given: Tensor | None) -> Gate:

@@ -12,6 +12,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.diagnosis import bad_rows, bad_validation, is_invalid_value
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.inputs import Inputs
 from bayesdrop.program.program import Program
 
 
@@ -40,7 +41,7 @@ def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, floa
                     "validation data",
                     expected="inputs and targets",
                     got="inputs only",
-                    hint="Pass (x, y).",
+                    hint="Pass (x, y), or a mapping with 'labels'.",
                 )
             with explained("validation data", bnn.network, x):
                 output = require_output("validation data", bnn(x), len(x))
@@ -53,7 +54,7 @@ def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, floa
             else:
                 target = bnn.likelihood.target(output, y)
                 square += float((mean - target).square().sum())
-            count += x.shape[0]
+            count += len(x)
             values += target.numel()
     if values == 0:
         raise DataError(
@@ -67,7 +68,7 @@ def validate(bnn: Program, data: Data, batch_size: int = 1000) -> dict[str, floa
     return {"val_nll": nll / count, "val_rmse": math.sqrt(square / values)}
 
 
-def _validation_nll(bnn: Program, data: Data, output: Tensor, x: Tensor, y: Tensor) -> float:
+def _validation_nll(bnn: Program, data: Data, output: Tensor, x: Inputs, y: Tensor) -> float:
     try:
         nll = -float(bnn.likelihood.log_density(output, y).sum())
     except ValueError as error:

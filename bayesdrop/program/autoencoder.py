@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.poutine as poutine
@@ -15,6 +15,7 @@ from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import BayesianDropout, named_owners
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.code import Code, Encoding, Sites, draw
+from bayesdrop.program.inputs import GivenInputs
 from bayesdrop.program.latent_code import LatentCode, MaskPosterior
 from bayesdrop.program.nested_code import NestedCode
 from bayesdrop.program.program import Pass, Program
@@ -91,6 +92,7 @@ class VariationalAutoencoder(Program):
     """
 
     has_local_latents = True
+    takes_several = False
     network: _Autoencoder
 
     def __init__(
@@ -147,7 +149,7 @@ class VariationalAutoencoder(Program):
     def _posterior_pass(self) -> Pass:
         rates = self.draw_rates()
         return lambda x: self.network.decode(
-            draw(self.code.posterior(self.network.encode(x), rates))
+            draw(self.code.posterior(self.network.encode(cast(Tensor, x)), rates))
         )
 
     @property
@@ -162,7 +164,9 @@ class VariationalAutoencoder(Program):
 
     @override
     @in_turn
-    def loss(self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1) -> LossTerms:
+    def loss(
+        self, x: GivenInputs, y: Tensor | None = None, *, num_masks: NumMasks = 1
+    ) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats: one reparameterised sample.
 
         In training mode it has the value and the gradient of ``TraceMeanField_ELBO`` for the same
@@ -173,13 +177,16 @@ class VariationalAutoencoder(Program):
             y: What to reconstruct; None is ``x``.
             num_masks: 1, as an example's mask has a posterior of its own.
         """
+        x = self.check_batch(x, y)
         nll, kl = self._terms_of_examples(x, y, num_masks)
-        scale = self.num_data / x.shape[0]
+        scale = self.num_data / len(x)
         return LossTerms(nll * scale, self.kl_weight * kl * scale + self.shared_divergence())
 
     @override
     @in_turn
-    def data_term(self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1) -> Tensor:
+    def data_term(
+        self, x: GivenInputs, y: Tensor | None = None, *, num_masks: NumMasks = 1
+    ) -> Tensor:
         """Return the batch's reconstruction loss and the divergences of its own latents."""
         nll, kl = self._terms_of_examples(x, y, num_masks)
         return nll + self.kl_weight * kl
@@ -192,12 +199,12 @@ class VariationalAutoencoder(Program):
         return self.kl_weight * mask.kl_divergence()
 
     def _terms_of_examples(
-        self, x: Tensor, y: Tensor | None, num_masks: NumMasks
+        self, given: GivenInputs, y: Tensor | None, num_masks: NumMasks
     ) -> tuple[Tensor, Tensor]:
-        y = x if y is None else y
         self.check_num_masks(num_masks)
         self.check_plain_torch("VariationalAutoencoder.loss")
-        self.check_batch(x, y)
+        x = self.check_batch(given, y)
+        y = x if y is None else y
         rates = self.draw_rates()
         posterior = self.code.posterior(self.network.encode(x), rates)
         latents = draw(posterior)
@@ -207,8 +214,8 @@ class VariationalAutoencoder(Program):
         return nll, kl if penalty is None else kl + penalty.sum()
 
     @override
-    def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
-        super().check_batch(x, x if y is None else y)
+    def check_batch(self, x: GivenInputs, y: Tensor | None = None) -> Tensor:
+        return cast(Tensor, super().check_batch(x, cast(Any, x) if y is None else y))
 
     def draw_rates(self) -> Latents:
         """Draw the mask's global latents from their posterior; empty without a mask."""
@@ -348,7 +355,7 @@ class _LocalFunction(PyroFunction):
 
 class _Guide(_LocalFunction):
     @override
-    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> None:
+    def _run(self, x: Any, y: Tensor | None, num_masks: NumMasks) -> None:
         vae = self.bnn
         rates = self._sample_rates({} if vae.code.mask is None else vae.code.mask.posterior())
         # Networks run outside the plate: their weights may be sites, for all examples.
@@ -359,7 +366,7 @@ class _Guide(_LocalFunction):
 
 class _Model(_LocalFunction):
     @override
-    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor:
+    def _run(self, x: Any, y: Tensor | None, num_masks: NumMasks) -> Tensor:
         vae, y = self.bnn, x if y is None else y
         code = vae.code
         rates = self._sample_rates({} if code.mask is None else code.mask.prior())

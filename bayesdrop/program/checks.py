@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import BayesdropError, ConfigError, DataError, ShapeError
+from bayesdrop.program.inputs import Inputs, bound_inputs, shape_text, tensors_of
 
 # What torch says of dtypes, of shapes, and of a batch of one in batch norm.
 _DTYPES = re.compile(
@@ -23,42 +24,6 @@ _SHAPES = re.compile(
     r"|embedding dimension|Kernel size can't be|Padding size should be|a vector of size equal"
 )
 _SHORT = {torch.float32: "x.float()", torch.float64: "x.double()", torch.float16: "x.half()"}
-
-
-def require_data(who: str, name: str, value: object) -> Tensor:
-    """Return ``value`` if it is a tensor of numbers that a network can be trained on.
-
-    Args:
-        who: Who asks, for the message.
-        name: What it is, such as ``"x"``.
-        value: Anything.
-
-    Raises:
-        DataError: If it is no tensor, sparse, nested, complex, or has no memory.
-    """
-    if not isinstance(value, Tensor):
-        raise DataError(
-            who,
-            expected=f"{name} to be a tensor",
-            got="None" if value is None else f"a {type(value).__name__}",
-            hint="Inputs alone have no loss: pass x and y." if value is None else
-            "torch.as_tensor makes one of a NumPy array or a list.",
-        )  # fmt: skip
-    if value.layout != torch.strided or value.is_nested:
-        raise DataError(
-            who,
-            expected=f"{name} to be a dense tensor",
-            got="a nested one" if value.is_nested else f"one of layout {value.layout}",
-            hint=f"Pass {name}.to_dense().",
-        )
-    if value.is_complex():
-        raise DataError(
-            who,
-            expected=f"{name} to be real",
-            got=f"numbers of {value.dtype}",
-            hint="torch.view_as_real makes two real channels of them.",
-        )
-    return value
 
 
 def require_output(who: str, output: object, num_rows: int) -> Tensor:
@@ -103,10 +68,10 @@ def require_output(who: str, output: object, num_rows: int) -> Tensor:
 
 
 @contextmanager
-def explained(who: str, network: nn.Module, x: Tensor) -> Iterator[None]:
+def explained(who: str, network: nn.Module, x: Inputs) -> Iterator[None]:
     """Say what is wrong with ``x`` where torch, within a pass, speaks of matrices and types.
 
-    An error that is not about dtype, shape or the number of rows of the input passes unchanged.
+    An error that is not about number, dtype, shape or rows of the inputs passes unchanged.
 
     Args:
         who: Who runs the network, for the message.
@@ -114,7 +79,7 @@ def explained(who: str, network: nn.Module, x: Tensor) -> Iterator[None]:
         x: Its input.
 
     Raises:
-        ConfigError: If the network takes several inputs.
+        ConfigError: If the network takes other inputs, more or fewer.
         DataError: If the dtype of ``x`` is not the network's, a token is out of range, or batch
             norm in training mode meets a single row.
         ShapeError: If ``x`` does not have the shape that a layer expects; the message names it.
@@ -130,59 +95,86 @@ def explained(who: str, network: nn.Module, x: Tensor) -> Iterator[None]:
         raise known from error
 
 
-def _explain(who: str, network: nn.Module, x: Tensor, error: Exception) -> BayesdropError | None:
+def _explain(who: str, network: nn.Module, x: Inputs, error: Exception) -> BayesdropError | None:
     text = str(error)
-    if (needed := _inputs_needed(network)) > 1 and isinstance(error, TypeError):
-        return ConfigError(
-            who,
-            expected="a network with one input",
-            got=f"{type(network).__name__}, whose forward needs {needed}",
-            hint="Wrap it in a module that takes one tensor, such as the inputs side by side, "
-            "and takes it apart.",
-        )
+    if isinstance(error, TypeError) and (other := _other_inputs(who, network, x)):
+        return other
     path, layer = _failed_in(network, error)
     if "Expected more than 1 value per channel" in text:
         return DataError(
             who,
             expected=f"at least two examples in a batch, for {type(layer).__name__} {path!r}",
-            got=f"x of shape {tuple(x.shape)} in training mode",
+            got=f"{shape_text(x)} in training mode",
             hint="Choose another batch_size, or put the layer into eval().",
         )
     if isinstance(layer, nn.Embedding):
         return _explain_tokens(who, path, layer, x, text)
     dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
-    if dtypes and x.dtype not in dtypes and _DTYPES.search(text):
+    # Of several inputs the whole numbers may be right, such as words.
+    others = sorted(
+        {t.dtype for t in tensors_of(x)} - dtypes, key=lambda d: not d.is_floating_point
+    )
+    if dtypes and others and _DTYPES.search(text):
         dtype = next(iter(dtypes))
-        scaled = " Images: divide by 255." if x.dtype == torch.uint8 else ""
+        scaled = " Images: divide by 255." if others[0] == torch.uint8 else ""
         return DataError(
             who,
             expected=f"inputs of {dtype}, as the network's parameters are",
-            got=f"x of {x.dtype}",
+            got=f"x of {others[0]}",
             hint=f"Pass {_SHORT.get(dtype, f'x.to({dtype})')}.{scaled}",
         )
     if layer is not None and _SHAPES.search(text):
         return ShapeError(
             f"{who}: {type(layer).__name__} {path!r}",
             expected=_expected_by(layer),
-            got=f"x of shape {tuple(x.shape)} ({text.splitlines()[0]})",
+            got=f"{shape_text(x)} ({text.splitlines()[0]})",
             hint="Do the inputs have the shape that the network was made for?",
         )
     return None
 
 
-def _inputs_needed(network: nn.Module) -> int:
+def _other_inputs(who: str, network: nn.Module, x: Inputs) -> ConfigError | None:
+    """Return the error for inputs that the network's ``forward`` does not take."""
     try:
-        parameters = inspect.signature(network.forward).parameters.values()
-    except (TypeError, ValueError):
-        return 1
+        bound_inputs(network, x)
+    except TypeError as error:
+        given = len(tensors_of(x))
+        return ConfigError(
+            who,
+            expected=f"the inputs of the network, {_taken(network)}",
+            got=f"{given}: {type(network).__name__}, whose forward needs "
+            f"{_inputs_needed(network)} ({error})",
+            hint="Several inputs go into a tuple of their own, ((x1, x2), y), or "
+            "((x1, x2), None) without targets; by name into a dictionary, whose 'labels' are "
+            "the targets.",
+        )
+    except ValueError:  # a signature that nobody knows
+        return None
+    return None
+
+
+def _taken(network: nn.Module) -> str:
+    return f"forward{inspect.signature(network.forward)}".partition(" ->")[0]
+
+
+def _inputs_needed(network: nn.Module) -> int:
+    parameters = inspect.signature(network.forward).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
+def _words_of(inputs: Inputs, known: int) -> Tensor:
+    """Return the input that an embedding of so many words can have failed on."""
+    whole = [t for t in tensors_of(inputs) if not t.is_floating_point() and t.numel()]
+    wrong = [t for t in whole if int(t.min()) < 0 or int(t.max()) >= known]
+    return next(iter(wrong or whole or tensors_of(inputs)))
+
+
 def _explain_tokens(
-    who: str, path: str, layer: nn.Embedding, x: Tensor, text: str
+    who: str, path: str, layer: nn.Embedding, inputs: Inputs, text: str
 ) -> BayesdropError | None:
     expected = f"integers in 0..{layer.num_embeddings - 1}, for Embedding {path!r}"
+    x = _words_of(inputs, layer.num_embeddings)
     if "out of range" in text:
         got = f"x from {x.min().item()} to {x.max().item()}" if x.numel() else "others"
         hint = "Does the network know all words?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor, nn
 from typing_extensions import override
@@ -19,7 +20,14 @@ from bayesdrop.nn import (
     repeat_rows,
 )
 from bayesdrop.nn.mode import in_turn
-from bayesdrop.program.checks import explained, require_data, require_output
+from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.inputs import (
+    GivenInputs,
+    Inputs,
+    each_input,
+    outputs_of,
+    require_data,
+)
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
 from bayesdrop.typing import Latents, LossTerms, NumMasks, SharedBy
@@ -85,7 +93,7 @@ class BayesianNetwork(Program):
 
     @override
     @in_turn
-    def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
+    def loss(self, x: GivenInputs, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
         r"""Return minus the ELBO for the whole data set, in nats, as NLL and KL.
 
         .. math::
@@ -107,7 +115,8 @@ class BayesianNetwork(Program):
         Gal, 2017).
 
         Args:
-            x: A batch of inputs, ``(B, ...)``.
+            x: A batch of inputs, ``(B, ...)``; a tuple of them for a network that takes several
+                arguments, or a mapping by their names.
             y: The batch's targets.
             num_masks: Masks :math:`M` of each example. More bring the optimum nearer to the
                 posterior, each at the price of another pass. ``"exact"`` sums over all masks of
@@ -121,8 +130,8 @@ class BayesianNetwork(Program):
             https://arxiv.org/abs/1509.00519; here weights are likelihoods, as q(z | pi) is the
             prior. Li, Gal (2017), https://arxiv.org/abs/1703.02914.
         """
-        self._check(x, y, num_masks)
-        scale = self.num_data / x.shape[0]
+        x = self._checked(x, y, num_masks)
+        scale = self.num_data / len(x)
         if not self.training:
             with LocalDivergences(active_context()) as local:
                 nll = self.likelihood.nll(self._output(x), y) * scale
@@ -136,34 +145,33 @@ class BayesianNetwork(Program):
 
     @override
     @in_turn
-    def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
-        self._check(x, y, num_masks)
-        nll, draws = self._data_term(x, y, num_masks)
+    def data_term(self, x: GivenInputs, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
+        nll, draws = self._data_term(self._checked(x, y, num_masks), y, num_masks)
         return nll + self.kl_weight * draws.divergence_by_example().sum()
 
-    def _data_term(self, x: Tensor, y: Tensor, num_masks: NumMasks) -> tuple[Tensor, TrainingPass]:
+    def _data_term(self, x: Inputs, y: Tensor, num_masks: NumMasks) -> tuple[Tensor, TrainingPass]:
         """Return the batch's negative log-likelihood, and what was drawn for it."""
         mask_sum = MaskSum(self.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
-        draws = TrainingPass(x.shape[0] * masks, mask_sum)
+        draws = TrainingPass(len(x) * masks, mask_sum)
         draws.draw_jointly(self.network)
         with draws:
-            output = self._output(repeat_rows(x, masks))
+            output = self._output(each_input(lambda t: repeat_rows(t, masks), x))
         if masks == 1:
             return self.likelihood.nll(output, y), draws
         terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
         weights = None if mask_sum is None else mask_sum.log_weights
         return -log_mixture(terms, weights).sum(), draws
 
-    def _check(self, x: Tensor, y: Tensor, num_masks: NumMasks) -> None:
+    def _checked(self, x: GivenInputs, y: Tensor, num_masks: NumMasks) -> Inputs:
         self.check_num_masks(num_masks)
         self.check_plain_torch("BayesianNetwork.loss")
-        self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
+        return self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
 
-    def _output(self, x: Tensor) -> Tensor:
+    def _output(self, x: Inputs) -> Tensor:
         with explained("BayesianNetwork.loss", self.network, x):
-            output = self.network(x)
-        return require_output("BayesianNetwork.loss", output, x.shape[0])
+            output = outputs_of(self.network, x)
+        return require_output("BayesianNetwork.loss", output, len(x))
 
     def draw_latents(self) -> Mapping[LatentOwner, Latents]:
         """Draw all layers' global latents once from the guide, for ``PosteriorSample``."""
@@ -175,7 +183,7 @@ class BayesianNetwork(Program):
     def posterior_passes(self, num_samples: int, *, shared_by: SharedBy) -> list[Pass]:
         self.check_plain_torch("predict")
         if not self.is_random:
-            return [self.network]
+            return [partial(outputs_of, self.network)]
         return [self._posterior_pass(shared_by) for _ in range(num_samples)]
 
     def _posterior_pass(self, shared_by: SharedBy) -> Pass:
@@ -194,12 +202,12 @@ class PosteriorPass:
     def __init__(self, network: nn.Module, sample: PosteriorSample) -> None:
         self.network, self.sample = network, sample
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Inputs) -> Tensor:
         """Run the network."""
-        return self.within(self.network, x)
+        return self.within(partial(outputs_of, self.network), x)
 
-    def within(self, run: Pass, x: Tensor) -> Tensor:
+    def within(self, other: Pass, x: Inputs) -> Tensor:
         """Run anything else in its place."""
-        self.sample.num_rows = x.shape[0]
+        self.sample.num_rows = len(x)
         with self.sample:
-            return run(x)
+            return other(x)

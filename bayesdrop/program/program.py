@@ -6,7 +6,7 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,19 @@ from bayesdrop.nn import (
 )
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.mode import in_turn
-from bayesdrop.program.checks import require_data
+from bayesdrop.program.inputs import (
+    GivenInputs,
+    Inputs,
+    SeveralInputs,
+    as_inputs,
+    empty_like,
+    outputs_of,
+    shape_text,
+)
 from bayesdrop.record import Record
 from bayesdrop.typing import LossTerms, NumMasks, SharedBy
 
-Pass: TypeAlias = Callable[[Tensor], Tensor]
+Pass: TypeAlias = Callable[[Inputs], Tensor]
 """A function from a batch of inputs to the network's outputs."""
 
 _COUNTER = itertools.count()
@@ -56,6 +64,8 @@ class Program(Abstract, nn.Module):
 
     has_local_latents: ClassVar[bool]
     """Whether an example has latents of its own, other than masks drawn from their prior."""
+    takes_several: ClassVar[bool] = True
+    """Whether the network may have several inputs."""
     frozen: frozenset[str] = frozenset()
     """Names of the modules of ``network`` that the last ``fit`` left in evaluation mode."""
     privacy: Record | None = None
@@ -104,6 +114,7 @@ class Program(Abstract, nn.Module):
         self.kl_weight = kl_weight
         self.input_shape: tuple[int, ...] | None = None
         self.input_dtype: torch.dtype | None = None
+        self.several_inputs: SeveralInputs | None = None
         self._name = name
         self._automatic_name: tuple[int, str] | None = None
         self.named_owners()
@@ -122,17 +133,17 @@ class Program(Abstract, nn.Module):
         """Return the Pyro model and guide of this object."""
 
     @abstractmethod
-    def loss(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
+    def loss(self, x: GivenInputs, y: Tensor, *, num_masks: NumMasks = 1) -> LossTerms:
         """Return minus the ELBO for the whole data set, in nats, as NLL and KL.
 
         Args:
-            x: A batch of inputs, ``(B, ...)``.
+            x: A batch of inputs, ``(B, ...)``; a tuple, or a mapping, of several.
             y: The batch's targets.
             num_masks: Masks of each example inside the logarithm, as far as the program knows.
         """
 
     @abstractmethod
-    def data_term(self, x: Tensor, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
+    def data_term(self, x: GivenInputs, y: Tensor, *, num_masks: NumMasks = 1) -> Tensor:
         r"""Return what examples add to the loss in training mode: a sum over them, in nats.
 
         With the ``shared_divergence``, on which the data have no influence, it makes the loss:
@@ -232,10 +243,40 @@ class Program(Abstract, nn.Module):
         return super().train(mode)
 
     @in_turn
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the network in plain torch; its mode decides between sampled and mean latents."""
-        self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
-        return self.network(x)
+    def forward(self, *args: Any, **kwargs: Tensor) -> Tensor:
+        """Run the network in plain torch; its mode decides between sampled and mean latents.
+
+        Args:
+            *args: A batch of inputs; or several, as the network takes them or in a tuple.
+            **kwargs: Those that the network takes by name.
+        """
+        who = type(self).__name__
+        several = len(args) != 1 or kwargs
+        x = as_inputs(who, SeveralInputs(*args, **kwargs) if several else args[0])
+        self.remember(x)
+        return outputs_of(self.network, x)
+
+    def remember(self, x: Inputs) -> None:
+        """Remember the shapes and dtypes of an example, from which networks are traced."""
+        if isinstance(x, Tensor):
+            self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
+            self.several_inputs = None
+        elif not self.takes_several:
+            raise ConfigError(
+                type(self).__name__,
+                expected="one tensor",
+                got=repr(x),
+                hint="Put the inputs side by side.",
+            )
+        else:
+            self.input_shape = self.input_dtype = None
+            self.several_inputs = cast(SeveralInputs, empty_like(x))
+
+    def inputs_seen(self) -> Inputs | None:
+        """Return no examples of the last inputs' shapes and dtypes; None if it has seen none."""
+        if self.several_inputs is not None or self.input_shape is None:
+            return self.several_inputs
+        return torch.empty((0, *self.input_shape), dtype=self.input_dtype)
 
     def kept(self) -> dict[str, list[int]]:
         """Return how many units, and how many weights, each layer keeps.
@@ -266,29 +307,31 @@ class Program(Abstract, nn.Module):
         """Return the number of units of each dropout layer: ``total()["units"]``."""
         return self.total().get("units", [])
 
-    def check_batch(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Raise ``DataError`` if a batch is empty or larger than the data set it comes from.
+    def check_batch(self, x: GivenInputs, y: Tensor | None = None) -> Inputs:
+        """Return the inputs, or raise ``DataError`` if there are none, or more than in the data.
 
         Held-out data, without a gradient or in evaluation mode, may have any number of rows.
         Remembers the shape of an example and its dtype, from which ``compact`` traces.
         """
-        if require_data(type(self).__name__, "x", x).ndim == 0 or x.shape[0] == 0:
+        x = as_inputs(type(self).__name__, x)
+        if (isinstance(x, Tensor) and x.ndim == 0) or len(x) == 0:
             raise DataError(
                 type(self).__name__,
                 expected="a batch with at least one example",
-                got=f"x of shape {tuple(x.shape)}",
+                got=shape_text(x),
                 hint="Is the data set empty?",
             )
         trains = self.network.training and torch.is_grad_enabled()
-        if trains and y is not None and x.shape[0] > self.num_data:
+        if trains and y is not None and len(x) > self.num_data:
             raise DataError(
                 type(self).__name__,
                 expected=f"a batch of at most num_data={self.num_data} examples",
-                got=f"{x.shape[0]} examples",
+                got=f"{len(x)} examples",
                 hint="num_data is the size of the training set, not of a batch. For the ELBO of "
                 "held-out data call bnn.eval() first.",
             )
-        self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
+        self.remember(x)
+        return x
 
     def check_plain_torch(self, who: str) -> None:
         """Raise ``ConfigError`` if the network has latents that only its Pyro programs know.

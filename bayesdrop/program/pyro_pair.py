@@ -18,10 +18,11 @@ from typing_extensions import override
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.distributions import Mixture
-from bayesdrop.errors import ConfigError, DataError, DivergenceError
+from bayesdrop.errors import BayesdropError, ConfigError, DataError, DivergenceError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.inputs import GivenInputs, Inputs, each_input, outputs_of, tensors_of
 from bayesdrop.program.model_use import ModelUse
 from bayesdrop.program.network_sites import NetworkSites
 from bayesdrop.program.program import Program
@@ -47,10 +48,10 @@ class PyroFunction(Abstract, nn.Module):
     @override
     @in_turn
     def forward(
-        self, x: Tensor, y: Tensor | None = None, *, num_masks: NumMasks = 1
+        self, x: GivenInputs, y: Tensor | None = None, *, num_masks: NumMasks = 1
     ) -> Tensor | None:
         self.bnn.check_num_masks(num_masks)
-        self.bnn.check_batch(x, y)
+        x = self.bnn.check_batch(x, y)
         with self._parameter_scope():
             self._register_parameters()
             # They are registered now: a PyroModule in the network would add each once more.
@@ -58,7 +59,7 @@ class PyroFunction(Abstract, nn.Module):
                 return self._run(x, y, num_masks)
 
     @abstractmethod
-    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor | None:
+    def _run(self, x: Inputs, y: Tensor | None, num_masks: NumMasks) -> Tensor | None:
         """Run the program's sample statements."""
 
     def _register_parameters(self) -> None:
@@ -97,10 +98,10 @@ class PyroFunction(Abstract, nn.Module):
             weakref.finalize(self, _forget, _STORED[self]).atexit = False
         _STORED[self][key] = id(parameter)
 
-    def _data_plate(self, x: Tensor, y: Tensor | None) -> pyro.plate:
+    def _data_plate(self, x: Inputs, y: Tensor | None) -> pyro.plate:
         # The rows of x are the subsample; naming them saves drawing a permutation of all data.
-        rows = torch.arange(x.shape[0], device=x.device)
-        size = x.shape[0] if y is None else self.bnn.num_data
+        rows = torch.arange(len(x), device=x.device)
+        size = len(x) if y is None else self.bnn.num_data
         return pyro.plate("data", size, subsample=rows, dim=-1)
 
 
@@ -119,7 +120,7 @@ class Guide(PyroFunction):
     """The global latents' posteriors."""
 
     @override
-    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> None:
+    def _run(self, x: Inputs, y: Tensor | None, num_masks: NumMasks) -> None:
         for path, owner in self.bnn.named_owners():
             with poutine.scale(scale=owner.kl_scale * self.bnn.kl_weight):
                 for name, fn in owner.posterior().items():
@@ -140,7 +141,7 @@ class Model(PyroFunction):
         self._use = ModelUse()
 
     @override
-    def _run(self, x: Tensor, y: Tensor | None, num_masks: NumMasks) -> Tensor:
+    def _run(self, x: Inputs, y: Tensor | None, num_masks: NumMasks) -> Tensor:
         latents: dict[LatentOwner, Latents] = {}
         batch_shapes: list[torch.Size] = []
         for path, owner in self.bnn.named_owners():
@@ -156,18 +157,18 @@ class Model(PyroFunction):
                 if penalty is not None:
                     pyro.factor(f"{path}.penalty", -penalty)
         particles = particle_shape(batch_shapes)
-        rows = x.shape[0]
+        rows = len(x)
         if particles:
-            x = x.expand(particles + x.shape).reshape(-1, *x.shape[1:])
+            x = each_input(lambda t: t.expand(particles + t.shape).reshape(-1, *t.shape[1:]), x)
         mask_sum = MaskSum(self.bnn.network) if num_masks == "exact" else None
         masks = int(num_masks) if mask_sum is None else len(mask_sum)
         plate = self._data_plate(x[:rows], y)
         context = ModelPass(latents, particles, rows, masks, mask_sum, plate)
-        rows_run = repeat_rows(x, masks)
-        run = explained("BayesianNetwork.model", self.bnn.network, rows_run)
-        with context, NetworkSites(particles), run:
-            output = self.bnn.network(rows_run)
-        output = require_output("BayesianNetwork.model", output, rows_run.shape[0])
+        rows_run = each_input(lambda t: repeat_rows(t, masks), x)
+        explain = explained("BayesianNetwork.model", self.bnn.network, rows_run)
+        with context, NetworkSites(particles), explain:
+            output = outputs_of(self.bnn.network, rows_run)
+        output = require_output("BayesianNetwork.model", output, len(rows_run))
         self._use.check(context, y)
         target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
         batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
@@ -186,8 +187,11 @@ class Model(PyroFunction):
         return output
 
 
-def _not_finite(x: Tensor, output: Tensor) -> DataError | DivergenceError | None:
-    for error, what, value in ((DataError, "inputs", x), (DivergenceError, "outputs", output)):
+def _not_finite(x: Inputs, output: Tensor) -> BayesdropError | None:
+    for error, what, value in (
+        *((DataError, "inputs", t) for t in tensors_of(x)),
+        (DivergenceError, "outputs", output),
+    ):
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return error(
                 "BayesianNetwork.model",

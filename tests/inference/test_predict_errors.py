@@ -97,8 +97,8 @@ def test_convolutions_say_what_shape_they_were_given():
         bd.predict(bayesian(network), torch.zeros(2, 1, 8, 8).float())
 
 
-def test_a_network_with_two_inputs_is_refused():
-    with pytest.raises(ConfigError, match="TwoInputs, whose forward needs 2"):
+def test_one_input_of_a_network_that_needs_two_is_refused():
+    with pytest.raises(ConfigError, match="got 1: TwoInputs, whose forward needs 2"):
         bd.predict(bayesian(TwoInputs(None)), X, num_samples=2)
 
 
