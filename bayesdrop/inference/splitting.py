@@ -142,7 +142,9 @@ def not_a_pair(item: object) -> DataError:
     hint = "Make the Dataset return a tensor, or a pair of tensors."
     if isinstance(item, tuple | list):
         got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
-        if len(item) > 2:
+        if isinstance(item, list) and item and isinstance(item[0], Mapping | tuple):
+            hint = "A list of examples goes into a DataLoader, which makes batches of them."
+        elif len(item) > 2:
             hint += " The inputs of a network with several go into a tuple: ((x1, x2), y)."
     if isinstance(item, Mapping):
         kinds = [f"{key!r} ({type(value).__name__})" for key, value in list(item.items())[:6]]
