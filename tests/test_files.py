@@ -1,7 +1,6 @@
 import json
 import math
-import subprocess
-import sys
+import signal
 
 import pytest
 
@@ -16,6 +15,7 @@ from bayesdrop.files import (
     write_sealed,
     write_text,
 )
+from tests.forked import run_code
 
 
 def test_json_round_trip_turns_what_json_lacks_into_null(tmp_path):
@@ -57,7 +57,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_to_write(tmp_path):
     )
     for name in ("history.json", "a[1].png"):
         path = tmp_path / name
-        subprocess.run([sys.executable, "-c", kill, str(path)], check=False)
+        assert run_code(kill, tmp_path, [path]).status == -signal.SIGKILL
         (left,) = tmp_path.glob(".*")
         write_text(tmp_path / "other.json", "")
         assert left.exists()  # it may be another's
@@ -135,10 +135,9 @@ def test_a_full_disk_is_a_sentence_wherever_something_is_written(tmp_path):
     pytest.importorskip("resource")
     pytest.importorskip("matplotlib")
     (tmp_path / "a").write_text("old")
-    command = [sys.executable, "-c", FULL_DISK]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    lines = done.stdout.splitlines()
+    ended = run_code(FULL_DISK, tmp_path)
+    assert ended.error == ""
+    lines = ended.output.splitlines()
     assert len(lines) == 5 and all("with enough space, got" in line for line in lines), lines
     assert (tmp_path / "a").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from bayesdrop.recipes import (
     run_recipe,
 )
 from bayesdrop.recipes.augment import crop_and_flip
+from tests.forked import run_code
 
 DATA = "digits:0-3"
 X = torch.linspace(0, 1, 5 * 64, dtype=torch.float32).reshape(5, 1, 8, 8)
@@ -276,7 +275,7 @@ def test_the_second_stage_starts_from_the_weights_of_the_first(trained):
     assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1] > 0.5
 
 
-def test_a_fresh_process_predicts_the_same_bits(trained):
+def test_a_fresh_process_predicts_the_same_bits(trained, tmp_path):
     out, run = trained
     torch.set_num_threads(1)  # as in the other process: sums in another order have other bits
     program = (
@@ -288,14 +287,11 @@ def test_a_fresh_process_predicts_the_same_bits(trained):
         "p = bd.predict(run.bnn, x, num_samples=4, seed=3).mean\n"
         "print([v.hex() for v in p.flatten().tolist() + run.plain(x).flatten().tolist()])\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    import bayesdrop as bd
-
+    ended = run_code(program, tmp_path)
+    assert ended.error == ""
     p = bd.predict(run.bnn, X, num_samples=4, seed=3).mean
     expected = p.flatten().tolist() + run.plain(X).flatten().tolist()
-    assert result.stdout.strip() == str([value.hex() for value in expected])
+    assert ended.output.strip() == str([value.hex() for value in expected])
 
 
 class Killed(Exception):

@@ -122,7 +122,7 @@ class OwnerContract(ABC):
             several = elbo(num_particles=5, vectorize_particles=True)
             return several.loss(bnn.model, bnn.guide, *data)
 
-        differences = [loss(Trace_ELBO, s) - loss(TraceMeanField_ELBO, s) for s in range(40)]
+        differences = [loss(Trace_ELBO, s) - loss(TraceMeanField_ELBO, s) for s in range(20)]
         if bool(bd.kl_divergence(bnn.network) == 0):  # then they agree in every draw
             torch.testing.assert_close(differences, [0.0] * len(differences))
         else:
@@ -135,8 +135,8 @@ class OwnerContract(ABC):
             elbo = TraceMeanField_ELBO(**options)
             return torch.tensor([elbo.loss(bnn.model, bnn.guide, *data) for _ in range(count)])
 
-        vectorised = losses(40, num_particles=10, vectorize_particles=True)
-        assert_means_equal(losses(100), vectorised)
+        vectorised = losses(20, num_particles=10, vectorize_particles=True)
+        assert_means_equal(losses(50), vectorised)
 
     def test_elbo_module_trains_with_torch_and_leaves_the_store_empty(self):
         bnn, data = self.bayesian(), self.batch()
@@ -158,22 +158,22 @@ class OwnerContract(ABC):
         masks = {f"{path}.z" for path, _ in bnn.named_dropout_layers()}
         frequencies = []
         for parallel in (False, True):
-            predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=100, parallel=parallel)
+            predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=50, parallel=parallel)
             samples = predictive(x)
-            assert samples["obs"].shape == (100, 4)
+            assert samples["obs"].shape == (50, 4)
             assert samples.keys() == {"obs", *masks, *nodes}
             frequencies.append(one_hot(samples["obs"], 3).double())
             for name, node in nodes.items():
-                value = samples[name].reshape(100, *node["value"].shape)
+                value = samples[name].reshape(50, *node["value"].shape)
                 assert_mean_close(value, node["fn"].mean)
         assert_means_equal(*frequencies)
 
     @torch.no_grad()
     def test_predictive_and_predict_agree(self):
         bnn, (x, _) = self.bayesian().eval(), self.batch(4)
-        predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=1000, parallel=True)
-        ours = bd.predict(bnn, x, num_samples=1000)
-        assert ours.num_samples == 1000
+        predictive = Predictive(bnn.model, guide=bnn.guide, num_samples=300, parallel=True)
+        ours = bd.predict(bnn, x, num_samples=300)
+        assert ours.num_samples == 300
         assert ours.mutual_information is not None
         assert bool((ours.mutual_information > 1e-12).all()) == self.is_random
         assert_means_equal(one_hot(predictive(x)["obs"], 3).double(), ours.samples)
@@ -274,7 +274,7 @@ class OwnerContract(ABC):
                 assert_mean_close(log_ratio, kl)
 
     def test_the_laws_of_the_elbo_hold(self):
-        table = bd.check_elbo(self.bayesian(), *self.batch(), num_samples=2000, num_repeats=20)
+        table = bd.check_elbo(self.bayesian(), *self.batch(), num_samples=500, num_repeats=10)
         assert table.passed, table
 
     # -- plain torch ---------------------------------------------------------------------------
@@ -332,7 +332,7 @@ class OwnerContract(ABC):
 
         @torch.no_grad()
         def losses(size):
-            rows = (torch.randperm(NUM_DATA)[:size] for _ in range(200))
+            rows = (torch.randperm(NUM_DATA)[:size] for _ in range(80))
             return torch.stack([bnn.loss(x[i], y[i]).loss for i in rows])
 
         assert_means_equal(losses(NUM_DATA), losses(3))

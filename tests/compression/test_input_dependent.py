@@ -1,8 +1,6 @@
 import copy
 import io
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch.utils.data import DataLoader
 import bayesdrop as bd
 from bayesdrop.compression import count_params
 from tests.compression.networks import NETWORKS, keep, mask, randomise
-from tests.compression.test_export import WITHOUT_BAYESDROP
 
 NAMES = ["lenet-500-300", "lenet5-caffe", "vgg", "user module"]
 BOTH = pytest.mark.parametrize("per_input", [False, True], ids=["dense", "per input"])
@@ -299,22 +296,6 @@ def test_compact_leaves_its_argument_alone():
     bd.compression.measure_per_input(net, x)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())
-
-
-@BOTH
-def test_files_run_where_bayesdrop_is_not_installed(per_input, tmp_path):
-    net, x = EDGES["pooled and flattened"]().eval(), torch.randn(3, 2, 6, 6)
-    small, x = bd.compact(net, x, per_input=per_input).float(), x.float()
-    bd.save_plain(small, tmp_path / "small.pt2", x)
-    torch.save(small, tmp_path / "small.pickle")
-    torch.save(x, tmp_path / "x.pt")
-    torch.save(small(x), tmp_path / "expected.pt")
-    command = [sys.executable, "-c", WITHOUT_BAYESDROP, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    again = bd.load_plain(tmp_path / "small.pt2")
-    for size in (1, 2):
-        assert torch.allclose(again(x[:size]), small(x[:size]), rtol=0, atol=1e-6)
 
 
 @BOTH

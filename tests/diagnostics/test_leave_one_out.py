@@ -19,7 +19,7 @@ az = import_arviz()
 # Pareto k of a guide that is only like the posterior is now and then above the threshold.
 pytestmark = pytest.mark.filterwarnings("ignore::bayesdrop.errors.ReliabilityWarning")
 
-GRID = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+GRID = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
 
 
 class OneUnit:
@@ -77,7 +77,7 @@ def exact_within_error(result, problem):
     assert result.standard_error == pytest.approx(spread, rel=0.05)
 
 
-@pytest.mark.parametrize(("keep", "rows"), [(0.8, 30), (0.5, 100), (0.2, 60)])
+@pytest.mark.parametrize(("keep", "rows"), [(0.8, 30), (0.2, 60)])
 def test_it_is_leave_one_out_by_quadrature(keep, rows):
     problem = OneUnit(keep, rows)
     bnn, data = problem.program(problem.mean, 1.3 * problem.sd)
@@ -98,10 +98,10 @@ def test_a_guide_two_deviations_off_is_corrected_for():
 def test_the_monte_carlo_error_is_that_between_seeds():
     problem = OneUnit(0.5, 20)
     bnn, data = problem.program(problem.mean, 1.5 * problem.sd, units=2)
-    found = [bd.loo(bnn, data, num_samples=100, num_masks=8, seed=seed) for seed in range(16)]
+    found = [bd.loo(bnn, data, num_samples=100, num_masks=8, seed=seed) for seed in range(10)]
     spread = float(torch.tensor([result.elpd for result in found]).std())
     claimed = float(torch.tensor([result.monte_carlo_error for result in found]).mean())
-    # A standard deviation from 16 values is known to 18 %.
+    # A standard deviation from 10 values is known to 24 %.
     assert 0.45 * spread < claimed < 2.5 * spread
     exact = bd.loo(bnn, data, num_samples=100, seed=0)
     assert exact.num_masks == "exact" and exact.monte_carlo_error < 0.5 * claimed

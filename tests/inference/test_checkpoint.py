@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.errors import CheckpointError
 from bayesdrop.inference import checkpoint
+from tests.forked import run_code
 
 
 def make_bnn(units=4):
@@ -44,7 +43,8 @@ bd.load(bnn, sys.argv[1] + "/model.pt")
 expected = torch.load(sys.argv[1] + "/expected.pt", weights_only=True)
 assert torch.equal(bnn.eval()(expected["x"]), expected["output"])
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    ended = run_code(code, tmp_path, [tmp_path])
+    assert ended.error == ""
 
 
 def test_a_network_of_another_shape_is_refused_unchanged(tmp_path):

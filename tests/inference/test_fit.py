@@ -2,9 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import pytest
@@ -20,6 +17,7 @@ from bayesdrop.errors import (
     DivergenceError,
 )
 from bayesdrop.inference import schedules
+from tests.forked import run_code
 
 
 def make_data(rows=120):
@@ -164,39 +162,37 @@ def test_five_and_five_epochs_are_bit_equal_to_ten(tmp_path):
         assert [ours[key] for key in keys] == [theirs[key] for key in keys]
 
 
-_TRAIN = """
-    import os, signal, sys
-    import torch
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    sys.path.insert(0, {root!r})
-    from tests.inference.test_fit import fit, make_bnn, make_data
-    torch.manual_seed(11)
-    data = make_data()
-    saves = 0
-    original = torch.save
-    def save(payload, file, **options):
-        global saves
-        saves += 1
-        if saves == {kill_at}:
-            file.write(b"half a checkpoint")
-            file.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(payload, file, **options)
-    torch.save = save
-    bnn = make_bnn()
-    fit(bnn, data, epochs=6, checkpoint_dir={folder!r})
-    original(bnn.state_dict(), {folder!r} + "/final.pt")
+TRAIN = """
+import os, signal, sys
+import torch
+torch.set_default_dtype(torch.float64)
+from tests.inference.test_fit import fit, make_bnn, make_data
+folder, kill_at = sys.argv[1], int(sys.argv[2])
+torch.manual_seed(11)
+data = make_data()
+saves = 0
+original = torch.save
+def save(payload, file, **options):
+    global saves
+    saves += 1
+    if saves == kill_at:
+        file.write(b"half a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(payload, file, **options)
+torch.save = save
+bnn = make_bnn()
+fit(bnn, data, epochs=6, checkpoint_dir=folder)
+original(bnn.state_dict(), folder + "/final.pt")
 """
 
 
 def run_training(folder, kill_at):
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    code = textwrap.dedent(_TRAIN.format(root=root, folder=str(folder), kill_at=kill_at))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode
+    ended = run_code(TRAIN, folder.parent, [folder, kill_at])
+    assert ended.error == ""
+    return ended.status
 
 
-@pytest.mark.slow
 def test_a_run_killed_during_a_save_ends_with_the_same_bits(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from torch.nn import functional as F
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
 from bayesdrop.typing import LossTerms
+from tests.forked import Started
 
 ROWS = 21  # an odd number, and a last batch that is too small to share
 
@@ -95,22 +94,18 @@ def processes(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    code = f"from tests.inference.test_ranks import main; main({str(folder)!r})"
+    script = folder / "program.py"
+    script.write_text(f"from tests.inference.test_ranks import main; main({str(folder)!r})")
     # What torchrun sets.
     common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     common |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Started(script, folder, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        ended = process.wait()
+        assert (ended.status, ended.error) == (0, "")
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
