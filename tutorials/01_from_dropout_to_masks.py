@@ -72,7 +72,7 @@ optimizer = torch.optim.Adam(
         {"params": gate_parameters, "lr": 1e-1},
     ]
 )
-epochs = 30 if SMOKE else 80
+epochs = 15 if SMOKE else 80
 schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [epochs * 2 // 3, epochs * 9 // 10])
 
 for epoch in range(epochs):

@@ -58,7 +58,7 @@ for name in ("0.pi", "0.z", "obs"):
 
 # %%
 svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 5e-2}), TraceMeanField_ELBO())
-losses = [svi.step(x, y) for _ in range(400 if SMOKE else 2000)]
+losses = [svi.step(x, y) for _ in range(200 if SMOKE else 2000)]
 keep = gate.keep_prob().detach()
 keep
 
@@ -101,14 +101,14 @@ ours = bd.predict(bnn, x, num_samples=200, seed=0)
 bnn.train()
 net[1].requires_grad_(False)
 svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 5e-2}), TraceMeanField_ELBO())
-for _ in range(200 if SMOKE else 600):
+for _ in range(100 if SMOKE else 600):
     svi.step(x, y, num_masks="exact")
 
 kernel = NUTS(lambda x, y: bnn.model(x, y, num_masks="exact"), max_tree_depth=4)
 mcmc = MCMC(
     kernel,
-    num_samples=60 if SMOKE else 300,
-    warmup_steps=40 if SMOKE else 150,
+    num_samples=40 if SMOKE else 300,
+    warmup_steps=30 if SMOKE else 150,
     disable_progbar=True,
 )
 mcmc.run(x, y)

@@ -43,9 +43,10 @@ def train(network, epochs, **options):
 
 torch.manual_seed(0)
 layers = [nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 200), nn.ReLU()]
-plain = train(nn.Sequential(*layers, nn.Linear(200, 10)), 15)
+plain = train(nn.Sequential(*layers, nn.Linear(200, 10)), 5 if SMOKE else 15)
 masked = bd.convert(plain.network, "beta-bernoulli")
-bnn = train(masked, 40 if SMOKE else 150, variational_learning_rate=0.1)
+epochs, rate = (20, 0.4) if SMOKE else (150, 0.1)
+bnn = train(masked, epochs, variational_learning_rate=rate)
 bnn.units_total(), bnn.units()
 
 # %% [markdown]
@@ -109,7 +110,7 @@ bd.compression.measure_size(bnn, num_samples=50, seed=0)
 
 # %%
 table = bd.compression.measure_compression(
-    bnn, small, x_test[:1], batch_sizes=(1, 1000), repeats=20 if SMOKE else 100
+    bnn, small, x_test[:1], batch_sizes=(1, 1000), repeats=3 if SMOKE else 100
 )
 table
 

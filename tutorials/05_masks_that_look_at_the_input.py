@@ -35,7 +35,7 @@ net = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 
                     nn.Linear(64, 10))  # fmt: skip
 masked = bd.convert(net, "beta-bernoulli", init_concentration1=2.0, kl_scale=0.01)
 fixed = bd.BayesianNetwork(masked, bd.Categorical(), num_data=len(x))
-epochs = 25 if SMOKE else 100
+epochs = 12 if SMOKE else 100
 options = {"batch_size": 50, "learning_rate": 3e-3, "progress": False}
 bd.fit(
     fixed,

@@ -46,7 +46,7 @@ layer.log_alpha().flatten(), layer.kl_by_unit()
 # %%
 digits = bd.load_data("digits")
 (x, y), (x_test, y_test) = digits.train, digits.test
-EPOCHS = 100 if SMOKE else 200
+EPOCHS, RATE = (40, 0.1) if SMOKE else (200, 0.05)
 
 
 def train(labels, dropout=None):
@@ -61,7 +61,7 @@ def train(labels, dropout=None):
         epochs=EPOCHS,
         batch_size=64,
         learning_rate=5e-3,
-        variational_learning_rate=5e-2,
+        variational_learning_rate=RATE,
         weight_decay=0.0,
         schedule=(0.85, 0.95),
         kl_weight=bd.schedules.warm_up(0.6),
@@ -100,8 +100,8 @@ small, table
 # by heart. Under the ELBO it does not pay: what a weight says about the training labels must be
 # worth more than its KL divergence, and a memorised label earns at most $\log 10 = 2.3$ nats.
 # What remains are the biases, and a few weights so close to zero that their ratio $\alpha$ means
-# little: the network is not literally empty (13 of 7,400 weights after 100 epochs, 35 after 200),
-# but its logits differ between inputs by a few hundredths.
+# little: the network is not literally empty (35 of 7,400 weights after 200 epochs), but its logits
+# differ between inputs by a few hundredths.
 
 # %%
 random = torch.randint(10, y.shape, generator=torch.Generator().manual_seed(1))
@@ -118,7 +118,7 @@ print(f"digits: {kept:.1%} of the weights, random labels: {sum(empty.kept()['wei
 assert kept < 0.25
 assert error(sparse, x_test, y_test) < error(plain, x_test, y_test) + 3.0
 assert table.file_bytes < table.file_bytes_dense / 2
-assert error(by_heart, x, random) < 60.0
+assert error(by_heart, x, random) < (75.0 if SMOKE else 60.0)
 assert sum(empty.kept()["weights"]) < 0.01 * sum(empty.total()["weights"])
 with torch.no_grad():
     spread = empty.network.eval()(x).std(0).max()

@@ -48,7 +48,7 @@ plain = nn.Sequential(
     nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10)
 )
 pretrained = bd.BayesianNetwork(plain, bd.Categorical(), num_data=half)
-bd.fit(pretrained, theirs, epochs=30 if SMOKE else 60, learning_rate=3e-3, progress=False, seed=0)
+bd.fit(pretrained, theirs, epochs=15 if SMOKE else 60, learning_rate=3e-3, progress=False, seed=0)
 
 # %% [markdown]
 # ## Two priors
@@ -65,7 +65,7 @@ for name, concentration in PRIORS.items():
         if isinstance(module, nn.Linear):
             module.requires_grad_(False)
     bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=len(ours[0]))
-    epochs = 30 if SMOKE else 100
+    epochs = 15 if SMOKE else 100
     bd.fit(bnn, ours, epochs=epochs, variational_learning_rate=5e-2, progress=False, seed=0)
     networks[name] = bnn
 {name: bnn.units() for name, bnn in networks.items()}

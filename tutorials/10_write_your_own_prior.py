@@ -138,7 +138,7 @@ def train(dropout, **options):
     bd.fit(
         bnn,
         (x, y),
-        epochs=60 if SMOKE else 150,
+        epochs=20 if SMOKE else 150,
         batch_size=50,
         learning_rate=3e-3,
         variational_learning_rate=1e-1,
@@ -172,7 +172,7 @@ found
 # compact network follows from `mean_mask`.
 
 # %%
-check = bd.check_elbo(smooth, x[:64], y[:64], num_samples=2000)
+check = bd.check_elbo(smooth, x[:64], y[:64], num_samples=500 if SMOKE else 2000)
 small = bd.compact(smooth, x_test[:1])
 difference = float((small(x_test) - smooth(x_test)).detach().abs().max())
 check, small.get_submodule("1"), difference

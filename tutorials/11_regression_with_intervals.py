@@ -19,7 +19,7 @@ import bayesdrop as bd
 from bayesdrop.metrics import RegressionFigures, predictive_interval, regression_calibration
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-EPOCHS, MEMBERS = (100, 3) if SMOKE else (200, 5)
+EPOCHS, MEMBERS, RATE = (50, 2, 2e-3) if SMOKE else (200, 5, 1e-3)
 torch.manual_seed(0)
 
 # %% [markdown]
@@ -54,6 +54,7 @@ def trained(net: nn.Module, seed: int) -> bd.BayesianNetwork:
         training_data,
         epochs=EPOCHS,
         batch_size=50,
+        learning_rate=RATE,
         schedule=schedule,
         seed=seed,
         progress=False,
