@@ -2,13 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.forked import run_script
+from tests.forked import run_code, run_script
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted(path.name for path in (ROOT / "tutorials").glob("*.py"))
@@ -47,13 +45,7 @@ def test_the_prior_of_tutorial_10_keeps_the_contract(tmp_path):
         f"{plugin}\n\nfrom bayesdrop.testing import MaskContract\n\n\n"
         'class TestSmoothField(MaskContract):\n    key = "smooth-field"\n'
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"],
-        cwd=tmp_path,  # no checkout is needed
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    program = "import pytest, sys\nassert pytest.main(sys.argv[1:]) == 0"
+    options = ["-q", "-p", "no:cacheprovider", "-W", "error", tmp_path]
+    ended = run_code(program, tmp_path, options)  # no checkout is needed
+    assert not ended.error and " passed" in ended.output, ended.output[-3000:]
