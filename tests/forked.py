@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PROCESSES = multiprocessing.get_context("forkserver")
+# torch._dynamo: the first optimiser of a process imports it, which takes seconds.
 _IMPORTED = [
-    "torch",
-    "pyro",
-    "sklearn.datasets",
-    "matplotlib.pyplot",
-    "bayesdrop.surface",
-    "pytest",
+    *("torch", "torch._dynamo", "pyro", "sklearn.datasets", "matplotlib.pyplot"),
+    *("bayesdrop.surface", "pytest"),
 ]
 # As by `python -W error`, and with one thread, which a fork may have.
 _SETTINGS = {"PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
