@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from pyro.infer import ELBO
 
-from bayesdrop.errors import BayesdropWarning, ConfigError, unknown_name
+from bayesdrop.errors import BayesdropWarning, ConfigError
 from bayesdrop.inference import fingerprint, settings
 from bayesdrop.inference.batches import (
     Data,
@@ -22,6 +22,7 @@ from bayesdrop.inference.batches import (
     known_examples,
     num_examples,
 )
+from bayesdrop.inference.buffers import buffer_schedules
 from bayesdrop.inference.diagnosis import doubts_reported
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective, as_objective
@@ -34,7 +35,6 @@ from bayesdrop.inference.splitting import take
 from bayesdrop.inference.training import (
     Record,
     TrainingRun,
-    schedulable_buffers,
     sweep,
 )
 from bayesdrop.inference.validation import validate
@@ -265,7 +265,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             weight_decay=weight_decay,
         ),
         schedule=as_rate_schedule(schedule),
-        buffers=_buffer_schedules(bnn, buffers),
+        buffers=buffer_schedules(bnn, buffers),
         kl_weight=None if kl_weight is None else as_schedule(kl_weight, "kl_weight"),
         objective=steps or as_objective(objective, num_masks, autocast),
         clip_norm=clip_norm,
@@ -347,20 +347,6 @@ def _zero_tiny(bnn: Program) -> None:
     # network would predict several times more slowly.
     for parameter in bnn.parameters():
         parameter[parameter.abs() < _TINY] = 0.0
-
-
-def _buffer_schedules(bnn: Program, buffers: Any) -> dict[str, Schedule]:
-    if not isinstance(buffers, Mapping | None):
-        raise ConfigError(
-            "fit",
-            expected="buffers to be a dictionary of names and schedules",
-            got=f"buffers={buffers!r}",
-            hint="For example buffers={'temperature': schedules.linear(1.0, 0.1)}.",
-        )
-    for name in buffers or ():
-        if name not in (available := schedulable_buffers(bnn)):
-            raise unknown_name("schedulable buffer", name, available or ("none",))
-    return {name: as_schedule(value, name) for name, value in (buffers or {}).items()}
 
 
 def _check_num_data(bnn: Program, data: Data) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.settings import require_function
+from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import LatentOwner
 from bayesdrop.program.program import Program
 
@@ -40,9 +41,14 @@ def make_optimizer(
     """
     if isinstance(given, torch.optim.Optimizer):
         optimizer = given
-        _parameter_groups(bnn, 0.0, 0.0, 0.0)  # which refuses a frozen network
+        parameter_groups(bnn)  # which refuses a frozen network
     else:
-        groups = _parameter_groups(bnn, learning_rate, variational_learning_rate, weight_decay)
+        groups = parameter_groups(
+            bnn,
+            learning_rate=learning_rate,
+            variational_learning_rate=variational_learning_rate,
+            weight_decay=weight_decay,
+        )
         if given is None:
             return torch.optim.Adam(groups, fused=_can_fuse(bnn))
         optimizer = _made_by(given, groups)
@@ -107,23 +113,47 @@ def _refuse_closures(kind: type) -> None:
         )
 
 
-def _parameter_groups(
-    bnn: Program, learning_rate: float, variational_learning_rate: float, weight_decay: float
+def parameter_groups(
+    network: nn.Module,
+    *,
+    learning_rate: float = 1e-3,
+    variational_learning_rate: float = 1e-2,
+    weight_decay: float = 1e-4,
 ) -> list[dict[str, Any]]:
-    owners = [m for m in bnn.modules() if isinstance(m, LatentOwner)]
-    variational = {id(p) for owner in owners for p in owner.variational_parameters()}
-    means = {id(p) for owner in owners for p in owner.mean_parameters()}
-    likelihood = {id(parameter) for parameter in bnn.likelihood.parameters()}
+    """Return the parameters that train in groups, as ``fit`` has them, for any torch optimiser.
+
+    Network weights; posterior means of weights, and parameters of the likelihood, at the same rate
+    without decay; parameters of the variational posterior, at a rate of their own without decay.
+
+    Args:
+        network: A network with Bayesian layers, or a program.
+        learning_rate: As for ``fit``, like the following.
+        variational_learning_rate: Of dropout layers, and of variances of random weights.
+        weight_decay: Of network weights.
+
+    Raises:
+        ConfigError: If nothing is to be trained.
+
+    Example:
+        >>> import bayesdrop as bd
+        >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        >>> [(group["lr"], group["weight_decay"]) for group in parameter_groups(net)]
+        [(0.001, 0.0001), (0.01, 0.0)]
+    """
+    variational, means = posterior_parameters(network)
+    likelihood = {
+        id(p) for m in network.modules() if isinstance(m, Likelihood) for p in m.parameters()
+    }
     members: Mapping[str, list[nn.Parameter]] = {
         "weights": [],
         "means": [],
         "likelihood": [],
         "variational": [],
     }
-    for parameter in bnn.parameters():
+    for parameter in network.parameters():
         if parameter.requires_grad:
-            kind = "variational" if id(parameter) in variational else "weights"
-            kind = "means" if id(parameter) in means else kind
+            kind = "variational" if parameter in variational else "weights"
+            kind = "means" if parameter in means else kind
             members["likelihood" if id(parameter) in likelihood else kind].append(parameter)
     rates = {
         "weights": (learning_rate, weight_decay),
@@ -144,6 +174,13 @@ def _parameter_groups(
             hint="Were they frozen with requires_grad_(False)?",
         )
     return groups
+
+
+def posterior_parameters(network: nn.Module) -> tuple[set[nn.Parameter], set[nn.Parameter]]:
+    """Return the variational parameters of a network, and the posterior means of its weights."""
+    owners = [m for m in network.modules() if isinstance(m, LatentOwner)]
+    variational = {p for owner in owners for p in owner.variational_parameters()}
+    return variational, {p for owner in owners for p in owner.mean_parameters()}
 
 
 def _can_fuse(bnn: Program) -> bool:

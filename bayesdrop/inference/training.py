@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference import checkpoint, resume
 from bayesdrop.inference.batches import Batch, Data, batches
+from bayesdrop.inference.buffers import schedulable_buffers, set_buffers
 from bayesdrop.inference.closed_units import ClosedUnits
 from bayesdrop.inference.diagnosis import (
     bad_gradient,
@@ -179,20 +180,7 @@ class TrainingRun:
             group["lr"] = group["initial_lr"] * factor
         if self.kl_weight is not None:
             self.bnn.kl_weight = value_of(self.kl_weight, "kl_weight", self.epoch, self.epochs)
-        record: dict[str, Any] = {}
-        for name, buffers in schedulable_buffers(self.bnn).items():
-            if name in self.buffers:
-                value = value_of(self.buffers[name], name, self.epoch, self.epochs)
-                if name == "temperature" and value <= 0:
-                    raise ConfigError(
-                        "fit",
-                        expected="a temperature > 0",
-                        got=f"{value} in epoch {self.epoch + 1} of {self.epochs}",
-                        hint="For example schedules.linear(1.0, 0.1).",
-                    )
-                for buffer in buffers:
-                    buffer.fill_(value)
-            record[name] = float(buffers[0].reshape(-1)[0])
+        record: Record = {**set_buffers(self.bnn, self.buffers, self.epoch, self.epochs)}
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         record["kl_weight"] = self.bnn.kl_weight
         record["num_masks"] = self.settings.get("num_masks", 1)
@@ -368,16 +356,6 @@ _PROGRESS = (
     "best_state",
     "stopped_early",
 )
-
-
-def schedulable_buffers(bnn: Program) -> dict[str, list[Tensor]]:
-    """Return, by name, the buffers that some layer of ``bnn`` declares as schedulable."""
-    found: dict[str, list[Tensor]] = {}
-    for module in bnn.modules():
-        if isinstance(module, LatentOwner):
-            for name in module.schedulable:
-                found.setdefault(name, []).append(module.get_buffer(name))
-    return found
 
 
 def sweep(path: Path) -> None:
