@@ -89,7 +89,7 @@ class RandomDensityWarning(BayesdropWarning):
 
 
 class UncountedDivergenceWarning(BayesdropWarning):
-    """Layers in a Pyro model of one's own whose KL divergence is no part of its density."""
+    """Layers that train in a model or loop of one's own which leaves out their KL divergence."""
 
 
 class TruncationWarning(BayesdropWarning):

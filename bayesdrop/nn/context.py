@@ -8,8 +8,11 @@ one for a posterior sample, and ``impose_masks`` opens one for masks of your own
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any, ClassVar, Self
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet, ref
@@ -30,6 +33,10 @@ _HELD: WeakKeyDictionary[Any, WeakSet[MaskContext]] = WeakKeyDictionary()
 # was asked for in one.
 _UNCOUNTED: WeakKeyDictionary[Any, ReferenceType[Any]] = WeakKeyDictionary()
 _COUNTED: WeakSet[Any] = WeakSet()
+# Layers that train outside any context: how often they ran before their divergence was asked for.
+_PASSES: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+_MANY_PASSES = 100
+_ASKED: ContextVar[list[Any] | None] = ContextVar("bayesdrop_divergences_asked", default=None)
 
 
 def active_context() -> MaskContext | None:
@@ -53,15 +60,60 @@ def context_of(layer: Any) -> MaskContext | None:
     if context is None and not torch.compiler.is_compiling():
         if _HELD and torch._C._current_graph_task_id() != -1:
             context = _replayed(layer)
-        if _PYRO_STACK and layer.training and layer not in _COUNTED:
-            _check_counted(layer)
+        if layer.training:
+            if not _PYRO_STACK:
+                if torch.is_grad_enabled():
+                    _check_asked(layer)
+            elif layer not in _COUNTED:
+                _check_counted(layer)
     return context
 
 
 def note_divergence(owner: Any) -> None:
-    """Note that an owner's KL divergence was asked for, if that was in a Pyro model."""
+    """Note that an owner's KL divergence was asked for.
+
+    Args:
+        owner: A ``LatentOwner``, which stands for those inside it.
+    """
+    if torch.compiler.is_compiling():
+        return
     if _PYRO_STACK:
         _COUNTED.add(owner)
+    if _PASSES.get(owner) != math.inf:
+        _PASSES.update((part, math.inf) for part in owner.modules())
+    asked = _ASKED.get()
+    if asked is not None:
+        asked.append(owner)
+
+
+@contextmanager
+def divergences_asked() -> Iterator[list[Any]]:
+    """Yield a list of the owners whose KL divergence is asked for as long as this is open."""
+    asked: list[Any] = []
+    token = _ASKED.set(asked)
+    try:
+        yield asked
+    finally:
+        _ASKED.reset(token)
+
+
+def _check_asked(layer: Any) -> None:
+    passes = _PASSES[layer] = _PASSES.get(layer, 0) + 1
+    if passes < _MANY_PASSES or passes == math.inf:
+        return
+    # Say it once, of all layers of the network: the others are about to run as often.
+    for other, count in _PASSES.items():
+        if count >= _MANY_PASSES - 1:
+            _PASSES[other] = math.inf
+    learns = layer.posterior() or layer.penalty() is not None
+    if learns and any(parameter.requires_grad for parameter in layer.parameters()):
+        warnings.warn(
+            f"{layer.name} has run {_MANY_PASSES} times in training mode, and nothing asked for "
+            "its KL divergence: a loss without it trains no posterior. Add bd.kl_divergence(net) "
+            "/ num_data to the loss; bd.integrations does so in the loops of other libraries.",
+            UncountedDivergenceWarning,
+            stacklevel=2,
+        )
 
 
 def _replayed(layer: Any) -> MaskContext | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, unknown_name
-from bayesdrop.nn.context import MaskContext
+from bayesdrop.nn.context import MaskContext, note_divergence
 from bayesdrop.nn.latents import LatentOwner, is_own, kl_divergence, named_owners
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum
@@ -91,6 +91,8 @@ class TrainingPass(MaskContext):
 
     def kl_divergence(self, network: nn.Module) -> Tensor:
         """Return ``kl_divergence(network)`` for what this pass has drawn."""
+        for owner in self._joint:
+            note_divergence(owner)
         if self._is_complete:
             return sum(self._kls[1:], start=self._kls[0])
         joint = {owner: self._latents[owner] for owner in self._joint}
