@@ -23,8 +23,8 @@ before = state()
 import bayesdrop
 bayesdrop.fit
 assert state() == before, [i for i, (a, b) in enumerate(zip(state(), before)) if a != b]
-heavy = ["arviz", "matplotlib", "torchvision", "torchmetrics", "sklearn", "onnx", "tensorboard",
-         "torch.utils.tensorboard", "rich", "typer",
+heavy = ["arviz", "matplotlib", "torchvision", "torchmetrics", "lightning", "transformers",
+         "sklearn", "onnx", "tensorboard", "torch.utils.tensorboard", "rich", "typer",
          "jinja2", "triton", "torch._dynamo", "bayesdrop.recipes"]
 print([name for name in heavy if name in sys.modules])
 """
