@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Self
@@ -11,10 +10,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.errors import BayesdropWarning, ConfigError
+from bayesdrop.errors import ConfigError
 from bayesdrop.inference.buffers import buffer_schedules, set_buffers
-from bayesdrop.inference.optimizers import posterior_parameters
 from bayesdrop.inference.schedules import Schedule, as_schedule, value_of
+from bayesdrop.integrations.checks import (
+    check_differentiable,
+    check_mode,
+    check_optimizers,
+    check_precision,
+    check_whole,
+)
 from bayesdrop.nn import LatentOwner, LocalDivergences, kl_divergence, named_owners, named_shared
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.context import divergences_asked
@@ -94,6 +99,9 @@ class KLTerm:
         self._opened: ExitStack | None = None
         self._local: LocalDivergences | None = None
         self._asked: list[Any] = []
+        self._shapes = [p.shape for owner in self._owners for p in owner.parameters()]
+        self._hooks: dict[torch.optim.Optimizer, Any] = {}
+        check_precision(self._owners)
         self.last = math.nan
         """The term of the last pass, in nats per example."""
 
@@ -127,6 +135,7 @@ class KLTerm:
         return weight
 
     def __enter__(self) -> Self:
+        check_mode(self._owners)
         with ExitStack() as stack:
             self._asked = stack.enter_context(divergences_asked())
             self._local = stack.enter_context(LocalDivergences())
@@ -161,7 +170,12 @@ class KLTerm:
                 hint="Leave bd.kl_divergence and bnn.loss out of it: compute the likelihood from "
                 "the network's outputs.",
             )
-        term = self.kl_weight * (kl_divergence(self.network) / self.num_data + local.mean())
+        check_differentiable(local.divergences.items())
+        check_whole(self._owners, self._shapes)
+        like = next(self.network.parameters())
+        with torch.autocast(like.device.type, enabled=False):
+            own = local.mean().to(like.device)
+            term = self.kl_weight * (kl_divergence(self.network) / self.num_data + own)
         self.last = float(term.detach())
         return term
 
@@ -180,34 +194,17 @@ class KLTerm:
             BayesdropWarning: If one of them decays such parameters, whose prior is in the KL.
         """
         inner = [_unwrapped(optimizer) for optimizer in optimizers]
-        learned = {p for p in set.union(*posterior_parameters(self.network)) if p.requires_grad}
-        groups = [group for optimizer in inner for group in optimizer.param_groups]
-        held = [[p for p in group["params"] if p in learned] for group in groups]
-        if learned and not any(held):
-            raise ConfigError(
-                "KLTerm",
-                expected="an optimizer of this network's posterior",
-                got="one of other parameters",
-                hint="Make it after convert, deepcopy and .to(), from net.parameters().",
-            )
-        if any(g.get("weight_decay") and own for g, own in zip(groups, held, strict=True)):
-            warnings.warn(
-                "KLTerm: the optimizer decays parameters of the posterior, whose prior is in the "
-                "KL already. Pass it bd.inference.optimizers.parameter_groups(net), which also "
-                "has a learning rate of their own.",
-                BayesdropWarning,
-                stacklevel=2,
-            )
-        stepping = [o for o in self._owners if type(o).after_step is not LatentOwner.after_step]
-        if scaler is not None and stepping:
-            raise ConfigError(
-                "KLTerm",
-                expected="a loss that is not scaled, since a layer makes a step of its own",
-                got=f"a gradient scaler and {stepping[0].name}",
-                hint="Train in bfloat16, which needs no scaling, or in float32.",
-            )
+        check_optimizers(self.network, self._owners, inner, scaler)
         for optimizer in inner:
-            optimizer.register_step_post_hook(lambda made, args, kwargs: self.after_step(made))
+            if optimizer not in self._hooks:
+                self._hooks[optimizer] = optimizer.register_step_post_hook(
+                    lambda made, args, kwargs: self.after_step(made)
+                )
+
+    def detach(self) -> None:
+        """Undo ``attach``, as before another loop with the same optimizers."""
+        while self._hooks:
+            self._hooks.popitem()[1].remove()
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

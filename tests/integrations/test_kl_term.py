@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import bayesdrop as bd
 from bayesdrop.errors import BayesdropWarning, ConfigError, UncountedDivergenceWarning
@@ -143,3 +144,76 @@ def test_nobody_else_hears_of_it(monkeypatch, case):
             bd.kl_divergence(net)
         for _ in range(20):
             net(X)
+
+
+def one_step(run, net):
+    term = KLTerm(net, len(X))
+    torch.manual_seed(1)
+    with term:
+        output = run(X)
+    return output, term
+
+
+def test_gradient_checkpointing_keeps_the_gradient_of_an_example_s_own_mask_or_is_refused():
+    gradients = []
+    net = network(bd.nn.layers["contextual"](4))
+    for run in (net, lambda x: checkpoint(net, x, use_reentrant=False)):
+        net.zero_grad()
+        output, term = one_step(run, net)
+        (F.cross_entropy(output, Y) + term()).backward()
+        gradients.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(*gradients)
+    inputs = X.clone().requires_grad_()
+    _, term = one_step(lambda _: checkpoint(net, inputs, use_reentrant=True), net)
+    with pytest.raises(ConfigError, match="needs use_reentrant=False"):
+        term()
+
+
+def test_the_term_is_not_lowered_by_autocast():
+    net = network(bd.MonteCarloDropout(4)).float()
+    net[0].penalty = lambda: (net[1].weight @ net[1].weight.T).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        with KLTerm(net, 6) as term:
+            net(X.float())
+        term()
+    with KLTerm(net, 6) as again:
+        net(X.float())
+    again()
+    assert term.last == again.last
+
+
+def test_layers_that_learn_must_sample():
+    net = network().eval()
+    with pytest.raises(ConfigError, match="in evaluation mode"), KLTerm(net, 6):
+        net(X)
+    net[0].requires_grad_(False)
+    with KLTerm(net, 6) as term:
+        net(X)
+    assert not term().requires_grad
+
+
+def test_a_posterior_in_half_precision_or_in_parts_is_refused():
+    with pytest.raises(ConfigError, match="float32, got bfloat16"):
+        KLTerm(network().bfloat16(), 6)
+    net = network()
+    _, term = one_step(net, net)
+    net[0].location = nn.Parameter(torch.zeros(0))
+    with pytest.raises(ConfigError, match="that are shared out"):
+        term()
+
+
+def test_layers_step_once_however_often_the_loop_is_told_of_its_optimizer(monkeypatch):
+    net = network(bd.nn.layers["group-lasso"](4, cost_per_norm=1.0))
+    net[0].bind_weights(net[1], dim=1)
+    steps = []
+    monkeypatch.setattr(type(net[0]), "after_step", lambda self, made: steps.append(made))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    first = KLTerm(net, len(X))
+    first.attach(optimizer)
+    first.attach(optimizer)
+    optimizer.step()
+    assert steps == [optimizer]
+    first.detach()
+    KLTerm(net, len(X)).attach(optimizer)
+    optimizer.step()
+    assert steps == [optimizer] * 2
