@@ -1,6 +1,7 @@
 """The package's layers: imports point down, one concept has one stem."""
 
 import ast
+import functools
 import importlib
 import pkgutil
 from pathlib import Path
@@ -55,8 +56,17 @@ def layer(path):
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def imported_layers(tree):
-    for node in ast.walk(tree):
+@functools.cache
+def nodes(path):
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+def shown(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported_layers(nodes):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
@@ -71,30 +81,43 @@ def imported_layers(tree):
 
 
 # What the package's top imports cannot import the top.
-TOP = set(imported_layers(ast.parse((ROOT / "surface.py").read_text())))
+TOP = set(imported_layers(nodes(ROOT / "surface.py")))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down(path):
-    assert layer(path) in RANK, f"add {layer(path)!r} to LAYERS"
-    tree = ast.parse(path.read_text())
-    relative = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level]
-    assert relative == [], "absolute imports only"
-    for name in imported_layers(tree):
-        if name not in RANK:  # "import bayesdrop", "from bayesdrop import fit"
-            assert layer(path) not in TOP, "import from the module that defines the name"
-        else:
-            assert RANK[name] <= RANK[layer(path)], f"{layer(path)} must not import {name}"
+def test_every_file_has_its_layer():
+    assert not {layer(path) for path in FILES} - RANK.keys(), "add it to LAYERS"
+
+
+def test_imports_are_absolute():
+    faults = [
+        (shown(path), node.lineno)
+        for path in FILES
+        for node in nodes(path)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not faults
+
+
+def test_imports_point_down():
+    faults = []
+    for path in FILES:
+        for name in imported_layers(nodes(path)):
+            if name not in RANK:  # "import bayesdrop", "from bayesdrop import fit"
+                if layer(path) in TOP:
+                    faults.append((shown(path), "imports the top, not the module that defines it"))
+            elif RANK[name] > RANK[layer(path)]:
+                faults.append((shown(path), f"must not import {name}"))
+    assert not faults
 
 
 def test_the_check_sees_every_kind_of_import():
     source = "import bayesdrop.cli\nfrom bayesdrop import recipes\nfrom bayesdrop.ops import noise"
-    assert {"cli", "recipes", "ops"} <= set(imported_layers(ast.parse(source)))
+    assert {"cli", "recipes", "ops"} <= set(imported_layers(ast.walk(ast.parse(source))))
 
 
-def imported_modules(tree, modules):
-    """Yield the modules that a tree imports, also for types alone; a package is its __init__."""
-    for node in ast.walk(tree):
+def imported_modules(nodes, modules):
+    """Yield the modules that a file imports, also for types alone; a package is its __init__."""
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             yield from (name if name in modules else node.module for name in names)
@@ -113,8 +136,10 @@ def test_no_modules_import_each_other_not_even_for_types():
     files = [*FILES, ROOT / "__init__.py"]
     names = [path.relative_to(ROOT.parent).with_suffix("").parts for path in files]
     names = [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in names]
-    trees = {name: ast.parse(path.read_text()) for name, path in zip(names, files, strict=True)}
-    graph = {name: set(imported_modules(tree, trees)) for name, tree in trees.items()}
+    graph = {
+        name: set(imported_modules(nodes(path), set(names)))
+        for name, path in zip(names, files, strict=True)
+    }
     assert not circles(graph)
 
 
@@ -124,15 +149,15 @@ def test_a_circle_is_found_wherever_it_is():
     assert not circles({"a": {"b"}, "b": {"torch"}})
 
 
-@pytest.mark.parametrize("package", sorted({path.parent for path in FILES}), ids=lambda p: p.name)
-def test_no_name_hides_a_module(package):
-    name = ".".join(("bayesdrop", *package.relative_to(ROOT).parts))
-    found = importlib.import_module(name)
-    for info in pkgutil.iter_modules(found.__path__):
-        own = getattr(found, info.name, None)
-        if own is not None:  # else there is nothing to hide it, and it may need what is not there
-            module = importlib.import_module(f"{name}.{info.name}")
-            assert own is module, f"{name} has a module and something else {info.name}"
+def test_no_name_hides_a_module():
+    for package in sorted({path.parent for path in FILES}):
+        name = ".".join(("bayesdrop", *package.relative_to(ROOT).parts))
+        found = importlib.import_module(name)
+        for info in pkgutil.iter_modules(found.__path__):
+            own = getattr(found, info.name, None)
+            if own is not None:  # else nothing hides it, and it may need what is not there
+                module = importlib.import_module(f"{name}.{info.name}")
+                assert own is module, f"{name} has a module and also {info.name}"
 
 
 ABBREVIATED = {"mc-dropout": "monte-carlo"}  # what everybody calls it
@@ -170,9 +195,9 @@ def test_the_top_holds_few_names_and_an_earlier_one_says_where_it_is():
         _ = bd.nothing
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_has_at_most_four_hundred_lines(path):
-    assert len(path.read_text().splitlines()) <= 400
+def test_a_file_has_at_most_four_hundred_lines():
+    lengths = {shown(path): len(path.read_text().splitlines()) for path in FILES}
+    assert not {path: length for path, length in lengths.items() if length > 400}
 
 
 def final_classes():
@@ -186,16 +211,23 @@ KINSHIP = ("isinstance", "issubclass")
 OWN_ROOMS = ("nn/masks", "nn/weights", "likelihoods")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_outside_asks_for_a_concrete_prior_or_likelihood(path):
-    if path.relative_to(ROOT).as_posix().startswith(OWN_ROOMS):
-        return
+def asked_kinds(nodes):
+    """Yield the names that ``isinstance`` and ``issubclass`` are called with."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in KINSHIP:
+            yield from (name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name))
+
+
+def test_nothing_outside_asks_for_a_concrete_prior_or_likelihood():
+    final = final_classes()
     asked = {
-        name.id
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and getattr(node.func, "id", "") in ("isinstance", "issubclass")
-        for name in ast.walk(node.args[1])
-        if isinstance(name, ast.Name)
+        shown(path): final.intersection(asked_kinds(nodes(path)))
+        for path in FILES
+        if not shown(path).startswith(OWN_ROOMS)
     }
-    assert not asked & final_classes()
+    assert not {path: names for path, names in asked.items() if names}
+
+
+def test_a_question_is_seen():
+    tree = ast.parse("isinstance(layer, (BernoulliDropout, nn.Linear))")
+    assert "BernoulliDropout" in set(asked_kinds(ast.walk(tree)))
