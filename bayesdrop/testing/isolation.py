@@ -28,7 +28,7 @@ def isolated(seed: int = 0) -> Iterator[None]:
     store, settings = pyro.get_param_store().get_state(), pyro.settings.get()
     pyro.clear_param_store()
     with torch.random.fork_rng(), pyro.validation_enabled(True):
-        pyro.set_rng_seed(seed)
+        _seed(seed)
         torch.set_default_dtype(torch.float64)
         try:
             yield
@@ -39,6 +39,16 @@ def isolated(seed: int = 0) -> Iterator[None]:
             pyro.get_param_store().set_state(store)
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def _seed(seed: int) -> None:
+    # torch.manual_seed keeps a stack trace for each kind of device that is not there, which takes
+    # longer than most tests.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
 
 
 def noise_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
