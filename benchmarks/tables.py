@@ -117,7 +117,7 @@ TABLES |= {
 }
 for _suite, _data in tables_study.settings():
     TABLES[f"study-{_suite}-{_data}"] = partial(tables_study.figures, _suite, _data)
-    for _baseline in tables_study.BASELINES:
+    for _baseline in tables_study.baselines(_suite, _data):
         TABLES[f"study-{_suite}-{_data}-{_baseline}"] = partial(
             tables_study.beside, _suite, _data, _baseline
         )

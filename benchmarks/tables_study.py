@@ -63,6 +63,11 @@ def settings() -> list[tuple[str, str]]:
     return [setting for setting in design.SETTINGS if "plain" in rows(*setting)]
 
 
+def baselines(network: str, data: str) -> list[str]:
+    """Return the baselines of a setting that are finished."""
+    return [name for name in BASELINES if name in rows(network, data)]
+
+
 @functools.cache
 def rows(network: str, data: str) -> dict[str, Row]:
     """Return the rows that have two seeds or more: method and way to row."""
