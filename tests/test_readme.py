@@ -72,7 +72,7 @@ def test_every_command_that_a_page_names_exists(page):
     for recipe in re.findall(r"bayesdrop train ([\w-]+)", text):
         recipes.get(recipe)
     makefile = (ROOT / "Makefile").read_text()
-    for verb in re.findall(r"(?:^|`)make (\w+)", text, flags=re.MULTILINE):
+    for verb in re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE):
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
     if page == README:
         assert {"train", "evaluate"} <= set(re.findall(r"^bayesdrop (\w+)", text, re.MULTILINE))
