@@ -15,6 +15,7 @@ from pyro.infer import ELBO
 
 from bayesdrop.errors import BayesdropWarning, ConfigError
 from bayesdrop.inference import fingerprint, settings
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import (
     Data,
     as_tensors,
@@ -113,8 +114,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             mode beside others in training mode stay so: a frozen part is neither normalised by its
             batch nor dropped from, in this call and the next. So does batch norm whose parameters
             all are frozen with ``requires_grad_(False)``.
-        data: Training data: ``(x, y)`` tensors or arrays, a Dataset, or a DataLoader (which keeps
-            its own batch size). A stream without a length (``IterableDataset``) will do.
+        data: Training data: ``(x, y)`` tensors, arrays or tables (pandas, polars), a Dataset, or a
+            DataLoader (which keeps its own batch size); also a stream (``IterableDataset``).
         epochs: Epochs of the whole run, those of earlier sessions included.
         batch_size: Examples a step. Where the network has batch norm a last batch of one example,
             from which it could not train, joins the batch before, also that of a DataLoader.
@@ -237,7 +238,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     called = settings.as_callbacks(callbacks)
     bnn.check_num_masks(num_masks)
     epochs, batch_size = int(epochs), int(batch_size)  # as checkpoints have them
-    source = data
+    source = data = arrays_of("fit", bnn, data, fitting=True)
     steps = private_steps(
         private,
         bnn,
@@ -365,10 +366,9 @@ def _split(
     bnn: Program, data: Data, validation: Data | float | None, seed: int | None
 ) -> tuple[Data, Data | None]:
     if not isinstance(validation, Real):
-        if validation is not None:
-            # Other things are refused before an epoch is lost.
-            known_examples(validation)  # type: ignore[arg-type]
-        return data, validation  # type: ignore[return-value]
+        if validation is not None:  # what cannot serve is refused before an epoch is lost
+            known_examples(validation := arrays_of("fit", bnn, validation))
+        return data, validation
     fraction, tensors = float(validation), as_tensors(data)
     held_out = round(num_examples(data) * fraction) if 0 < fraction < 1 else 0
     if tensors is None or len(tensors) != 2 or not 0 < held_out < len(tensors[0]):

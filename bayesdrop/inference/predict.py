@@ -19,6 +19,7 @@ from bayesdrop.errors import (
     ReliabilityWarning,
     unknown_name,
 )
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.inference.open_units import open_passes
@@ -66,9 +67,10 @@ def predict(
     Args:
         bnn: The Bayesian network, or an auto-encoder: it then predicts a replicated input, over
             draws of the global rates and of each example's own latents.
-        data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader. A network with several inputs
-            takes ``((x1, x2), y)``, ``((x1, x2), None)`` without targets, or a mapping of the
-            arguments' names, whose ``"labels"`` are the targets.
+        data: Inputs, a pair ``(x, y)``, a Dataset or a DataLoader; arrays and tables as in
+            ``fit``, with the same columns. A network with several inputs takes ``((x1, x2), y)``,
+            ``((x1, x2), None)`` without targets, or a mapping of the arguments' names, whose
+            ``"labels"`` are the targets.
         num_samples: Posterior samples :math:`S`. A network without Bayesian layers has nothing to
             sample and runs once. With random weights as many copies of them are held in memory.
         sample: Whether to sample; False runs once with the mean masks (and mean weights), an
@@ -166,6 +168,7 @@ def predict_in_groups(
     """
     _check_options(bnn, num_samples, shared_by, batch_size, memory_limit)
     _check_unbiased(bnn, unbiased and sample and num_samples == 1)
+    data = arrays_of("predict", bnn, data)
     device = next(bnn.parameters(), torch.empty(0)).device
     parts: list[dict[str, Tensor]] = []
     with evaluation_mode(bnn), seeded(seed):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
+from bayesdrop.errors import ConfigError, ShapeError
+from bayesdrop.metrics.coverage import predictive_interval
 from bayesdrop.record import ShortRepr
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,3 +82,105 @@ class Prediction(ShortRepr):
     log_likelihood: Tensor | None = None
     sample_variances: Tensor | None = None
     pit: Tensor | None = None
+
+    def to_frame(
+        self, *, classes: Sequence[object] | None = None, level: float = 0.9
+    ) -> pandas.DataFrame:
+        """Return a pandas DataFrame with a row for each example.
+
+        Of a classifier: ``label``, the most probable class; ``probability_...`` of each class; and
+        those of ``confidence``, ``predictive_entropy``, ``expected_entropy``,
+        ``mutual_information``, ``energy`` and ``logit_norm`` that there are. Of several yes-or-no
+        labels: ``label_0``, ``label_1``, ..., each with its probability. Of a regression:
+        ``mean``, ``std``, ``aleatoric_std``, ``epistemic_std`` and, where samples were kept and
+        the noise is normal, ``lower`` and ``upper``, the ends of the central interval; of several
+        outputs with ``_0``, ``_1``, ... behind. In the end ``y`` and ``log_likelihood``, if the
+        data had targets.
+
+        Args:
+            classes: Names of the classes, or of the outputs; None numbers them.
+            level: Probability of the interval, inside (0, 1).
+
+        Raises:
+            ConfigError: If there are other than so many names, or ``level`` makes no sense.
+            ImportError: Without pandas, ``pip install bayesdrop[frames]``.
+            ShapeError: If an example has outputs of several dimensions, such as pixels.
+
+        Example:
+            >>> import torch, bayesdrop as bd
+            >>> bnn = bd.BayesianNetwork(torch.nn.Linear(4, 2), bd.Categorical(), num_data=10)
+            >>> frame = bd.predict(bnn, torch.zeros(3, 4)).to_frame(classes=["no", "yes"])
+            >>> frame.shape, list(frame.columns[:3])
+            ((3, 9), ['label', 'probability_no', 'probability_yes'])
+        """
+        pandas = _import_pandas()
+        if self.mean.ndim > 2:
+            raise ShapeError(
+                "to_frame",
+                expected="one row of outputs for each example",
+                got=f"predictions of shape {tuple(self.mean.shape)}",
+                hint="Pixels or steps? bnn.likelihood.flatten_labels(p, y) makes them rows.",
+            )
+        count = self.mean[0].numel() if len(self.mean) else self.mean.shape[-1]
+        names = list(range(count) if classes is None else classes)
+        if len(names) != count:
+            raise ConfigError(
+                "to_frame",
+                expected=f"{count} names of classes or outputs",
+                got=f"{len(names)}",
+                hint="They are in the order of the network's outputs.",
+            )
+        ends = [""] if classes is None and count == 1 else [f"_{name}" for name in names]
+        if self.confidence is None:
+            columns = self._of_regression(ends, level)
+        elif self._is_one_of_several():
+            label = np.asarray(names)[self.mean.argmax(1).numpy()]
+            columns = {"label": label} | _side_by_side("probability", ends, self.mean)
+        else:
+            columns = _side_by_side("label", ends, (self.mean >= 0.5).long())
+            columns |= _side_by_side("probability", ends, self.mean)
+        for name in _OF_CLASSIFIERS:
+            if (value := getattr(self, name)) is not None:
+                columns[name] = value.numpy()
+        for name in ("y", "log_likelihood"):
+            if (value := getattr(self, name)) is not None:
+                one = value[:1].numel() == 1
+                columns |= _side_by_side(name, [""] if one else ends, value)
+        return pandas.DataFrame(columns)
+
+    def _of_regression(self, ends: list[str], level: float) -> dict[str, np.ndarray]:
+        columns = _side_by_side("mean", ends, self.mean)
+        for name in ("", "aleatoric_", "epistemic_"):
+            if (value := getattr(self, f"{name}variance")) is not None:
+                columns |= _side_by_side(f"{name}std", ends, value.sqrt())
+        if self.samples is not None and self.sample_variances is not None:
+            interval = predictive_interval(self.samples, level, self.sample_variances)
+            for name, value in zip(("lower", "upper"), interval, strict=True):
+                columns |= _side_by_side(name, ends, value)
+        return columns
+
+    def _is_one_of_several(self) -> bool:
+        # Of several yes-or-no labels the probabilities of 1 have no sum.
+        if self.mean.ndim < 2 or self.mean.shape[1] < 2:
+            return False
+        sums = self.mean.double().sum(1)
+        return self.energy is not None or bool(((sums - 1.0).abs() < 1e-4).all())
+
+
+_OF_CLASSIFIERS = (
+    *("confidence", "predictive_entropy", "expected_entropy", "mutual_information"),
+    *("energy", "logit_norm"),
+)
+
+
+def _side_by_side(name: str, ends: list[str], values: Tensor) -> dict[str, np.ndarray]:
+    """Return a column for each output, or end of its name."""
+    parts = values.reshape(len(values), len(ends)).numpy().T
+    return {name + end: part for end, part in zip(ends, parts, strict=True)}
+
+
+def _import_pandas() -> ModuleType:
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_frame needs pandas: pip install 'bayesdrop[frames]'.") from error

@@ -70,6 +70,8 @@ class Program(Abstract, nn.Module):
     """Names of the modules of ``network`` that the last ``fit`` left in evaluation mode."""
     privacy: Record | None = None
     """What the last ``fit`` promises of its training data; None if it was not private."""
+    feature_names: tuple[str, ...] | None = None
+    """Names of the columns that the last ``fit`` saw, if it was given a table."""
 
     def __init__(
         self,

@@ -1,0 +1,120 @@
+"""Arrays and tables of other libraries as data."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bayesdrop as bd
+from bayesdrop.errors import DataError
+
+pandas = pytest.importorskip("pandas")
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((12, 3))
+Y = np.arange(12) % 2
+SETTINGS = {"epochs": 2, "seed": 0, "progress": False, "batch_size": 4}
+
+
+def network(dtype=torch.float32):
+    torch.manual_seed(0)
+    net = nn.Sequential(bd.BetaBernoulliDropout(3), nn.Linear(3, 2)).to(dtype)
+    return bd.BayesianNetwork(net, bd.Categorical(), num_data=12)
+
+
+def fitted(x, y, dtype=torch.float32, **options):
+    bnn = network(dtype)
+    bd.fit(bnn, (x, y), **SETTINGS, **options)
+    return bnn
+
+
+def frame(x=X):
+    return pandas.DataFrame(x, columns=["a", "b", "c"])
+
+
+def forms():
+    yield "float64 array", X, Y
+    yield "transposed, int32", np.asfortranarray(X), Y.astype(np.int32)
+    yield "DataFrame, Series", frame(), pandas.Series(Y)
+    yield "DataFrame with an index", frame().set_index(np.arange(12)[::-1]), Y
+    polars = pytest.importorskip("polars")
+    yield "polars", polars.DataFrame(X, schema=["a", "b", "c"]), polars.Series(Y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_arrays_and_tables_are_fitted_and_predicted_as_tensors_are(dtype):
+    x, y = torch.tensor(X, dtype=dtype), torch.tensor(Y)
+    bnn = fitted(x, y, dtype)
+    expected = bd.predict(bnn, x, num_samples=4, seed=0).mean
+    error = bd.evaluate(bnn, (x, y), num_samples=4, seed=0).nll
+    for name, inputs, labels in forms():
+        given = fitted(inputs, labels, dtype, validation=(inputs, labels))
+        assert torch.equal(bd.predict(given, inputs, num_samples=4, seed=0).mean, expected), name
+        assert bd.evaluate(given, (inputs, labels), num_samples=4, seed=0).nll == error, name
+
+
+def test_columns_of_integers_and_truth_are_inputs_like_others():
+    table = pandas.DataFrame({"a": X[:, 0], "b": Y == 0, "c": Y.astype(np.int8)})
+    whole = table.astype({"a": int})
+    nullable = pandas.DataFrame({"a": pandas.array(Y, dtype="Int64"), "b": Y == 1, "c": X[:, 0]})
+    for one in (table, whole, whole[["b", "b", "b"]], nullable):
+        bnn = fitted(one, Y)
+        expected = bd.predict(bnn, torch.tensor(one.to_numpy().astype("float32")), seed=0).mean
+        assert torch.equal(bd.predict(bnn, one, seed=0).mean, expected)
+
+
+def test_a_table_of_targets_serves_a_regression():
+    bnn = bd.BayesianNetwork(nn.Linear(3, 2).float(), bd.Gaussian(num_outputs=2), num_data=12)
+    targets = pandas.DataFrame({"one": X[:, 0], "two": X[:, 1]})
+    bd.fit(bnn, (frame(), targets), **SETTINGS)
+    assert bd.evaluate(bnn, (frame(), targets)).rmse > 0
+
+
+def with_cell(cell):
+    table = frame().astype(object)
+    table.iloc[7, 1] = cell
+    return table
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (with_cell("red"), Y, "got 'red', a str, in column 'b', row 7.*get_dummies"),
+        (with_cell(None), Y, "got None, a NoneType, in column 'b', row 7"),
+        (frame().replace(X[3, 2], np.nan), Y, "got NaN, a gap, in column 'c', row 3"),
+        (frame(), pandas.Series(["no", "yes"] * 6), "y to be .*got 'no', a str, in row 0"),
+        (frame(), pandas.Series([0.0, np.nan] * 6), "y to be .*got NaN, a gap, in row 1"),
+        (frame().assign(b=pandas.Timestamp("2026-01-01")), Y, "in column 'b', row 0"),
+        (frame(), pandas.Series(Y).iloc[::-1], "the same index in another order"),
+        (frame(), Y[:5], "12 inputs and 5 targets"),
+    ],
+)
+def test_what_is_no_number_or_in_no_order_is_refused_where_it_is(x, y, message):
+    with pytest.raises(DataError, match=message):
+        fitted(x, y)
+
+
+def test_labels_in_a_column_are_refused_with_what_to_do():
+    for labels in (Y[:, None], pandas.DataFrame({"label": Y})):
+        with pytest.raises(ValueError, match=r"A column of labels\? Use y.squeeze\(1\)"):
+            fitted(frame(), labels)
+
+
+def test_other_columns_than_those_fitted_are_refused():
+    bnn = fitted(frame(), Y)
+    assert bnn.feature_names == ("a", "b", "c")
+    with pytest.raises(DataError, match="'a', 'b', 'c', got the same in another order: 'c'"):
+        bd.predict(bnn, frame()[["c", "a", "b"]])
+    with pytest.raises(DataError, match="without 'b'"):
+        bd.evaluate(bnn, (frame().rename(columns={"b": "x"}), Y))
+    with pytest.raises(DataError, match="others too: 'x'"):
+        bd.predict(bnn, frame().assign(x=0.0))
+    assert len(bd.predict(bnn, X).mean) == 12  # an array has no names
+    bd.fit(bnn, (X, Y), **SETTINGS)
+    assert bnn.feature_names is None
+
+
+def test_integer_arrays_stay_integers():
+    bnn = bd.BayesianNetwork(
+        nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2)), bd.Categorical(), 12
+    )
+    bd.fit(bnn, (RANDOM.integers(5, size=(12, 3)), Y), **SETTINGS)
