@@ -1,5 +1,8 @@
 """Arrays and tables of other libraries as data."""
 
+from importlib import import_module
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -36,8 +39,9 @@ def forms():
     yield "transposed, int32", np.asfortranarray(X), Y.astype(np.int32)
     yield "DataFrame, Series", frame(), pandas.Series(Y)
     yield "DataFrame with an index", frame().set_index(np.arange(12)[::-1]), Y
-    polars = pytest.importorskip("polars")
-    yield "polars", polars.DataFrame(X, schema=["a", "b", "c"]), polars.Series(Y)
+    if find_spec("polars") is not None:
+        polars = import_module("polars")
+        yield "polars", polars.DataFrame(X, schema=["a", "b", "c"]), polars.Series(Y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
