@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -82,12 +83,8 @@ class Monitor:
             following = min(record["epoch"] + 1, self._epochs)
             self._bar.update(self._task, description=f"epoch {following}/{self._epochs}")
         if self._writer is not None:
-            for name, value in record.items():
-                if isinstance(value, list):
-                    for index, item in enumerate(value):
-                        self._writer.add_scalar(f"{name}/{index}", item, record["epoch"])
-                elif name != "epoch" and not isinstance(value, str):
-                    self._writer.add_scalar(name, value, record["epoch"])
+            for name, value in scalars(record).items():
+                self._writer.add_scalar(name, value, record["epoch"])
 
     def _draw(self, nll: float, kl: float) -> None:
         if self._bar is None:
@@ -103,6 +100,25 @@ class Monitor:
             parts.append(f"weights {sum(self._latest['weights']):,}")
         self._bar.update(self._task, advance=self._pending, status=", ".join(parts))
         self._pending = 0
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of an epoch, as loggers take them.
+
+    Args:
+        record: Of ``FitResult.history``.
+
+    Example:
+        >>> scalars({"epoch": 2, "nll": 0.5, "units": [4, 3]})
+        {'nll': 0.5, 'units/0': 4, 'units/1': 3}
+    """
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, list):
+            found |= {f"{name}/{index}": item for index, item in enumerate(value)}
+        elif name != "epoch" and not isinstance(value, str):
+            found[name] = value
+    return found
 
 
 def _progress_bar() -> Progress:
