@@ -8,10 +8,10 @@ from importlib.metadata import version
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesdrop.distributions.elements import elements
-from bayesdrop.nn import ConditionalOwner, LatentOwner
+from bayesdrop.nn import ConditionalOwner, LatentOwner, named_owners
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.record import Record
 
@@ -60,8 +60,12 @@ def describe_network(bnn: BayesianNetwork) -> NetworkCard:
         >>> card.priors["0"].prior
         'pi ~ Beta(concentration1=0.0001, concentration0=1)'
     """
-    priors = {path: _describe_owner(owner) for path, owner in bnn.named_owners()}
-    return NetworkCard(type(bnn.network).__name__, priors, bnn.privacy)
+    return NetworkCard(type(bnn.network).__name__, describe_priors(bnn.network), bnn.privacy)
+
+
+def describe_priors(network: nn.Module) -> dict[str, PriorCard]:
+    """Return, by path, what is known of each owner of latents in a network."""
+    return {path: _describe_owner(owner) for path, owner in named_owners(network)}
 
 
 def _describe_owner(owner: LatentOwner) -> PriorCard:
