@@ -64,9 +64,11 @@ class BayesianCallback(_Callback):
         log: Whether to log.
 
     Raises:
-        ConfigError: When training starts: if the module has no Bayesian layers, steps by hand, or
-            the size of the data or the length of the run is unknown; if a checkpoint is of a run
-            with other ``num_data``. In the first step: if the loss has the KL divergence already.
+        ConfigError: When training starts: if the module has no Bayesian layers, steps by hand, is
+            shared out over devices (FSDP, DeepSpeed) or has its posterior in bfloat16 or float16;
+            if the size of the data or the length of the run is unknown; if a checkpoint is of a
+            run with other ``num_data``. In the first step: if the loss has the KL divergence
+            already, or layers that learn are in evaluation mode.
 
     Warns:
         BayesdropWarning: If ``num_data`` is not that of the data, or the optimizer decays what the
@@ -122,6 +124,14 @@ class BayesianCallback(_Callback):
                 got=f"{type(pl_module).__name__}, which steps by hand",
                 hint="Add a bd.integrations.KLTerm to the loss in training_step.",
             )
+        kind = type(trainer.strategy).__name__
+        if kind.startswith(("FSDP", "DeepSpeed", "ModelParallel", "XLAFSDP")):
+            raise ConfigError(
+                "BayesianCallback",
+                expected="one device, or several that each hold the module (DDP)",
+                got=f"{kind}, which shares its parameters out",
+                hint="The KL divergence needs whole ones.",
+            )
         self._length = self._run_length(trainer)
         num_data = self._num_data(trainer.train_dataloader)
         if self._earlier not in (None, num_data):
@@ -133,7 +143,7 @@ class BayesianCallback(_Callback):
             )
         self._term = KLTerm(pl_module, num_data, kl_weight=self.kl_weight, buffers=self.buffers)
         if self.prune:
-            self._check_prunes(pl_module)
+            self._check_prunes(trainer, pl_module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._term.attach(*trainer.optimizers, scaler=scaler)
         # What stands in the instance hides what its class defines.
@@ -181,6 +191,8 @@ class BayesianCallback(_Callback):
         self._earlier = state_dict.get("num_data")
 
     def _restore(self, pl_module: Any) -> None:
+        if self._term is not None:
+            self._term.detach()
         if hasattr(pl_module.__dict__.get("training_step"), "of_bayesdrop"):
             del pl_module.training_step
             if self._hidden is not None:
@@ -227,7 +239,14 @@ class BayesianCallback(_Callback):
             )
         return self.num_data
 
-    def _check_prunes(self, pl_module: Any) -> None:
+    def _check_prunes(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.world_size > 1:
+            raise ConfigError(
+                "BayesianCallback",
+                expected="one process for prune=True",
+                got=f"{trainer.world_size}, of which each sees its own examples only",
+                hint="Call bd.prune_unused_units with all of them after training.",
+            )
         if not any(layer.input_dependent for _, layer in named_dropout_layers(pl_module)):
             raise ConfigError(
                 "BayesianCallback",

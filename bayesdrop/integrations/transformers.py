@@ -38,10 +38,10 @@ class BayesianTrainer(_Trainer):
 
     The model is a converted one, ``bd.convert(model)``, whose own loss is a mean over examples; a
     ``KLTerm`` of its layers is added in training, once a step whatever
-    ``gradient_accumulation_steps`` and the number of processes are. ``eval_loss`` is without it:
-    the negative log-likelihood under the mean masks, or, with ``num_samples``, of the average
-    of sampled probabilities. Its logs have ``kl`` (nats per example), ``kl_weight`` and what
-    each layer keeps.
+    ``gradient_accumulation_steps`` and the number of processes are. ``eval_loss`` is without it,
+    and without ``label_smoothing_factor``: the negative log-likelihood under the mean masks, or,
+    with ``num_samples``, of the average of sampled probabilities. Its logs have ``kl`` (nats per
+    example), ``kl_weight`` and what each layer keeps.
 
     The optimiser that it makes has parameters of the posterior in a group of their own, without
     weight decay; schedules of the learning rate multiply that rate too.
@@ -62,11 +62,14 @@ class BayesianTrainer(_Trainer):
 
     Raises:
         ConfigError: If the model has no Bayesian layers, the number of examples is unknown, or
-            several GPUs share one process (``DataParallel``; start with ``torchrun``); with
-            ``num_samples``, if the model does not classify or regress by one tensor of logits.
+            that of tokens or pixels where the loss is a mean over them; if its posterior is in
+            bfloat16 or float16; if several GPUs share one process (``DataParallel``; start with
+            ``torchrun``) or one model (FSDP, DeepSpeed); with ``num_samples``, if the model does
+            not classify or regress by one tensor of logits.
         CheckpointError: If a run resumes from a checkpoint that lacks parameters of the model.
     """
 
+    label_smoother: Any
     loss_is_scaled_for_ga = False  # it is divided by the number of batches of a step
 
     def __init__(
@@ -96,12 +99,20 @@ class BayesianTrainer(_Trainer):
                 got=f"{self.args.n_gpu} in this one",
                 hint="Start it with torchrun, or set CUDA_VISIBLE_DEVICES.",
             )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ConfigError(
+                "BayesianTrainer",
+                expected="one device, or several that each hold the model (DDP)",
+                got="FSDP or DeepSpeed, which share its parameters out",
+                hint="The KL divergence needs whole ones.",
+            )
         self.variational_learning_rate = variational_learning_rate
         self.num_samples = num_samples
-        size = _size(self.train_dataset) if num_data is None else num_data
+        self.num_data = num_data
+        self._schedules: dict[str, Any] = {"kl_weight": kl_weight, "buffers": buffers}
         self.term: KLTerm | None = None
-        if size is not None:
-            self.term = KLTerm(self.model, size, kl_weight=kl_weight, buffers=buffers)
+        if self._size() is not None:
+            self.require_term()
         self._passes: list[Any] = []
         self.add_callback(_Steps(self))
 
@@ -114,12 +125,20 @@ class BayesianTrainer(_Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # Smoothed labels are for training: what is evaluated is a likelihood.
+            smoother, self.label_smoother = self.label_smoother, None
+            try:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            finally:
+                self.label_smoother = smoother
         term = self.require_term()
+        labels = inputs.get("labels")
         with term:
             # Without the number of items, the loss is the batch's mean. (Told of it, some models
             # divide by it and others do not, and gradients of the latter grow with the batches.)
             loss, outputs = super().compute_loss(model, inputs, True, None)
+        if self.num_data is None:
+            _check_counts_examples(outputs, labels)
         loss = loss + term()
         return (loss, outputs) if return_outputs else loss
 
@@ -129,14 +148,23 @@ class BayesianTrainer(_Trainer):
         Raises:
             ConfigError: If the number of examples is unknown.
         """
-        if self.term is None:
-            raise ConfigError(
-                "BayesianTrainer",
-                expected="num_data, the number of training examples",
-                got="a train_dataset without a length",
-                hint="Pass BayesianTrainer(..., num_data=...).",
-            )
+        if self.term is None or self.term.network is not self.model:  # model_init makes new ones
+            size = self._size()
+            if size is None:
+                raise ConfigError(
+                    "BayesianTrainer",
+                    expected="num_data, the number of training examples",
+                    got="a train_dataset without a length",
+                    hint="Pass BayesianTrainer(..., num_data=...).",
+                )
+            self.term = KLTerm(self.model, size, **self._schedules)
         return self.term
+
+    def _size(self) -> int | None:
+        try:
+            return len(cast(Sized, self.train_dataset)) if self.num_data is None else self.num_data
+        except TypeError:
+            return None
 
     @override
     def create_optimizer(self, model: Any = None) -> Any:
@@ -225,12 +253,23 @@ class _Steps(_TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.require_term().at(state.global_step, state.max_steps)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer.require_term().detach()
 
-def _size(dataset: object) -> int | None:
-    try:
-        return len(cast(Sized, dataset))
-    except TypeError:
-        return None
+
+def _check_counts_examples(outputs: Any, labels: Any) -> None:
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs[1]
+    if not isinstance(logits, Tensor) or not isinstance(labels, Tensor):
+        return
+    if labels.ndim > 1 and logits.ndim == labels.ndim + 1:
+        raise ConfigError(
+            "BayesianTrainer",
+            expected="num_data, the number of all labels of the training set, since the model's "
+            "loss is a mean over them",
+            got=f"None and labels of shape {tuple(labels.shape)}",
+            hint="Count the tokens, or pixels, whose label is not -100. The number of examples "
+            "would weigh the KL divergence by as much too high as an example has labels.",
+        )
 
 
 def _regroup(optimizer: Any, model: Any, rate: float | None) -> None:

@@ -23,6 +23,26 @@ def network(*layers):
     return nn.Sequential(*(layers or (bd.BetaBernoulliDropout(4),)), nn.Linear(4, 2))
 
 
+def by_hand(net, accumulated=1, batches=3, epochs=2, **options):
+    """Return the network after a plain loop over the same batches."""
+    optimizer = torch.optim.Adam(parameter_groups(net, learning_rate=0.1))
+    term = KLTerm(net, len(X), **options)
+    torch.manual_seed(2)
+    steps, step = epochs * -(-batches // accumulated), 0
+    for _ in range(epochs):
+        for start in range(0, batches, accumulated):
+            term.at(step, steps)
+            optimizer.zero_grad()
+            for number in range(start, min(start + accumulated, batches)):
+                rows = slice(2 * number, 2 * number + 2)
+                with term:
+                    nll = F.cross_entropy(net(X[rows]), Y[rows])
+                ((nll + term()) / accumulated).backward()
+            optimizer.step()
+            step += 1
+    return net
+
+
 def term_of(net, **options):
     term = KLTerm(net, len(X), **options)
     with term:

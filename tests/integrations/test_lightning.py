@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import bayesdrop as bd
 from bayesdrop.errors import BayesdropWarning, ConfigError
 from bayesdrop.inference.optimizers import parameter_groups
-from bayesdrop.integrations import KLTerm
-from tests.integrations.test_kl_term import X, Y, network
+from tests.integrations.page import run_block
+from tests.integrations.test_kl_term import X, Y, by_hand, network
 
 lightning = pytest.importorskip("lightning.pytorch")
 from bayesdrop.integrations.lightning import BayesianCallback  # noqa: E402
@@ -63,26 +63,6 @@ def train(folder, module, callback=None, data=None, **options):
     made = trainer(folder, callback or BayesianCallback(), **options)
     made.fit(module, loader() if data is None else data, loader(6))
     return made
-
-
-def by_hand(net, accumulated=1, batches=3, epochs=2, **options):
-    """Return the network after a plain loop over the same batches."""
-    optimizer = torch.optim.Adam(parameter_groups(net, learning_rate=0.1))
-    term = KLTerm(net, len(X), **options)
-    torch.manual_seed(2)
-    steps, step = epochs * -(-batches // accumulated), 0
-    for _ in range(epochs):
-        for start in range(0, batches, accumulated):
-            term.at(step, steps)
-            optimizer.zero_grad()
-            for number in range(start, min(start + accumulated, batches)):
-                rows = slice(2 * number, 2 * number + 2)
-                with term:
-                    nll = F.cross_entropy(net(X[rows]), Y[rows])
-                ((nll + term()) / accumulated).backward()
-            optimizer.step()
-            step += 1
-    return net
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
@@ -184,6 +164,7 @@ def test_what_is_forgotten_is_said_before_or_in_the_first_step(tmp_path):
         ("steps by hand", steps_by_hand(Module(network())), {}),
         ("which this loader does not tell", Module(network()), {"data": loader(data=Stream())}),
         ("masks that depend on the input", Module(network()), {"callback": prune}),
+        ("in evaluation mode", Module(network()).eval(), {}),
         (
             "a run whose length",
             Module(network()),
@@ -202,3 +183,15 @@ def test_what_is_forgotten_is_said_before_or_in_the_first_step(tmp_path):
         BayesianCallback().term  # noqa: B018
     with pytest.warns(BayesdropWarning, match="num_data=7, but there are 6"):
         train(tmp_path, Module(network()), BayesianCallback(7), max_epochs=1)
+
+
+def test_the_example_of_the_page_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def quiet(**options):
+        return trainer(tmp_path, *options.pop("callbacks"), **options)
+
+    monkeypatch.setattr("lightning.Trainer", quiet)
+    names = {"torch": torch, "F": F, "bd": bd, "parameter_groups": parameter_groups}
+    found = run_block("BayesianCallback", net=network(), loader=loader(), **names)
+    assert found["callback"].term.kl_weight == 1.0

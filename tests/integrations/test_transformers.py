@@ -1,5 +1,8 @@
 """Laws of the Trainer of Hugging Face with Bayesian layers, against the real library."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +16,7 @@ from bayesdrop.integrations import KLTerm
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 from bayesdrop.integrations.transformers import BayesianTrainer  # noqa: E402
+from tests.integrations.page import run_block  # noqa: E402
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 8, "hidden_dropout_prob": 0.0}
@@ -26,11 +30,15 @@ def single_precision():
     torch.set_default_dtype(torch.float32)
 
 
-def bert(**options):
+@functools.cache
+def converted(kind, **options):
     torch.manual_seed(0)
     config = transformers.BertConfig(vocab_size=11, max_position_embeddings=6, **SMALL, **options)
-    model = transformers.BertForSequenceClassification(config)
-    return bd.convert(model, exclude="*embeddings*")
+    return bd.convert(getattr(transformers, kind)(config), exclude="*embeddings*")
+
+
+def bert(kind="BertForSequenceClassification", **options):
+    return copy.deepcopy(converted(kind, **options))
 
 
 def vit(**options):
@@ -188,6 +196,42 @@ def test_images_train_and_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+def test_a_model_that_the_trainer_makes_anew_has_its_own_divergence_in_the_loss(tmp_path):
+    run = BayesianTrainer(
+        args=arguments(tmp_path, max_steps=2), model_init=lambda: bert(), train_dataset=examples()
+    )
+    first = run.term.network
+    run.train()
+    assert run.term.network is run.model is not first
+    used = run.term
+    run.train()
+    assert run.term is not used and run.term.last > 0
+
+
+def test_labels_are_smoothed_in_training_alone(tmp_path):
+    smooth, plain = (
+        trainer(tmp_path, bert(), label_smoothing_factor=factor, max_steps=1)
+        for factor in (0.5, 0.0)
+    )
+    assert smooth.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+    torch.manual_seed(0)
+    smooth.train()
+    torch.manual_seed(0)
+    plain.train()
+    losses = [run.state.log_history[0]["loss"] for run in (smooth, plain)]
+    assert losses[0] != losses[1]
+
+
+def test_a_mean_over_tokens_needs_their_number(tmp_path):
+    model = bert("BertForTokenClassification")
+    data = [{**row, "labels": row["input_ids"] % 2} for row in examples()]
+    with pytest.raises(ConfigError, match="the number of all labels of the training set"):
+        trainer(tmp_path, model, data=data, max_steps=1).train()
+    run = trainer(tmp_path, model, data=data, max_steps=1, num_data=8 * 5)
+    run.train()
+    assert run.term.last == pytest.approx(bd.kl_divergence(model).item() / 40, rel=0.05)
+
+
 def test_what_is_forgotten_is_said(tmp_path):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
@@ -199,5 +243,22 @@ def test_what_is_forgotten_is_said(tmp_path):
         trainer(tmp_path, plain)
     with pytest.raises(ConfigError, match="num_data, the number of training examples"):
         trainer(tmp_path, bert(), data=Stream(), max_steps=2).train()
+    with pytest.raises(ConfigError, match="float32, got bfloat16"):
+        trainer(tmp_path, bert().bfloat16())
     with pytest.raises(ConfigError, match="num_samples >= 1"):
         trainer(tmp_path, bert(), num_samples=0)
+
+
+def test_the_example_of_the_page_trains(tmp_path):
+    class Auto:
+        @staticmethod
+        def from_pretrained(name, **options):
+            config = transformers.BertConfig(vocab_size=11, max_position_embeddings=6, **SMALL)
+            return transformers.BertForSequenceClassification(config).to(**options)
+
+    found = run_block(
+        "BayesianTrainer", bd=bd, torch=torch, name="", train=examples(), test=examples(),
+        AutoModelForSequenceClassification=Auto,
+        TrainingArguments=lambda folder, **options: arguments(tmp_path, **options),
+    )["trainer"]  # fmt: skip
+    assert found.term.kl_weight == 1.0 and found.state.global_step == 1
