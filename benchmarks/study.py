@@ -85,12 +85,13 @@ def work(args: argparse.Namespace) -> None:
 
 def _take(plan: Plan, args: argparse.Namespace, failed: set[str], deadline: float) -> Job | None:
     # Does the first job that nobody else is doing.
-    for job in plan.pending():
-        if job.name in failed or (args.only and args.only not in job.name):
+    for wanted in plan.pending():
+        if wanted.name in failed or (args.only and args.only not in wanted.name):
             continue
+        job = lost_member(plan, wanted, args.work) or wanted
         try:
             with only_writer(args.work / "claims" / job.name):
-                if job.result() is not None:  # since the list was made
+                if job == wanted and job.result() is not None:  # since the list was made
                     return job
                 print(time.strftime("%H:%M"), job.name, flush=True)
                 status = carry_out(job, args, RESULTS, deadline)
@@ -100,9 +101,19 @@ def _take(plan: Plan, args: argparse.Namespace, failed: set[str], deadline: floa
             continue
         if status not in (0, OUT_OF_TIME):
             print(f"{job.name} failed with status {status}", file=sys.stderr)
-            failed.add(job.name)
+            failed.update({job.name, wanted.name})
         return job
     return None
+
+
+def lost_member(plan: Plan, job: Job, work: Path) -> Job | None:
+    """Return a finished run that a job is made of and whose weights are not here, if there is one.
+
+    It is trained again, and its result written anew: figures are committed, weights are not.
+    """
+    parts = plan.members(job)
+    lost = (part for part in parts if not (work / "runs" / part.name / "model.pt").exists())
+    return next(lost, None)
 
 
 def status(args: argparse.Namespace) -> None:

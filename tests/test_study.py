@@ -10,6 +10,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import study  # noqa: E402
 import study_analysis as analysis  # noqa: E402
 import study_design as design  # noqa: E402
 import study_evidence as evidence  # noqa: E402
@@ -115,6 +116,24 @@ def test_an_ensemble_waits_for_its_members_and_shares_them_with_its_neighbours(p
     assert ensemble in list(plan.pending())
     last = dataclasses.replace(ensemble, seed=8)
     assert [job.seed for job in members(last)] == [8, 9, 0, 1, 2]
+
+
+def test_members_whose_weights_are_not_here_are_trained_again(plan, tmp_path):
+    setting = design.SETTINGS[0]
+    for job in plan.trials(*setting, "plain"):
+        finish(plan, job)
+    ensemble = plan.runs(*setting, "ensemble", "mean")[0]
+    members = plan.members(ensemble)
+    for job in members:
+        finish(plan, job)
+        (tmp_path / "runs" / job.name).mkdir(parents=True)
+    begun, finished = members[3], [job for job in members if job != members[3]]
+    for job in finished:
+        (tmp_path / "runs" / job.name / "model.pt").touch()
+    assert study.lost_member(plan, ensemble, tmp_path) == begun
+    (tmp_path / "runs" / begun.name / "model.pt").touch()
+    assert study.lost_member(plan, ensemble, tmp_path) is None
+    assert study.lost_member(plan, begun, tmp_path / "nothing") is None
 
 
 def test_held_out_classes_come_last_with_the_values_of_the_whole_set(plan):
