@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError
@@ -136,7 +137,7 @@ def evaluate(
         batch_size: As in ``predict``.
         memory_limit: As in ``predict``, in bytes.
         keep_samples: Whether ``prediction`` keeps each posterior sample; for regression then also
-            the CRPS.
+            the CRPS, if the likelihood has one (all of bayesdrop's have).
         seed: Makes the draw reproducible; the OOD sets then meet the same posterior samples.
 
     Raises:
@@ -247,14 +248,7 @@ def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | Regr
             hint="Pass (x, y), or use predict for inputs without targets.",
         )
     if not bnn.likelihood.is_classifier:
-        return RegressionFigures.from_predictions(
-            prediction.mean,
-            y,
-            log_likelihood=prediction.log_likelihood,
-            pit=prediction.pit,
-            samples=prediction.samples,
-            variances=prediction.sample_variances,
-        )
+        return _regression_figures(bnn, prediction, y)
     probabilities, labels = bnn.likelihood.flatten_labels(prediction.mean, y)
     if len(labels) == 0:
         raise DataError(
@@ -268,4 +262,21 @@ def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | Regr
         labels,
         num_examples=len(prediction.mean),
         log_likelihood=prediction.log_likelihood,
+    )
+
+
+def _regression_figures(bnn: Program, prediction: Prediction, y: Tensor) -> RegressionFigures:
+    likelihood, score = bnn.likelihood, None
+    samples, variances = prediction.samples, prediction.sample_variances
+    if not likelihood.has_normal_noise and samples is not None and variances is not None:
+        each = likelihood.crps(samples, variances, y.reshape(samples.shape[1:]))
+        score, samples = None if each is None else float(each.mean()), None
+    return RegressionFigures.from_predictions(
+        prediction.mean,
+        y,
+        log_likelihood=prediction.log_likelihood,
+        pit=prediction.pit,
+        samples=samples,
+        variances=variances,
+        crps=score,
     )

@@ -124,8 +124,9 @@ class ValueMoments:
     ) -> None:
         self.likelihood = likelihood
         self.y = y
-        # Others' samples are no mixture of normals, whatever their variances.
-        self.keep_variances = keep_samples and likelihood.has_normal_noise
+        # Without a law of which they are the variances nobody can use them.
+        known = likelihood.has_normal_noise or type(likelihood).crps is not Likelihood.crps
+        self.keep_variances = keep_samples and known
         self.unbiased = unbiased
         self.groups = _Groups(num_groups)
         self.count = 0

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from bayesdrop.abstract import Abstract
 from bayesdrop.distributions.elements import elements
 from bayesdrop.errors import DataError, ShapeError
+from bayesdrop.metrics.checks import as_mixture
+from bayesdrop.metrics.crps import crps_per_target
 from bayesdrop.ops.transforms import takes_plain_operations
 
 
@@ -21,7 +23,7 @@ class Likelihood(Abstract, nn.Module):
     A subclass says whether it classifies, and defines ``distribution``, ``target`` and
     ``moments``; the objective, prediction and evaluation follow. What else it may override has a
     default that claims nothing: without ``cdf`` there is no coverage of intervals, without
-    ``has_normal_noise`` no CRPS, without ``has_logits`` no energy score.
+    ``has_normal_noise`` or ``crps`` no CRPS, without ``has_logits`` no energy score.
 
     The distribution's batch shape is the data plate's, ``output.shape[:1]``; the rest is event.
     Where an output has a dimension of classes, channels or means and scales, it is dimension 1,
@@ -125,6 +127,24 @@ class Likelihood(Abstract, nn.Module):
             target: What ``target`` returned.
         """
         return None
+
+    def crps(self, means: Tensor, variances: Tensor, target: Tensor) -> Tensor | None:
+        """Return the continuous ranked probability score of each target; None if unknown.
+
+        It is that of the mixture of the posterior samples' laws, see
+        ``continuous_ranked_probability_score`` of ``bayesdrop.metrics``. The default knows that of
+        normal noise.
+
+        Args:
+            means: What ``moments`` returned for each posterior sample, ``(S, N, ...)``.
+            variances: Likewise.
+            target: What ``target`` returned, ``(N, ...)``.
+        """
+        if not self.has_normal_noise:
+            return None
+        mean, variance = (part.flatten(1)[..., None] for part in (means, variances))
+        mixture = as_mixture("crps", mean, target.reshape(-1, 1), variance)
+        return crps_per_target(mixture).reshape(target.shape)
 
     def doubt(self, output: Tensor) -> str | None:
         """Return what makes one doubt that the network ends as this likelihood expects, if any.

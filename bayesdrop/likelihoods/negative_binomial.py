@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from bayesdrop.likelihoods.likelihood import count_target
 from bayesdrop.likelihoods.spread import SpreadLikelihood
+from bayesdrop.metrics.crps_of_laws import crps_of_counts
 
 
 class NegativeBinomial(SpreadLikelihood):
@@ -97,3 +98,7 @@ class NegativeBinomial(SpreadLikelihood):
         below = scipy.special.betainc(count, y.clip(min=1.0), share) * (y > 0)
         below = torch.as_tensor(below, dtype=output.dtype, device=output.device)
         return below + 0.5 * self._counts(log_mean, dispersion).log_prob(target).exp()
+
+    @override
+    def crps(self, means: Tensor, variances: Tensor, target: Tensor) -> Tensor | None:
+        return crps_of_counts(means, variances, target)

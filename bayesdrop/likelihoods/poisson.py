@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.likelihoods.likelihood import Likelihood, count_target
+from bayesdrop.metrics.crps_of_laws import crps_of_counts
 
 
 class Poisson(Likelihood):
@@ -62,3 +63,7 @@ class Poisson(Likelihood):
         below = torch.special.gammaincc(target.clamp(min=1.0), rate)
         below = torch.where(target > 0, below, 0.0)
         return below + 0.5 * dist.Poisson(rate).log_prob(target).exp()
+
+    @override
+    def crps(self, means: Tensor, variances: Tensor, target: Tensor) -> Tensor | None:
+        return crps_of_counts(means, variances, target)

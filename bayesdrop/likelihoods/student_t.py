@@ -14,6 +14,7 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError
 from bayesdrop.likelihoods.likelihood import finite_target
 from bayesdrop.likelihoods.spread import SpreadLikelihood
+from bayesdrop.metrics.crps_of_laws import crps_of_student_t
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.ops.stable import inverse_softplus
 
@@ -114,3 +115,7 @@ class StudentT(SpreadLikelihood):
         z = ((target - location) / scale.clamp(min=tiny)).detach()
         below = scipy.special.stdtr(float(self.df.detach()), z.double().cpu().numpy())
         return torch.as_tensor(below, dtype=z.dtype, device=z.device)
+
+    @override
+    def crps(self, means: Tensor, variances: Tensor, target: Tensor) -> Tensor | None:
+        return crps_of_student_t(means, variances, float(self.df.detach()), target)

@@ -240,6 +240,7 @@ class RegressionFigures(Record, also=("coverage",), drop_none=True):
         pit: Tensor | None = None,
         samples: Array | None = None,
         variances: Array | float | None = None,
+        crps: float | None = None,
     ) -> RegressionFigures:
         """Return the figures of a prediction, as far as what is given goes.
 
@@ -251,6 +252,7 @@ class RegressionFigures(Record, also=("coverage",), drop_none=True):
             samples: Means of the posterior samples ``(S, N, D)``, for the CRPS and the widths of
                 their mixture.
             variances: As in ``continuous_ranked_probability_score``; needed with ``samples``.
+            crps: The score of samples whose laws are not normal, without ``samples``.
 
         Raises:
             DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
@@ -261,7 +263,7 @@ class RegressionFigures(Record, also=("coverage",), drop_none=True):
             >>> figures.rmse, figures.coverage[0.95]
             (3.0, 1.0)
         """
-        crps, width = None, None
+        width = None
         if samples is not None and variances is not None:
             crps = continuous_ranked_probability_score(samples, y, variances)
             width = {p: mean_width(samples, p, variances) for p in COVERAGE_LEVELS}

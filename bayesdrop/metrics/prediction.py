@@ -60,7 +60,8 @@ class Prediction(ShortRepr):
             targets only: ``(N,)`` of a regression, of a classifier one for each label, of the
             labels' shape, 0 where one is missing.
         sample_variances: Variance of each posterior sample's noise, ``(S, N, D)``, kept along with
-            ``samples``; regression with normal noise only.
+            ``samples``, if the likelihood has a ``crps``; regression only. The samples' laws are
+            normal with these variances only if it ``has_normal_noise``.
         pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
             only, and only if the likelihood has a ``cdf``.
     """
