@@ -190,7 +190,7 @@ OUTPUT = torch.zeros(4, 3)
             OUTPUT,
             [[0], [1], [2], [0]],
             DataError,
-            r"One-hot labels\? Use",
+            r"A column of labels\? Use",
         ),
         (
             bd.Categorical(),
