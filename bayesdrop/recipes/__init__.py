@@ -11,9 +11,11 @@ from bayesdrop.recipes.earlier import ABBREVIATIONS
 from bayesdrop.recipes.outputs import compact_run, report_run
 from bayesdrop.recipes.recipe import Recipe, Stage, get, register, registry
 from bayesdrop.recipes.run import Run, build_network, load_run, run_recipe
+from bayesdrop.recipes.yaml_file import SUFFIXES, read_recipe, to_yaml
 
 __all__ = [
     "ABBREVIATIONS",
+    "SUFFIXES",
     "Recipe",
     "Run",
     "Stage",
@@ -22,9 +24,11 @@ __all__ = [
     "compare_runs",
     "get",
     "load_run",
+    "read_recipe",
     "register",
     "registry",
     "report_run",
     "run_demo",
     "run_recipe",
+    "to_yaml",
 ]

@@ -137,7 +137,7 @@ def run_recipe(
         if start is not None:
             copy_stages(Path(start), names, out)
         for index, stage in enumerate(recipe.stages):
-            network = _network_of(recipe, index, network)
+            network = network_of(recipe, index, network)
             bnn = BayesianNetwork(network, Categorical(), len(splits.train[1]))
             folder = out / stage.name
             if (folder / "model.pt").exists():
@@ -198,7 +198,7 @@ def load_run(out: str | Path) -> Run:
         torch.manual_seed(seed)
         network = _build(recipe, num_classes, image_shape)
         for index, stage in enumerate(recipe.stages):
-            network = _network_of(recipe, index, network)
+            network = network_of(recipe, index, network)
             bnn = BayesianNetwork(network, Categorical(), 1)
             last = stage is recipe.stages[-1]
             if last or not stage.dropout:
@@ -219,7 +219,7 @@ def _first_network(recipe: Recipe, splits: DataSplits, seed: int) -> nn.Module:
     return network
 
 
-def _network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
+def network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
     """Return the network of a stage, which starts from the weights of the one before.
 
     Args:
