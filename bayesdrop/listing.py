@@ -44,6 +44,12 @@ def listed(what: Listed) -> Lines:
     return header, lines
 
 
+def rows(what: Listed) -> list[dict[str, str]]:
+    """Return the entries of a registry, each with the names of its columns."""
+    header, lines = listed(what)
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
 def registry_lines(what: Listed) -> Lines:
     """Return the entries of a registry, and import all that it has."""
     return {
@@ -67,10 +73,12 @@ def _dropout_lines() -> Lines:
 def _recipe_lines() -> Lines:
     from bayesdrop.recipes import registry
 
-    return ["name", "data", "epochs", "summary"], [
+    return ["name", "data", "network", "dropout", "epochs", "summary"], [
         [
             recipe.name,
             recipe.data,
+            recipe.network,
+            recipe.dropout or "",
             " + ".join(str(stage.epochs) for stage in recipe.stages),
             recipe.summary,
         ]

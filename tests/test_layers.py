@@ -45,6 +45,7 @@ LAYERS = [
     {"recipes"},
     {"integrations"},
     {"listing", "citations"},
+    {"commands"},
     {"cli"},
     {"testing"},
 ]

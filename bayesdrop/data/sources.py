@@ -43,6 +43,7 @@ class DataSource:
         origin: Where the data come from, for ``bayesdrop list datasets``.
         read_validation: Returns the data set's own validation pair; None takes ``validation``
             examples from the training set.
+        folder: Where its files are in the folder of the data files; empty if it needs none.
     """
 
     name: str
@@ -53,6 +54,7 @@ class DataSource:
     read: Callable[[Path, bool], tuple[Pair, Pair]]
     origin: str
     read_validation: Callable[[], Pair] | None = None
+    folder: str = ""
 
 
 registry: Registry[DataSource] = Registry("data set")
@@ -243,19 +245,20 @@ for _source in (
     DataSource("digits", "Digits", (1, 8, 8), _DIGITS, 300, _read_digits, "in scikit-learn"),
     DataSource(
         "mnist", "MNIST", (1, 28, 28), _DIGITS, 5000, _read_torchvision("MNIST", "MNIST"),
-        "torchvision",
+        "torchvision", folder="MNIST",
     ),
     DataSource(
         "fashion-mnist", "Fashion-MNIST", (1, 28, 28), _FASHION_CLASSES, 5000,
-        _read_torchvision("FashionMNIST", "Fashion-MNIST"), "torchvision",
+        _read_torchvision("FashionMNIST", "Fashion-MNIST"), "torchvision", folder="FashionMNIST",
     ),
     DataSource(
         "cifar10", "CIFAR-10", (3, 32, 32), _CIFAR_CLASSES, 5000,
-        _read_torchvision("CIFAR10", "CIFAR-10"), "torchvision",
+        _read_torchvision("CIFAR10", "CIFAR-10"), "torchvision", folder="cifar-10-batches-py",
     ),
     DataSource(
         "cifar10-jpeg75", "CIFAR-10 (JPEG q75)", (3, 32, 32), _CIFAR_CLASSES, 5000,
         _read_jpeg_archive, "a local archive; not comparable with CIFAR-10",
+        folder="CIFAR10-jpeg75",
     ),
 ):  # fmt: skip
     register(_source)

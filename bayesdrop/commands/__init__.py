@@ -1,0 +1,1 @@
+"""The commands of ``bayesdrop``, one a file; what is heavy is imported where it is used."""
