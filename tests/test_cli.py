@@ -1,4 +1,6 @@
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from bayesdrop.data import load_data
 from bayesdrop.nn import layers
 from bayesdrop.recipes import load_run
 from bayesdrop.recipes import recipe as recipe_module
+from tests.forked import run_script
 from tests.reporting.page import check_page
 
 TINY = ["--epochs", "2", "--pretrain-epochs", "1", "--data", "digits:0-3"]
@@ -23,6 +26,16 @@ TINY = ["--epochs", "2", "--pretrain-epochs", "1", "--data", "digits:0-3"]
 @pytest.fixture(autouse=True)
 def float32():
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Reports without pictures: to draw them takes longer than all the rest."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *a: None if name == "matplotlib" else found(name, *a),
+    )
 
 
 def invoke(*arguments, code=0):
@@ -42,7 +55,8 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [(), *[(c,) for c in "demo train evaluate compare compact list".split()]]
+    "command",
+    [(), *[(c,) for c in "demo train evaluate compare compact recipe list cite doctor".split()]],
 )
 def test_help_says_what_a_command_does(command):
     text = invoke(*command, "--help").output
@@ -74,7 +88,7 @@ def test_list_shows_the_whole_registry(what, registry):
 
 
 @pytest.mark.parametrize("suffix", ["sbp", "l0"])
-def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_path):
+def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_path, no_figures):
     name, out = f"digits-mlp-{suffix}", tmp_path / "run"
     assert "units 64-500-300 of" in invoke("train", name, *TINY, "--out", out).stdout
     report = invoke("evaluate", out, "--num-samples", 3, "--out", tmp_path / "report")
@@ -91,7 +105,7 @@ def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_pat
     assert int(sizes.total("units").max()) <= 864
     rows = bd.compression.sweep_thresholds(bnn, (x, y)).rows
     assert [sum(row.units) for row in rows] == sorted((sum(r.units) for r in rows), reverse=True)
-    assert bd.check_elbo(bnn, x[:16], y[:16], num_samples=200, num_repeats=10).passed
+    assert bd.check_elbo(bnn, x[:8], y[:8], num_samples=100, num_repeats=10).passed
     idata = bd.to_inference_data(bnn, x[:4], y[:4], num_samples=6, seed=0)
     names = {"sbp": "fc1_dropout.noise", "l0": "fc1_dropout.keep_prob"}
     assert set(idata.posterior.data_vars) >= {names[suffix]}
@@ -103,7 +117,7 @@ def test_noise_and_gates_go_from_training_to_the_compact_network(suffix, tmp_pat
 
 
 @pytest.mark.parametrize("suffix", ["dropconnect", "gaussian-dropconnect", "spike-and-slab"])
-def test_noise_on_weights_goes_from_training_to_a_report(suffix, tmp_path):
+def test_noise_on_weights_goes_from_training_to_a_report(suffix, tmp_path, no_figures):
     out = tmp_path / "run"
     invoke("train", f"digits-mlp-{suffix}", "--epochs", 2, "--out", out)
     report = invoke("evaluate", out, "--num-samples", 3, "--out", tmp_path / "report")
@@ -142,14 +156,30 @@ def test_evaluate_writes_the_report(run, tmp_path):
     assert str(tmp_path / "report.md") in result.stdout
 
 
-def test_evaluate_works_without_matplotlib_and_names_the_extra(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    result = invoke("evaluate", run, "--num-samples", 2, "--out", tmp_path)
+def test_evaluate_works_without_matplotlib_and_names_the_extra(run, tmp_path, no_figures):
+    result = invoke("evaluate", run, "--num-samples", 2, "--json", "--out", tmp_path)
     assert "bayesdrop[plots]" in result.stderr
-    assert not list(tmp_path.glob("*.png")) and (tmp_path / "report.json").exists()
+    assert not list(tmp_path.glob("*.png"))
+    printed, written = (
+        json.loads(result.stdout),
+        json.loads((tmp_path / "report.json").read_text()),
+    )
+    assert printed.pop("written") == [str(tmp_path / f"report.{kind}") for kind in ("json", "md")]
+    assert printed == written
 
 
-def test_evaluate_writes_a_page_on_request(run, tmp_path):
+def test_compare_and_compact_print_json_for_programs(run, others, tmp_path, no_figures):
+    few = ["--num-samples", 2, "--json", "--out"]
+    printed = json.loads(invoke("compare", run, others / "plain", *few, tmp_path).stdout)
+    assert printed.pop("written")[0] == str(tmp_path / "compare.json")
+    assert printed == json.loads((tmp_path / "compare.json").read_text())
+    found = json.loads(invoke("compact", run, "--json", "--out", tmp_path / "small.pt").stdout)
+    assert found["written"] == [str(tmp_path / "small.pt")]
+    assert found["kept"] == {"units": load_run(run).bnn.units()}
+    assert found["params"] <= found["params_total"]
+
+
+def test_evaluate_writes_a_page_on_request(run, tmp_path, no_figures):
     result = invoke(
         "evaluate", run, "--html", "--no-shift", "--num-samples", 2, "--ood", "digits:8-9",
         "--out", tmp_path,
@@ -183,7 +213,7 @@ def others(run, tmp_path_factory):
     return out
 
 
-def test_compare_puts_runs_side_by_side(run, others, tmp_path):
+def test_compare_puts_runs_side_by_side(run, others, tmp_path, no_figures):
     result = invoke(
         "compare", others / "plain", run, others / "bb1", "--ood", "digits:8-9", "--ensemble",
         "--num-samples", 2, "--html", "--out", tmp_path,
@@ -253,47 +283,54 @@ def test_the_same_train_command_continues_and_then_does_nothing(run):
     assert (run / "model.pt").read_bytes() == before
 
 
-def test_a_killed_train_command_ends_with_the_same_weights(run, tmp_path):
-    arguments = ["train", "digits-mlp-bb", *TINY, "--out", str(tmp_path)]
-    stop = (
-        "import os, sys\n"
-        "replace = os.replace\n"
-        "def kill(source, target):\n"
-        "    replace(source, target)\n"
-        "    if str(target).endswith('beta-bernoulli/training.pt'): os.kill(os.getpid(), 9)\n"
-        "os.replace = kill\n"
-        "from bayesdrop.cli import main\n"
-        f"sys.argv[1:] = {arguments!r}\n"
-        "main()\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", stop], capture_output=True, check=False)
-    assert killed.returncode == -9
-    result = invoke("evaluate", tmp_path, code=1)
+STOP = """
+import os, signal, sys
+replace = os.replace
+def stop(source, target):
+    replace(source, target)
+    if str(target).endswith("beta-bernoulli/training.pt"): os.kill(os.getpid(), signal.{signal})
+os.replace = stop
+sys.stderr = open("said", "w")
+from bayesdrop.cli import main
+sys.argv[1:] = {arguments!r}
+main()
+"""
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """Train as ``run`` does, in a process that gets a signal at the end of an epoch."""
+
+    def stop(signal):
+        (tmp_path / "home").mkdir()
+        script, home = tmp_path / "stop.py", tmp_path / "home"
+        arguments = ["train", "digits-mlp-bb", *TINY, "--out", str(tmp_path / "run")]
+        script.write_text(STOP.format(signal=signal, arguments=arguments))
+        end = run_script(script, home, dict(os.environ))
+        return tmp_path / "run", end, (home / "said").read_text()
+
+    return stop
+
+
+def check_that_it_continues(run, out):
+    invoke("train", "digits-mlp-bb", *TINY, "--out", out)
+    first, second = (load_run(folder).bnn.state_dict() for folder in (run, out))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_killed_train_command_ends_with_the_same_weights(run, stopped):
+    out, end, _ = stopped("SIGKILL")
+    assert end == "exit status -9"
+    result = invoke("evaluate", out, code=1)
     assert "interrupted" in result.stderr and "continues" in result.stderr
-    invoke("train", "digits-mlp-bb", *TINY, "--out", tmp_path)
-    first, second = (load_run(folder).bnn.state_dict() for folder in (run, tmp_path))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    check_that_it_continues(run, out)
 
 
-def test_a_terminated_command_says_so_and_can_be_continued(run, tmp_path):
-    arguments = ["train", "digits-mlp-bb", *TINY, "--out", str(tmp_path)]
-    stop = (
-        "import os, signal, sys\n"
-        "replace = os.replace\n"
-        "def end(source, target):\n"
-        "    replace(source, target)\n"
-        "    if str(target).endswith('training.pt'): os.kill(os.getpid(), signal.SIGTERM)\n"
-        "os.replace = end\n"
-        "from bayesdrop.cli import main\n"
-        f"sys.argv[1:] = {arguments!r}\n"
-        "main()\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", stop], capture_output=True, text=True)
-    assert ended.returncode == 143, ended.stderr
-    assert "Terminated. No file is half-written; the same command continues" in ended.stderr
-    invoke("train", "digits-mlp-bb", *TINY, "--out", tmp_path)
-    first, second = (load_run(folder).bnn.state_dict() for folder in (run, tmp_path))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+def test_a_terminated_command_says_so_and_can_be_continued(run, stopped):
+    out, end, said = stopped("SIGTERM")
+    assert end.endswith("SystemExit: 143\n")
+    assert "Terminated. No file is half-written; the same command continues" in said
+    check_that_it_continues(run, out)
 
 
 def test_an_interrupted_evaluation_says_that_it_begins_anew(run, monkeypatch):
@@ -322,7 +359,7 @@ def test_a_failed_start_does_not_take_the_folder(run, tmp_path):
     invoke("train", "digits-mlp-bb", *TINY, "--from", run, "--out", out)
 
 
-def test_demo_writes_report_figures_and_compact_network(tmp_path):
+def test_demo_writes_report_and_compact_network(tmp_path, no_figures):
     result = invoke("demo", "--out", tmp_path, "--epochs", 4, "--num-samples", 2)
     for method in ("plain network", "nn.Dropout", "mean mask", "Monte Carlo"):
         assert method in result.stdout
@@ -379,7 +416,7 @@ def test_bad_ood_data_give_a_message(run):
         assert message in invoke("evaluate", run, "--ood", name, code=1).stderr
 
 
-def test_a_folder_that_cannot_be_written_gives_a_message(run, tmp_path):
+def test_a_folder_that_cannot_be_written_gives_a_message(run, tmp_path, no_figures):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     for arguments in (
