@@ -66,7 +66,7 @@ def check_whole(owners: Iterable[LatentOwner], shapes: Sequence[torch.Size]) -> 
                 expected="a process that holds all parameters of Bayesian layers",
                 got="some that are shared out, whose KL divergence it does not know",
                 hint="Use DDP, or leave the Bayesian layers out of FSDP (ignored_params) and take "
-                "at most stage 2 of DeepSpeed's ZeRO.",
+                "at most stage 2 of DeepSpeed's ZeRO. Of layers that have grown make a new term.",
             )
 
 

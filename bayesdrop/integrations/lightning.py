@@ -162,14 +162,14 @@ class BayesianCallback(_Callback):
     ) -> None:
         """Log the KL divergence's part of the loss."""
         if self.log_figures:
-            pl_module.log("kl", self.term.last, on_step=False, on_epoch=True)
+            pl_module.log("kl", self.term.last, on_step=False, on_epoch=True, sync_dist=True)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the KL's weight and what layers keep."""
         if self.log_figures:
             figures = self.term.figures()
             del figures["kl"]
-            pl_module.log_dict(figures)
+            pl_module.log_dict(figures, sync_dist=True)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Give the module its own step back, and prune if asked to."""

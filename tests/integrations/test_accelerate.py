@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import bayesdrop as bd
 from bayesdrop.inference.optimizers import parameter_groups
 from bayesdrop.integrations import KLTerm
+from tests.integrations.page import run_block
 from tests.integrations.test_kl_term import X, Y, by_hand, network
 
 accelerate = pytest.importorskip("accelerate")
@@ -47,3 +48,15 @@ def test_a_loop_with_accelerate_is_the_plain_loop(accumulated):
     theirs = by_hand(network(), accumulated, **schedules)
     for name, value in theirs.state_dict().items():
         assert torch.equal(net.state_dict()[name], value), name
+
+
+def test_the_example_of_the_page_trains():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    term = KLTerm(net, len(X))
+    term.attach(optimizer)
+    stepped = []
+    term.after_step = stepped.append
+    loader = DataLoader(TensorDataset(X, Y), batch_size=2)
+    run_block("Accelerator", F=F, net=net, optimizer=optimizer, loader=loader, term=term)
+    assert len(stepped) == 2  # of two batches, and of the last one

@@ -145,12 +145,16 @@ class Stream(IterableDataset):
         return iter(zip(X, Y, strict=True))
 
 
+class FSDPStrategy(lightning.strategies.SingleDeviceStrategy):
+    """One device under the name of several."""
+
+
 def steps_by_hand(module):
     module.automatic_optimization = False
     return module
 
 
-def test_what_is_forgotten_is_said_before_or_in_the_first_step(tmp_path):
+def test_what_is_forgotten_is_said_before_or_in_the_first_step(tmp_path, monkeypatch):
     plain = Module(torch.nn.Linear(4, 2, dtype=torch.float64))
     plain.configure_optimizers = lambda: torch.optim.SGD(plain.parameters())
     counts = Module(network())
@@ -164,6 +168,7 @@ def test_what_is_forgotten_is_said_before_or_in_the_first_step(tmp_path):
         ("steps by hand", steps_by_hand(Module(network())), {}),
         ("which this loader does not tell", Module(network()), {"data": loader(data=Stream())}),
         ("masks that depend on the input", Module(network()), {"callback": prune}),
+        ("FSDPStrategy, which shares", Module(network()), {"strategy": FSDPStrategy("cpu")}),
         ("in evaluation mode", Module(network()).eval(), {}),
         (
             "a run whose length",
@@ -181,6 +186,10 @@ def test_what_is_forgotten_is_said_before_or_in_the_first_step(tmp_path):
         BayesianCallback(interval="batch")
     with pytest.raises(ConfigError, match="a run that has started"):
         BayesianCallback().term  # noqa: B018
+    with monkeypatch.context() as patch:
+        patch.setattr(lightning.Trainer, "world_size", 2)
+        with pytest.raises(ConfigError, match="2, of which each sees its own examples"):
+            train(tmp_path, Module(network(bd.DependentBetaBernoulliDropout(4))), prune)
     with pytest.warns(BayesdropWarning, match="num_data=7, but there are 6"):
         train(tmp_path, Module(network()), BayesianCallback(7), max_epochs=1)
 

@@ -178,10 +178,13 @@ def test_samples_are_averaged_as_the_model_means_them(tmp_path, problem):
 
 def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 2}
+    options["kl_weight"] = bd.schedules.warm_up(0.9)
+    options["buffers"] = {"temperature": bd.schedules.linear(1.0, 0.1)}
     whole = trainer(tmp_path, bert(), **options)
     whole.train()
     again = trainer(tmp_path, bert(), **options)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.state.log_history[-2]["kl_weight"] == 1.0 == again.term.kl_weight
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
 
@@ -232,7 +235,7 @@ def test_a_mean_over_tokens_needs_their_number(tmp_path):
     assert run.term.last == pytest.approx(bd.kl_divergence(model).item() / 40, rel=0.05)
 
 
-def test_what_is_forgotten_is_said(tmp_path):
+def test_what_is_forgotten_is_said(tmp_path, monkeypatch):
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):
             return iter(examples())
@@ -245,6 +248,16 @@ def test_what_is_forgotten_is_said(tmp_path):
         trainer(tmp_path, bert(), data=Stream(), max_steps=2).train()
     with pytest.raises(ConfigError, match="float32, got bfloat16"):
         trainer(tmp_path, bert().bfloat16())
+    with monkeypatch.context() as patch:
+        made = BayesianTrainer.create_accelerator_and_postprocess
+
+        def shared_out(self):
+            made(self)
+            self.is_fsdp_enabled = True
+
+        patch.setattr(BayesianTrainer, "create_accelerator_and_postprocess", shared_out)
+        with pytest.raises(ConfigError, match="FSDP or DeepSpeed"):
+            trainer(tmp_path, bert())
     with pytest.raises(ConfigError, match="num_samples >= 1"):
         trainer(tmp_path, bert(), num_samples=0)
 
