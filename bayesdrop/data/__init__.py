@@ -1,9 +1,11 @@
-"""Data sets by name, as tensors in memory with fixed splits."""
+"""Data sets by name, and texts from files, as tensors in memory with fixed splits."""
 
 from bayesdrop.data.classification import DataSplits, load_images, load_ood, parse_name
 from bayesdrop.data.loading import load_data
 from bayesdrop.data.regression import RegressionSource, RegressionSplit, regression_sets
 from bayesdrop.data.sources import DataSource, Pair, data_root, register, registry
+from bayesdrop.data.text import TextSplits, load_text
+from bayesdrop.data.vocabulary import Vocabulary
 
 __all__ = [
     "DataSource",
@@ -11,10 +13,13 @@ __all__ = [
     "Pair",
     "RegressionSource",
     "RegressionSplit",
+    "TextSplits",
+    "Vocabulary",
     "data_root",
     "load_data",
     "load_images",
     "load_ood",
+    "load_text",
     "parse_name",
     "register",
     "registry",
