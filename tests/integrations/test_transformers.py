@@ -189,6 +189,19 @@ def test_a_checkpoint_goes_on_to_the_same_bits(tmp_path):
         assert torch.equal(again.model.state_dict()[name], value), name
 
 
+def test_a_converted_model_is_saved_with_its_masks(tmp_path):
+    pytest.importorskip("safetensors")
+    from bayesdrop.integrations.pretrained import from_pretrained, save_pretrained
+
+    ours, theirs = bert(), bert()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter)
+    save_pretrained(ours, tmp_path)
+    from_pretrained(tmp_path, theirs)
+    ids = torch.stack([row["input_ids"] for row in examples()])
+    assert torch.equal(theirs(ids).logits, ours.eval()(ids).logits)
+
+
 def test_images_train_and_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     pixels = torch.linspace(-1, 1, 8 * 16).reshape(8, 1, 4, 4)
     data = [{"pixel_values": row, "labels": i % 2} for i, row in enumerate(pixels)]
