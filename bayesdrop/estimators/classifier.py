@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
+from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d
 from typing_extensions import override
 
 from bayesdrop.errors import DataError
@@ -29,7 +32,7 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
     the input, as in ``"dependent-beta-bernoulli"``, are drawn for each row anew.)
 
     Args:
-        hidden_layer_sizes: Units of each hidden layer of the perceptron.
+        hidden_layer_sizes: Units of each hidden layer of the perceptron; a number is one layer.
         network: Called with the numbers of inputs and outputs (one logit for each class), returns
             the network to use instead. A function at the top of a module can be pickled.
         dropout: A key of ``bd.nn.layers``, of masks or random weights; None takes the network as
@@ -44,11 +47,14 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
         weight_decay: L2 penalty on the weights.
         patience: Stop after this many epochs without a lower NLL on held-out rows, and return to
             the best; None trains for all epochs, on all rows.
-        validation_fraction: Share of the rows held out for ``patience``.
+        validation_fraction: Share of the rows held out for ``patience``, of each class alike.
         num_samples: Masks :math:`S` over which predictions are averaged; None is one pass with
             the mean mask. It may be set after ``fit``.
         random_state: Seed of weights, batches and masks, as everywhere in scikit-learn. Torch's
             global generator is left alone.
+        class_weight: ``"balanced"``, by which all classes count alike, or a dictionary of classes
+            and how much a row of theirs counts; multiplied with ``sample_weight``. Probabilities
+            are then those of data with such shares of the classes.
         device: Where the network is trained and predicts, such as ``"cuda"``.
         verbose: Whether to show a progress bar.
 
@@ -69,20 +75,34 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
         ((60, 2), ['minus', 'plus'])
     """
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+    class_weight: Mapping[Any, float] | str | None = None
+
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Fit network and posterior.
 
         Args:
-            X: Numbers ``(N, D)``, an array or a DataFrame, without gaps.
+            X: Numbers ``(N, D)``, an array, a DataFrame or a sparse matrix (which is made dense),
+                without gaps.
             y: Labels ``(N,)`` of at least two classes: integers, strings, booleans.
+            sample_weight: How much each row's log-likelihood counts, >= 0, ``(N,)``; scaled so
+                that their sum is the number of rows that count at all.
 
         Raises:
             ValueError: If these are no such thing, or an argument makes no sense.
             DivergenceError: If the loss is not finite.
         """
-        x, labels = validate_data(self, X, y, dtype=np.float64)
+        x, labels = self._rows(X, y)
+        labels = column_or_1d(labels, warn=True)
+        self._check_labels(labels)
         check_classification_targets(labels)
-        self.classes_, indices = np.unique(column_or_1d(labels, warn=True), return_inverse=True)
+        weights = self._weights(sample_weight, x)
+        counted = labels if weights is None else labels[weights > 0]
+        self.classes_ = np.unique(counted)
         if len(self.classes_) < 2:
             raise DataError(
                 type(self).__name__,
@@ -90,7 +110,24 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
                 got="one class",
                 hint="Is the set sorted by class and cut? Shuffle it first.",
             )
-        return self._fit(x, torch.from_numpy(indices))
+        # Those of rows without a weight are no matter.
+        indices = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
+        if self.class_weight is not None:
+            of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=counted)
+            weights = of_class[indices] * (1.0 if weights is None else weights)
+        return self._fit(x, torch.from_numpy(indices), weights, indices)
+
+    def _check_labels(self, labels: np.ndarray) -> None:
+        if labels.dtype.kind != "O":
+            return
+        kinds = {type(label).__name__ for label in labels}
+        if len(kinds) > 1 and not all(isinstance(label, Real) for label in labels):
+            raise DataError(
+                type(self).__name__,
+                expected="labels of one kind",
+                got=" and ".join(sorted(kinds)),
+                hint="Leave out rows without a label; y.astype(str) makes all of them words.",
+            )
 
     @override
     def _likelihood(self) -> tuple[Likelihood, int]:

@@ -8,33 +8,43 @@ leave names of classes, dtypes and checks of the input to the user.
 from __future__ import annotations
 
 import copy
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.compression import compact
 from bayesdrop.conversion import convert
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.estimators.weighted import Weighted
+from bayesdrop.files import first_line
 from bayesdrop.inference import schedules
+from bayesdrop.inference.arrays import check_index
 from bayesdrop.inference.fit import fit
 from bayesdrop.inference.predict import predict
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.nn import BayesianWeights, registered
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
+
+# Training draws from torch's global generator: fits in several threads take turns.
+_TURN = threading.RLock()
 
 NetworkFactory: TypeAlias = Callable[[int, int], nn.Module]
 """Called with the numbers of inputs and outputs; returns the network that is to be converted."""
@@ -48,7 +58,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
     described at ``BayesdropClassifier``.
     """
 
-    hidden_layer_sizes: Sequence[int] = (100, 100)
+    hidden_layer_sizes: Sequence[int] | int = (100, 100)
     network: NetworkFactory | None = None
     dropout: str | None = "beta-bernoulli"
     dropout_options: Mapping[str, Any] | None = None
@@ -73,19 +83,47 @@ class NetworkEstimator(Abstract, BaseEstimator):
 
     # -- fitting -------------------------------------------------------------------------------
 
-    def _fit(self, x: np.ndarray, y: Tensor) -> Self:
-        """Fit the network to inputs ``(N, D)`` and targets as the likelihood takes them."""
+    def _fit(
+        self,
+        x: np.ndarray,
+        y: Tensor,
+        weights: np.ndarray | None,
+        groups: np.ndarray | None = None,
+    ) -> Self:
+        """Fit the network.
+
+        Args:
+            x: Inputs ``(N, D)``.
+            y: Targets as the likelihood takes them.
+            weights: Of the rows, ``(N,)``, of which some are > 0; None are equal ones.
+            groups: Integers ``(N,)``, of which held-out rows have about the same share each.
+        """
         self._check()
-        self._seed = int(check_random_state(self.random_state).randint(2**31))
-        self._scaler = StandardScaler().fit(x)
-        device = torch.device(self.device)
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        random = check_random_state(self.random_state)
+        self._seed = int(random.randint(2**31))
+        if weights is not None:
+            rows = weights > 0  # what has no weight has no say in means, num_data and batches
+            x, y, weights = x[rows], y[torch.from_numpy(rows)], weights[rows]
+            groups = None if groups is None else groups[rows]
+        self._scaler = StandardScaler().fit(x, sample_weight=weights)
+        device = self._device()
+        with _TURN, torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self._seed)
             bnn = self._program(len(x)).to(device)
+            targets = y.to(_dtype(bnn)) if y.is_floating_point() else y
+            likelihood = bnn.likelihood
+            if weights is not None:
+                bnn.likelihood = Weighted(likelihood)
+                targets = Weighted.pack(y, torch.from_numpy(weights / weights.mean()))
+            data, validation = (self._inputs(x, bnn), targets), None
+            if self.patience is not None:
+                held_out = torch.from_numpy(self._held_out(len(x), groups))
+                validation = tuple(part[held_out] for part in data)
+                data = tuple(part[~held_out] for part in data)  # type: ignore[assignment]
+                bnn.num_data = len(data[0])
             result = fit(
                 bnn,
-                (self._inputs(x, bnn), y.to(_dtype(bnn)) if y.is_floating_point() else y),
+                data,
                 epochs=self.epochs,
                 batch_size=self.batch_size,
                 learning_rate=self.learning_rate,
@@ -93,19 +131,50 @@ class NetworkEstimator(Abstract, BaseEstimator):
                 weight_decay=self.weight_decay,
                 schedule=schedules.cosine(),
                 kl_weight=self.kl_weight,
-                validation=None if self.patience is None else float(self.validation_fraction),
+                validation=validation,
                 patience=self.patience,
                 seed=self._seed,
-                progress=self.verbose,
+                progress=bool(self.verbose),
             )
+            bnn.likelihood = likelihood
         self.bnn_ = bnn
         self.history_ = result.history
         return self
 
+    def _held_out(self, count: int, groups: np.ndarray | None) -> np.ndarray:
+        """Return which rows are for ``patience``: as large a share of each group as can be."""
+        number = round(count * float(self.validation_fraction))
+        if not 0 < number < count:
+            raise DataError(
+                type(self).__name__,
+                expected="rows enough to hold some out for patience",
+                got=f"{count} rows and validation_fraction={self.validation_fraction}",
+                hint="patience=None trains for all epochs, on all rows.",
+            )
+        order = np.random.default_rng(self._seed).permutation(count)
+        if groups is not None:
+            order = order[np.argsort(groups[order], kind="stable")]
+        held_out = np.zeros(count, dtype=bool)
+        held_out[order[((np.arange(number) + 0.5) * count / number).astype(int)]] = True
+        return held_out
+
+    def _rows(self, X: object, y: object, **options: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+        """Return inputs and targets as scikit-learn checks them, inputs as doubles."""
+        check_index(type(self).__name__, X, y)
+        x, targets = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, **options)
+        return dense(x), targets
+
+    def _weights(self, sample_weight: ArrayLike | None, x: np.ndarray) -> np.ndarray | None:
+        if sample_weight is None:
+            return None
+        return _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+
     def _program(self, num_data: int) -> Program:
         likelihood, outputs = self._likelihood()
         if self.network is None:
-            sizes = (self.n_features_in_, *map(int, self.hidden_layer_sizes))
+            hidden = self.hidden_layer_sizes
+            hidden = (hidden,) if is_whole(hidden) else hidden
+            sizes = (self.n_features_in_, *map(int, cast(Sequence[int], hidden)))
             layers = [
                 layer
                 for pair in zip(sizes, sizes[1:], strict=False)
@@ -115,21 +184,50 @@ class NetworkEstimator(Abstract, BaseEstimator):
         else:
             network = self.network(self.n_features_in_, outputs)
         if self.dropout is not None:
-            # Of a network from elsewhere nobody here knows whether it is trained.
-            options: dict[str, Any] = {"trained": False} if self.network is None else {}
-            network = convert(network, self.dropout, **options, **(self.dropout_options or {}))
+            # Of a network from elsewhere nobody here knows whether it is trained. Masks on the few
+            # columns of a table cost more than they gain: docs/estimators.md.
+            ours = {"trained": False, "input_dropout": self._masks_inputs()}
+            options: dict[str, Any] = ours if self.network is None else {}
+            network = convert(network, self.dropout, **options | dict(self.dropout_options or {}))
         return BayesianNetwork(network, likelihood, num_data)
+
+    def _masks_inputs(self) -> bool:
+        weights = isinstance(self.dropout, str) and self.dropout in registered(BayesianWeights)
+        return weights or not np.size(self.hidden_layer_sizes)
+
+    def _device(self) -> torch.device:
+        """Return the device, if torch has it."""
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ConfigError(
+                type(self).__name__,
+                expected="a device that torch finds on this machine",
+                got=f"device={self.device!r}: {first_line(error)}",
+                hint="'cpu' is always there; 'cuda' needs a GPU and a torch built for it.",
+            ) from error
 
     def _check(self) -> None:
         who = type(self).__name__
+        if self.network is not None and (
+            isinstance(self.network, nn.Module) or not callable(self.network)
+        ):
+            raise ConfigError(
+                who,
+                expected="network to be a function of the numbers of inputs and outputs",
+                got=f"a {type(self.network).__name__}",
+                hint="For example a function that returns nn.Sequential(nn.Linear(inputs, 50), "
+                "nn.ReLU(), nn.Linear(50, outputs)): each fit makes a new one.",
+            )
         sizes = self.hidden_layer_sizes
+        sizes = (sizes,) if is_whole(sizes) else sizes
         if isinstance(sizes, str) or not (
             isinstance(sizes, Sequence | np.ndarray) and all(is_whole(n) and n > 0 for n in sizes)
         ):
             raise ConfigError(
                 who,
                 expected="hidden_layer_sizes to be whole numbers > 0, one for each hidden layer",
-                got=repr(sizes),
+                got=repr(self.hidden_layer_sizes),
                 hint="For example (100, 100); () is a linear model.",
             )
         if self.dropout is None and self.dropout_options:
@@ -151,11 +249,17 @@ class NetworkEstimator(Abstract, BaseEstimator):
     def _inputs(self, x: np.ndarray, bnn: Program) -> Tensor:
         return torch.as_tensor(self._scaler.transform(x), dtype=_dtype(bnn))
 
+    def __sklearn_tags__(self) -> Any:
+        """Say that sparse matrices are taken; they are made dense."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     # -- predicting ----------------------------------------------------------------------------
 
     def _predict(self, X: object, *, keep_samples: bool = False) -> Prediction:  # noqa: N803
         check_is_fitted(self)
-        x = validate_data(self, X, reset=False, dtype=np.float64)
+        x = dense(validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64))
         number = self.num_samples
         if number is not None and not (is_whole(number) and number > 0):
             raise ConfigError(
@@ -187,6 +291,11 @@ class NetworkEstimator(Abstract, BaseEstimator):
         likelihood = copy.deepcopy(self.bnn_.likelihood)
         result.bnn_ = BayesianNetwork(small, likelihood, self.bnn_.num_data).eval()
         return result
+
+
+def dense(x: Any) -> np.ndarray:
+    """Return a matrix, which may be one of SciPy's sparse ones, as an array."""
+    return x.toarray() if sparse.issparse(x) else x
 
 
 def _dtype(bnn: Program) -> torch.dtype:

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import RegressorMixin
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 from typing_extensions import override
 
@@ -54,12 +53,18 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
 
     scale: Literal["heteroscedastic", "learned"] = "heteroscedastic"
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803
+    def fit(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Fit network and posterior.
 
         Args:
-            X: Numbers ``(N, D)``, an array or a DataFrame, without gaps.
+            X: Numbers ``(N, D)``, as for ``BayesdropClassifier.fit``.
             y: Targets ``(N,)``, or ``(N, D)`` for several; predictions have the same form.
+            sample_weight: As for ``BayesdropClassifier.fit``.
 
         Raises:
             ValueError: If these are no such thing, or an argument makes no sense.
@@ -72,12 +77,13 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
                 got=repr(self.scale),
                 hint="'learned' is one noise scale for each target.",
             )
-        x, targets = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        x, targets = self._rows(X, y, multi_output=True, y_numeric=True)
+        weights = self._weights(sample_weight, x)
         self._one_dimensional = targets.ndim == 1
         columns = targets.reshape(len(targets), -1).astype(np.float64)
         self.n_outputs_ = columns.shape[1]
-        self._target_scaler = StandardScaler().fit(columns)
-        return self._fit(x, torch.from_numpy(self._target_scaler.transform(columns)))
+        self._target_scaler = StandardScaler().fit(columns, sample_weight=weights)
+        return self._fit(x, torch.from_numpy(self._target_scaler.transform(columns)), weights)
 
     @override
     def _likelihood(self) -> tuple[Likelihood, int]:
@@ -130,7 +136,7 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
         return {name: self._in_units(getattr(found, name)) for name in names}
 
     def _in_units(self, variance: Tensor) -> np.ndarray:
-        return self._shaped(variance.double().numpy() * self._target_scaler.var_)
+        return self._shaped(variance.double().numpy() * self._target_scaler.scale_**2)
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._one_dimensional else values

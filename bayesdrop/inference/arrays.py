@@ -37,7 +37,7 @@ def arrays_of(who: str, bnn: Program, data: object, *, fitting: bool = False) ->
     """
     if isinstance(data, tuple | list) and len(data) == 2:
         x, y = data
-        _check_index(who, x, y)
+        check_index(who, x, y)
         inputs = _inputs(who, bnn, x, fitting)
         return cast(Data, (inputs, _numbers(who, "y", y) if _is_table(y) else y))
     return cast(Data, _inputs(who, bnn, data, fitting))
@@ -124,8 +124,14 @@ def _listed(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
 
 
-def _check_index(who: str, x: Any, y: Any) -> None:
-    """Refuse rows whose labels, as pandas has them, are the same in another order."""
+def check_index(who: str, x: Any, y: Any) -> None:
+    """Raise ``DataError`` if inputs and targets have one index, as pandas has, in two orders.
+
+    Args:
+        who: Who asks, for messages.
+        x: The inputs.
+        y: The targets.
+    """
     first, second = (getattr(value, "index", None) for value in (x, y))
     if not (hasattr(first, "equals") and hasattr(second, "equals")) or first.equals(second):  # type: ignore[union-attr]
         return

@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from joblib import parallel_config
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.compose import make_column_transformer
@@ -137,6 +139,68 @@ def test_patience_stops_early_on_rows_held_out():
     model = classifier(epochs=200, patience=2, validation_fraction=0.3).fit(*MOONS)
     assert len(model.history_) < 200 and "val_nll" in model.history_[0]
     assert model.bnn_.num_data == 56
+    few = np.arange(80) % 8 == 0  # of ten rows of a class three are held out
+    assert few[model._held_out(80, few.astype(int))].sum() == 3
+    with pytest.raises(DataError, match="got 2 rows and validation_fraction=0.1"):
+        classifier(patience=2).fit(MOONS[0][:2], [0, 1])
+
+
+def test_weights_count_rows_and_classes():
+    x, y = MOONS
+    plain = classifier(epochs=3).fit(x, y).predict_proba(x)
+    equal = classifier(epochs=3).fit(x, y, np.full(80, 3.0)).predict_proba(x)
+    np.testing.assert_allclose(equal, plain, rtol=1e-6)
+    without = np.arange(80) >= 20
+    zero = classifier(epochs=3).fit(x, y, 2.0 * without)
+    rest = classifier(epochs=3).fit(x[without], y[without])
+    np.testing.assert_allclose(zero.predict_proba(x), rest.predict_proba(x), rtol=1e-6)
+    assert isinstance(zero.bnn_.likelihood, bd.Categorical) and zero.bnn_.num_data == 60
+    rare = (np.arange(80) % 16 == 0).astype(int)
+    shares = [
+        classifier(class_weight=weight, patience=20).fit(x, rare).predict_proba(x)[:, 1].mean()
+        for weight in (None, "balanced", {0: 1.0, 1: 200.0})
+    ]
+    assert shares[0] < 0.3 < shares[1] < 0.7 < shares[2]
+
+
+def test_weights_of_a_regression_move_its_mean():
+    x, y = np.zeros((60, 1)), np.repeat([0.0, 10.0], 30)
+    weights = np.repeat([9.0, 1.0], 30)
+    mean = regressor(epochs=60).fit(x, y, sample_weight=weights).predict(x[:1])
+    assert abs(mean[0] - 1.0) < 0.5
+    with pytest.raises(ValueError, match="at least one non-zero"):
+        regressor().fit(x, y, sample_weight=np.zeros(60))
+
+
+def test_sparse_inputs_are_those_they_stand_for():
+    x = np.where(np.abs(MOONS[0]) > 0.5, MOONS[0], 0.0)
+    model = classifier(epochs=2).fit(csr_array(x), MOONS[1])
+    same = classifier(epochs=2).fit(x, MOONS[1])
+    np.testing.assert_array_equal(model.predict_proba(csr_array(x)), same.predict_proba(x))
+
+
+def test_masks_are_behind_the_first_layer_unless_asked_for_or_alone():
+    def masked(**options):
+        return len(regressor(epochs=1, **options).fit(*FRIEDMAN).bnn_.named_dropout_layers())
+
+    asked = {"dropout_options": {"input_dropout": True}}
+    assert [masked(), masked(**asked), masked(hidden_layer_sizes=())] == [1, 2, 1]
+    assert masked(hidden_layer_sizes=7) == 1
+
+
+def test_fits_in_several_threads_are_those_of_one():
+    def scores(jobs):
+        with parallel_config("threading", n_jobs=jobs):
+            return cross_val_score(classifier(epochs=2), *MOONS, cv=4, scoring="neg_log_loss")
+
+    np.testing.assert_array_equal(scores(2), scores(1))
+
+
+def test_a_constant_target_has_one_unit_of_noise_everywhere():
+    model = regressor(epochs=1).fit(FRIEDMAN[0], np.full(60, 5.0))
+    mean, std = model.predict(FRIEDMAN[0], return_std=True)
+    lower, upper = model.predict_interval(FRIEDMAN[0], level=0.9)
+    np.testing.assert_allclose((upper - lower) / std, 2 * 1.645, rtol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +219,9 @@ def test_any_dropout_of_the_registry_serves_and_any_network(dropout, options):
     ("options", "message"),
     [
         ({"hidden_layer_sizes": (3, 0)}, "hidden_layer_sizes"),
-        ({"hidden_layer_sizes": 10}, "hidden_layer_sizes"),
+        ({"hidden_layer_sizes": "10"}, "hidden_layer_sizes"),
+        ({"network": nn.Linear(2, 2)}, "a function of the numbers of inputs and outputs, got a L"),
+        ({"device": "gpu"}, "a device that torch finds.*device='gpu'"),
         ({"dropout": "beta"}, "beta-bernoulli"),
         ({"dropout": None, "dropout_options": {"a": 1}}, "takes the options"),
         ({"patience": 3, "validation_fraction": 1}, "validation_fraction"),
@@ -171,6 +237,8 @@ def test_arguments_that_make_no_sense_are_refused_by_fit(options, message):
 def test_what_cannot_be_fitted_or_predicted_is_refused(fitted):
     with pytest.raises(DataError, match="two classes"):
         classifier().fit(MOONS[0], np.zeros(80))
+    with pytest.raises(DataError, match="labels of one kind, got NoneType and str"):
+        classifier().fit(MOONS[0], np.array(["a", None] * 40, dtype=object))
     with pytest.raises(ConfigError, match="scale"):
         regressor(scale=1.0).fit(*FRIEDMAN)
     with pytest.raises(ConfigError, match="num_samples"):
@@ -202,6 +270,9 @@ def test_a_pipeline_takes_a_data_frame_with_a_column_of_categories():
     assert model.score(frame, MOONS[1]) > 0.9
     alone = classifier(epochs=1).fit(frame[["a", "b"]], MOONS[1])
     assert alone.feature_names_in_.tolist() == ["a", "b"]
+    shuffled = pandas.Series(MOONS[1]).iloc[::-1]
+    with pytest.raises(DataError, match="the same index in another order"):
+        classifier().fit(frame[["a", "b"]], shuffled)
     with pytest.raises(ValueError, match="same order"):
         alone.predict(frame[["b", "a"]])
     with pytest.raises(ValueError, match="could not convert string"):
