@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tables_continual
 import tables_encoder
+import tables_estimators
 import tables_growth
 import tables_magnitude
 import tables_methods
@@ -68,6 +69,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "uci-log-likelihood": partial(tables_uci.uci, "log_likelihood"),
     "uci-differences": tables_uci.differences,
     "concrete": tables_small.concrete,
+    "estimators-regressions": tables_estimators.regressions,
+    "estimators-classifications": tables_estimators.classifications,
+    "estimators-choice": tables_estimators.choice,
     "encoder-lora": tables_encoder.lora,
     "encoder-lengths-found": partial(tables_encoder.lengths, "found"),
     "encoder-lengths-told": partial(tables_encoder.lengths, "told"),

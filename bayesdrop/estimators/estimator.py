@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -115,11 +115,12 @@ class NetworkEstimator(Abstract, BaseEstimator):
             if weights is not None:
                 bnn.likelihood = Weighted(likelihood)
                 targets = Weighted.pack(y, torch.from_numpy(weights / weights.mean()))
-            data, validation = (self._inputs(x, bnn), targets), None
+            data = (self._inputs(x, bnn), targets)
+            validation: tuple[Tensor, Tensor] | None = None
             if self.patience is not None:
                 held_out = torch.from_numpy(self._held_out(len(x), groups))
-                validation = tuple(part[held_out] for part in data)
-                data = tuple(part[~held_out] for part in data)  # type: ignore[assignment]
+                validation = (data[0][held_out], data[1][held_out])
+                data = (data[0][~held_out], data[1][~held_out])
                 bnn.num_data = len(data[0])
             result = fit(
                 bnn,
@@ -172,9 +173,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
     def _program(self, num_data: int) -> Program:
         likelihood, outputs = self._likelihood()
         if self.network is None:
-            hidden = self.hidden_layer_sizes
-            hidden = (hidden,) if is_whole(hidden) else hidden
-            sizes = (self.n_features_in_, *map(int, cast(Sequence[int], hidden)))
+            sizes = (self.n_features_in_, *map(int, self._hidden_sizes()))
             layers = [
                 layer
                 for pair in zip(sizes, sizes[1:], strict=False)
@@ -190,6 +189,10 @@ class NetworkEstimator(Abstract, BaseEstimator):
             options: dict[str, Any] = ours if self.network is None else {}
             network = convert(network, self.dropout, **options | dict(self.dropout_options or {}))
         return BayesianNetwork(network, likelihood, num_data)
+
+    def _hidden_sizes(self) -> Sequence[int]:
+        sizes: Any = self.hidden_layer_sizes
+        return (sizes,) if is_whole(sizes) else sizes
 
     def _masks_inputs(self) -> bool:
         weights = isinstance(self.dropout, str) and self.dropout in registered(BayesianWeights)
@@ -219,8 +222,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
                 hint="For example a function that returns nn.Sequential(nn.Linear(inputs, 50), "
                 "nn.ReLU(), nn.Linear(50, outputs)): each fit makes a new one.",
             )
-        sizes = self.hidden_layer_sizes
-        sizes = (sizes,) if is_whole(sizes) else sizes
+        sizes = self._hidden_sizes()
         if isinstance(sizes, str) or not (
             isinstance(sizes, Sequence | np.ndarray) and all(is_whole(n) and n > 0 for n in sizes)
         ):
