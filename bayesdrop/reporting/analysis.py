@@ -24,20 +24,18 @@ from bayesdrop.errors import CompactionError, DataError
 from bayesdrop.inference.predict import predict
 from bayesdrop.metrics import (
     Bootstrap,
-    ClassifierFigures,
     ReliabilityDiagram,
     RiskCoverage,
     UncertaintyTable,
     bootstrap_metrics,
-    fit_temperature,
     reliability,
     risk_coverage,
-    select_threshold,
     table_by_class,
 )
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.record import Record, plain
+from bayesdrop.reporting.held_out import temperature_effect, threshold_effect
 from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.results import MethodResult, Pair
 from bayesdrop.reporting.shift_analysis import ShiftAnalysis, analyse_shift
@@ -52,7 +50,6 @@ MAX_ERROR_INCREASE = 0.1
 """Percentage points that the threshold marked on the frontier may cost on validation data."""
 
 _CALIBRATION = ("ece", "adaptive_ece", "mce", "classwise_ece", "brier_parts")
-_TARGET_RISK, _FAILURE_PROBABILITY = 0.01, 0.05
 _SEED = 0
 _SIZE_SAMPLES = 200
 _DIAGNOSTIC_SAMPLES, _DIAGNOSTIC_MASKS = 100, 8
@@ -262,21 +259,10 @@ def _temperature(
     if held_out is None or held_out.y is None:
         return None
     try:
-        scaling = fit_temperature(held_out.mean, held_out.y)
+        return temperature_effect(held_out.mean, held_out.y, prediction.mean, labels)
     except DataError as error:
         notes["temperature"] = f"No temperature could be fitted. {error}"
         return None
-    before, after = (
-        ClassifierFigures.from_predictions(probabilities, labels)
-        for probabilities in (prediction.mean, scaling(prediction.mean))
-    )
-    return {
-        "temperature": scaling.temperature,
-        "nll_before": before.nll,
-        "nll_after": after.nll,
-        "ece_before": before.ece,
-        "ece_after": after.ece,
-    }
 
 
 def _threshold(
@@ -285,26 +271,11 @@ def _threshold(
     """Return a confidence chosen on validation data, with a guarantee where there is one."""
     if held_out is None or held_out.y is None:
         return None
-    reason = ""
-    for failure in (_FAILURE_PROBABILITY, None):
-        try:
-            chosen = select_threshold(
-                held_out.mean,
-                held_out.y,
-                target_risk=_TARGET_RISK,
-                failure_probability=failure,
-            )
-        except DataError as error:
-            reason = str(error)
-            continue
-        answered = chosen.accept(prediction.mean)
-        wrong = prediction.mean.argmax(1) != labels
-        return chosen.to_dict() | {
-            "test_coverage": float(answered.double().mean()),
-            "test_risk": float(wrong[answered].double().mean()) if answered.any() else None,
-        }
-    notes["threshold"] = f"No threshold of confidence could be chosen. {reason}"
-    return None
+    try:
+        return threshold_effect(held_out.mean, held_out.y, prediction.mean, labels)
+    except DataError as error:
+        notes["threshold"] = f"No threshold of confidence could be chosen. {error}"
+        return None
 
 
 def _classes(prediction: Prediction, labels: Tensor) -> UncertaintyTable:

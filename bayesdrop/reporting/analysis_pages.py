@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from bayesdrop.reporting.analysis import (
     CREDIBLE_LEVEL,
@@ -12,8 +11,8 @@ from bayesdrop.reporting.analysis import (
 )
 from bayesdrop.reporting.document import Block, Picture, Table
 from bayesdrop.reporting.estimates import estimate_text, metric_title
+from bayesdrop.reporting.held_out import temperature_text, threshold_text
 from bayesdrop.reporting.label_pages import class_table, risk_blocks
-from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.plots import (
     plot_frontier,
     plot_roc,
@@ -28,43 +27,14 @@ Blocks = Iterator[tuple[str, Block]]
 
 
 def analysis_blocks(analysis: Analysis) -> Blocks:
-    """Yield the key of a section of the report, or ``"lead"``, and what belongs there.
+    """Yield the key of a section of the report, and what belongs there.
 
     Args:
         analysis: What ``analyse`` found.
     """
-    parts = (_lead, _metrics, _calibration, _uncertainty, _ood, _shift, _selective, _size)
+    parts = (_metrics, _calibration, _uncertainty, _ood, _shift, _selective, _size)
     for part in (*parts, _diagnostics):
         yield from part(analysis)
-
-
-def _lead(analysis: Analysis) -> Blocks:
-    bootstrap, main = analysis.bootstrap, analysis.quoted
-    error = bootstrap.interval(main, "error")
-    gap = bootstrap.interval(main, "ece")
-    choice = ""
-    if len(analysis.results) > 1:
-        other = next(m for m in analysis.results if m not in (main, Method.PLAIN))
-        data = "validation data" if analysis.validated else "the test set, for want of others"
-        choice = f" (which has a lower NLL than {other.spoken} on {data})"
-    text = (
-        f"In short, {main.spoken}{choice}: {error.value:.2f} % of "
-        f"{bootstrap.num_examples:,} test images are wrong ({100 * bootstrap.level:g} % interval "
-        f"{error.lower:.2f} to {error.upper:.2f} %). Its confidence and its accuracy differ by "
-        f"{100 * gap.value:.2f} percentage points on average (ECE)."
-    )
-    coverage = analysis.risk_coverage[main].coverage_at_risk(0.01)
-    if coverage:
-        text += (
-            f" Of the most confident {100 * coverage:.1f} % of the images, 1 % are wrong at most."
-        )
-    rocs = {m: bootstrap.interval(main, m) for m in bootstrap.metrics if m.startswith("auroc ")}
-    for metric, roc in rocs.items():
-        text += (
-            f" An image of {metric.removeprefix('auroc ')} has a higher entropy than a test image "
-            f"with probability {roc.value:.3f} ({roc.lower:.3f} to {roc.upper:.3f})."
-        )
-    yield "lead", text
 
 
 def _metrics(analysis: Analysis) -> Blocks:
@@ -156,14 +126,7 @@ def _calibration(analysis: Analysis) -> Blocks:
     )
     scaled = analysis.temperature
     if scaled is not None:
-        yield (
-            "calibration",
-            f"A temperature of {scaled['temperature']:.3f}, fitted on validation data, would "
-            f"change the NLL of {analysis.main.spoken} from "
-            f"{scaled['nll_before']:.4f} to {scaled['nll_after']:.4f}, and its ECE from "
-            f"{scaled['ece_before']:.4f} to {scaled['ece_after']:.4f}. "
-            "Nothing else on this page uses it.",
-        )
+        yield "calibration", temperature_text(scaled, analysis.main.spoken)
     yield from _notes(analysis, "calibration", "temperature")
 
 
@@ -242,27 +205,8 @@ def _selective(analysis: Analysis) -> Blocks:
         yield "selective", block
     chosen = analysis.threshold
     if chosen is not None:
-        yield "selective", _threshold_text(chosen)
+        yield "selective", threshold_text(chosen, "images")
     yield from _notes(analysis, "selective", "threshold")
-
-
-def _threshold_text(chosen: Mapping[str, Any]) -> str:
-    confidence = (
-        "any confidence" if chosen["threshold"] is None else f"more than {chosen['threshold']:.4f}"
-    )
-    promise = (
-        "without a guarantee, for which there are too few validation images"
-        if chosen["failure_probability"] is None
-        else f"which holds with {100 * (1 - chosen['failure_probability']):g} % confidence"
-    )
-    result = f"{100 * chosen['test_coverage']:.1f} % of the test images are then answered"
-    if chosen["test_risk"] is not None:
-        result += f", and {100 * chosen['test_risk']:.2f} % of those are wrong"
-    return (
-        f"The shares above are read off the test set itself. Chosen on validation data for at "
-        f"most {100 * chosen['target_risk']:g} % errors, {promise}: answer at {confidence}. "
-        f"{result}."
-    )
 
 
 def _size(analysis: Analysis) -> Blocks:

@@ -97,6 +97,14 @@ class Document:
         return "\n\n".join(parts) + "\n"
 
 
+def pictures_first(blocks: Sequence[Block]) -> list[Block]:
+    """Return blocks in the order of reading: what is said first, then pictures, then the rest."""
+    said = next((i for i, block in enumerate(blocks) if not isinstance(block, str)), len(blocks))
+    rest = blocks[said:]
+    pictures = [block for block in rest if isinstance(block, Picture)]
+    return [*blocks[:said], *pictures, *(b for b in rest if not isinstance(b, Picture))]
+
+
 def escaped(text: str) -> str:
     """Return text in which Markdown sees no markup: names come from users."""
     for character in "\\`*[]<>|":

@@ -12,16 +12,16 @@ from bayesdrop.metrics import RegressionFigures
 from bayesdrop.nn.latents import named_shared
 from bayesdrop.reporting import plots
 from bayesdrop.reporting.analysis_pages import analysis_blocks
-from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
+from bayesdrop.reporting.document import Block, Document, Picture, Section, Table, pictures_first
 from bayesdrop.reporting.label_pages import label_blocks
 from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.model_card import PriorCard, versions
 from bayesdrop.reporting.publish import publish, publish_page
 from bayesdrop.reporting.report_record import KEPT_WORDS, Report
+from bayesdrop.reporting.summary import report_summary
 from bayesdrop.reporting.tables import number, table_cells
 
 SECTIONS = {
-    "model": "The model",
     "metrics": "Metrics and their uncertainty",
     "calibration": "Calibration",
     "uncertainty": "What it is sure and unsure about",
@@ -33,6 +33,7 @@ SECTIONS = {
     "frontier": "Accuracy, calibration and FLOPs as the threshold moves",
     "diagnostics": "Is the posterior, and the objective, what it claims to be?",
     "training": "Training",
+    "model": "The model, and how it was evaluated",
 }
 """Key of each section to its heading, in order."""
 
@@ -81,29 +82,35 @@ def report_document(report: Report) -> Document:
         found[key].append(block)
     minutes = report.description.get("minutes")
     trained = "" if minutes is None else f"{minutes:.1f} minutes of training, "
-    lead: list[Block] = [
-        f"Seed {report.seed}, {trained}{report.num_samples} posterior samples, "
-        f"{len(report.test[1]):,} test examples. "
-        f"Latency: milliseconds for a batch of {report.latency_batch} examples on "
-        f"{report.threads} CPU thread(s); Monte Carlo's is that of all its samples.",
-        Table(
-            *table_cells(report.rows, latency_batch=report.latency_batch),
-            caption="The methods side by side",
-        ),
-    ]
     if not report.has_one_label:
         for key, block in label_blocks(report):
             found[key].append(block)
     if report.analysis is not None:
         for key, block in analysis_blocks(report.analysis):
-            if key == "lead":
-                lead.insert(0, block)
-            else:
-                found[key].append(block)
+            found[key].append(block)
+    calibration = found["calibration"]
+    first = [block for block in calibration if isinstance(block, Picture)][:1]
+    found["calibration"] = [block for block in calibration if block not in first]
+    lead: list[Block] = [
+        *report_summary(report),
+        *first,
+        Table(
+            *table_cells(report.rows, latency_batch=report.latency_batch),
+            caption="The methods side by side",
+        ),
+        f"Seed {report.seed}, {trained}{report.num_samples} posterior samples, "
+        f"{len(report.test[1]):,} test examples. "
+        f"Latency: milliseconds for a batch of {report.latency_batch} examples on "
+        f"{report.threads} CPU thread(s); Monte Carlo's is that of all its samples.",
+    ]
     return Document(
         report.title,
         lead,
-        [Section(SECTIONS[key], blocks) for key, blocks in found.items() if blocks],
+        [
+            Section(SECTIONS[key], pictures_first(blocks))
+            for key, blocks in found.items()
+            if blocks
+        ],
     )
 
 

@@ -20,12 +20,12 @@ def page(tmp_path_factory):
     report = build_report(
         bnn,
         None,
-        digits.test,
+        tuple(part[:80] for part in digits.test),
         description={"recipe": "<r>", "data": "d", "data_title": "D", "minutes": 0.0},
         ood={"digits:8-9": load_ood("digits:8-9", "digits:0-3")},
         num_samples=2,
     )
-    report = add_analysis(report, validation=digits.validation)
+    report = add_analysis(report, validation=digits.validation, shift=False)
     return write_page(report, tmp_path_factory.mktemp("page") / "report.html")
 
 

@@ -122,5 +122,5 @@ def test_what_a_report_cannot_take_is_refused():
         bd.report(bnn, test, ood={"far": test[0]})
     with pytest.raises(ConfigError, match="expected a BayesianNetwork, got Linear"):
         bd.report(nn.Linear(2, 2), labelled())
-    with pytest.raises(DataError, match="both tensors"):
+    with pytest.raises(DataError, match="data with targets"):
         bd.report(network(3), (torch.randn(4, 5), None))
