@@ -21,6 +21,7 @@ from bayesdrop.commands.doctor import doctor
 from bayesdrop.commands.evaluate import evaluate
 from bayesdrop.commands.list import list_
 from bayesdrop.commands.recipe import recipe
+from bayesdrop.commands.report import report
 from bayesdrop.commands.train import train
 from bayesdrop.errors import BayesdropError
 
@@ -90,7 +91,7 @@ def _options(
         importlib.import_module(name)
 
 
-for _command in (demo, train, evaluate, compare, compact, recipe):
+for _command in (demo, train, evaluate, compare, report, compact, recipe):
     app.command()(_command)
 app.command(name="list")(list_)
 app.command()(cite)

@@ -8,6 +8,9 @@ from bayesdrop.reporting.compare import Comparison, ComparisonRow, compare_predi
 from bayesdrop.reporting.comparison_pages import comparison_document, write_comparison
 from bayesdrop.reporting.costs import SizeFigures
 from bayesdrop.reporting.methods import Method
+from bayesdrop.reporting.prediction_pages import predictions_document, write_predictions
+from bayesdrop.reporting.prediction_record import PredictionReport
+from bayesdrop.reporting.predictions import report_predictions
 from bayesdrop.reporting.report_pages import report_document, write_page, write_report
 from bayesdrop.reporting.report_record import Report
 from bayesdrop.reporting.results import MethodResult
@@ -20,6 +23,7 @@ __all__ = [
     "ComparisonRow",
     "Method",
     "MethodResult",
+    "PredictionReport",
     "Report",
     "SizeFigures",
     "add_analysis",
@@ -31,12 +35,15 @@ __all__ = [
     "markdown_table",
     "plots",
     "read_json",
+    "predictions_document",
     "report",
     "report_document",
+    "report_predictions",
     "rich_table",
     "write_comparison",
     "write_json",
     "write_page",
+    "write_predictions",
     "write_report",
     "write_text",
 ]

@@ -94,7 +94,8 @@ def report(
             "report",
             expected="a BayesianNetwork",
             got=type(bnn).__name__,
-            hint="Wrap a module with bd.BayesianNetwork; see bd.evaluate for an auto-encoder.",
+            hint="Wrap a module with bd.BayesianNetwork. Of any other model report the "
+            "probabilities: bd.reporting.report_predictions(p, y). An auto-encoder: bd.evaluate.",
         )
     if not bnn.likelihood.is_classifier:
         given = {"validation": validation, "train": train, "ood": ood}
