@@ -32,6 +32,12 @@ bench-gpu: $(STAMP)
 study-check: $(STAMP)
 	$(BIN)/python benchmarks/study.py check
 
+# The tutorials as notebooks with their output, build/notebooks: those that have changed.
+.PHONY: notebooks
+notebooks: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python docs/notebooks.py
+
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'

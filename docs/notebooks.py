@@ -34,7 +34,7 @@ def find_tutorials(names: Sequence[str] = ()) -> list[Path]:
     scripts = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
     unknown = [name for name in names if not any(s.name.startswith(name) for s in scripts)]
     if unknown:
-        raise SystemExit(f"no tutorial begins with {unknown[0]!r}: they are 01 to {scripts[-1]}")
+        raise SystemExit(f"no tutorial begins with {unknown[0]!r}: the last is {scripts[-1].name}")
     return [s for s in scripts if not names or s.name.startswith(tuple(names))]
 
 

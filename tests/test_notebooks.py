@@ -1,0 +1,61 @@
+"""Laws of making notebooks of tutorials: they hold the output, and a failure leaves none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jupytext")
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+nbformat = pytest.importorskip("nbformat")
+from docs import notebooks  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+TEXT = """# %% [markdown]
+# # Two
+
+# %%
+import os
+
+print("short" if "BAYESDROP_SMOKE" in os.environ else "full")
+1 + 1
+"""
+
+
+# A process of its own, since ZeroMQ's sockets are closed when it ends.
+PROGRAM = """
+import sys
+from pathlib import Path
+from docs import notebooks
+
+notebooks.ROOT = Path(sys.argv[1])
+sys.exit(notebooks.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_holds_what_its_cells_gave_until_something_changes(tmp_path):
+    (tmp_path / "tutorials").mkdir()
+    script, out = tmp_path / "tutorials" / "01_two.py", tmp_path / "out"
+
+    def make(*arguments):
+        command = [sys.executable, "-c", PROGRAM, tmp_path, *arguments, "--out", out]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    script.write_text(TEXT)
+    assert make().returncode == 0
+    made = nbformat.read(out / "01_two.ipynb", as_version=4)
+    stream, value = made.cells[1].outputs
+    assert (stream.text, value.data["text/plain"]) == ("short\n", "2")
+    assert make().stdout == "01_two.ipynb: unchanged\n"
+    script.write_text(TEXT + "1 / 0\n")
+    failed = make("01")
+    assert failed.returncode == 1 and "ZeroDivisionError" in failed.stderr
+    assert not list(out.iterdir())
+
+
+def test_a_name_of_no_tutorial_is_refused():
+    with pytest.raises(SystemExit, match="no tutorial begins with 'zz'"):
+        notebooks.find_tutorials(["zz"])
