@@ -12,10 +12,24 @@ ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted(path.name for path in (ROOT / "tutorials").glob("*.py"))
 
 
-def test_the_folder_holds_numbered_tutorials_only():
-    others = {path.name for path in (ROOT / "tutorials").iterdir()} - {"__pycache__"}
+def first_cell(name):
+    text = (ROOT / "tutorials" / name).read_text().split("# %%")[1]
+    return " ".join(text.replace("\n#", " ").split())
+
+
+def test_the_folder_holds_numbered_tutorials_and_their_index_only():
+    others = {path.name for path in (ROOT / "tutorials").iterdir()} - {"__pycache__", "README.md"}
     assert others == set(TUTORIALS) and len(TUTORIALS) >= 9
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+\.py", name) for name in TUTORIALS)
+
+
+def test_the_index_has_each_tutorial_with_its_title_and_question():
+    index = (ROOT / "tutorials" / "README.md").read_text()
+    rows = re.findall(r"^\| \[(\d\d) (.+)\]\((.+)\) \| (.+) \|$", index, re.MULTILINE)
+    assert [name for _, _, name, _ in rows] == TUTORIALS
+    for number, title, name, question in rows:
+        assert name.startswith(number), name
+        assert f" # {title} **Question.** {question} **Answer.** " in first_cell(name), name
 
 
 @pytest.mark.slow
