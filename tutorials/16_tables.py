@@ -97,7 +97,7 @@ mean_mask = chosen.set_params(num_samples=None)
 rows = imputer.transform(x_test)
 difference = np.abs(small.predict_proba(rows) - mean_mask.predict_proba(rows)).max()
 units, total = chosen.bnn_.units(), chosen.bnn_.units_total()
-print(f"{units} of {total} inputs and units, probabilities within {difference:.1e}")
+print(f"{units} of {total} units, probabilities within {difference:.1e}")
 
 # %% [markdown]
 # ## A regression
