@@ -44,7 +44,8 @@ x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.33, random
 # imputer is inside of the pipeline, so that it never sees a row that is scored.
 
 # %%
-network = BayesdropClassifier(epochs=EPOCHS, variational_learning_rate=0.1, random_state=0)
+settings = {"dropout_options": {"input_dropout": True}, "random_state": 0}  # masks on columns too
+network = BayesdropClassifier(epochs=EPOCHS, variational_learning_rate=0.1, **settings)
 search = GridSearchCV(
     make_pipeline(SimpleImputer(), network),
     {
@@ -97,7 +98,7 @@ mean_mask = chosen.set_params(num_samples=None)
 rows = imputer.transform(x_test)
 difference = np.abs(small.predict_proba(rows) - mean_mask.predict_proba(rows)).max()
 units, total = chosen.bnn_.units(), chosen.bnn_.units_total()
-print(f"{units} of {total} units, probabilities within {difference:.1e}")
+print(f"{units} of {total} columns and units, probabilities within {difference:.1e}")
 
 # %% [markdown]
 # ## A regression
@@ -109,7 +110,7 @@ print(f"{units} of {total} units, probabilities within {difference:.1e}")
 # %%
 x, y = load_diabetes(return_X_y=True)
 a_train, a_test, b_train, b_test = train_test_split(x, y, test_size=0.33, random_state=0)
-regressor = BayesdropRegressor(epochs=3 * EPOCHS, random_state=0).fit(a_train, b_train)
+regressor = BayesdropRegressor(epochs=3 * EPOCHS, **settings).fit(a_train, b_train)
 ridge = make_pipeline(StandardScaler(), Ridge(1.0)).fit(a_train, b_train)
 half_width = np.quantile(np.abs(b_train - ridge.predict(a_train)), 0.9)
 ends = {
