@@ -33,6 +33,7 @@ from bayesdrop.metrics import (
     table_by_class,
 )
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.program.inputs import Inputs
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.record import Record, plain
 from bayesdrop.reporting.held_out import temperature_effect, threshold_effect
@@ -87,7 +88,7 @@ class Analysis(Record):
     main: Method
     quoted: Method
     results: dict[Method, MethodResult] = field(repr=False)
-    images: Tensor = field(repr=False)
+    images: Inputs = field(repr=False)
     bootstrap: Bootstrap
     reliability: dict[Method, ReliabilityDiagram]
     temperature: dict[str, float] | None
@@ -289,7 +290,7 @@ def _classes(prediction: Prediction, labels: Tensor) -> UncertaintyTable:
 
 
 def _size(
-    bnn: BayesianNetwork, images: Tensor, seed: int, notes: dict[str, str]
+    bnn: BayesianNetwork, images: Inputs, seed: int, notes: dict[str, str]
 ) -> SizePosterior | None:
     if not bnn.named_dropout_layers():
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from bayesdrop.reporting.analysis import (
     CREDIBLE_LEVEL,
     MAX_ERROR_INCREASE,
@@ -132,15 +134,14 @@ def _calibration(analysis: Analysis) -> Blocks:
 
 def _uncertainty(analysis: Analysis) -> Blocks:
     result = analysis.results[analysis.main]
-    if analysis.images.ndim == 4 and analysis.images.shape[1] in (1, 3):
+    images = analysis.images
+    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] in (1, 3):
         yield (
             "uncertainty",
             Picture(
                 "uncertain_images.png",
                 "The test images with the highest and with the lowest predictive entropy",
-                lambda: plot_uncertain_images(
-                    analysis.images, result.prediction.mean, result.labels
-                ),
+                lambda: plot_uncertain_images(images, result.prediction.mean, result.labels),
             ),
         )
     title = f"Each class, by {analysis.main.spoken}; entropies in nats"

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesdrop.diagnostics.class_masks import class_averaged_masks
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.inputs import as_inputs, joined_inputs, positional_inputs
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.analysis import analyse
 from bayesdrop.reporting.costs import (
@@ -26,17 +27,17 @@ from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.model_card import describe_network
 from bayesdrop.reporting.report_pages import write_page
 from bayesdrop.reporting.report_record import Report
-from bayesdrop.reporting.results import MethodResult, Pair, measure_method
+from bayesdrop.reporting.results import GivenPair, MethodResult, Pair, measure_method
 
 
 def report(
     bnn: BayesianNetwork,
-    test: Pair,
+    test: GivenPair,
     *,
     plain: BayesianNetwork | None = None,
-    validation: Pair | None = None,
-    train: Pair | None = None,
-    ood: Mapping[str, Tensor] | None = None,
+    validation: GivenPair | None = None,
+    train: GivenPair | None = None,
+    ood: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
     title: str | None = None,
     html: str | Path | None = None,
@@ -56,12 +57,14 @@ def report(
 
     Args:
         bnn: The network; it is not changed. It may have no Bayesian layers.
-        test: Test inputs and targets, which nothing was chosen on.
+        test: Test inputs and targets, which nothing was chosen on; of a network with several
+            inputs ``((x1, x2), y)``, or ``({"name": x1, ...}, y)``.
         plain: A network without Bayesian layers to compare it with.
         validation: Inputs and targets that thresholds may be chosen on; those of a classifier.
         train: The training data, to check the ELBO and the guide by, which is slow; those of a
             classifier.
-        ood: Name to inputs that the network was not trained for; those of a classifier.
+        ood: Name to inputs that the network was not trained for, ``((x1, x2), None)`` where there
+            are several; those of a classifier.
         class_names: One name for each class.
         title: What to call the data; None says "test data".
         html: File for the page, with its figures inside. ``write_report`` of ``bd.reporting``
@@ -108,6 +111,11 @@ def report(
                 hint="For regression pass bnn, test and plain. Unknown inputs are scored by "
                 "predict(...).epistemic_variance with bd.metrics.ood_metrics.",
             )
+    test, validation, train = (
+        _positional(bnn, test),
+        None if validation is None else _positional(bnn, validation),
+        None if train is None else _positional(bnn, train),
+    )
     with evaluation_mode(*(network for network in (bnn, plain) if network is not None)):
         found = build_report(
             bnn,
@@ -131,6 +139,12 @@ def report(
     if html is not None:
         write_page(found, html)
     return found
+
+
+def _positional(bnn: BayesianNetwork, given: GivenPair) -> Pair:
+    """Return inputs as positional arguments, which the compact network takes too."""
+    x = as_inputs("report", given[0])
+    return joined_inputs(positional_inputs("report", bnn.network, x)), given[1]
 
 
 def _with_many_labels(report: Report, class_names: Sequence[str], **given: Pair | None) -> Report:

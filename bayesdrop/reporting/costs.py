@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from bayesdrop.compression import (
@@ -27,6 +27,7 @@ from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CompactionError
 from bayesdrop.inference.predict import predict
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.inputs import Inputs, outputs_of
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record
@@ -78,7 +79,7 @@ class SizeFigures(Record, also=("flops_speedup",)):
 
 
 @torch.no_grad()
-def compact_figures(bnn: BayesianNetwork, images: Tensor) -> tuple[SizeFigures, nn.Module | None]:
+def compact_figures(bnn: BayesianNetwork, images: Inputs) -> tuple[SizeFigures, nn.Module | None]:
     """Return parameters, bytes and FLOPs before and after, and the compact network.
 
     The compact network is None where it could not be made.
@@ -99,17 +100,17 @@ def compact_figures(bnn: BayesianNetwork, images: Tensor) -> tuple[SizeFigures, 
         params=count_params(small),
         bytes=count_bytes(small),
         flops=count_flops(small, example),
-        compact_max_abs_diff=float((small(some) - bnn(some)).abs().max()),
+        compact_max_abs_diff=float((outputs_of(small, some) - outputs_of(bnn, some)).abs().max()),
         sparsity=sparsity,
     ), small
 
 
-def per_input_figures(bnn: BayesianNetwork, images: Tensor) -> PerInputCost | None:
+def per_input_figures(bnn: BayesianNetwork, images: Inputs) -> PerInputCost | None:
     """Return the units kept and FLOPs per image, if masks depend on it and can be followed."""
     if not any(layer.input_dependent for _, layer in bnn.named_dropout_layers()):
         return None
     try:
-        return measure_per_input(bnn, images)
+        return measure_per_input(bnn, (images, None))
     except CompactionError:
         return None
 
@@ -119,7 +120,7 @@ def latency_figures(
     plain: BayesianNetwork,
     bnn: BayesianNetwork,
     small: nn.Module | None,
-    images: Tensor,
+    images: Inputs,
     num_samples: int,
 ) -> dict[Method, float]:
     """Return milliseconds a batch takes by each method."""
@@ -128,16 +129,18 @@ def latency_figures(
         Method.PLAIN: _bare(plain),
         Method.MEAN_MASK: _bare(bnn) if small is None else small,
     }
-    calls: dict[Method, Callable[[], object]] = {m: partial(n, batch) for m, n in nets.items()}
+    calls: dict[Method, Callable[[], object]] = {
+        m: partial(outputs_of, n, batch) for m, n in nets.items()
+    }
     calls[Method.MONTE_CARLO] = partial(
-        predict, bnn, batch, num_samples=num_samples, keep_samples=False
+        predict, bnn, (batch, None), num_samples=num_samples, keep_samples=False
     )
     with torch.random.fork_rng(), evaluation_mode(*nets.values()):
         times = time_in_turns(list(calls.values()), device=batch.device, repeats=_REPEATS)
     return dict(zip(calls, times, strict=True))
 
 
-def pass_latency(network: nn.Module, images: Tensor) -> float:
+def pass_latency(network: nn.Module, images: Inputs) -> float:
     """Return milliseconds a batch takes in one pass."""
     batch = images[:LATENCY_BATCH]
     net = _bare(network)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.compression import PerInputCost
+from bayesdrop.program.inputs import tensors_of
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.record import Record, plain
 from bayesdrop.reporting.analysis import Analysis
@@ -101,8 +102,8 @@ class Report(Record):
 
     @property
     def example_shape(self) -> tuple[int, ...]:
-        """Shape of one input."""
-        return tuple(self.test[0].shape[1:])
+        """Shape of one input, of several the first."""
+        return tuple(tensors_of(self.test[0])[0].shape[1:])
 
     def keep_probs(self) -> dict[str, Tensor]:
         """Return the keep probabilities of each dropout layer, on the CPU."""

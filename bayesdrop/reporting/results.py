@@ -13,10 +13,14 @@ from bayesdrop.inference.predict import predict, predict_in_groups
 from bayesdrop.metrics import ClassifierFigures, RegressionFigures, compare_ood, uncertainty_scores
 from bayesdrop.metrics.ood import OODMetrics
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.program.inputs import GivenInputs, Inputs
 from bayesdrop.program.network import BayesianNetwork
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Inputs, Tensor]
 """Inputs and targets."""
+
+GivenPair = tuple[GivenInputs, Tensor]
+"""What users pass for them."""
 
 SHOWN_SCORES = ("entropy", "mutual_information", "energy")
 """Scores that figures show; tables have all."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from bayesdrop.diagnostics import ShiftCurves, measure_shift
 from bayesdrop.metrics import corruptions
@@ -69,7 +70,7 @@ def analyse_shift(
         wanted: True for up to 2,000 images, whatever it takes; None for as many as take a minute
             or two, if these are at least 200; False for none.
     """
-    shape = test[0].shape[1:]
+    shape = test[0].shape[1:] if isinstance(test[0], Tensor) else ()
     if wanted is False:
         return ShiftAnalysis(note="Left out on request.")
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 4:
@@ -88,7 +89,7 @@ def analyse_shift(
         )
     generator = torch.Generator().manual_seed(SHIFT_SEED)
     rows = torch.randperm(len(test[1]), generator=generator)[:count]
-    some = test[0][rows], test[1][rows]
+    some = cast(Tensor, test[0])[rows], test[1][rows]
     curves = {
         method: measure_shift(
             method.network(bnn, plain),

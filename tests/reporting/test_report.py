@@ -143,3 +143,28 @@ def test_sticks_are_drawn_where_there_are_some(networks, test_set, tmp_path):
     report = build_report(bnn, plain, test_set, description=DESCRIPTION, num_samples=2)
     assert report.to_dict()["per_input"] is None and report.class_masks == {}
     assert "sticks.png" in {path.name for path in write_report(report, tmp_path)}
+
+
+class _Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(4, 8), torch.nn.Linear(3, 8)
+        self.mask, self.out = bd.BetaBernoulliDropout(8), torch.nn.Linear(8, 3)
+
+    def forward(self, x, z):
+        return self.out(self.mask((self.left(x) + self.right(z)).relu()))
+
+
+def test_a_network_with_two_inputs_has_a_whole_report(tmp_path):
+    x, z, y = torch.randn(24, 4), torch.randn(24, 3), torch.randint(3, (24,))
+    bnn = bd.BayesianNetwork(_Two(), bd.Categorical(), num_data=24)
+    bnn.network.mask.set_posterior(torch.tensor([1e-5] * 3 + [2.0] * 5))
+    given = {"z": z, "x": x}
+    found = bd.report(bnn, (given, y), ood={"far": ((x, z), None)}, num_samples=2)
+    result = bd.evaluate(bnn, (given, y), sample=False)
+    assert found.results["mean_mask"].figures.nll == pytest.approx(result.nll)
+    # By hand: 8 (4 + 3) + 16 + 27 parameters, and 5 units of 8 after.
+    assert (found.size.params_total, found.size.params) == (99, 63)
+    assert found.size.compact_max_abs_diff < 1e-6
+    paths = write_report(found, tmp_path, figures=False)
+    assert all(path.exists() for path in paths)
