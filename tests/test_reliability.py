@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import bayesdrop
 
 ROOT = Path(__file__).parent.parent
 TRIALS = ROOT / "benchmarks" / "reliability"
@@ -101,6 +104,18 @@ def test_lower_bounds_are_versions_that_the_tests_ran_with():
         assert version in requirement.specifier, requirement
         (bound,) = requirement.specifier
         assert Version(bound.version).release[:2] == version.release[:2], requirement
+
+
+def test_the_conda_recipe_asks_for_the_same():
+    recipe = yaml.safe_load((ROOT / "conda" / "meta.yaml").read_text())
+    config = (ROOT / "setup.cfg").read_text()
+    asked = re.search(r"install_requires =\n((?:    .*\n)+)", config)[1].split()
+    named = {
+        line.replace(" ", "").replace("pytorch>", "torch>")
+        for line in recipe["requirements"]["run"]
+    }
+    assert named == {"python>=3.11", *asked}
+    assert recipe["package"]["version"] == bayesdrop.__version__
 
 
 def test_the_sdist_has_what_its_tests_read():
