@@ -46,7 +46,7 @@ layer.log_alpha().flatten(), layer.kl_by_unit()
 # %%
 digits = bd.load_data("digits")
 (x, y), (x_test, y_test) = digits.train, digits.test
-EPOCHS, RATE = (40, 0.1) if SMOKE else (200, 0.05)
+EPOCHS, RATE = (30, 0.1) if SMOKE else (200, 0.05)
 
 
 def train(labels, dropout=None):

@@ -101,8 +101,8 @@ fine_tuned = train(Classifier(), 2 if PRETRAINED else 3)
 
 # %%
 masked = bd.convert(fine_tuned.network, "beta-bernoulli", exclude="*embeddings*")
-bnn = train(masked, 6 if PRETRAINED else 12)
-fine_tuned = train(fine_tuned.network, 6 if PRETRAINED else 12)
+bnn = train(masked, 6 if PRETRAINED else 10)
+fine_tuned = train(fine_tuned.network, 6 if PRETRAINED else 10)
 units = {name: (int(m.kept().sum()), m.num_units) for name, m in bnn.named_dropout_layers()}
 units
 
@@ -159,7 +159,7 @@ with warnings.catch_warnings():
     )
     adapted = peft.get_peft_model(Classifier(), config)
 adapted = bd.conversion.mask_lora_ranks(adapted, kl_scale=0.1)
-with_adapters = train(adapted, 4 if PRETRAINED else 8, learning_rate=3e-3)
+with_adapters = train(adapted, 4 if PRETRAINED else 6, learning_rate=3e-3)
 plain = bd.compression.cut_lora_ranks(adapted)
 ranks = {name: m.r["default"] for name, m in plain.named_modules() if hasattr(m, "lora_A")}
 with torch.no_grad():

@@ -19,7 +19,7 @@ from torch import nn
 import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-BEFORE, EPOCHS = (10, 40) if SMOKE else (40, 100)
+BEFORE, EPOCHS = (8, 25) if SMOKE else (40, 100)
 FEW = 80
 torch.manual_seed(0)
 
