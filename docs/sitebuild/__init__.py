@@ -1,0 +1,1 @@
+"""What the documentation site is built with: staged pages, generated pages, a Sphinx extension."""
