@@ -1,11 +1,11 @@
-# Seven verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
+# Eight verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-all-dev
 ARVIZ1 := .venv-arviz1
 
-.PHONY: demo test test-arviz1 lint bench bench-gpu study-check
+.PHONY: demo test test-arviz1 lint docs bench bench-gpu study-check
 
 demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
@@ -20,6 +20,12 @@ test-arviz1: $(ARVIZ1)/.installed
 
 lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The site, build/docs/html/index.html, which needs no network. A warning is an error.
+docs: $(VENV)/.installed-docs
+	mkdir -p build/docs/source
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/sphinx-build -W --keep-going -n -q -c docs \
+		build/docs/source build/docs/html
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/step_time.py && $(BIN)/python benchmarks/predict_time.py
@@ -41,6 +47,10 @@ notebooks: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
 	touch $@
 
 # ArviZ 1 says that it needs Python 3.12; what is tested here runs on 3.11 too.
