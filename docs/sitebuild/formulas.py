@@ -27,11 +27,13 @@ def mathml(formula: str, *, block: bool) -> str:
             formula = formula.replace(r"\qquad", r"\\ &")
         if "\\\\" in formula or "&" in formula:
             lead = "" if "&" in formula.partition("\\\\")[0] else "&"
-            formula = rf"\begin{{aligned}}{lead}{formula}\end{{aligned}}"
-    formula = re.sub(r"\\arg\\(min|max)", r"\\mathrm{arg}\\,\\\1", formula)
+            formula = rf"\begin{{split}}{lead}{formula}\end{{split}}"
+    formula = formula.replace("{aligned}", "{split}")  # the one of the two that is known
+    formula = re.sub(r"\\arg\\(min|max)", r"\\text{arg}\\,\\\1", formula)
+    formula = re.sub(r"\\mathrm\{(\w+)\}", r"\\text{\1}", formula)  # a word, not its letters
     formula = re.sub(r"(?<!\\)\\\s", r"\\; ", formula)  # a backslash and a space
     result = convert(formula, display="block" if block else "inline").replace(r"\_", "_")
-    if "\\" in result:
+    if "\\" in result or "<mi>&</mi>" in result:  # an environment, by what it leaves
         raise ValueError(f"a command that is not known, in {result}")
     return result
 
