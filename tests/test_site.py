@@ -153,6 +153,14 @@ def browser(tmp_path_factory):
         yield opened
 
 
+@pytest.mark.skipif(not BUILT.exists(), reason="needs the site (make docs)")
+def test_no_page_fetches_anything():
+    fetching = r"""<(?:script|img|link|iframe|source)\b[^>]*?\b(?:src|href)=["'](?:https?:)?//"""
+    pages = list(BUILT.rglob("*.html"))
+    assert len(pages) > 80
+    assert not [page for page in pages if re.search(fetching, page.read_text())]
+
+
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize(
     "page",

@@ -95,7 +95,9 @@ def _draw_density(axes: Axes, name: str, prior: TorchDistribution, q: TorchDistr
         values = lines[1][:, unit]
         axes.plot(grid.numpy(), values.numpy(), color=colour, label=f"posterior, {label}")
         top = max(top, float(values.quantile(0.97)))
-    axes.plot(grid.numpy(), lines[0][:, 0].numpy(), "--", color=_PRIOR, label="prior")
+    seen = float(torch.trapezoid(lines[0][:, 0], grid))
+    label = "prior" if seen > 0.1 else f"prior, of which {1 - seen:.1%} is below {grid[0]:.3f}"
+    axes.plot(grid.numpy(), lines[0][:, 0].numpy(), "--", color=_PRIOR, label=label)
     axes.set(title=f"{name}: density", xlabel=name, ylim=(0, 1.4 * top + 1e-3))
     axes.legend(fontsize=7)
     return True
