@@ -56,7 +56,7 @@ def test_no_flipped_bit_passes(script, kind):
 def test_nothing_is_kept_of_what_is_done_again_and_again(script, action):
     memory = script("memory")
     with tempfile.TemporaryDirectory() as folder:
-        found = memory.count(memory.actions(Path(folder))[action], 12, samples=4)
+        found = memory.count(memory.actions(Path(folder))[action], 9, samples=3)
     assert abs(found["objects"]) < 0.5 and abs(found["parameters_in_store"]) < 0.5
 
 
