@@ -165,7 +165,8 @@ def measure_seed(plan: Plan, args: argparse.Namespace, seed: int) -> list[dict[s
     splits = load_data(args.data, data_dir=args.data_dir, validation=0)
     test, labels = splits.test
     other = load_ood(OTHER[args.data], args.data, data_dir=args.data_dir)
-    plain = {number: run_of("plain", "mean", number) for number in MEMBERS}
+    members = [(seed + step) % len(MEMBERS) for step in range(ENSEMBLE)]
+    plain = {number: run_of("plain", "mean", number) for number in members}
     if any(run is None for run in plain.values()):
         raise SystemExit("The study's plain networks are not finished.")
     known = {number: run for number, run in plain.items() if run is not None}
