@@ -1,11 +1,11 @@
-# Eight verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
+# Nine verbs. The first two set everything up by themselves: Python 3.11 or later and make suffice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-all-dev
 ARVIZ1 := .venv-arviz1
 
-.PHONY: demo test test-arviz1 lint docs bench bench-gpu study-check
+.PHONY: demo test test-arviz1 lint docs notebooks bench bench-gpu study-check
 
 demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
@@ -39,7 +39,6 @@ study-check: $(STAMP)
 	$(BIN)/python benchmarks/study.py check
 
 # The tutorials as notebooks with their output, build/notebooks: those that have changed.
-.PHONY: notebooks
 notebooks: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python docs/notebooks.py
