@@ -8,7 +8,7 @@ from pathlib import Path
 
 _ROW = re.compile(r"^\| \[(?P<title>[^\]]+)\]\((?P<target>[^)]+)\) \| (?P<about>.*) \|$")
 _GENERATED = {
-    "Start here": ("tutorials/index", "Tutorials", "a question each, with code and pictures"),
+    "Start here": ("tutorials/README", "Tutorials", "a question each, with code and pictures"),
     "Choose": (
         "methods/index",
         "Methods",

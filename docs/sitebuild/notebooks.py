@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import jupytext
@@ -37,16 +36,3 @@ def notebook_of(script: Path, executed: Path) -> NotebookNode:
 
 def _sources(notebook: NotebookNode) -> list[str]:
     return [cell.source.strip() for cell in notebook.cells]
-
-
-def title_of(notebook: NotebookNode) -> str:
-    """Return the heading of a notebook's first cell."""
-    return re.findall(r"^# (.*)$", notebook.cells[0].source, flags=re.MULTILINE)[0]
-
-
-def question_of(notebook: NotebookNode) -> str:
-    """Return the question that a tutorial says it answers, or its first sentence."""
-    text = notebook.cells[0].source.partition("\n")[2].strip()
-    asked = re.search(r"\*\*Question\.?\*\*\s*(.*?)(?:\n\s*\n|$)", text, flags=re.DOTALL)
-    paragraph = asked[1] if asked else text.split("\n\n")[0]
-    return " ".join(paragraph.split())

@@ -98,7 +98,7 @@ def stage(root: Path, out: Path) -> None:
 
 
 def _stage_tutorials(tree: Stage) -> None:
-    lines = []
+    names = []
     for script in notebooks.scripts(tree.root):
         name = script.stem
         book = notebooks.notebook_of(script, tree.root / f"build/notebooks/{name}.ipynb")
@@ -108,14 +108,10 @@ def _stage_tutorials(tree: Stage) -> None:
         for number, cell in enumerate(book.cells):
             cell.id = f"{name[:2]}-{number}"  # jupytext's are random, and would stage it anew
         tree.write(f"tutorials/{name}.ipynb", nbformat.writes(book))
-        title, question = notebooks.title_of(book), notebooks.question_of(book)
-        lines.append((name, f"| {name[:2]} | [{title}]({name}.ipynb) | {question} |"))
-    text = (
-        "# Tutorials\n\nPercent scripts in `tutorials/`, each run by a test; `make notebooks` "
-        "executes them, and this site shows their output where it was made before it.\n\n"
-        "| | tutorial | question |\n|---|---|---|\n" + "\n".join(row for _, row in lines)
-    )
-    tree.write("tutorials/index.md", _with_tree(text, (name for name, _ in lines)))
+        names.append(name)
+    page = tree.root / "tutorials" / "README.md"
+    text = tree.linked(page, page.read_text(encoding="utf-8"))
+    tree.write("tutorials/README.md", _with_tree(text, names))
 
 
 def _stage_methods(tree: Stage) -> None:
