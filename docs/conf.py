@@ -32,6 +32,7 @@ extensions = [
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4  # those of a code host
 nb_execution_mode = "off"  # `make notebooks` executes them, this build only shows what it finds
+nb_output_stderr = "remove"  # progress, and warnings with paths of the machine they were made on
 suppress_warnings = [
     "config.cache",  # the resolver below is a function, which no cache of settings can hold
     "myst.header",  # a notebook's cell may start with a heading of any level
