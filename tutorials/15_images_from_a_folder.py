@@ -154,7 +154,8 @@ small
 # ## The claim, checked
 #
 # Its errors are among the images of which it is least sure. On so few images and one seed the
-# figures themselves say little; where it errs rarely, the threshold lets all images pass.
+# figures themselves say little; where it errs rarely, the threshold lets all images pass. The
+# short form was set with its test figures in view: it shows the steps, no result.
 
 # %%
 assert error < 20.0, error
