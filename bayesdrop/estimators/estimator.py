@@ -105,7 +105,8 @@ class NetworkEstimator(Abstract, BaseEstimator):
             rows = weights > 0  # what has no weight has no say in means, num_data and batches
             x, y, weights = x[rows], y[torch.from_numpy(rows)], weights[rows]
             groups = None if groups is None else groups[rows]
-        self._scaler = StandardScaler().fit(x, sample_weight=weights)
+        with np.errstate(over="ignore", invalid="ignore"):  # _inputs names the row
+            self._scaler = StandardScaler().fit(x, sample_weight=weights)
         device = self._device()
         with _TURN, torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self._seed)
@@ -161,7 +162,10 @@ class NetworkEstimator(Abstract, BaseEstimator):
 
     def _rows(self, X: object, y: object, **options: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
         """Return inputs and targets as scikit-learn checks them, inputs as doubles."""
-        check_index(type(self).__name__, X, y)
+        who = type(self).__name__
+        check_index(who, X, y)
+        _check_unmasked(who, X, y)
+        y = _without_nulls(y)
         x, targets = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, **options)
         return dense(x), targets
 
@@ -249,7 +253,18 @@ class NetworkEstimator(Abstract, BaseEstimator):
             )
 
     def _inputs(self, x: np.ndarray, bnn: Program) -> Tensor:
-        return torch.as_tensor(self._scaler.transform(x), dtype=_dtype(bnn))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = torch.as_tensor(self._scaler.transform(x), dtype=_dtype(bnn))
+        if not bool((finite := scaled.isfinite()).all()):
+            row, column = (int(i) for i in (~finite).nonzero()[0])
+            raise DataError(
+                type(self).__name__,
+                expected=f"columns that {scaled.dtype} holds once they are standardised",
+                got=f"{x[row, column]:g} in row {row}, column {column}, of a column with mean "
+                f"{self._scaler.mean_[column]:g} and scale {self._scaler.scale_[column]:g}",
+                hint="Give the column another unit, its logarithm say, in fit and in predict.",
+            )
+        return scaled
 
     def __sklearn_tags__(self) -> Any:
         """Say that sparse matrices are taken; they are made dense."""
@@ -261,6 +276,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
 
     def _predict(self, X: object, *, keep_samples: bool = False) -> Prediction:  # noqa: N803
         check_is_fitted(self)
+        _check_unmasked(type(self).__name__, X)
         x = dense(validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64))
         number = self.num_samples
         if number is not None and not (is_whole(number) and number > 0):
@@ -293,6 +309,22 @@ class NetworkEstimator(Abstract, BaseEstimator):
         likelihood = copy.deepcopy(self.bnn_.likelihood)
         result.bnn_ = BayesianNetwork(small, likelihood, self.bnn_.num_data).eval()
         return result
+
+
+def _check_unmasked(who: str, *arrays: object) -> None:
+    if any(np.ma.is_masked(array) for array in arrays):
+        raise DataError(
+            who,
+            expected="values for all rows",
+            got="a masked array",
+            hint="Leave out the rows with masked values, or fill them: values.filled(0.0).",
+        )
+
+
+def _without_nulls(y: Any) -> Any:
+    """Return labels of a nullable dtype of pandas, without gaps, in NumPy's of the same kind."""
+    plain = getattr(getattr(y, "dtype", None), "numpy_dtype", None)
+    return y if plain is None or y.isna().any() else y.to_numpy(dtype=plain)
 
 
 def dense(x: Any) -> np.ndarray:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import DataError
-from bayesdrop.program.inputs import Inputs, SeveralInputs, as_inputs, require_data, tensors_of
+from bayesdrop.program.inputs import (
+    Inputs,
+    SeveralInputs,
+    as_inputs,
+    named_inputs,
+    require_data,
+    tensors_of,
+)
 
 Batch: TypeAlias = tuple[Inputs, Tensor | None]
 Part: TypeAlias = tuple[Inputs] | tuple[Inputs, Tensor]
@@ -48,6 +55,13 @@ def rebuilt(part: Part, tensors: list[Tensor]) -> Part:
 def _as_tensor(name: str, value: Tensor | np.ndarray) -> Tensor:
     if isinstance(value, Tensor):
         return value
+    if np.ma.is_masked(value):
+        raise DataError(
+            WHO,
+            expected=f"values of {name} for all examples",
+            got="a masked array",
+            hint="Leave out the examples with masked values, or fill them: values.filled(0.0).",
+        )
     if (
         value.dtype.kind not in "biufc"
         or value.dtype.itemsize > 16
@@ -57,7 +71,9 @@ def _as_tensor(name: str, value: Tensor | np.ndarray) -> Tensor:
             WHO,
             expected=f"{name} to be an array of numbers",
             got=f"one of dtype {value.dtype}",
-            hint=f"Pass {name}.astype(numpy.float32).",
+            hint="Class names? numpy.unique(y, return_inverse=True)[1] numbers them."
+            if name == "y" and value.dtype.kind in "OSU"
+            else f"Pass {name}.astype(numpy.float32).",
         )
     # torch knows neither foreign byte orders nor negative strides, and warns of read-only memory.
     native = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
@@ -91,8 +107,8 @@ def as_batch(item: object) -> Part:
     if not (_is_input(parts[0]) and all(isinstance(y, Tensor | np.ndarray) for y in parts[1:])):
         raise not_a_pair(item)
     x = _as_input(parts[0])
-    for tensor in tensors_of(x):
-        _check_tensor("x", tensor)
+    for name, tensor in named_inputs(x):
+        _check_tensor(name, tensor)
     if len(parts) == 1:
         return (x,)
     y = _check_tensor("y", _as_tensor("y", parts[1]))
@@ -126,12 +142,13 @@ def _as_input(value: Any) -> Inputs:
 
 
 def _check_tensor(name: str, tensor: Tensor) -> Tensor:
-    if require_data(WHO, name, tensor).is_meta:
+    tensor = require_data(WHO, name, tensor)
+    if tensor.is_meta or not tensor.ndim:
         raise DataError(
             WHO,
-            expected=f"{name} to be a tensor with values",
-            got="one on the meta device",
-            hint="Load the data on the CPU.",
+            expected=f"{name} to be a tensor with values, the examples in its first dimension",
+            got="one on the meta device" if tensor.is_meta else "a single number",
+            hint="Load the data on the CPU." if tensor.is_meta else f"Pass {name}.reshape(1, -1).",
         )
     return tensor
 
@@ -144,6 +161,8 @@ def not_a_pair(item: object) -> DataError:
         got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
         if isinstance(item, list) and item and isinstance(item[0], Mapping | tuple):
             hint = "A list of examples goes into a DataLoader, which makes batches of them."
+        elif any(hasattr(part, "toarray") for part in item):
+            hint = "A sparse matrix is made dense by its toarray()."
         elif len(item) > 2:
             hint += " The inputs of a network with several go into a tuple: ((x1, x2), y)."
     if isinstance(item, Mapping):

@@ -1,4 +1,4 @@
-"""What a layer was built with: checked when it is built, and shown in its ``repr``."""
+"""What a layer was built with, checked and shown in its ``repr``; and what it is given."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bayesdrop.errors import unknown_name
+from bayesdrop.errors import DataError, ShapeError, unknown_name
 
 
 def is_whole(value: object) -> bool:
@@ -90,3 +91,36 @@ def _equal(value: Any, default: Any) -> bool:
     if isinstance(value, float) and isinstance(default, float):
         return math.isclose(value, default, rel_tol=1e-5)
     return bool(value == default)
+
+
+def check_units(name: str, x: Tensor, units: int, dim: int, hint: str) -> None:
+    """Raise an error unless an input has so many units, as floating-point numbers.
+
+    Args:
+        name: The layer's, for the message.
+        x: Its input.
+        units: How many there should be.
+        dim: In which dimension, counted from the last.
+        hint: What to do where there are others.
+
+    Raises:
+        DataError: If the input is of integers, which a mask would turn into floats unscaled.
+        ShapeError: If it has other units.
+    """
+    if not x.is_floating_point():
+        scaled = " Images: divide by 255." if x.dtype == torch.uint8 else ""
+        raise DataError(
+            name,
+            expected="an input of floating-point numbers",
+            got=f"one of {x.dtype}",
+            hint=f"Pass x.float().{scaled}",
+        )
+    if x.ndim + dim >= 0 and x.shape[dim] == units:
+        return
+    where = "the last dimension" if dim == -1 else f"dimension {dim}"
+    raise ShapeError(
+        name,
+        expected=f"{units} units in {where}",
+        got=f"input of shape {tuple(x.shape)}",
+        hint=hint,
+    )

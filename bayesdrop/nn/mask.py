@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError
-from bayesdrop.nn.arguments import is_real, is_whole, shown_arguments
+from bayesdrop.nn.arguments import check_units, is_real, is_whole, shown_arguments
 from bayesdrop.nn.context import context_of
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
@@ -71,7 +71,8 @@ class BayesianDropout(LatentOwner):
 
     Raises:
         ConfigError: If an argument makes no sense.
-        ShapeError: If an input does not have ``num_units`` in ``unit_dim``, or, where it is known
+        DataError: If an input is not of floating-point numbers.
+        ShapeError: If it does not have ``num_units`` in ``unit_dim``, or, where it is known
             how many examples there are, not as many in ``batch_dim``.
     """
 
@@ -374,18 +375,10 @@ class BayesianDropout(LatentOwner):
         )
 
     def _check_input(self, x: Tensor) -> None:
-        if x.ndim + self.unit_dim >= 0 and x.shape[self.unit_dim] == self.num_units:
-            return
         hint = "Is the dropout layer placed before the right Linear?"
         if self.unit_dim == -1 and x.ndim >= 3 and self.num_units == x.shape[-3]:
             hint = "For convolution maps (N, K, H, W) pass unit_dim=-3."
-        where = "the last dimension" if self.unit_dim == -1 else f"dimension {self.unit_dim}"
-        raise ShapeError(
-            self.name,
-            expected=f"{self.num_units} units in {where}",
-            got=f"input of shape {tuple(x.shape)}",
-            hint=hint,
-        )
+        check_units(self.name, x, self.num_units, self.unit_dim, hint)
 
     def extra_repr(self) -> str:
         """Show the size, and every argument that is not the default."""

@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from bayesdrop.distributions.elements import elements
 from bayesdrop.distributions.normal import Normal
-from bayesdrop.errors import ConfigError, ShapeError, unknown_name
-from bayesdrop.nn.arguments import is_real, shown_arguments
+from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.arguments import check_units, is_real, shown_arguments
 from bayesdrop.nn.context import context_of
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
@@ -295,16 +295,8 @@ class BayesianWeights(LatentOwner):
         return batched(x, weight).flatten(0, 1)
 
     def _check_input(self, x: Tensor) -> None:
-        units, dim = self.kind.input_units(self.plain), self.kind.unit_dim
-        if x.ndim + dim >= 0 and x.shape[dim] == units:
-            return
-        where = "the last dimension" if dim == -1 else f"dimension {dim}"
-        raise ShapeError(
-            self.name,
-            expected=f"{units} units in {where}",
-            got=f"input of shape {tuple(x.shape)}",
-            hint="Is an nn.Flatten missing, or the layer in the wrong place?",
-        )
+        hint = "Is an nn.Flatten missing, or the layer in the wrong place?"
+        check_units(self.name, x, self.kind.input_units(self.plain), self.kind.unit_dim, hint)
 
     def extra_repr(self) -> str:
         """Show the layer whose place it takes, and the arguments that are not the default."""

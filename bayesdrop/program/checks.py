@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import BayesdropError, ConfigError, DataError, ShapeError
-from bayesdrop.program.inputs import Inputs, bound_inputs, shape_text, tensors_of
+from bayesdrop.program.inputs import Inputs, bound_inputs, named_inputs, shape_text, tensors_of
 
 # What torch says of dtypes, of shapes, and of a batch of one in batch norm.
 _DTYPES = re.compile(
     r"same dtype|scalar types?\b|should be the same|have the type torch|mixed dtype"
     r"|not implemented for '(Byte|Char|Short|Int|Long|Bool|Half)'|match weight dtype"
+    r"|desired output type"
 )
 _SHAPES = re.compile(
     r"cannot be multiplied|channels, but got|running_mean should contain|expected input with shape"
@@ -112,16 +113,18 @@ def _explain(who: str, network: nn.Module, x: Inputs, error: Exception) -> Bayes
     dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
     # Of several inputs the whole numbers may be right, such as words.
     others = sorted(
-        {t.dtype for t in tensors_of(x)} - dtypes, key=lambda d: not d.is_floating_point
+        ((name, t.dtype) for name, t in named_inputs(x) if t.dtype not in dtypes),
+        key=lambda other: not other[1].is_floating_point,
     )
     if dtypes and others and _DTYPES.search(text):
-        dtype = next(iter(dtypes))
-        scaled = " Images: divide by 255." if others[0] == torch.uint8 else ""
+        (name, theirs), dtype = others[0], next(iter(dtypes))
+        scaled = " Images: divide by 255." if theirs == torch.uint8 else ""
+        how = _SHORT.get(dtype) if name == "x" else None
         return DataError(
             who,
             expected=f"inputs of {dtype}, as the network's parameters are",
-            got=f"x of {others[0]}",
-            hint=f"Pass {_SHORT.get(dtype, f'x.to({dtype})')}.{scaled}",
+            got=f"{name} of {theirs}",
+            hint=f"Pass {how or f'it as {dtype}'}.{scaled}",
         )
     if layer is not None and _SHAPES.search(text):
         return ShapeError(
@@ -163,23 +166,24 @@ def _inputs_needed(network: nn.Module) -> int:
     return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
-def _words_of(inputs: Inputs, known: int) -> Tensor:
-    """Return the input that an embedding of so many words can have failed on."""
-    whole = [t for t in tensors_of(inputs) if not t.is_floating_point() and t.numel()]
-    wrong = [t for t in whole if int(t.min()) < 0 or int(t.max()) >= known]
-    return next(iter(wrong or whole or tensors_of(inputs)))
+def _words_of(inputs: Inputs, known: int) -> tuple[str, Tensor]:
+    """Return the input that an embedding of so many words can have failed on, and its name."""
+    pairs = named_inputs(inputs)
+    whole = [(n, t) for n, t in pairs if not t.is_floating_point() and t.numel()]
+    wrong = [(n, t) for n, t in whole if int(t.min()) < 0 or int(t.max()) >= known]
+    return next(iter(wrong or whole or pairs))
 
 
 def _explain_tokens(
     who: str, path: str, layer: nn.Embedding, inputs: Inputs, text: str
 ) -> BayesdropError | None:
     expected = f"integers in 0..{layer.num_embeddings - 1}, for Embedding {path!r}"
-    x = _words_of(inputs, layer.num_embeddings)
+    name, x = _words_of(inputs, layer.num_embeddings)
     if "out of range" in text:
-        got = f"x from {x.min().item()} to {x.max().item()}" if x.numel() else "others"
+        got = f"{name} from {x.min().item()} to {x.max().item()}" if x.numel() else "others"
         hint = "Does the network know all words?"
-    elif x.is_floating_point():
-        got, hint = f"x of {x.dtype}", "Pass x.long()."
+    elif x.dtype not in (torch.int64, torch.int32):
+        got, hint = f"{name} of {x.dtype}", "Pass x.long()."
     else:
         return None
     return DataError(who, expected=expected, got=got, hint=hint)

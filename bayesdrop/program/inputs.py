@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
 
+_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
 
 def require_data(who: str, name: str, value: object) -> Tensor:
     """Return ``value`` if it is a tensor of numbers that a network can be trained on.
+
+    Of the unsigned integers torch knows little but bytes: wider ones become int64.
 
     Args:
         who: Who asks, for the message.
@@ -21,7 +25,7 @@ def require_data(who: str, name: str, value: object) -> Tensor:
         value: Anything.
 
     Raises:
-        DataError: If it is no tensor, sparse, nested, complex, or has no memory.
+        DataError: If it is no tensor, sparse, nested, complex, or of floats in eight bits.
     """
     if not isinstance(value, Tensor):
         raise DataError(
@@ -45,7 +49,14 @@ def require_data(who: str, name: str, value: object) -> Tensor:
             got=f"numbers of {value.dtype}",
             hint="torch.view_as_real makes two real channels of them.",
         )
-    return value
+    if value.is_floating_point() and value.element_size() == 1:
+        raise DataError(
+            who,
+            expected=f"{name} of at least 16 bits a number",
+            got=f"{value.dtype}",
+            hint=f"Pass {name}.float().",
+        )
+    return value.long() if value.dtype in _WIDE_UNSIGNED else value
 
 
 class SeveralInputs:

@@ -6,10 +6,12 @@ import tempfile
 import warnings
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from bad_inputs import Input
 from inputs_programs import INF, NAN, N, Returns, X, Y, program
+from scipy.sparse import csr_matrix
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
@@ -136,6 +138,16 @@ def frozen_statistics() -> bool:
 DATA = [
     Input("float64", lambda: fit((X.double(), Y)), DataError),
     Input("bytes", lambda: fit((X.abs().byte(), Y)), DataError),
+    Input("bytes and a mask", lambda: masked(X.abs().byte()), DataError),
+    Input("integers and a mask", lambda: masked(X.long()), DataError),
+    Input("booleans and a mask", lambda: masked(X > 0), DataError),
+    Input("bytes and a dropout", lambda: masked(X.abs().byte(), nn.Dropout(0.1)), DataError),
+    Input("floats of eight bits", lambda: fit((X.to(torch.float8_e4m3fn), Y)), DataError),
+    Input("a masked array", lambda: fit((np.ma.masked_less(X.numpy(), 0), Y)), DataError),
+    Input("a sparse matrix", lambda: fit((csr_matrix(X.numpy()), Y)), DataError),
+    Input("class names", lambda: fit((X, np.array(["a", "b"] * 10))), DataError),
+    Input("labels of 16 bits", lambda: fit((X, Y.to(torch.uint16))), trained),
+    Input("a number", lambda: fit((torch.tensor(1.0), Y)), DataError),
     Input("fewer features", lambda: fit((X[:, :3], Y)), ShapeError),
     Input("float64 arrays", lambda: fit((X.double().numpy(), Y.numpy())), DataError),
     Input("arrays", lambda: fit((X.numpy(), Y.numpy())), trained),
@@ -203,6 +215,10 @@ DATA = [
 
 def norm(data: Any, **options: Any) -> Any:
     return fit(data, program(nn.BatchNorm1d(4), nn.Linear(4, 2), num_data=17), **options)
+
+
+def masked(x: Any, first: nn.Module | None = None) -> Any:
+    return fit((x, Y), program(first or bd.BetaBernoulliDropout(4), nn.Linear(4, 2)))
 
 
 def subset(num_data: int) -> str:

@@ -27,6 +27,7 @@ MOONS = make_moons(80, noise=0.2, random_state=0)
 FRIEDMAN = make_friedman1(60, n_features=5, random_state=0)
 QUICK = {"hidden_layer_sizes": (12,), "epochs": 15, "learning_rate": 0.05, "random_state": 0}
 QUICK |= {"num_samples": 8}
+NULLABLE = {"i": "Int64", "b": "boolean"}
 
 
 def classifier(**options):
@@ -102,9 +103,12 @@ def test_several_targets_are_predicted_at_once_each_in_its_units(scale):
 
 @pytest.mark.parametrize("labels", [["no", "yes"], [7, 3], [False, True], [2.0, -1.0]])
 def test_classes_may_have_any_name(labels):
+    pandas = pytest.importorskip("pandas")
     y = np.array(labels)[MOONS[1]]
-    model = classifier(epochs=8).fit(MOONS[0], y)
+    given = pandas.Series(y, dtype=NULLABLE.get(y.dtype.kind))
+    model = classifier(epochs=8).fit(MOONS[0], given)
     assert model.classes_.tolist() == sorted(labels)
+    assert model.classes_.dtype.kind == ("O" if y.dtype.kind == "U" else y.dtype.kind)
     assert (model.predict(MOONS[0]) == y).mean() > 0.7
 
 
@@ -245,6 +249,10 @@ def test_what_cannot_be_fitted_or_predicted_is_refused(fitted):
         clone(fitted[0]).set_params(num_samples=0, epochs=1).fit(*MOONS).predict(MOONS[0])
     with pytest.raises(NotFittedError):
         classifier().compact()
+    with pytest.raises(DataError, match=r"1e\+200 in row 0, column 1.*another unit"):
+        fitted[0].predict([[0.0, 1e200]])
+    with pytest.raises(DataError, match="got a masked array"):
+        classifier().fit(np.ma.masked_less(MOONS[0], 0), MOONS[1])
 
 
 def test_grids_calibration_and_importance_of_scikit_learn_work(fitted):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from torch.utils.data import (
     BatchSampler,
@@ -220,7 +221,10 @@ REFUSED = {
     "meta": ((X.to("meta"), Y), "x to be a tensor with values"),
     "strings": ((np.array(["a"] * 10), Y), "x to be an array of numbers"),
     "objects": ((X, np.array([None] * 10)), "y to be an array of numbers"),
-    "scalar": ((torch.tensor(1.0), Y), "0 inputs and 10 targets"),
+    "class names": ((X, np.array(["a"] * 10)), "return_inverse"),
+    "masked": ((np.ma.masked_greater(ARRAY, 3), Y), "got a masked array"),
+    "sparse of SciPy": ((scipy.sparse.csr_matrix(ARRAY), Y), "toarray"),
+    "scalar": ((torch.tensor(1.0), Y), "x to be .* got a single number"),
     "dropped": (loader(11, drop_last=True), "none: 10 examples, batches of 11 and drop_last=True"),
 }
 
@@ -230,6 +234,13 @@ def test_data_in_no_form_of_ours_is_refused_with_a_way_out(case):
     source, message = REFUSED[case]
     with pytest.raises(DataError, match=message):
         list(batches(source, 3))
+
+
+def test_unsigned_integers_that_torch_hardly_knows_become_int64():
+    labels = torch.arange(10)
+    for source in ((X, labels.to(torch.uint16)), (X, labels.numpy().astype("uint32"))):
+        (_, y), *_ = batches(source, 10)
+        assert torch.equal(y, labels) and y.dtype == torch.int64
 
 
 def test_tables_of_pandas_are_refused_with_a_way_out():

@@ -268,7 +268,7 @@ REFUSED = {
     "a name": (({"a": A, "c": B}, Y), ConfigError, r"forward\(a, b\).*'b'"),
     "too many": (((A, B, B), Y), ConfigError, "too many positional"),
     "not finite": (((A, B / 0), Y), DataError, "input row 0"),
-    "dtype": (((A, B.double()), Y), DataError, "x of torch.float64"),
+    "dtype": (((A, B.double()), Y), DataError, "input 0 of torch.float64"),
 }  # fmt: skip
 
 

@@ -55,8 +55,17 @@ WRONG_INPUTS = {
     "float64 batch norm": (lambda: features(nn.BatchNorm1d(4)), table(4), DataError, X64),
     "float64 sequence": (lambda: nn.Sequential(LastStep()), table(5, 4), DataError, X64),
     "bytes": (images, torch.ones(N, 3, 8, 8).byte(), DataError, "uint8.*divide by 255"),
+    "bytes and a mask": (features, torch.ones(N, 4).byte(), DataError, "uint8.*divide by 255"),
+    "bytes and a dropout": (
+        lambda: nn.Sequential(nn.Dropout(), nn.Linear(4, 2)),
+        torch.ones(N, 4).byte(),
+        DataError,
+        "uint8.*divide by 255",
+    ),
+    "eight bits": (features, table(4).to(torch.float8_e4m3fn), DataError, r"Pass x.float\(\)"),
     "booleans": (lambda: nn.Linear(4, 2), table(4) > 0, DataError, "got x of torch.bool"),
     "float tokens": (tokens, table(2).float(), DataError, r"integers in 0..4, .*x.long\(\)"),
+    "small tokens": (tokens, torch.ones(N, 2).short(), DataError, r"x of torch.int16.*x.long\(\)"),
     "foreign tokens": (tokens, torch.full((N, 2), 7), DataError, "0..4, .*got x from 7 to 7"),
     "features": (features, table(3).float(), ShapeError, "expected 4 units"),
     "features linear": (

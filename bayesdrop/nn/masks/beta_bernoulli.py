@@ -234,6 +234,8 @@ class BetaBernoulliDropout(BetaBernoulliPosterior):
             return None
         if x.ndim + self.unit_dim < 0 or x.shape[self.unit_dim] != self.num_units:
             return None
+        if not x.is_floating_point():
+            return None
         return self._memo_of_product.shared(
             lambda: self._align(self.mean_mask(), x),
             *self.posterior_parameters(),
