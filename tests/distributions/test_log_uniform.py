@@ -210,3 +210,11 @@ def test_the_summed_divergence_is_the_sum_with_its_gradient(dtype):
 def test_second_derivatives_of_the_summed_divergence_are_right():
     mean = torch.randn(20, requires_grad=True)
     assert torch.autograd.gradgradcheck(summed_kl, (mean, torch.randn(20, requires_grad=True)))
+
+
+def test_the_summed_divergence_in_float32_takes_any_number():
+    mean = torch.tensor([1e-20, 1.0, 1e10, 1.0], dtype=torch.float32)
+    log_variance = torch.tensor([0.0, -100.0, 0.0, -80.0], dtype=torch.float32)
+    wide = summed_kl(mean.double(), log_variance.double())
+    torch.testing.assert_close(summed_kl(mean, log_variance).double(), wide, rtol=1e-6, atol=0.0)
+    assert bool(summed_kl(mean * torch.nan, log_variance).isnan())
