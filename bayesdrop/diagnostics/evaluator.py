@@ -117,6 +117,7 @@ def evaluate(
     memory_limit: int = 2**30,
     keep_samples: bool = False,
     seed: int | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Evaluate a network on a test set and, optionally, on out-of-distribution inputs.
 
@@ -139,6 +140,7 @@ def evaluate(
         keep_samples: Whether ``prediction`` keeps each posterior sample; for regression then also
             the CRPS, if the likelihood has one (all of bayesdrop's have).
         seed: Makes the draw reproducible; the OOD sets then meet the same posterior samples.
+        progress: Whether to show a bar on a terminal, after a second, unless another is shown.
 
     Raises:
         DataError: If the data has no targets, or they do not fit the likelihood.
@@ -162,12 +164,15 @@ def evaluate(
         "memory_limit": memory_limit,
         "seed": seed,
     }
-    prediction, groups = predict_in_groups(bnn, data, keep_samples=keep_samples, **options)
+    prediction, groups = predict_in_groups(
+        bnn, data, keep_samples=keep_samples, bar="evaluate" if progress else "", **options
+    )
     warn_of_order("evaluate", data, prediction)
     figures = figures_of(bnn, prediction)
+    options |= {"keep_samples": False, "num_groups": 0}
     outside = {
-        name: predict_in_groups(bnn, inputs, keep_samples=False, num_groups=0, **options)[0]
-        for name, inputs in (ood or {}).items()
+        name: predict_in_groups(bnn, x, bar=f"evaluate {name}" if progress else "", **options)[0]
+        for name, x in (ood or {}).items()
     }
     return Evaluation(
         figures,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.inference.fit import fit
+from bayesdrop.inference.progress import progress_bar
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.nn import LatentOwner, PosteriorSample, prior_among
 from bayesdrop.nn.mode import evaluation_mode
@@ -147,19 +148,16 @@ def simulation_based_calibration(
         >>> result.ranks["0.pi"].shape
         torch.Size([10, 2])
     """
-    from rich.console import Console
-    from rich.progress import track
-
     _check(bnn, num_simulations, num_draws)
     x = as_inputs("simulation_based_calibration", x)
     options = {"batch_size": len(x), "epochs": 500, "progress": False, **options}
     ranks: dict[str, list[Tensor]] = {}
-    console = Console(stderr=True)
-    silent = not (progress and console.is_terminal)
-    with torch.random.fork_rng(devices=[]):  # fit sets the global generator
-        for index in track(range(num_simulations), "simulations", console=console, disable=silent):
+    bar = progress_bar("simulations" if progress else "", num_simulations)
+    with torch.random.fork_rng(devices=[]), bar as advance:  # fit sets the global generator
+        for index in range(num_simulations):
             for name, row in _simulated_ranks(bnn, x, num_draws, seed + index, options).items():
                 ranks.setdefault(name, []).append(row)
+            advance(1)
     return _summary({name: torch.stack(rows) for name, rows in ranks.items()}, num_draws)
 
 

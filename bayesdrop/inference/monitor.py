@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from bayesdrop.inference.progress import bar_turn, new_bar
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -21,7 +23,8 @@ class Monitor:
         history: Records of the epochs that an earlier session finished.
         epochs: Epochs of the whole run.
         num_data: Examples an epoch.
-        progress: Whether to draw a bar (on standard error).
+        progress: Whether to draw a bar, on standard error where that is a terminal or a notebook
+            and no other bar is drawn.
         tensorboard: Folder for TensorBoard scalars, or None.
 
     Raises:
@@ -41,8 +44,9 @@ class Monitor:
         self._pending = 0
         self._drawn = 0.0
         self._writer = None if tensorboard is None else _tensorboard_writer(tensorboard)
-        if progress:
-            self._bar = _progress_bar()
+        bar = new_bar() if progress else None
+        if bar is not None and (bar.console.is_interactive or bar.console.is_jupyter):
+            self._bar = bar
             self._epochs = epochs
             self._task = self._bar.add_task(
                 f"epoch {len(history) + 1}/{epochs}", total=epochs * num_data, status=""
@@ -51,7 +55,10 @@ class Monitor:
 
     def __enter__(self) -> Self:
         if self._bar is not None:
-            self._bar.start()
+            if bar_turn.acquire(blocking=False):
+                self._bar.start()
+            else:
+                self._bar = None
         return self
 
     def __exit__(
@@ -62,6 +69,7 @@ class Monitor:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+            bar_turn.release()
         if self._writer is not None:
             self._writer.close()
 
@@ -119,27 +127,6 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
         elif name != "epoch" and not isinstance(value, str):
             found[name] = value
     return found
-
-
-def _progress_bar() -> Progress:
-    # Imported here because rich draws from Python's global random generator on import.
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=Console(stderr=True),
-    )
 
 
 def _tensorboard_writer(folder: str | os.PathLike[str]) -> Any:

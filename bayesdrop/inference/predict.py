@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
-from typing import NamedTuple, cast, get_args
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,13 @@ from bayesdrop.errors import (
     DataWarning,
     DivergenceError,
     ReliabilityWarning,
-    unknown_name,
 )
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.inference.open_units import open_passes
+from bayesdrop.inference.predict_options import check_options, check_unbiased
+from bayesdrop.inference.progress import progress_bar
 from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
@@ -53,6 +54,7 @@ def predict(
     keep_samples: bool = True,
     unbiased: bool = False,
     seed: int | None = None,
+    progress: bool = True,
 ) -> Prediction:
     r"""Predict with the posterior: Monte Carlo through the model and guide, or in one pass.
 
@@ -95,6 +97,7 @@ def predict(
             samples, and changes nothing where there is nothing to sample.
         seed: Makes the draw reproducible, whatever other threads draw, and leaves torch's global
             generator alone; None draws from the global generator.
+        progress: Whether to show a bar on a terminal, after a second, unless another is shown.
 
     Raises:
         ConfigError: For bad options, if ``samples`` does not fit in ``memory_limit``, or if the
@@ -127,6 +130,7 @@ def predict(
         unbiased=unbiased,
         seed=seed,
         num_groups=0,
+        bar="predict" if progress else "",
     )
     warn_of_order("predict", data, prediction)
     return prediction
@@ -146,6 +150,7 @@ def predict_in_groups(
     unbiased: bool = False,
     seed: int | None = None,
     num_groups: int = NUM_GROUPS,
+    bar: str = "",
 ) -> tuple[Prediction, SampleGroups | None]:
     """Return the same, and what groups of its posterior samples say, each for itself.
 
@@ -165,13 +170,14 @@ def predict_in_groups(
         unbiased: Whether the split of the uncertainty is corrected for the number of samples.
         seed: Of the samples.
         num_groups: Number of groups.
+        bar: What stands before the bar of progress; without it there is none.
     """
-    _check_options(bnn, num_samples, shared_by, batch_size, memory_limit)
-    _check_unbiased(bnn, unbiased and sample and num_samples == 1)
+    check_options(bnn, num_samples, shared_by, batch_size, memory_limit)
+    check_unbiased(bnn, unbiased and sample and num_samples == 1)
     data = arrays_of("predict", bnn, data)
     device = next(bnn.parameters(), torch.empty(0)).device
     parts: list[dict[str, Tensor]] = []
-    with evaluation_mode(bnn), seeded(seed):
+    with evaluation_mode(bnn), seeded(seed), progress_bar(bar, 1.0) as advance:
         # All global latents (and shared masks) come first: chunking cannot change the draw.
         passes: list[Pass] = [partial(outputs_of, bnn.network)]
         if sample:
@@ -192,7 +198,8 @@ def predict_in_groups(
                 x = x_batch[lower : lower + rows]
                 y = None if y_batch is None else y_batch[lower : lower + rows]
                 check_finite(x, start, DataError, "input")
-                moments = _predict_chunk(bnn, x.to(device), y, passes, kept)
+                counted = _counted(passes, advance, len(x) / count / len(passes))
+                moments = _predict_chunk(bnn, x.to(device), y, counted, kept)
                 for name in ("mean", "variance"):
                     if name in moments:
                         check_finite(moments[name], start, DivergenceError, "prediction")
@@ -241,8 +248,14 @@ def _fitting(
     return kept if fits else kept._replace(groups=0)
 
 
+def _counted(passes: list[Pass], advance: Callable[[float], None], share: float) -> Iterator[Pass]:
+    for run in passes:
+        yield run
+        advance(share)
+
+
 def _predict_chunk(
-    bnn: Program, x: Inputs, y: Tensor | None, passes: list[Pass], kept: _Kept
+    bnn: Program, x: Inputs, y: Tensor | None, passes: Iterable[Pass], kept: _Kept
 ) -> dict[str, Tensor]:
     make = ClassMoments if bnn.likelihood.is_classifier else ValueMoments
     moments = make(
@@ -339,37 +352,6 @@ def _warn_of_own_noise(network: nn.Module, x: Inputs) -> None:
             "nn.Dropout, and bd.convert makes masks of it.",
             ReliabilityWarning,
             stacklevel=4,
-        )
-
-
-def _check_options(
-    bnn: object, num_samples: int, shared_by: str, batch_size: int | None, memory_limit: int
-) -> None:
-    if not isinstance(bnn, Program):
-        raise ConfigError(
-            "predict",
-            expected="a BayesianNetwork or a VariationalAutoencoder",
-            got=type(bnn).__name__,
-            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
-        )
-    if shared_by not in get_args(SharedBy):
-        raise unknown_name("shared_by of predict", shared_by, get_args(SharedBy))
-    if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
-        raise ConfigError(
-            "predict",
-            expected="num_samples, batch_size and memory_limit of at least 1",
-            got=f"{num_samples}, {batch_size} and {memory_limit}",
-            hint="The defaults are 64, None and 2**30 bytes.",
-        )
-
-
-def _check_unbiased(bnn: Program, impossible: bool) -> None:
-    if impossible and bnn.is_random:
-        raise ConfigError(
-            "predict",
-            expected="at least two samples for unbiased=True",
-            got="num_samples=1",
-            hint="One sample does not tell how much samples differ.",
         )
 
 

@@ -107,7 +107,9 @@ def measure_method(
 
     options: dict[str, Any] = {"sample": sample, "num_samples": num_samples, "seed": seed}
     # The CRPS is that of the samples' mixture.
-    prediction, groups = predict_in_groups(network, test, keep_samples=not classifier, **options)
+    prediction, groups = predict_in_groups(
+        network, test, keep_samples=not classifier, bar="predict", **options
+    )
     figures = figures_of(network, prediction)
     outside = {
         name: predict(network, inputs, keep_samples=False, **options)

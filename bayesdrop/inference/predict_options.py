@@ -1,0 +1,42 @@
+"""What ``predict`` is asked for, checked before a pass is made."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.program.program import Program
+from bayesdrop.typing import SharedBy
+
+
+def check_options(
+    bnn: object, num_samples: int, shared_by: str, batch_size: int | None, memory_limit: int
+) -> None:
+    """Raise ``ConfigError`` unless the arguments make sense, each by itself."""
+    if not isinstance(bnn, Program):
+        raise ConfigError(
+            "predict",
+            expected="a BayesianNetwork or a VariationalAutoencoder",
+            got=type(bnn).__name__,
+            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
+        )
+    if shared_by not in get_args(SharedBy):
+        raise unknown_name("shared_by of predict", shared_by, get_args(SharedBy))
+    if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
+        raise ConfigError(
+            "predict",
+            expected="num_samples, batch_size and memory_limit of at least 1",
+            got=f"{num_samples}, {batch_size} and {memory_limit}",
+            hint="The defaults are 64, None and 2**30 bytes.",
+        )
+
+
+def check_unbiased(bnn: Program, impossible: bool) -> None:
+    """Raise ``ConfigError`` if one sample is to tell how much samples differ."""
+    if impossible and bnn.is_random:
+        raise ConfigError(
+            "predict",
+            expected="at least two samples for unbiased=True",
+            got="num_samples=1",
+            hint="One sample does not tell how much samples differ.",
+        )
