@@ -10,6 +10,7 @@ import collections
 import math
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar
@@ -18,6 +19,8 @@ import torch
 
 MOST_TIMES = 10
 """What a file declares may take this many times its own size."""
+
+_END = struct.Struct("<4s16xH")  # the last record of an archive, without a comment
 
 # Those that torch's own unpickler takes.
 _OPCODES = (
@@ -49,7 +52,8 @@ def check_entries(file: str | os.PathLike[str] | BinaryIO) -> dict[str, int]:
 
     Raises:
         zipfile.BadZipFile: If an entry is damaged, there twice, or if together they are larger
-            than the file, which no archive of torch is: its entries are not compressed.
+            than the file, which no archive of torch is: its entries are not compressed. Also if
+            there is something before the archive or behind it.
     """
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -58,6 +62,8 @@ def check_entries(file: str | os.PathLike[str] | BinaryIO) -> dict[str, int]:
         if len({name.lower() for name in sizes}) < len(entries):
             raise zipfile.BadZipFile("two entries of one name")
         whole = archive.fp.seek(0, os.SEEK_END) if archive.fp else 0
+        if not _is_alone(archive, whole):
+            raise zipfile.BadZipFile("bytes before or behind the archive")
         if sum(sizes.values()) > whole:
             raise zipfile.BadZipFile(
                 f"entries of {sum(sizes.values()):,} bytes in a file of {whole:,}"
@@ -65,6 +71,16 @@ def check_entries(file: str | os.PathLike[str] | BinaryIO) -> dict[str, int]:
         if (damaged := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
     return sizes
+
+
+def _is_alone(archive: zipfile.ZipFile, whole: int) -> bool:
+    """Return whether a file of ``whole`` bytes begins and ends with its archive."""
+    first = min((entry.header_offset for entry in archive.infolist()), default=0)
+    if archive.fp is None or whole < _END.size or first:
+        return False
+    archive.fp.seek(whole - _END.size)
+    signature, length_of_comment = _END.unpack(archive.fp.read(_END.size))
+    return signature == b"PK\x05\x06" and length_of_comment == 0
 
 
 def check_tensors(file: str | os.PathLike[str] | BinaryIO) -> None:

@@ -95,6 +95,16 @@ def test_an_archive_says_what_is_wrong_with_it(tmp_path):
         check_entries(tmp_path / "a")
 
 
+@pytest.mark.parametrize(("before", "behind"), [(b"", b"x"), (b"", b"\0" * 99), (b"x", b"")])
+def test_an_archive_is_all_of_its_file(tmp_path, before, behind):
+    path = tmp_path / "model.pt"
+    bd.save(hostile.bnn(), path)
+    bd.load(hostile.bnn(), path)
+    path.write_bytes(before + path.read_bytes() + behind)
+    with pytest.raises(CheckpointError):
+        bd.load(hostile.bnn(), path)
+
+
 def test_no_memory_is_not_called_damage(tmp_path, monkeypatch):
     path, network = tmp_path / "model.pt", hostile.bnn()
     bd.save(network, path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 
 _FREE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, BayesianDropout)
 """Layers whose weights are looked up, or multiplied one by one."""
+_NO_FORMULA = tuple(
+    f"aten::{name}"
+    for name in (
+        "_cdist", "_fft", "_linalg_det", "_linalg_eigh", "_linalg_slogdet", "_linalg_solve",
+        "_linalg_svd", "_sparse", "cholesky", "linalg_cholesky", "linalg_eig", "linalg_inv",
+        "linalg_ldl", "linalg_lstsq", "linalg_lu", "linalg_matrix_exp", "linalg_qr",
+        "linalg_solve", "triangular_solve",
+    )
+)  # fmt: skip
+"""What operations begin with that multiply, and that nobody here counts."""
 
 
 @torch.no_grad()
@@ -31,7 +43,8 @@ def count_flops(network: nn.Module, example_input: Example) -> int:
     """Return the FLOPs of one example in evaluation mode, multiply and add both counted.
 
     Counted are matrix products and convolutions, also those inside recurrent layers and
-    attention; not biases, activations, normalisation, pooling, softmax or masks.
+    attention; not biases, activations, normalisation, pooling, softmax or masks. What else
+    multiplies, such as a solver or a Fourier transform, is not counted and named.
 
     Args:
         network: Any network.
@@ -43,7 +56,8 @@ def count_flops(network: nn.Module, example_input: Example) -> int:
         ShapeError: If the network does not take its shape.
 
     Warns:
-        CostWarning: If a layer has weights and none of its operations is counted.
+        CostWarning: If a layer has weights and none of its operations is counted, or an
+            operation has no formula.
 
     Example:
         >>> import bayesdrop as bd
@@ -88,20 +102,51 @@ def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
     """
     from torch.utils.flop_counter import FlopCounterMode  # which imports triton
 
-    with _plain_operations(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=_formulas())
+    with _plain_operations(), counter, _Uncounted() as others:
         watch = _Watch(network, counter)
         try:
             yield counter
         finally:
             watch.end()
-    if watch.uncounted:
-        layers = ", ".join(f"{name!r} ({kind})" for name, kind in watch.uncounted.items())
+    unknown = [f"{name!r} ({kind})" for name, kind in watch.uncounted.items()]
+    unknown += sorted(others.found)
+    if unknown:
         warnings.warn(
-            f"count_flops: the operations of {layers} are not counted, so that ratios of FLOPs "
+            f"count_flops: the operations of {', '.join(unknown)} are not counted, so that ratios "
+            "of FLOPs "
             "are too good. Write them with matrix products or convolutions, or add them by hand.",
             CostWarning,
             stacklevel=3,
         )
+
+
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Return the products that torch's counter leaves out, and the FLOPs by their shapes."""
+
+    def of_vector(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
+        return 2 * math.prod(shapes[-2])  # matrix and vector, or two vectors, come last
+
+    def of_matrices(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
+        return 2 * math.prod(shapes[-2]) * shapes[-1][-1]
+
+    aten = torch.ops.aten
+    vectors, matrices = (aten.mv, aten.addmv, aten.dot, aten.vdot), (aten.addbmm, aten._int_mm)
+    return dict.fromkeys(vectors, of_vector) | dict.fromkeys(matrices, of_matrices)
+
+
+class _Uncounted(TorchDispatchMode):
+    """Notes operations that multiply in ways for which there is no formula."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name.startswith(_NO_FORMULA):
+            self.found.add(f"torch.ops.{func._schema.name.replace('::', '.')}")
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

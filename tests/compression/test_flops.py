@@ -30,6 +30,15 @@ class SelfAttention(nn.Module):
         return F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
 
 
+class Applies(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 # q k' and weights v of all heads: T x T x K each.
 ATTENTION = 2 * 2 * T * T * K
 ENCODER = 2 * T * (4 * K * K + 2 * K * H) + ATTENTION
@@ -51,8 +60,11 @@ ENCODER = 2 * T * (4 * K * K + 2 * K * H) + ATTENTION
             3 * ENCODER,
         ),
         (SelfAttention(), ATTENTION),
+        (Applies(lambda x: x @ x.new_ones(K)), 2 * T * K),
+        (Applies(lambda x: torch.addbmm(x[0, :, :1], x, x.mT)), 2 * T * K * T),
     ],
-    ids=["rnn", "gru", "lstm", "deep lstm", "encoder layer", "encoder", "attention function"],
+    ids=["rnn", "gru", "lstm", "deep lstm", "encoder layer", "encoder", "attention function"]
+    + ["vector", "sum of products"],
 )
 def test_fused_layers_count_like_their_products(layer, flops):
     assert count_flops(First(layer.double()), torch.randn(3, T, K)) == flops
@@ -117,6 +129,8 @@ class Unknown(nn.Module):
 def test_what_is_not_counted_is_named():
     with pytest.warns(CostWarning, match=r"'pair' \(Bilinear\)"):
         assert count_flops(Unknown(), torch.randn(2, K)) == 2 * 2 * H
+    with pytest.warns(CostWarning, match=r"torch.ops.aten._cdist_forward are not counted"):
+        assert count_flops(Applies(lambda x: torch.cdist(x, x)), torch.randn(2, T, K)) == 0
 
 
 def test_sweeps_name_what_they_do_not_count():
