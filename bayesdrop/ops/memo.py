@@ -48,7 +48,7 @@ class Memo:
         """Return the same, for a caller that does not change it."""
         grad = torch.is_grad_enabled()
         for x in inputs:
-            if not x.is_cpu or type(x) not in _PLAIN or (grad and x.requires_grad):
+            if type(x) not in _PLAIN or not x.is_cpu or (grad and x.requires_grad):
                 return compute()
         if takes_plain_operations() or torch.jit.is_tracing():
             return compute()

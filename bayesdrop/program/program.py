@@ -261,8 +261,15 @@ class Program(Abstract, nn.Module):
     def remember(self, x: Inputs) -> None:
         """Remember the shapes and dtypes of an example, from which networks are traced."""
         if isinstance(x, Tensor):
-            self.input_shape, self.input_dtype = tuple(x.shape[1:]), x.dtype
-            self.several_inputs = None
+            shape, dtype = tuple(x.shape[1:]), x.dtype
+            # An attribute of a module takes longer to set than to read; what is compiled must not
+            # depend on which one it is.
+            if (
+                torch.compiler.is_compiling()
+                or self.several_inputs is not None
+                or (shape, dtype) != (self.input_shape, self.input_dtype)
+            ):
+                self.input_shape, self.input_dtype, self.several_inputs = shape, dtype, None
         elif not self.takes_several:
             raise ConfigError(
                 type(self).__name__,
