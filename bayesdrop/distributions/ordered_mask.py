@@ -327,7 +327,20 @@ class OrderedMaskInterpolated(OrderedMask):
             v, place = noise.uniform((2, *shape[:-1], 1), self._param)
         else:
             u, v, place = noise.uniform((3, *shape[:-1], 1), self._param)
-        log_open, log_tail = logsigmoid(self.logits).cumsum(-1), self.log_tail_probs.detach()
+        return self.from_noise(u, v, place)
+
+    def from_noise(self, u: Tensor, v: Tensor, place: Tensor) -> Tensor:
+        """Return the sample of given uniform noise.
+
+        Args:
+            u: Decides on the tail, ``(..., 1)``.
+            v: Decides whether a group stands between, likewise.
+            place: Where it then stands, likewise.
+        """
+        shape = (*u.shape[:-1], *self.event_shape)
+        log_open = logsigmoid(self.logits).cumsum(-1)
+        with torch.no_grad():
+            log_tail = self.log_tail_probs
         log_pair = torch.minimum(log_tail[..., :-1], log_tail[..., 1:])
         none = torch.zeros_like(log_pair[..., :1])
         to_next = torch.cat([0.5 * (log_pair - log_tail[..., :-1]).exp(), none], -1)

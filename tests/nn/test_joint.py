@@ -154,12 +154,26 @@ def test_a_mask_that_was_multiplied_at_once_can_be_asked_for():
     assert bool((pair.gate.location.grad != 0).any())
 
 
-def test_the_owners_of_a_joint_draw_are_those_of_its_class():
-    bnn = bd.BayesianNetwork(dense("beta-bernoulli"), bd.Categorical(), 40)
+JOINT = {"beta-bernoulli": {}, "variational-nested": {"num_groups": 4}}
+
+
+@pytest.mark.parametrize("key", JOINT)
+def test_the_owners_of_a_joint_draw_are_those_of_its_class(key):
+    bnn = bd.BayesianNetwork(dense(key, **JOINT[key]), bd.Categorical(), 40)
     draws = TrainingPass(4)
     draws.draw_jointly(bnn.network)
     owners = {m for m in bnn.modules() if isinstance(m, LatentOwner)}
     assert draws._joint == owners and len(owners) == 3
+
+
+def test_orders_of_as_many_groups_keep_their_own_law(compare):
+    network = dense("variational-nested", num_groups=4)
+    for number, layer in enumerate(
+        m for m in network.modules() if isinstance(m, bd.nn.layers["variational-nested"])
+    ):
+        layer.prior_logits += number
+        layer.kl_scale = 1.0 + number
+    compare(network, torch.randn(10, 6))
 
 
 def test_layers_that_share_sticks_draw_them_once(compare):

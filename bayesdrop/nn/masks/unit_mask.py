@@ -78,4 +78,4 @@ def first_units(unit_group: Tensor, num_groups: int) -> Tensor:
 def of_units(order: Tensor, unit_group: Tensor, always_kept: int) -> Tensor:
     """Return the mask of the units of a mask of the ordered groups, ``(..., K)``."""
     fixed = order.new_ones(order.shape[:-1] + (always_kept,))
-    return torch.cat([fixed, order], -1)[..., unit_group]
+    return torch.cat([fixed, order], -1).index_select(-1, unit_group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
@@ -17,11 +17,14 @@ from bayesdrop.distributions import (
     OrderedMaskInterpolated,
     OrderedMaskStraightThrough,
 )
+from bayesdrop.distributions.ordered_mask import chain_kl
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.catalogue import register
+from bayesdrop.nn.latents import JointDraw, LatentOwner, alike, is_own
 from bayesdrop.nn.masks.nested import uniform_order_probs, with_full_prob
 from bayesdrop.nn.masks.ordered_units import OrderedUnits, Ordering
 from bayesdrop.nn.masks.unit_mask import UnitMask
+from bayesdrop.ops import noise
 from bayesdrop.ops.stable import clamp_inward
 from bayesdrop.typing import Latents, SharedBy
 
@@ -252,6 +255,38 @@ class VariationalNestedDropout(OrderedUnits):
     @override
     def posterior(self) -> dict[str, TorchDistribution]:
         return {"order": self.order_posterior()} if self._is_global else {}
+
+    @classmethod
+    @override
+    def draw_jointly(
+        cls,
+        owners: Sequence[VariationalNestedDropout],
+        *,
+        drawn: Mapping[LatentOwner, Latents],
+        rows: int | None,
+    ) -> JointDraw | None:
+        alike_in = {(o.num_ordered, o.gradient, o.learn_order, o._is_global) for o in owners}
+        own = is_own(cls, "draw_jointly", "order_prior", "order_posterior", "clamped_logits")
+        if not own or alike_in != {(owners[0].num_ordered, "interpolated", True, True)}:
+            return None
+        found: list[Tensor] = [owner.order_logits for owner in owners]
+        priors = [owner.order_prior().logits for owner in owners]
+        if not alike([*found, *priors]):
+            return None
+        logits = clamp_inward(torch.stack(found), -_MAX_LOGIT, _MAX_LOGIT)
+        kl = chain_kl(logits, torch.stack(priors))
+        if any(owner.kl_scale != 1.0 for owner in owners):
+            kl = kl * kl.new_tensor([owner.kl_scale for owner in owners])
+        total = kl.sum()
+        for owner in owners:
+            if (rest := owner.penalty()) is not None:
+                total = total + rest * owner.kl_scale
+        uniform = noise.uniforms([(3, 1)] * len(owners), logits).view(-1, 3, 1)
+        orders = OrderedMaskInterpolated(logits=logits, validate_args=False).from_noise(
+            *uniform.unbind(1)
+        )
+        pairs = zip(owners, orders.unbind(), strict=True)
+        return JointDraw({owner: {"order": order} for owner, order in pairs}, total)
 
     @override
     def penalty(self) -> Tensor | None:
