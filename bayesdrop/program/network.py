@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.distributions import log_mixture
+from bayesdrop.errors import ShapeError
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import (
+    ImposedMasks,
     LatentOwner,
     LocalDivergences,
     MaskSum,
@@ -19,7 +22,8 @@ from bayesdrop.nn import (
     active_context,
     repeat_rows,
 )
-from bayesdrop.nn.mode import in_turn
+from bayesdrop.nn.mode import evaluation_mode, in_turn
+from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.inputs import (
     GivenInputs,
@@ -27,6 +31,7 @@ from bayesdrop.program.inputs import (
     each_input,
     outputs_of,
     require_data,
+    tensors_of,
 )
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.program.pyro_pair import Guide, Model
@@ -167,6 +172,36 @@ class BayesianNetwork(Program):
         self.check_num_masks(num_masks)
         self.check_plain_torch("BayesianNetwork.loss")
         return self.check_batch(x, require_data("BayesianNetwork.loss", "y", y))
+
+    @override
+    def check_batch(self, x: GivenInputs, y: Tensor | None = None) -> Inputs:
+        before = self.inputs_seen()
+        x = super().check_batch(x, y)
+        shapes = [t.shape[1:] for t in tensors_of(x)]
+        if len(x) > 1 and any(len(x) in shape for shape in shapes):
+            if before is None or [t.shape[1:] for t in tensors_of(before)] != shapes:
+                self._check_examples(x)
+        return x
+
+    @torch.no_grad()
+    def _check_examples(self, x: Inputs) -> None:
+        """Raise ``ShapeError`` if a layer takes a dimension of the same length for the examples.
+
+        With as many steps as examples nothing else would tell; with an example less it does.
+        """
+        if self._pyro_samples or takes_plain_operations():
+            return
+        context = ImposedMasks({})
+        context.num_rows = len(x) - 1
+        devices = [t.device for t in tensors_of(x) if t.device.type != "cpu"]
+        with torch.random.fork_rng(devices), evaluation_mode(self.network), context:
+            try:
+                outputs_of(self.network, each_input(lambda t: t[:-1], x))
+            except ShapeError:
+                self.input_shape = self.several_inputs = None  # and so once more, if asked again
+                raise
+            except Exception:  # noqa: BLE001 - the pass itself will say it better
+                return
 
     def _output(self, x: Inputs) -> Tensor:
         with explained("BayesianNetwork.loss", self.network, x):

@@ -141,6 +141,25 @@ def test_a_single_row_that_was_squeezed_away_is_named():
         bnn.loss(table(4)[:1], table()[:1])
 
 
+def test_as_many_steps_as_examples_do_not_hide_a_wrong_dimension():
+    def network(**options):
+        layer = bd.BetaBernoulliDropout(4, **options)
+        first, mean = Returns(lambda x: x.transpose(0, 1)), Returns(lambda h: h.mean(0))
+        return nn.Sequential(first, layer, mean, nn.Linear(4, 2))
+
+    x, y = table(N, 4), torch.arange(N) % 2
+    bnn = bd.BayesianNetwork(network(), bd.Categorical(), num_data=N)
+    for run in (bnn.loss, bnn.loss, bnn.model):
+        with pytest.raises(ShapeError, match="Pass batch_dim=1"):
+            run(x, y)
+    torch.manual_seed(0)
+    right = bd.BayesianNetwork(network(batch_dim=1), bd.Categorical(), num_data=N)
+    state = torch.get_rng_state()
+    first = right.loss(x, y).loss
+    torch.set_rng_state(state)
+    assert right.loss(x, y).loss == first  # the check draws nothing
+
+
 def test_an_error_of_the_users_own_passes_unchanged():
     def fails(h):
         raise ValueError("mine")
