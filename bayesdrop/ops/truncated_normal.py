@@ -47,9 +47,13 @@ def mills_gap(x: Tensor) -> Tensor:
 
 
 def _plain_mills_gap(x: Tensor) -> Tensor:
+    return _gap_from(x, mills_ratio(x))
+
+
+def _gap_from(x: Tensor, ratio: Tensor) -> Tensor:
     square = x.clamp(min=_SERIES).square().reciprocal()
     series = square * (1 - 3 * square * (1 - 5 * square * (1 - 7 * square)))
-    return torch.where(x > _SERIES, series, 1 - x * mills_ratio(x))
+    return torch.where(x > _SERIES, series, 1 - x * ratio)
 
 
 class Truncation(NamedTuple):
@@ -165,6 +169,9 @@ def _standard_quantile(lower: Tensor, upper: Tensor, v: Tensor) -> Tensor:
     # Far out: the tail's survival w = R(s) phi(s) / (R(x) phi(x)) is nearly exp((x^2 - s^2) / 2).
     # One step of Newton's method from there leaves an error of less than 1e-8.
     far = high < -_FAR
+    if not takes_plain_operations() and not bool(far.any()):
+        z = z.clamp(low, high)
+        return torch.where(flip, -z, z)
     x, y = torch.where(far, -high, _FAR), torch.where(far, -low, 2 * _FAR)
     decay = torch.exp(-0.5 * (y - x) * (y + x)) * mills_ratio(y) / mills_ratio(x)
     start = torch.sqrt(x * x - 2 * torch.log(decay + v * (1 - decay)))
@@ -230,26 +237,33 @@ def _product(weight: Tensor, value: Tensor) -> Tensor:
 class _MillsRatio(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return math.sqrt(math.pi / 2) * torch.special.erfcx(x * _SQRT_HALF)
+        ratio = math.sqrt(math.pi / 2) * torch.special.erfcx(x * _SQRT_HALF)
+        ctx.save_for_backward(x, ratio)
+        return ratio
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return -grads[0] * mills_gap(x)  # R' = x R - 1
+        x, ratio = ctx.saved_tensors
+        # For a higher derivative the ratio needs its graph, which it is without here.
+        gap = mills_gap(x) if torch.is_grad_enabled() else _gap_from(x, ratio)
+        return -grads[0] * gap  # R' = x R - 1
 
 
 class _MillsGap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return _plain_mills_gap(x)
+        ratio = mills_ratio(x)
+        gap = _gap_from(x, ratio)
+        ctx.save_for_backward(x, ratio, gap)
+        return gap
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+        x, ratio, gap = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            ratio, gap = mills_ratio(x), mills_gap(x)
         far = x.clamp(min=_SERIES)
         square = far.square().reciprocal()
         series = -2 * square / far * (1 - 6 * square * (1 - 7.5 * square))
-        near = x * mills_gap(x) - mills_ratio(x)  # (1 - x R)' = x (1 - x R) - R
+        near = x * gap - ratio  # (1 - x R)' = x (1 - x R) - R
         return grads[0] * torch.where(x > _SERIES, series, near)
