@@ -296,7 +296,7 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         pi, shift = latents["pi"], latents["shift"]
         if pi.ndim > 2:  # Particles come to the left of the examples.
             features = features.reshape(*pi.shape[:-2], -1, self.num_units)
-        prob = pi * self._gate(features, shift) * self.open
+        prob = self._gate(features, shift) * (pi * self.open)
         return torch.logit(prob, eps=torch.finfo(prob.dtype).tiny)
 
     @override
@@ -354,9 +354,10 @@ class DependentBetaBernoulliDropout(BetaBernoulliPosterior):
         return mean_over_positions(self, x, self.running_mean.dtype)
 
     def _gate(self, features: Tensor, shift: Tensor) -> Tensor:
-        inverse = (self.running_var + _VARIANCE_EPS).rsqrt()
-        standardised = (features - self.running_mean) * inverse
-        return (self.slope * standardised + shift).clamp(_MIN_GATE, 1.0)
+        # Vectors first: each operation on the features is a pass over all examples.
+        slope = self.slope * (self.running_var + _VARIANCE_EPS).rsqrt()
+        line = torch.addcmul(shift, slope, features - self.running_mean)
+        return line.clamp(_MIN_GATE, 1.0)
 
     @torch.no_grad()
     def _track(self, features: Tensor) -> None:
