@@ -11,6 +11,7 @@ from pyro.optim import PyroOptim
 from torch import nn
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.files import first_line
 from bayesdrop.inference.settings import require_function
 from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import LatentOwner
@@ -77,6 +78,10 @@ def _made_by(factory: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimize
     except ValueError as error:
         if "LBFGS" in str(error):  # which takes no groups, and is refused all the same
             _refuse_closures(torch.optim.LBFGS)
+        _refuse_kind(factory, error)
+        raise
+    except (TypeError, RuntimeError) as error:
+        _refuse_kind(factory, error)
         raise
     if not isinstance(made, torch.optim.Optimizer):
         raise ConfigError(
@@ -88,8 +93,21 @@ def _made_by(factory: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimize
     return made
 
 
+def _refuse_kind(factory: Any, error: Exception) -> None:
+    """Raise the error for a class that does not take the groups; a function's is its own."""
+    if isinstance(factory, type):
+        raise ConfigError(
+            "fit",
+            expected="an optimizer for parameters of any shape, made of parameter groups",
+            got=f"{factory.__name__}: {first_line(error)}",
+            hint="Adam and SGD take all. One made of some of bnn.parameters() may be passed too.",
+        ) from error
+
+
 def _check(bnn: Program, optimizer: torch.optim.Optimizer) -> None:
     _refuse_closures(type(optimizer))
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        _refuse_kind(torch.optim.SparseAdam, RuntimeError("it takes no dense gradients"))
     own = {id(p) for p in bnn.parameters()}
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held or held - own:

@@ -28,7 +28,7 @@ from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import draws_noise, seeded
-from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.checks import explained, finite_weights, require_output
 from bayesdrop.program.inputs import Inputs, outputs_of, tensors_of
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
@@ -177,7 +177,8 @@ def predict_in_groups(
     data = arrays_of("predict", bnn, data)
     device = next(bnn.parameters(), torch.empty(0)).device
     parts: list[dict[str, Tensor]] = []
-    with evaluation_mode(bnn), seeded(seed), progress_bar(bar, 1.0) as advance:
+    finite = finite_weights("predict", bnn.network)
+    with finite, evaluation_mode(bnn), seeded(seed), progress_bar(bar, 1.0) as advance:
         # All global latents (and shared masks) come first: chunking cannot change the draw.
         passes: list[Pass] = [partial(outputs_of, bnn.network)]
         if sample:

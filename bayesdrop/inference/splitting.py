@@ -148,7 +148,10 @@ def _check_tensor(name: str, tensor: Tensor) -> Tensor:
             WHO,
             expected=f"{name} to be a tensor with values, the examples in its first dimension",
             got="one on the meta device" if tensor.is_meta else "a single number",
-            hint="Load the data on the CPU." if tensor.is_meta else f"Pass {name}.reshape(1, -1).",
+            hint="Load the data on the CPU."
+            if tensor.is_meta
+            else f"Pass {name}.reshape(1, -1). A DataLoader with batch_size=None yields examples "
+            "unless its Dataset holds batches.",
         )
     return tensor
 
@@ -160,7 +163,8 @@ def not_a_pair(item: object) -> DataError:
     if isinstance(item, tuple | list):
         got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
         if isinstance(item, list) and item and isinstance(item[0], Mapping | tuple):
-            hint = "A list of examples goes into a DataLoader, which makes batches of them."
+            hint = "A list of examples goes into a DataLoader, which makes batches of them; a "
+            hint += "list of batches into DataLoader(batches, batch_size=None)."
         elif any(hasattr(part, "toarray") for part in item):
             hint = "A sparse matrix is made dense by its toarray()."
         elif len(item) > 2:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.errors import BayesdropError, ConfigError, DataError, ShapeError
+from bayesdrop.errors import BayesdropError, ConfigError, DataError, DivergenceError, ShapeError
 from bayesdrop.program.inputs import Inputs, bound_inputs, named_inputs, shape_text, tensors_of
 
 # What torch says of dtypes, of shapes, and of a batch of one in batch norm.
@@ -94,6 +94,33 @@ def explained(who: str, network: nn.Module, x: Inputs) -> Iterator[None]:
         if known is None:
             raise
         raise known from error
+
+
+@contextmanager
+def finite_weights(who: str, network: nn.Module) -> Iterator[None]:
+    """Say which weight is not finite where a distribution, within the context, refuses it.
+
+    Args:
+        who: Who runs the network, for the message.
+        network: The network.
+
+    Raises:
+        DivergenceError: If a weight holds NaN or infinity, in the place of torch's error.
+    """
+    try:
+        yield
+    except BayesdropError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        for name, parameter in network.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise DivergenceError(
+                    who,
+                    expected="finite weights",
+                    got=f"NaN or infinity in {name!r}",
+                    hint="Train again from an earlier checkpoint, with a smaller learning rate.",
+                ) from error
+        raise
 
 
 def _explain(who: str, network: nn.Module, x: Inputs, error: Exception) -> BayesdropError | None:
