@@ -10,7 +10,7 @@ import secrets
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +35,7 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
     Raises:
         CheckpointError: If it cannot be written; what was at ``path`` is untouched.
     """
-    path = Path(path)
+    path = as_path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
+        # torch reports a full disk as a RuntimeError of its zip writer. A name may be too long.
         raise CheckpointError(
             f"file {path}",
             expected="a folder that can be written, with enough space",
@@ -55,9 +55,25 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
             hint="An earlier file is unchanged. Free space or choose another folder.",
         ) from error
     finally:
-        if path.parent.is_dir():
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def as_path(path: object) -> Path:
+    """Return the name of a file as a path.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if isinstance(path, str | os.PathLike) and "\0" not in (name := os.fspath(path)) and name:
+        return Path(name)
+    raise ConfigError(
+        "bayesdrop file",
+        expected="the name of a file, a str or a path",
+        got=repr(path),
+        hint='For example "model.pt".',
+    )
 
 
 def sweep(path: Path) -> None:

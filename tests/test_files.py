@@ -41,6 +41,17 @@ def test_a_folder_that_cannot_be_made_raises(tmp_path):
         write_json(tmp_path / "file" / "x.json", {})
 
 
+@pytest.mark.parametrize("name", [None, 5, b"a", "", "a\0b"])
+def test_what_is_no_name_of_a_file_is_refused(name):
+    with pytest.raises(ConfigError, match="expected the name of a file"):
+        write_text(name, "")
+
+
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match="File name too long"):
+        write_text(tmp_path / ("a" * 300), "")
+
+
 def test_missing_and_damaged_files_raise(tmp_path):
     with pytest.raises(CheckpointError, match="got nothing there"):
         read_json(tmp_path / "x.json")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 
 from bayesdrop.archives import check_tensors
 from bayesdrop.errors import CheckpointError
-from bayesdrop.files import first_line, write_file
+from bayesdrop.files import as_path, first_line, write_file
 from bayesdrop.inference.privacy import Privacy
 from bayesdrop.nn.latents import is_carried
 from bayesdrop.program.program import Program
@@ -44,7 +43,7 @@ def read(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged, or something else.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         check_tensors(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)

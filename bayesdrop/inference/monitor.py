@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from bayesdrop.errors import CheckpointError
+from bayesdrop.files import first_line
 from bayesdrop.inference.progress import bar_turn, new_bar
 
 if TYPE_CHECKING:
@@ -71,7 +74,8 @@ class Monitor:
             self._bar.stop()
             bar_turn.release()
         if self._writer is not None:
-            self._writer.close()
+            with _written(self._writer.log_dir):
+                self._writer.close()
 
     def advance(self, examples: int, nll: float, kl: float) -> None:
         """Count examples of the running epoch; redraw a few times a second."""
@@ -91,8 +95,9 @@ class Monitor:
             following = min(record["epoch"] + 1, self._epochs)
             self._bar.update(self._task, description=f"epoch {following}/{self._epochs}")
         if self._writer is not None:
-            for name, value in scalars(record).items():
-                self._writer.add_scalar(name, value, record["epoch"])
+            with _written(self._writer.log_dir):
+                for name, value in scalars(record).items():
+                    self._writer.add_scalar(name, value, record["epoch"])
 
     def _draw(self, nll: float, kl: float) -> None:
         if self._bar is None:
@@ -136,4 +141,18 @@ def _tensorboard_writer(folder: str | os.PathLike[str]) -> Any:
         raise ImportError(
             "fit(tensorboard=...) needs TensorBoard: pip install bayesdrop[tensorboard]."
         ) from error
-    return SummaryWriter(str(folder))
+    with _written(folder):
+        return SummaryWriter(str(folder))
+
+
+@contextmanager
+def _written(folder: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"TensorBoard folder {os.fspath(folder)}",
+            expected="a folder that can be written, with enough space",
+            got=first_line(error),
+            hint="Free space, choose another folder, or leave tensorboard= out.",
+        ) from error

@@ -337,14 +337,19 @@ def test_targets_are_required():
         fit(make_bnn(), x)
 
 
-def test_progress_and_tensorboard_show_the_run(tmp_path, capfd):
+def test_progress_and_tensorboard_show_the_run(tmp_path, capfd, monkeypatch):
     pytest.importorskip("tensorboard")
+    for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # there are bars on terminals alone
+        monkeypatch.setenv(name, "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorBoard's own deprecations
         data = make_data()
         fit(make_bnn(), data, progress=True, tensorboard=tmp_path, validation=data)
     assert "val error" in capfd.readouterr().err
     assert any(name.startswith("events") for name in os.listdir(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="TensorBoard folder .*can be written"):
+        fit(make_bnn(), data, tensorboard=tmp_path / "file" / "x")
 
 
 def test_regression_is_fitted_and_reports_rmse():
