@@ -93,6 +93,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "plasticity": tables_plasticity.growing,
     "mean-masks": tables_small.mean_masks,
     "latency": tables_small.latencies,
+    "bad-inputs": tables_reliability.inputs,
     "kills": tables_reliability.kills,
     "bit-flips": tables_reliability.flips,
     "memory": tables_reliability.memory,
@@ -136,7 +137,7 @@ for _suite in NETWORKS:
             TABLES[f"beside-{_suite}-{_data}"] = partial(tables_methods.beside, _suite, _data)
             TABLES[f"shift-{_suite}-{_data}"] = partial(tables_methods.shift, _suite, _data)
 
-TRIALS = ("kills", "bit-flips", "memory", "determinism", "trained-start")
+TRIALS = ("bad-inputs", "kills", "bit-flips", "memory", "determinism", "trained-start")
 ZOO = ("networks", "networks-failures", "networks-left")
 SPEED = (
     "steps",

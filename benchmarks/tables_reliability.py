@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from rows import read, table
 
+PLACES = {
+    "prediction": "predict, evaluate, metrics, compression",
+    "programs": "constructors, loss, convert",
+    "training": "fit",
+}
 OUTCOMES = ("refused", "harmless", "silent")
+
+
+def inputs() -> str:
+    """Return what came of bad inputs, by what they are given to."""
+    groups = read("reliability-bad-inputs.json")["by_group"]
+    names = ("clear", "right", "raw", "silent")
+    cells = {PLACES[group]: [row.get(n, 0) for n in names] for group, row in groups.items()}
+    cells["all"] = [sum(column) for column in zip(*cells.values(), strict=True)]
+    header = ["given to", "inputs", "an error or warning of ours", "a right result"]
+    lines = [[place, str(sum(row)), *map(str, row)] for place, row in cells.items()]
+    return table([*header, "another error", "silent"], lines)
 
 
 def kills() -> str:
