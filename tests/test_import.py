@@ -1,4 +1,4 @@
-"""What ``import bayesdrop`` does to a process: nothing but registering."""
+"""What ``import bayesdrop`` and a prediction do to a process: nothing but registering."""
 
 import pickle
 import subprocess
@@ -23,6 +23,11 @@ before = state()
 import bayesdrop
 bayesdrop.fit
 assert state() == before, [i for i, (a, b) in enumerate(zip(state(), before)) if a != b]
+net = torch.nn.Sequential(bayesdrop.BetaBernoulliDropout(4), torch.nn.Linear(4, 3))
+bnn = bayesdrop.BayesianNetwork(net, bayesdrop.Categorical(), num_data=10).eval()
+before = state()
+bayesdrop.predict(bnn, torch.ones(2, 4), num_samples=2, seed=0)
+assert state() == before, [i for i, (a, b) in enumerate(zip(state(), before)) if a != b]
 heavy = ["arviz", "matplotlib", "torchvision", "torchmetrics", "lightning", "transformers",
          "sklearn", "onnx", "tensorboard", "torch.utils.tensorboard", "rich", "typer",
          "jinja2", "triton", "torch._dynamo", "bayesdrop.recipes"]
@@ -30,7 +35,7 @@ print([name for name in heavy if name in sys.modules])
 """
 
 
-def test_importing_has_no_side_effect_and_loads_nothing_heavy():
+def test_importing_and_predicting_have_no_side_effect_and_load_nothing_heavy():
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORT], capture_output=True, text=True
     )

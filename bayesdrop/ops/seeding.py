@@ -72,6 +72,11 @@ def draws_noise(run: Callable[[], object]) -> bool:
 class _Noticed(TorchDispatchMode):
     is_random = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch imports its compiler, of seconds, at the first operator.
+        return False
+
     @override
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
