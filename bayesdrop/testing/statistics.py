@@ -13,9 +13,6 @@ TEST_FAILURE_RATE = 2e-5
 _ROUNDING = 1e-12  # of a mean in float64, relative: what never varies has no other error
 
 
-_ROUNDING = 1e-12  # of a mean in float64, relative: what never varies has no other error
-
-
 def _critical_value(comparisons):
     # Two-sided, Bonferroni over the elements compared.
     return float(norm.ppf(1 - TEST_FAILURE_RATE / 2 / max(1, comparisons)))

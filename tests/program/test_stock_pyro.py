@@ -296,22 +296,19 @@ def test_checkpointing_gives_the_gradient_or_our_sentence(key):
         assert "checkpointing" in str(error) and key not in ("mc-dropout", "nested")
 
 
-COMPILED = ["beta-bernoulli", "dependent-beta-bernoulli", "hard-concrete", "sparse-variational"]
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        pytest.param(key, marks=[] if key in COMPILED else [pytest.mark.slow])
-        for key in [*MASKS, *WEIGHTS]
-        # Distributions that check their arguments, as a user may write, are not traced.
-        if bd.nn.layers[key].__module__.startswith("bayesdrop.")
-    ],
-)
-def test_the_loss_compiles_as_one_graph(key, monkeypatch):
+@pytest.mark.parametrize("keys", [MASKS, WEIGHTS], ids=["masks", "weights"])
+def test_the_loss_compiles_as_one_graph(keys, monkeypatch):
     monkeypatch.setattr(noise, "uniform", lambda shape, like: like.new_full(tuple(shape), 0.3))
     monkeypatch.setattr(noise, "normal", lambda shape, like: like.new_full(tuple(shape), 0.7))
-    bnn, data = bayesian(key), batch()
+    # All in one network: a graph costs half a second whatever is in it. An error names the layer.
+    layers: list[nn.Module] = []
+    for key in keys:
+        # Distributions that check their arguments, as a user may write, are not traced.
+        if bd.nn.layers[key].__module__.startswith("bayesdrop."):
+            layer = make(key, nn.Linear(4, 4) if key in WEIGHTS else 4)
+            layers += [nn.Linear(4, 4), layer, nn.LayerNorm(4)]
+    net, data = nn.Sequential(*layers, nn.Linear(4, 3)), batch()
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
     compiled = torch.compile(lambda x, y: bnn.loss(x, y).loss, backend="eager", fullgraph=True)
     bnn.loss(*data)  # running statistics start
     statistics = copy.deepcopy(bnn.state_dict())
