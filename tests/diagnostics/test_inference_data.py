@@ -167,9 +167,9 @@ def test_mean_log_ratio_is_minus_the_kl_divergence():
 
 def test_log_likelihood_averages_to_the_predictive_one():
     bnn, (x, y) = bayesian(), data(5)
-    idata = bd.to_inference_data(bnn, x, y, num_samples=400)
+    idata = bd.to_inference_data(bnn, x, y, num_samples=200)
     likelihood = torch.tensor(idata.log_likelihood["obs"].values[0]).exp()
-    samples = bd.predict(bnn, x, num_samples=800, seed=3).samples[:, range(5), y]
+    samples = bd.predict(bnn, x, num_samples=400, seed=3).samples[:, range(5), y]
     assert_means_equal(likelihood, samples)
     # ... of which the simulated labels are draws, too.
     labels = torch.tensor(idata.posterior_predictive["obs"].values[0])
@@ -279,7 +279,7 @@ def fitted():
                     warnings.simplefilter("ignore", TruncationWarning)
                     bd.fit(bnn, (x, y), epochs=30, batch_size=50, progress=False, **rates)
                 results[key] = bd.to_inference_data(
-                    bnn, x, y, num_samples=300, num_masks=32, seed=0
+                    bnn, x, y, num_samples=150, num_masks=32, seed=0
                 )
             return results
     finally:

@@ -67,7 +67,7 @@ def test_all_false_alarms_are_as_rare_as_the_p_value_says():
 
 
 def test_one_mask_is_told_from_the_posterior_and_the_sum_over_masks_is_not():
-    options = {"epochs": 80, "variational_learning_rate": 0.2, "progress": False}
+    options = {"epochs": 40, "variational_learning_rate": 0.4, "progress": False}
     found = {
         num_masks: simulation_based_calibration(
             one_layer("indian-buffet", concentration=3.0),

@@ -177,7 +177,7 @@ def test_mean_log_ratio_is_minus_the_kl_in_float32_where_pi_sticks_at_an_end(key
     layer = concentrated(key, a, b)
     net = nn.Sequential(layer, nn.Linear(50, 1).float())
     bnn = bd.BayesianNetwork(net, bd.Gaussian(1.0), num_data=1).eval()
-    prior, guide = log_densities(draw_posterior(bnn, 2000))
+    prior, guide = log_densities(draw_posterior(bnn, 700))
     exact = bd.kl_divergence(copy.deepcopy(layer).double())
     assert_mean_close((prior - guide)[:, None], -exact.detach()[None])
 

@@ -27,8 +27,8 @@ ELBOS = {
 
 @pytest.mark.parametrize("elbo", ELBOS.values(), ids=ELBOS)
 def test_a_pyro_elbo_can_be_the_objective(elbo):
-    bnn, data = make_bnn(600), make_data(600)
-    result = fit(bnn, data, epochs=6, learning_rate=2e-2, objective=elbo)
+    bnn, data = make_bnn(200), make_data(200)
+    result = fit(bnn, data, epochs=6, learning_rate=4e-2, objective=elbo)
     assert result.history[-1]["loss"] < 0.8 * result.history[0]["loss"]
     assert not list(pyro.get_param_store().keys())
 

@@ -62,7 +62,7 @@ def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, name
     bnn, x = make(), torch.randn(250, 5)
     y = x[:, 0] + torch.randn(250) if make is regression else quadrants(x)
     values, errors = [], []
-    for seed in range(24):
+    for seed in range(16):
         result = bd.evaluate(bnn, (x, y), num_samples=16, seed=seed, shared_by=shared_by)
         figures = result.to_dict()
         if make is regression:
@@ -71,7 +71,7 @@ def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, name
         errors.append([result.monte_carlo_error[name] for name in names])
     spread = torch.tensor(values).std(0)
     reported = torch.tensor(errors).square().mean(0).sqrt()
-    # A spread over 24 seeds is known to 15 %; that of the error, a step function of the means, is
+    # A spread over 16 seeds is known to 18 %; that of the error, a step function of the means, is
     # overrated besides.
     ratio = dict(zip(names, (reported / spread).tolist(), strict=True))
     assert all(0.6 < value < 1.9 for value in ratio.values()), ratio

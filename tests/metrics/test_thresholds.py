@@ -108,7 +108,7 @@ def choose(errors, confidence, **options):
 def test_where_the_risk_is_the_target_everywhere_answering_at_all_is_as_rare_as_promised(failure):
     # The worst case: no threshold is allowed. Twice the share of each start would answer in twice
     # as many trials, and every coverage tested by itself at the whole of it in far more.
-    target, runs, rows = 0.3, 1500, 1000
+    target, runs, rows = 0.3, 800, 1000
     options = {"target_risk": target - 1e-9, "failure_probability": failure}
     answered = sum(
         choose(torch.rand(rows) < target, torch.rand(rows), **options) is not None

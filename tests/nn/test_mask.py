@@ -106,7 +106,7 @@ def test_a_loop_is_predicted_by_the_mean_over_masks():
         with bd.impose_masks(bnn.network, {"gates": mask}):
             outputs.append(bnn(x).softmax(1).detach())
     for shared_by in ("batch", "example"):
-        drawn = bd.predict(bnn, x, num_samples=2000, shared_by=shared_by, seed=0).samples
+        drawn = bd.predict(bnn, x, num_samples=800, shared_by=shared_by, seed=0).samples
         assert_mean_close(drawn, torch.stack(outputs).mean(0))
 
 

@@ -36,7 +36,7 @@ def test_it_is_converted_trained_compacted_checked_and_analysed(cls):
     net = bd.convert(plain, cls.key, kl_scale=0.1, threshold=0.5)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=len(digits.train[1]))
     settings = {"learning_rate": 3e-3, "variational_learning_rate": 0.1}
-    bd.fit(bnn, digits.train, epochs=20, batch_size=50, seed=0, progress=False, **settings)
+    bd.fit(bnn, digits.train, epochs=10, batch_size=50, seed=0, progress=False, **settings)
     x, y = digits.test
     result = bd.evaluate(bnn, (x, y), num_samples=16, seed=0)
     assert result.error < 10
@@ -47,7 +47,7 @@ def test_it_is_converted_trained_compacted_checked_and_analysed(cls):
     assert [m.in_features for m in small.modules() if isinstance(m, nn.Linear)] == kept
     with torch.no_grad():
         torch.testing.assert_close(small(x), bnn(x), rtol=1e-4, atol=1e-4)
-    check = bd.check_elbo(bnn, x[:64], y[:64], num_samples=1000)
+    check = bd.check_elbo(bnn, x[:64], y[:64], num_samples=300, num_repeats=15)
     assert check.passed, check
     data = bd.to_inference_data(bnn, (x[:40], y[:40]), num_samples=20, seed=0)
     sites = {f"{path}.{name}" for path, layer in bnn.named_owners() for name in layer.posterior()}

@@ -79,11 +79,12 @@ def test_both_elbos_agree_in_expectation(mask_posterior, prior_temperature):
     vae = autoencoder(prior_temperature=prior_temperature, mask_posterior=mask_posterior)
     x = batch()
 
+    @torch.no_grad()
     def loss(elbo, seed):
         torch.manual_seed(seed)
         return elbo().loss(vae.model, vae.guide, x)
 
-    differences = [loss(Trace_ELBO, s) - loss(TraceMeanField_ELBO, s) for s in range(100)]
+    differences = [loss(Trace_ELBO, s) - loss(TraceMeanField_ELBO, s) for s in range(60)]
     assert_mean_close(torch.tensor(differences), 0.0)
 
 

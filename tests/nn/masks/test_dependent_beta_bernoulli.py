@@ -132,7 +132,7 @@ def test_the_mean_mask_is_the_mean_of_masks(sampled):
         x = torch.tensor([[-1.5, 0.3, 2.0, -0.4]])
         expected = layer.mean_mask(x)[0]
         draws = []
-        for _ in range(4000):
+        for _ in range(1500):
             latents = layer.draw_latents()
             z = layer.mask_distribution(latents, x)
             draws.append(z.sample()[0] if sampled else z.base_dist.probs[0])
