@@ -91,9 +91,9 @@ def test_samples_have_the_distribution_of_stock_predictive(shared_by, dropout):
             for name in ("log_scale", "log_variance", "log_variance_a"):
                 if hasattr(layer, name):
                     getattr(layer, name).zero_()  # it starts with hardly any noise
-    prediction = bd.predict(bnn, x, num_samples=350, shared_by=shared_by)
-    probabilities = stock_predictive(bnn, x, 350)["_RETURN"].softmax(-1)
-    assert probabilities.shape == (350, 4, 3)
+    prediction = bd.predict(bnn, x, num_samples=500, shared_by=shared_by)
+    probabilities = stock_predictive(bnn, x, 500)["_RETURN"].softmax(-1)
+    assert probabilities.shape == (500, 4, 3)
     assert_means_equal(prediction.samples, probabilities)
     assert_means_equal(prediction.samples.square(), probabilities.square())
     one_pass = bd.predict(bnn, x, sample=False).mean
