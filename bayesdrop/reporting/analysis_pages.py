@@ -14,7 +14,7 @@ from bayesdrop.reporting.analysis import (
 from bayesdrop.reporting.document import Block, Picture, Table
 from bayesdrop.reporting.estimates import estimate_text, metric_title
 from bayesdrop.reporting.held_out import temperature_text, threshold_text
-from bayesdrop.reporting.label_pages import class_table, risk_blocks
+from bayesdrop.reporting.label_pages import class_table, reliability_table, risk_blocks
 from bayesdrop.reporting.plots import (
     plot_frontier,
     plot_roc,
@@ -110,22 +110,7 @@ def _calibration(analysis: Analysis) -> Blocks:
         f"it is {bootstrap.values[main]['ece']:.4f}.",
     )
     diagram = analysis.reliability[main]
-    bins = [
-        [
-            f"{float(diagram.left[b]):.2f} to {float(diagram.right[b]):.2f}",
-            f"{int(diagram.count[b]):,}",
-            f"{float(diagram.confidence[b]):.3f}",
-            f"{float(diagram.accuracy[b]):.3f}",
-            f"{float(diagram.lower[b]):.3f} to {float(diagram.upper[b]):.3f}",
-        ]
-        for b in diagram.count.nonzero().flatten().tolist()
-    ]
-    names = ["confidence from", "images", "mean confidence", "accuracy"]
-    names += [f"{100 * diagram.level:g} % band"]
-    yield (
-        "calibration",
-        Table(names, bins, f"The reliability diagram of {main.spoken} as a table"),
-    )
+    yield "calibration", reliability_table(diagram, "images", main.spoken)
     scaled = analysis.temperature
     if scaled is not None:
         yield "calibration", temperature_text(scaled, analysis.main.spoken)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bayesdrop.metrics import RiskCoverage, UncertaintyTable, risk_coverage, table_by_class
+from bayesdrop.metrics import (
+    ReliabilityDiagram,
+    RiskCoverage,
+    UncertaintyTable,
+    risk_coverage,
+    table_by_class,
+)
 from bayesdrop.reporting.analysis import TARGET_RISKS
 from bayesdrop.reporting.document import Block, Picture, Table
 from bayesdrop.reporting.plots import plot_risk_coverage
@@ -51,6 +57,29 @@ def class_table(table: UncertaintyTable, names: Sequence[str], title: str) -> Ta
         line[0] = name if name == line[0] else f"{line[0]} ({name})"
     titles = {"error": "error (%)", "nll": "NLL (nats)"}
     return Table([titles.get(name, name) for name in table.header], cells, title)
+
+
+def reliability_table(diagram: ReliabilityDiagram, word: str, spoken: str) -> Table:
+    """Return the bins of a reliability diagram that are not empty.
+
+    Args:
+        diagram: Of ``reliability``.
+        word: What is counted: images, or labels.
+        spoken: Whose probabilities they are.
+    """
+    header = ["confidence from", word, "mean confidence", "accuracy"]
+    cells = [
+        [
+            f"{float(diagram.left[b]):.2f} to {float(diagram.right[b]):.2f}",
+            f"{int(diagram.count[b]):,}",
+            f"{float(diagram.confidence[b]):.3f}",
+            f"{float(diagram.accuracy[b]):.3f}",
+            f"{float(diagram.lower[b]):.3f} to {float(diagram.upper[b]):.3f}",
+        ]
+        for b in diagram.count.nonzero().flatten().tolist()
+    ]
+    header.append(f"{100 * diagram.level:g} % band")
+    return Table(header, cells, f"The reliability diagram of {spoken} as a table")
 
 
 def risk_blocks(curves: Mapping[str, RiskCoverage], word: str) -> Iterator[Block]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bayesdrop.reporting.comparison_pages import difference_blocks, estimate_blocks
 from bayesdrop.reporting.document import Block, Document, Picture, Section, Table
 from bayesdrop.reporting.held_out import temperature_text, threshold_text
-from bayesdrop.reporting.label_pages import class_table, risk_blocks
+from bayesdrop.reporting.label_pages import class_table, reliability_table, risk_blocks
 from bayesdrop.reporting.plots import plot_reliability, plot_scores
 from bayesdrop.reporting.prediction_record import PredictionReport
 from bayesdrop.reporting.publish import publish
@@ -90,19 +90,7 @@ def _calibration(report: PredictionReport) -> list[Block]:
     for name, scaled in report.temperature.items():
         blocks.append(temperature_text(scaled, name))
     for name, diagram in report.reliability.items():
-        cells = [
-            [
-                f"{float(diagram.left[b]):.2f} to {float(diagram.right[b]):.2f}",
-                f"{int(diagram.count[b]):,}",
-                f"{float(diagram.confidence[b]):.3f}",
-                f"{float(diagram.accuracy[b]):.3f}",
-                f"{float(diagram.lower[b]):.3f} to {float(diagram.upper[b]):.3f}",
-            ]
-            for b in diagram.count.nonzero().flatten().tolist()
-        ]
-        header = ["confidence from", _WORD, "mean confidence", "accuracy"]
-        header += [f"{100 * diagram.level:g} % band"]
-        blocks.append(Table(header, cells, f"The reliability diagram of {name} as a table"))
+        blocks.append(reliability_table(diagram, _WORD, name))
     return blocks
 
 

@@ -8,6 +8,7 @@ from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.metrics import ClassifierFigures
 from bayesdrop.reporting import predictions_document, report_predictions, write_predictions
 from bayesdrop.reporting.prediction_files import read_predictions
+from tests.browser import DESKTOP, PAPER, PHONE
 from tests.commands.runner import invoke
 from tests.reporting.page import check_page
 
@@ -58,16 +59,35 @@ def test_the_summary_says_who_is_too_sure(found):
     assert found.temperature["sure"]["nll_after"] < found.temperature["sure"]["nll_before"]
 
 
-def test_the_page_is_whole_and_has_pictures_before_tables(found, tmp_path):
+@pytest.fixture(scope="module")
+def written(found, tmp_path_factory):
     pytest.importorskip("matplotlib")
-    paths = write_predictions(found, tmp_path)
-    text = (tmp_path / "report.html").read_text()
+    folder = tmp_path_factory.mktemp("page")
+    return folder, write_predictions(found, folder)
+
+
+@pytest.mark.parametrize(
+    "width, media", [(PHONE, "screen"), (DESKTOP, "screen"), (PAPER, "print")]
+)
+def test_a_browser_shows_all_of_the_page(browser, written, width, media):
+    browser.open(written[0] / "report.html", width=width, media=media)
+    assert browser.run_off() == [] and browser.broken_images() == []
+    assert browser.complaints == []
+    assert browser.evaluate("document.images.length") == 5
+    assert browser.evaluate("document.querySelector('h1').textContent") == "<b>"
+    if width != DESKTOP:
+        assert bool(browser.scrolling_tables()) == (width == PHONE)
+
+
+def test_the_page_is_whole_and_has_pictures_before_tables(found, written):
+    folder, paths = written
+    text = (folder / "report.html").read_text()
     page = check_page(text)
     assert page.headings[0] == "<b>" and "<i>" in page.text and "<i>" not in text
     assert len(page.images) == sum(path.suffix == ".png" for path in paths) == 5
     tags = [tag for tag, _ in page.tags if tag in ("img", "table")]
     assert tags[0] == "img"
-    assert json.loads((tmp_path / "report.json").read_text()) == found.to_dict()
+    assert json.loads((folder / "report.json").read_text()) == found.to_dict()
 
 
 def test_samples_are_averaged_and_have_mutual_information():
