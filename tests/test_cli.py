@@ -357,17 +357,24 @@ def test_a_failed_start_does_not_take_the_folder(run, tmp_path):
     wrong = [*TINY, "--from", run, "--seed", "4"]
     assert "seed=4" in invoke("train", "digits-mlp-bb", *wrong, "--out", out, code=1).stderr
     assert list(out.iterdir()) == []
-    invoke("train", "digits-mlp-bb", *TINY, "--from", run, "--out", out)
+    result = invoke("train", "digits-mlp-bb", *TINY, "--from", run, "--out", out, "--json")
+    found = json.loads(result.stdout)
+    assert found["total"] == {"units": [64, 500, 300]} and not found["finished_before"]
+    assert found["last_epoch"]["epoch"] == 2 and "val_error" in found["last_epoch"]
+    assert all(Path(path).is_file() for path in found["written"])
 
 
 def test_demo_writes_report_and_compact_network(tmp_path, no_figures):
-    result = invoke("demo", "--out", tmp_path, "--epochs", 4, "--num-samples", 2)
+    quick = ["demo", "--out", tmp_path, "--num-samples", 2]
+    result = invoke(*quick, "--epochs", 4)
     for method in ("plain network", "nn.Dropout", "mean mask", "Monte Carlo"):
         assert method in result.stdout
     files = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert files >= {"report.json", "report.md", "compact.pt"}
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["ood"]) == ["digits:8-9"] and "nn.Dropout" in report["baselines"]
+    again = json.loads(invoke(*quick, "--epochs", 4, "--json").stdout)
+    assert again["ood"] == report["ood"] and str(tmp_path / "compact.pt") in again["written"]
 
 
 @pytest.mark.parametrize(

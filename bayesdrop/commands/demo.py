@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bayesdrop.commands.options import NumSamples
+from bayesdrop.commands.options import Json, NumSamples
 from bayesdrop.commands.terminal import announce, finish_report, set_threads
 
 
@@ -18,6 +18,7 @@ def demo(
     epochs: Annotated[
         int | None, typer.Option(min=2, help="Epochs of each network, for a quick look.")
     ] = None,
+    as_json: Json = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; more do not help.")] = 1,
 ) -> None:
     """Train, compare, prune and report on scikit-learn's digits; nothing is downloaded.
@@ -28,4 +29,5 @@ def demo(
 
     set_threads(threads)
     report = run_demo(out, seed=seed, num_samples=num_samples, epochs=epochs, announce=announce)
-    finish_report(report, out)
+    compact = [] if report.compact is None else [out / "compact.pt"]
+    finish_report(report, out, as_json=as_json, also=compact)

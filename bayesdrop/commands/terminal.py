@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,19 @@ def has_matplotlib() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def finish_report(report: Report, out: Path, *, html: bool = False, as_json: bool = False) -> None:
-    """Write a report and print its table, or all of it as JSON."""
+def finish_report(
+    report: Report,
+    out: Path,
+    *,
+    html: bool = False,
+    as_json: bool = False,
+    also: Sequence[Path] = (),
+) -> None:
+    """Write a report and print its table, or all of it as JSON; ``also`` was written before."""
     from bayesdrop.reporting import rich_table, write_report
 
     figures = has_matplotlib()
-    paths = write_report(report, out, figures=figures, html=html)
+    paths = [*write_report(report, out, figures=figures, html=html), *also]
     if as_json:
         print_json({**report.to_dict(), "written": [str(path) for path in paths]})
     else:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bayesdrop.commands.options import DataDir, Threads, complete_data, complete_recipe
-from bayesdrop.commands.terminal import announce, set_threads
+from bayesdrop.commands.options import DataDir, Json, Threads, complete_data, complete_recipe
+from bayesdrop.commands.terminal import announce, print_json, set_threads
 from bayesdrop.listing import kept_words
 
 
@@ -62,10 +62,12 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         float | None, typer.Option(help="Train with differential privacy, at delta 1e-5.")
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cuda.")] = "cpu",
+    as_json: Json = False,
     threads: Threads = None,
 ) -> None:
     """Train a recipe, or continue where an interrupted run stopped."""
     from bayesdrop.recipes import SUFFIXES, get, read_recipe, run_recipe
+    from bayesdrop.record import plain
 
     set_threads(threads)
     chosen = (read_recipe if recipe.endswith(SUFFIXES) else get)(recipe).override(
@@ -92,6 +94,13 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         announce=announce,
     )
     last = next(reversed(run.history.values()))[-1]
+    if as_json:
+        written = [str(out / name) for name in ("model.pt", "recipe.json", "history.json")]
+        found = {"recipe": chosen.name, "data": run.data, "seed": seed, "run": str(out)}
+        found |= {"finished_before": done, "minutes": run.minutes, "last_epoch": last}
+        found |= {"kept": run.bnn.kept(), "total": run.bnn.total(), "privacy": run.bnn.privacy}
+        print_json(plain({**found, "written": written}))
+        return
     when = "was finished already," if done else "finished"
     parts = [f"{out}: {when} after {run.minutes:.1f} minutes"]
     if "val_error" in last:
