@@ -22,7 +22,7 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "build" / "notebooks"
@@ -58,6 +58,8 @@ def execute(script: Path, *, full: bool) -> nbformat.NotebookNode:
 
     Raises:
         CellExecutionError: If a cell fails.
+        CellTimeoutError: If a cell takes too long.
+        DeadKernelError: If the kernel dies, for example of too little memory.
     """
     notebook = jupytext.read(script)
     # None but this Python's own kernel: one of the same name may be installed elsewhere.
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         try:
             notebook = execute(script, full=options.full)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed += 1
             print(f"{path.name}: FAILED\n{error}", file=sys.stderr, flush=True)
             continue

@@ -56,6 +56,18 @@ def test_a_notebook_holds_what_its_cells_gave_until_something_changes(tmp_path):
     assert not list(out.iterdir())
 
 
+def test_a_kernel_that_dies_fails_its_notebook_and_no_other(tmp_path, monkeypatch, capsys):
+    def execute(script, *, full):
+        if script.stem.startswith("02"):
+            raise notebooks.DeadKernelError("Kernel died")
+        return nbformat.v4.new_notebook()
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    assert notebooks.main(["01", "02", "03", "--out", str(tmp_path)]) == 1
+    assert "02_model_and_guide.ipynb: FAILED\nKernel died" in capsys.readouterr().err
+    assert sorted(path.name[:2] for path in tmp_path.iterdir()) == ["01", "03"]
+
+
 def test_a_name_of_no_tutorial_is_refused():
     with pytest.raises(SystemExit, match="no tutorial begins with 'zz'"):
         notebooks.find_tutorials(["zz"])
