@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 import bayesdrop as bd
 
-SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 torch.manual_seed(0)
+SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 
 # %% [markdown]
 # Scikit-learn's digits: 8x8 images, ten classes, no download.

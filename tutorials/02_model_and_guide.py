@@ -40,9 +40,10 @@ bnn = bd.BayesianNetwork(net, bd.Gaussian(0.5), num_data=num_data)
 # %% [markdown]
 # ## The sites
 #
-# `0.pi` is named after the layer's place in the network. It stands outside the plate and has scale
-# 1. In a batch of 50 the observation is scaled by $N / B = 4$. The mask `0.z` is in the trace as
-# an observed, masked site: you can look at it and condition on it, and it does not enter the ELBO.
+# `0.pi` is named after the layer's place in the network. It stands outside the plate and its scale
+# is one. In a batch of 50 the observation is scaled by $N / B = 4$. The mask `0.z` is in the trace
+# as an observed, masked site: you can look at it and condition on it, and it does not enter the
+# ELBO.
 
 # %%
 trace = poutine.trace(bnn.model).get_trace(x[:50], y[:50])

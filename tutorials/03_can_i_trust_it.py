@@ -21,9 +21,10 @@ import bayesdrop as bd
 from bayesdrop.metrics import expected_calibration_error
 from bayesdrop.reporting import compare_predictions
 
-SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-SEED, SAMPLES = 0, 32 if SMOKE else 64
+SEED = 0
 torch.manual_seed(SEED)
+SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
+SAMPLES = 32 if SMOKE else 64
 
 # %% [markdown]
 # ## Known and unknown digits

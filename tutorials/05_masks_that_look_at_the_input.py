@@ -16,8 +16,8 @@ from torch import nn
 
 import bayesdrop as bd
 
-SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 torch.manual_seed(0)
+SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 
 # %%
 digits = bd.load_data("digits")

@@ -112,7 +112,7 @@ def autoencoder(latent_size):
     bd.fit(
         vae,
         (images, images),
-        epochs=25 if SMOKE else 150,
+        epochs=18 if SMOKE else 150,
         batch_size=64,
         learning_rate=8e-3 if SMOKE else 3e-3,
         variational_learning_rate=1e-2,

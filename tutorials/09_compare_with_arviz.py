@@ -28,8 +28,8 @@ import arviz as az
 import matplotlib
 
 matplotlib.use("Agg")
-SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 torch.manual_seed(0)
+SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 
 # %% [markdown]
 # ## Two halves of the digits
@@ -77,7 +77,7 @@ for name, concentration in PRIORS.items():
 # several masks are averaged for each posterior draw.
 
 # %%
-settings = {"num_samples": 100 if SMOKE else 200, "num_masks": 4 if SMOKE else 64, "seed": 0}
+settings = {"num_samples": 60 if SMOKE else 200, "num_masks": 2 if SMOKE else 64, "seed": 0}
 posteriors = {name: bd.to_inference_data(bnn, *ours, **settings) for name, bnn in networks.items()}
 posteriors["sparse"]
 
@@ -117,7 +117,7 @@ table[["rank", "elpd_loo", "p_loo", "elpd_diff", "dse"]]
 # %%
 def log_predictive_density(bnn, x, y):
     samples = bd.predict(
-        bnn, x, num_samples=100 if SMOKE else 400, shared_by="example", seed=1
+        bnn, x, num_samples=40 if SMOKE else 400, shared_by="example", seed=1
     ).samples
     return samples.mean(0)[torch.arange(len(y)), y].double().log()
 

@@ -19,8 +19,8 @@ import bayesdrop as bd
 from bayesdrop.metrics import RegressionFigures, predictive_interval, regression_calibration
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-EPOCHS, MEMBERS, RATE = (50, 2, 2e-3) if SMOKE else (200, 5, 1e-3)
 torch.manual_seed(0)
+EPOCHS, MEMBERS, RATE = (50, 2, 2e-3) if SMOKE else (200, 5, 1e-3)
 
 # %% [markdown]
 # ## Few data, many weights

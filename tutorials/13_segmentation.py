@@ -20,8 +20,8 @@ import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 EPOCHS, IMAGES = (12, 200) if SMOKE else (60, 400)
-SIZE, UNLABELLED = 16, 255
 torch.manual_seed(0)
+SIZE, UNLABELLED = 16, 255
 
 
 # %% [markdown]

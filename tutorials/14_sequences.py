@@ -20,8 +20,8 @@ from torch.nn import functional as F
 import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-EPOCHS, SEQUENCES = (15, 200) if SMOKE else (60, 400)
 torch.manual_seed(0)
+EPOCHS, SEQUENCES = (15, 200) if SMOKE else (60, 400)
 
 # %% [markdown]
 # ## Tags

@@ -22,8 +22,8 @@ from torch import nn
 import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-EPOCHS, IMAGES = (20, 120) if SMOKE else (40, 300)
 torch.manual_seed(0)
+EPOCHS, IMAGES = (20, 120) if SMOKE else (40, 300)
 
 # %% [markdown]
 # ## The folder

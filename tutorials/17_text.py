@@ -23,8 +23,8 @@ from torch import nn
 import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
-EPOCHS, WORDS = (20, 300) if SMOKE else (60, 600)
 torch.manual_seed(0)
+EPOCHS, WORDS = (20, 300) if SMOKE else (60, 600)
 
 # %% [markdown]
 # ## Texts that are there already

@@ -20,8 +20,8 @@ import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 EPOCHS, DAYS = (25, 700) if SMOKE else (60, 1400)
-SEEN = 14
 torch.manual_seed(0)
+SEEN = 14
 
 # %% [markdown]
 # ## The series

@@ -20,8 +20,8 @@ import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 BEFORE, EPOCHS = (8, 25) if SMOKE else (40, 100)
-FEW = 80
 torch.manual_seed(0)
+FEW = 80
 
 # %% [markdown]
 # ## Two cameras

@@ -23,8 +23,8 @@ import bayesdrop as bd
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 STEPS, ROWS = (400, 1000) if SMOKE else (3000, 1000)
-SHOPS, MEASUREMENTS = 12, 10
 torch.manual_seed(0)
+SHOPS, MEASUREMENTS = 12, 10
 
 # %% [markdown]
 # ## What happened in truth
@@ -112,7 +112,8 @@ torch.stack([effects, truth], 1)[:5]
 # %% [markdown]
 # ## The claim, checked
 #
-# One made-up set, so that there is a truth to compare with.
+# One made-up set, so that there is a truth to compare with. Its size and the rates above were set
+# with these figures in view: they show the steps, and are no measurement.
 
 # %%
 assert sum(losses[-50:]) / 50 < sum(losses[:50]) / 50
