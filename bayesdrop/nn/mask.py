@@ -371,7 +371,8 @@ class BayesianDropout(LatentOwner):
             got=f"input of shape {tuple(x.shape)}",
             hint=f"Pass batch_dim={found[0]} to the layer."
             if found
-            else "An example has one mask: examples must not be merged with another dimension.",
+            else "An example has one mask: examples must not be merged with another dimension. "
+            "Where it is so (windows, tokens), leave the layer out: convert(..., exclude=...).",
         )
 
     def _check_input(self, x: Tensor) -> None:
