@@ -103,7 +103,11 @@ def _data_lines() -> Lines:
         for name, source in regression_sets.items()
     ]
     own = ["folder:PATH@64", "3 x 64 x 64", "its folders", "your images, PATH/CLASS/*.jpg"]
-    return ["name", "an example", "classes", "from"], [*images, own, *tables]
+    words = [
+        ["phrases", "16 words", "2", "made by rule"],
+        ["text:PATH@100", "100 words", "its labels", "your texts, a table or PATH/CLASS/*.txt"],
+    ]
+    return ["name", "an example", "classes", "from"], [*images, own, *words, *tables]
 
 
 def kept_words(bnn: Program) -> list[str]:

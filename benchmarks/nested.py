@@ -67,8 +67,8 @@ from bayesdrop.data import DataSplits, load_data, load_ood
 from bayesdrop.inference.fit import FitResult
 from bayesdrop.recipes import get as get_recipe
 from bayesdrop.recipes.augment import augmented_loader
+from bayesdrop.recipes.building import build_network
 from bayesdrop.recipes.recipe import Recipe
-from bayesdrop.recipes.run import build_network
 from bayesdrop.reporting.plots import plot_widths, save_figure
 
 SINGLE = {

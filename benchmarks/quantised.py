@@ -32,7 +32,8 @@ from bayesdrop.compression import choose_threshold, quantise, sweep_thresholds
 from bayesdrop.files import read_json
 from bayesdrop.recipes import get as get_recipe
 from bayesdrop.recipes import run_recipe
-from bayesdrop.recipes.run import Run, build_network
+from bayesdrop.recipes.building import build_network
+from bayesdrop.recipes.run import Run
 
 METHODS = ("gaussian-weights", "gnj", "ghs")
 VALIDATION = {"digits-mlp": None, "lenet-500-300": 5000, "lenet5-caffe": 5000}

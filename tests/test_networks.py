@@ -12,13 +12,17 @@ SHAPES = {
     "vgg11": (3, 32, 32),
     "resnet": (3, 16, 16),
     "resnet18": (3, 32, 32),
+    "text-lstm": (5,),
+    "text-mean": (5,),
 }
+WORDS = ("text-lstm", "text-mean")
 
 
 @pytest.mark.parametrize("name", bd.networks.registry)
 def test_network_gives_one_logit_per_class(name):
     net = bd.networks.build(name, num_classes=7)
-    assert net(torch.zeros(2, *SHAPES[name])).shape == (2, 7)
+    x = torch.zeros(2, *SHAPES[name])
+    assert net(x.long() if name in WORDS else x).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", bd.networks.registry)
@@ -27,7 +31,7 @@ def test_dropout_is_in_the_network_only_when_asked_for(name):
         return [module.p for module in net.modules() if isinstance(module, nn.Dropout)]
 
     plain, dropped = (bd.networks.build(name, dropout=p) for p in (0.0, 0.25))
-    layers = 1 if name.startswith("resnet") else 2
+    layers = 1 if name.startswith("resnet") or name == "text-lstm" else 2
     assert rates(plain) == [] and rates(dropped) == [0.25] * layers
     assert list(plain.state_dict()) == list(dropped.state_dict())
 
@@ -61,3 +65,10 @@ def test_units_are_those_of_the_paper():
 def test_unknown_network_is_named():
     with pytest.raises(bd.errors.ConfigError, match="Did you mean 'lenet5-caffe'"):
         bd.networks.build("lenet5-cafe")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_padding_does_not_change_what_a_text_gets(name):
+    torch.manual_seed(0)
+    net, words = bd.networks.build(name), torch.tensor([[5, 7, 2]])
+    torch.testing.assert_close(net(words), net(nn.functional.pad(words, (0, 4))))

@@ -61,9 +61,11 @@ def test_every_recipe_survives_json_and_builds_its_network(name):
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
     shapes["cifar10-jpeg75"] = (3, 16, 16)
-    shape = shapes[recipe.data]
-    network = build_network(recipe, 7, shape)
-    assert network(torch.zeros(2, *shape)).shape == (2, 7)
+    shapes["phrases"] = (16,)
+    shape, words = shapes[recipe.data], 9 if recipe.data == "phrases" else None
+    network = build_network(recipe, 7, shape, words)
+    x = torch.zeros(2, *shape)
+    assert network(x if words is None else x.long()).shape == (2, 7)
     dropouts = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
     rates = [0.5] * 2 if recipe.network_options.get("dropout") else []
     assert [module.p for module in dropouts] == rates

@@ -5,6 +5,7 @@ from bayesdrop.data.loading import load_data
 from bayesdrop.data.regression import RegressionSource, RegressionSplit, regression_sets
 from bayesdrop.data.sources import DataSource, Pair, data_root, register, registry
 from bayesdrop.data.text import TextSplits, load_text
+from bayesdrop.data.text_source import is_text
 from bayesdrop.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "TextSplits",
     "Vocabulary",
     "data_root",
+    "is_text",
     "load_data",
     "load_images",
     "load_ood",

@@ -1,4 +1,4 @@
-"""Image data sets by name, as tensors in memory with fixed splits."""
+"""Data sets of images and of texts by name, as tensors in memory with fixed splits."""
 
 from __future__ import annotations
 
@@ -12,22 +12,35 @@ from torch import Tensor
 
 from bayesdrop.data.image_folder import PREFIX, folder_source
 from bayesdrop.data.sources import DataSource, Pair, data_root, registry, split_off
+from bayesdrop.data.text_source import (
+    ids,
+    is_text,
+    read_splits,
+    text_source,
+    texts_from_elsewhere,
+    title_of,
+)
+from bayesdrop.data.vocabulary import Vocabulary
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.record import ShortRepr
 
 
 @dataclass(frozen=True, repr=False)
 class DataSplits(ShortRepr):
-    """A data set in memory: images in [0, 1] of torch's default dtype, labels int64.
+    """A data set in memory: images in [0, 1] of torch's default dtype, labels int64; or texts.
+
+    A text is the numbers of its words, int64 ``(T,)``, 0 where it has none any more.
 
     Args:
         name: The name it was asked for, such as ``"mnist:0-7"``.
         title: What to call it in a report.
-        train: Images ``(N, C, H, W)`` and labels ``(N,)`` in ``0..num_classes - 1``.
+        train: Images ``(N, C, H, W)`` or texts ``(N, T)``, and labels ``(N,)`` in
+            ``0..num_classes - 1``.
         validation: Held out of the training set for choices; None if no example was asked for.
         test: For the final figures, untouched by any choice.
         num_classes: Number of labels.
         class_names: One name for each label.
+        vocabulary: What the numbers of texts stand for; None for images.
     """
 
     name: str
@@ -37,10 +50,11 @@ class DataSplits(ShortRepr):
     test: Pair
     num_classes: int
     class_names: tuple[str, ...]
+    vocabulary: Vocabulary | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape of one image, ``(C, H, W)``."""
+        """Shape of one image, ``(C, H, W)``, or text, ``(T,)``."""
         return tuple(self.test[0].shape[1:])
 
 
@@ -49,7 +63,7 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
 
     Args:
         name: A registered name, optionally with ``:`` and classes or ranges of classes; or
-            ``folder:PATH``, of which all classes are taken.
+            ``folder:PATH`` or ``text:PATH``, of which all classes are taken.
 
     Raises:
         ConfigError: If the name is unknown or the classes are not among the data set's.
@@ -58,8 +72,8 @@ def parse_name(name: str) -> tuple[DataSource, tuple[int, ...]]:
         >>> parse_name("digits:0-3,8")[1]
         (0, 1, 2, 3, 8)
     """
-    if name.startswith(PREFIX):
-        source = folder_source(name)
+    if name.startswith(PREFIX) or is_text(name):
+        source = text_source(name) if is_text(name) else folder_source(name)
         return source, tuple(range(len(source.class_names)))
     base, colon, suffix = name.partition(":")
     source = registry[base]
@@ -93,13 +107,14 @@ def load_images(
     validation: int | None = None,
     download: bool = True,
 ) -> DataSplits:
-    """Load an image data set into memory.
+    """Load a data set of images, or of texts, into memory.
 
     The splits are fixed, stratified by class, and independent of any seed you set. A class subset
     such as ``"digits:0-7"`` is taken after splitting, and its labels are renumbered from 0.
 
     Args:
-        name: A name of ``bayesdrop.data.registry``, optionally with classes: ``"mnist:0-7"``.
+        name: A name of ``bayesdrop.data.registry``, optionally with classes: ``"mnist:0-7"``; or
+            ``folder:PATH`` or ``text:PATH``.
         data_dir: Folder of the data files; the default is ``$BAYESDROP_DATA``, or ``data``.
         validation: Number of examples held out of the (whole) training set; 0 for none. The
             default depends on the data set.
@@ -115,6 +130,8 @@ def load_images(
         >>> data.image_shape, data.num_classes
         ((1, 8, 8), 8)
     """
+    if is_text(name):
+        return _load_texts(name, validation)
     source, classes = parse_name(name)
     own = source.read_validation
     if own is not None and validation:
@@ -146,6 +163,7 @@ def load_ood(
     *,
     data_dir: str | Path | None = None,
     download: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> Tensor:
     """Load the test images of a data set that a network was not trained on.
 
@@ -154,9 +172,10 @@ def load_ood(
         trained_on: The network's data set, such as ``"mnist"`` or ``"digits:0-7"``.
         data_dir: Folder of the data files.
         download: Whether to fetch files that are absent.
+        vocabulary: Of a network of texts; None makes it of ``trained_on`` again.
 
     Returns:
-        Images ``(N, C, H, W)``.
+        Images ``(N, C, H, W)``; or texts ``(N, T)``, of a set that is not divided all.
 
     Raises:
         ConfigError: If a name is unknown, or the two share classes.
@@ -168,6 +187,16 @@ def load_ood(
     """
     source, classes = parse_name(name)
     trained, trained_classes = parse_name(trained_on)
+    if is_text(name) and is_text(trained_on) and name.split("@")[0] != trained_on.split("@")[0]:
+        vocabulary = read_splits(trained_on).vocabulary if vocabulary is None else vocabulary
+        return texts_from_elsewhere(name, vocabulary, trained.image_shape[0])
+    if is_text(name) != is_text(trained_on):
+        raise DataError(
+            f"out-of-distribution data {name!r}",
+            expected=f"{'texts' if is_text(trained_on) else 'images'}, as in {trained_on!r}",
+            got="texts" if is_text(name) else "images",
+            hint="Write text:PATH for texts, folder:PATH for images.",
+        )
     if source.image_shape != trained.image_shape and name.startswith(PREFIX):
         height, width = trained.image_shape[1:]
         raise DataError(
@@ -196,9 +225,25 @@ def load_ood(
             got=f"the shared classes {shared}",
             hint="Name a folder of other images."
             if name.startswith(PREFIX)
+            else "Name other texts, text:PATH."
+            if is_text(name)
             else f"Train on {trained.name}:0-7 and test on {trained.name}:8-9, say.",
         )
     return load_images(name, data_dir=data_dir, validation=0, download=download).test[0]
+
+
+def _load_texts(name: str, validation: int | None) -> DataSplits:
+    found = read_splits(name, validation)
+    return DataSplits(
+        name=name,
+        title=title_of(name),
+        train=ids(found.train),
+        validation=None if found.validation is None else ids(found.validation),
+        test=ids(found.test),
+        num_classes=found.num_classes,
+        class_names=found.class_names,
+        vocabulary=found.vocabulary,
+    )
 
 
 def _title(source: DataSource, name: str) -> str:

@@ -89,7 +89,7 @@ def load_text(
         >>> data.train[0]["input_ids"].shape  # doctest: +SKIP
         torch.Size([7000, 100])
     """
-    who, path = f"load_text({str(path)!r})", Path(path).expanduser()
+    who = f"load_text({str(path)!r})"
     for name, value, low in (("validation", validation, 0.0), ("test", test, 1e-9)):
         if not is_real(value) or not low <= float(value) < 1.0:
             raise ConfigError(
@@ -98,7 +98,57 @@ def load_text(
                 got=f"{name}={value!r}",
                 hint="The defaults are validation=0.1 and test=0.2.",
             )
-    parts = _read_folder(who, path) if path.is_dir() else {"all": _read_table(path, text, label)}
+    parts = read_texts(path, text=text, label=label)
+    return split_texts(
+        who, parts, validation=validation, test=test, length=length, unit=unit, most=most,
+        fewest=fewest,
+    )  # fmt: skip
+
+
+def read_texts(path: str | Path, *, text: str = "text", label: str = "label") -> dict[str, Rows]:
+    """Return texts and their classes: ``{"all": ...}``, or ``{"train": ..., "test": ...}``.
+
+    Args:
+        path: As for ``load_text``.
+        text: Column of the texts.
+        label: Column of the classes.
+
+    Raises:
+        DataError: If the texts are absent or damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _read_folder(f"load_text({str(path)!r})", path)
+    return {"all": _read_table(path, text, label)}
+
+
+def split_texts(  # noqa: PLR0913 - as load_text
+    who: str,
+    parts: dict[str, Rows],
+    *,
+    validation: float,
+    length: int,
+    test: float = 0.2,
+    unit: Unit = "word",
+    most: int = 20_000,
+    fewest: int = 1,
+) -> TextSplits:
+    """Split what ``read_texts`` returns and make numbers of it.
+
+    Args:
+        who: Who asks, for messages.
+        parts: Texts and classes.
+        validation: As for ``load_text``, or how many texts, from 1 on.
+        length: As for ``load_text``, like what follows.
+        test: Share of the test part, where there is none.
+        unit: What a text is cut into.
+        most: Largest size of the vocabulary.
+        fewest: How often a token occurs at least.
+
+    Raises:
+        ConfigError: If an argument makes no sense.
+        DataError: If the texts are of one class, or too few.
+    """
     classes = sorted({name for rows in parts.values() for _, name in rows})
     if len(classes) < 2:
         raise DataError(
@@ -128,10 +178,11 @@ def load_text(
 
 
 def _divided(who: str, rows: Rows, classes: Sequence[str], share: float) -> tuple[Rows, Rows]:
+    """Return texts without a share of them, or a number from 1 on, and those."""
     if share == 0.0:
         return rows, []
     labels = torch.tensor([classes.index(name) for _, name in rows])
-    count = max(len(classes), round(share * len(rows)))
+    count = int(share) if share >= 1 else max(len(classes), round(share * len(rows)))
     rarest = int(labels.bincount(minlength=len(classes)).min()) if len(rows) else 0
     if rarest < 2 or count > len(rows) - len(classes):
         raise DataError(

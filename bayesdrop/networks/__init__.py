@@ -15,6 +15,7 @@ from bayesdrop.networks.autoencoder import vae
 from bayesdrop.networks.center import Center
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
 from bayesdrop.networks.resnets import resnet, resnet18
+from bayesdrop.networks.texts import text_lstm, text_mean
 from bayesdrop.networks.vgg_networks import vgg, vgg11
 from bayesdrop.registry import Registry
 
@@ -26,6 +27,8 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "lenet5-caffe": lenet5_caffe,
     "resnet": resnet,
     "resnet18": resnet18,
+    "text-lstm": text_lstm,
+    "text-mean": text_mean,
     "vgg": vgg,
     "vgg11": vgg11,
 }
@@ -59,6 +62,8 @@ __all__ = [
     "registry",
     "resnet",
     "resnet18",
+    "text_lstm",
+    "text_mean",
     "vae",
     "vgg",
     "vgg11",

@@ -5,12 +5,14 @@ from bayesdrop.recipes import photographs as _photographs  # noqa: F401 - likewi
 from bayesdrop.recipes import private as _private  # noqa: F401 - likewise
 from bayesdrop.recipes import published as _published  # noqa: F401 - likewise
 from bayesdrop.recipes import ramped as _ramped  # noqa: F401 - likewise
+from bayesdrop.recipes import texts as _texts  # noqa: F401 - likewise
+from bayesdrop.recipes.building import build_network
 from bayesdrop.recipes.compare import compare_runs
 from bayesdrop.recipes.demo import run_demo
 from bayesdrop.recipes.earlier import ABBREVIATIONS
 from bayesdrop.recipes.outputs import compact_run, report_run
 from bayesdrop.recipes.recipe import Recipe, Stage, get, register, registry
-from bayesdrop.recipes.run import Run, build_network, load_run, run_recipe
+from bayesdrop.recipes.run import Run, load_run, run_recipe
 from bayesdrop.recipes.yaml_file import SUFFIXES, read_recipe, to_yaml
 
 __all__ = [

@@ -51,7 +51,7 @@ def compare_runs(
     splits = first.load_data(data_dir)
     inputs: dict[str, Tensor] = {TEST_SET: splits.test[0]}
     for name in ood:
-        inputs[name] = load_ood(name, first.data, data_dir=data_dir)
+        inputs[name] = load_ood(name, first.data, data_dir=data_dir, vocabulary=first.vocabulary)
     found = _Classifiers(num_samples)
     labels = _labels(runs)
     for name, run in runs.items():

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from bayesdrop.data import Vocabulary
 from bayesdrop.errors import CheckpointError, ConfigError
 from bayesdrop.files import first_line, read_sealed, write_file, write_sealed
 from bayesdrop.recipes.earlier import with_todays_names
 
+VOCABULARY = "vocabulary.json"
 FORMAT = 1
 """Format of ``recipe.json``."""
 
@@ -37,7 +39,7 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
     from bayesdrop import __version__
 
     path = out / "recipe.json"
-    trained = any(any(out.glob(f"{where}.pt")) for where in ("model", "*/model", "*/training"))
+    trained = _is_trained(out)
     if not trained or not path.exists():
         if trained:
             raise ConfigError(
@@ -67,6 +69,56 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
             got=f"{name}={ours.get(name, 'nothing')}",
             hint=hint,
         )
+
+
+def claim_vocabulary(out: Path, vocabulary: Vocabulary, start: str | Path | None) -> None:
+    """Keep the vocabulary of a run in ``vocabulary.json``, or check that it is the one there.
+
+    Args:
+        out: The run's folder.
+        vocabulary: Of the texts to train on.
+        start: Folder of the run that this one continues, or None.
+
+    Raises:
+        ConfigError: If the run was begun with other texts.
+    """
+    begun = [folder for folder in (out, start) if folder is not None]
+    for folder in map(Path, begun):
+        if folder == out and not _is_trained(out):
+            continue
+        if Vocabulary.load(folder / VOCABULARY) != vocabulary:
+            raise ConfigError(
+                f"run {folder}",
+                expected="the texts that this run was begun with",
+                got="texts of another vocabulary",
+                hint="Put the files back as they were, or choose another --out.",
+            )
+    vocabulary.save(out / VOCABULARY)
+
+
+def read_vocabulary(out: Path, num_words: int) -> Vocabulary:
+    """Return the vocabulary of a run.
+
+    Args:
+        out: The run's folder.
+        num_words: Its size.
+
+    Raises:
+        CheckpointError: If it is missing, damaged or of another size.
+    """
+    vocabulary = Vocabulary.load(out / VOCABULARY)
+    if len(vocabulary) != num_words:
+        raise CheckpointError(
+            f"run {out}",
+            expected=f"{VOCABULARY} of {num_words} words, as recipe.json says",
+            got=f"{len(vocabulary)}",
+            hint="Is it that of another run?",
+        )
+    return vocabulary
+
+
+def _is_trained(out: Path) -> bool:
+    return any(any(out.glob(f"{where}.pt")) for where in ("model", "*/model", "*/training"))
 
 
 def check_beginning(start: Path, num_stages: int, run: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from bayesdrop.compression import (
@@ -48,7 +47,10 @@ def report_run(
     """
     from bayesdrop import __version__
 
-    outside = {name: load_ood(name, run.data, data_dir=data_dir) for name in ood}
+    outside = {
+        name: load_ood(name, run.data, data_dir=data_dir, vocabulary=run.vocabulary)
+        for name in ood
+    }
     splits = run.load_data(data_dir)
     report = build_report(
         run.bnn,
@@ -93,8 +95,7 @@ def compact_run(
         CheckpointError: If a file cannot be written.
         ImportError: If ONNX is asked for and not installed.
     """
-    generator = torch.Generator().manual_seed(run.seed)
-    example = torch.rand(4, *run.image_shape, generator=generator)
+    example = run.example()
     small = compact(run.bnn, example)
     save_plain(small, out, example)
     if onnx is not None:

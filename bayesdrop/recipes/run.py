@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bayesdrop import networks
-from bayesdrop.conversion import convert
-from bayesdrop.data import DataSplits, load_images, parse_name
+from bayesdrop.data import DataSplits, Vocabulary, load_images, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line, only_writer
 from bayesdrop.inference import checkpoint
@@ -24,15 +20,17 @@ from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.inference.score_function import SCORE_FUNCTIONS
 from bayesdrop.likelihoods import Categorical
-from bayesdrop.nn import to_dependent
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
+from bayesdrop.recipes.building import assemble, build_network, check_size, network_of
 from bayesdrop.recipes.folder import (
     check_beginning,
     claim,
+    claim_vocabulary,
     copy_stages,
     read_description,
     read_history,
+    read_vocabulary,
     write_history,
 )
 from bayesdrop.recipes.recipe import Recipe, Stage, get
@@ -47,10 +45,12 @@ class Run:
         data: Name of its data set.
         validation: Number of validation examples; None is the data set's default.
         seed: Its seed.
-        image_shape: Shape of one image, ``(C, H, W)``.
+        image_shape: Shape of one image, ``(C, H, W)``, or text, ``(T,)``.
         bnn: The network of the last stage.
         plain: The network without Bayesian dropout that it grew from, or None.
         history: Stage name to the records of ``fit``.
+        vocabulary: Of a run on texts: ``vocabulary.encode(texts, length=T)["input_ids"]`` is what
+            its network takes.
     """
 
     recipe: Recipe
@@ -61,6 +61,7 @@ class Run:
     bnn: BayesianNetwork
     plain: BayesianNetwork | None
     history: dict[str, list[dict[str, Any]]]
+    vocabulary: Vocabulary | None = None
 
     @property
     def minutes(self) -> float:
@@ -69,8 +70,28 @@ class Run:
         return sum(float(record["seconds"]) for record in records) / 60.0
 
     def load_data(self, data_dir: str | Path | None = None) -> DataSplits:
-        """Load the data set it was trained on, split as it was."""
-        return load_images(self.data, data_dir=data_dir, validation=self.validation)
+        """Load the data set it was trained on, split as it was.
+
+        Raises:
+            DataError: If it is absent or damaged, or its texts are no longer those.
+        """
+        found = load_images(self.data, data_dir=data_dir, validation=self.validation)
+        if found.vocabulary != self.vocabulary:
+            raise DataError(
+                f"data {self.data!r}",
+                expected="the texts that the run was trained on",
+                got="texts of another vocabulary",
+                hint="Put the files back as they were, or train again into another --out.",
+            )
+        return found
+
+    def example(self, count: int = 4) -> Tensor:
+        """Return random inputs such as the network takes, the same at every call."""
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.vocabulary is None:
+            return torch.rand(count, *self.image_shape, generator=generator)
+        size = count, *self.image_shape
+        return torch.randint(len(self.vocabulary), size, generator=generator)
 
 
 def run_recipe(
@@ -123,7 +144,12 @@ def run_recipe(
     out = Path(out)
     splits = load_images(data, data_dir=data_dir, validation=validation)
     run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
-    shape = {"num_classes": splits.num_classes, "image_shape": list(splits.image_shape)}
+    shape: dict[str, Any] = {
+        "num_classes": splits.num_classes,
+        "image_shape": list(splits.image_shape),
+    }
+    if splits.vocabulary is not None:
+        shape["num_words"] = len(splits.vocabulary)
     history: dict[str, list[dict[str, Any]]] = {}
     plain: BayesianNetwork | None = None
     # fit seeds torch's global generator; the caller's is restored.
@@ -134,6 +160,8 @@ def run_recipe(
             names = [stage.name for stage in load_run(start).recipe.stages]
             check_beginning(Path(start), len(names), run)
         claim(out, run, shape)  # after everything that may fail without a run
+        if splits.vocabulary is not None:
+            claim_vocabulary(out, splits.vocabulary, start)
         if start is not None:
             copy_stages(Path(start), names, out)
         for index, stage in enumerate(recipe.stages):
@@ -156,7 +184,9 @@ def run_recipe(
         write_history(out / "history.json", history)
         checkpoint.save(bnn, out / "model.pt")
     plain = None if plain is bnn else plain
-    return Run(recipe, data, validation, seed, splits.image_shape, bnn, plain, history)
+    return Run(
+        recipe, data, validation, seed, splits.image_shape, bnn, plain, history, splits.vocabulary
+    )
 
 
 def load_run(out: str | Path) -> Run:
@@ -176,7 +206,9 @@ def load_run(out: str | Path) -> Run:
         data, seed = str(description["data"]), int(description["seed"])
         num_classes, validation = int(description["num_classes"]), description["validation"]
         image_shape = tuple(int(size) for size in description["image_shape"])
-        if not image_shape or min(num_classes, *image_shape) < 1:
+        num_words = description.get("num_words")
+        num_words = None if num_words is None else int(num_words)
+        if not image_shape or min(num_words or 1, num_classes, *image_shape) < 1:
             raise ValueError(f"num_classes={num_classes}, image_shape={image_shape}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
@@ -192,11 +224,12 @@ def load_run(out: str | Path) -> Run:
             got="one that was interrupted",
             hint="Run the same 'bayesdrop train' command again: it continues.",
         )
-    _check_size(recipe, num_classes, image_shape, out / "model.pt")
+    vocabulary = None if num_words is None else read_vocabulary(out, num_words)
+    check_size(recipe, num_classes, image_shape, out / "model.pt", num_words)
     plain: BayesianNetwork | None = None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = _build(recipe, num_classes, image_shape)
+        network = assemble(recipe, num_classes, image_shape, num_words)
         for index, stage in enumerate(recipe.stages):
             network = network_of(recipe, index, network)
             bnn = BayesianNetwork(network, Categorical(), 1)
@@ -206,92 +239,18 @@ def load_run(out: str | Path) -> Run:
                 checkpoint.load(bnn, path).eval()
                 plain = plain if last else bnn
     history = read_history(out / "history.json", [stage.name for stage in recipe.stages])
-    return Run(recipe, data, validation, seed, image_shape, bnn, plain, history)
+    return Run(recipe, data, validation, seed, image_shape, bnn, plain, history, vocabulary)
 
 
 def _first_network(recipe: Recipe, splits: DataSplits, seed: int) -> nn.Module:
     """Return the plain network of a recipe, with the initial weights of a seed."""
     torch.manual_seed(seed)
-    network = build_network(recipe, splits.num_classes, splits.image_shape)
+    num_words = None if splits.vocabulary is None else len(splits.vocabulary)
+    network = build_network(recipe, splits.num_classes, splits.image_shape, num_words)
     for module in network.modules():
         if isinstance(module, networks.Center):
             module.set_mean(splits.train[0])
     return network
-
-
-def network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
-    """Return the network of a stage, which starts from the weights of the one before.
-
-    Args:
-        recipe: Whose stage it is.
-        index: Number of the stage.
-        before: The trained network of the stage before; of the first, the plain network.
-    """
-    stage = recipe.stages[index]
-    former = recipe.stages[index - 1] if index > 0 else None
-    if stage.dropout and not (former and former.dropout):
-        # A recipe says itself how its masks start.
-        options = {"trained": False, **recipe.dropout_options}
-        network: nn.Module = convert(before, str(recipe.dropout), **options)
-    else:
-        network = copy.deepcopy(before) if former else before
-    if stage.dependent and not (former and former.dependent):
-        network = to_dependent(network, **recipe.dependent_options)
-    return network
-
-
-def build_network(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
-    """Build the plain network of a recipe with fresh weights, for images of a shape.
-
-    Raises:
-        ConfigError: If the network's name or an option is unknown.
-        DataError: If the network cannot take such images.
-    """
-    network = _build(recipe, num_classes, image_shape)
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(2, *image_shape))
-    except RuntimeError as error:
-        raise DataError(
-            f"recipe {recipe.name!r}",
-            expected=f"images that the network {recipe.network!r} can take",
-            got=f"images of shape {tuple(image_shape)} ({str(error).splitlines()[0]})",
-            hint=f"Its default data set is {recipe.data!r}.",
-        ) from error
-    return network.train(training)
-
-
-def _build(recipe: Recipe, num_classes: int, image_shape: Sequence[int]) -> nn.Module:
-    options = {"num_classes": num_classes, **recipe.network_options}
-    accepted = inspect.signature(networks.registry[recipe.network]).parameters
-    sizes = {"in_features": math.prod(image_shape), "in_channels": image_shape[0]}
-    options |= {name: size for name, size in sizes.items() if name in accepted}
-    try:
-        return networks.build(recipe.network, **options)
-    except (TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"recipe {recipe.name!r}",
-            expected=f"options of the network {recipe.network!r}",
-            got=first_line(error),
-            hint="Check network_options.",
-        ) from error
-
-
-def _check_size(recipe: Recipe, num_classes: int, image_shape: Sequence[int], model: Path) -> None:
-    """Raise unless the network that ``recipe.json`` describes may be that of ``model.pt``."""
-    with torch.device("meta"):  # where nothing is allocated
-        network = _build(recipe, num_classes, image_shape)
-    size = sum(parameter.numel() for parameter in network.parameters())
-    largest = model.stat().st_size
-    if max(size, math.prod(image_shape)) > largest:
-        checkpoint.read(model, "model")  # says so if it is damaged
-        raise CheckpointError(
-            f"run {model.parent}",
-            expected=f"a network that model.pt, of {largest:,} bytes, can hold",
-            got=f"one of {size:,} parameters, for images of shape {tuple(image_shape)}",
-            hint="Was recipe.json edited?",
-        )
 
 
 def _train(  # noqa: PLR0913 - a run's parts

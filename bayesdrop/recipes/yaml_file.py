@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bayesdrop import networks
-from bayesdrop.data import parse_name
+from bayesdrop.data import is_text, parse_name
 from bayesdrop.errors import BayesdropError, ConfigError, unknown_name
 from bayesdrop.files import first_line
 from bayesdrop.nn import layers
+from bayesdrop.recipes.building import build_network, network_of
 from bayesdrop.recipes.recipe import Recipe, Stage, registry
-from bayesdrop.recipes.run import build_network, network_of
 
 if TYPE_CHECKING:
     import yaml
@@ -193,7 +193,8 @@ class _Reader:
         """Build the network of every stage, so that a wrong option is found before training."""
         source, classes = parse_name(recipe.data)
         with torch.random.fork_rng(), self._named(fields["network"]):
-            network = build_network(recipe, len(classes), source.image_shape)
+            words = 2 if is_text(recipe.data) else None
+            network = build_network(recipe, len(classes), source.image_shape, words)
         options = fields.get("dropout_options", fields.get("dropout", fields["network"]))
         with torch.random.fork_rng(), self._named(options):
             for index in range(len(recipe.stages)):
