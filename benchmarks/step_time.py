@@ -97,14 +97,15 @@ def shuffled(data: Data) -> Iterator[Data]:
         yield x[rows], y[rows]
 
 
-def plain_steps(net: nn.Module, fused: bool = True) -> Steps:
+def plain_steps(net: nn.Module, fused: bool = True, compiled: bool = False) -> Steps:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=1e-4, fused=fused)
     net.train()
+    forward = torch.compile(net) if compiled else net
 
     def run(data: Data) -> None:
         for x, y in shuffled(data):
             optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
+            F.cross_entropy(forward(x), y).backward()
             optimizer.step()
 
     return run
@@ -120,6 +121,26 @@ def fit_steps(net: nn.Module) -> Steps:
     def run(data: Data) -> None:
         bnn.num_data = len(data[0])
         bd.fit(bnn, data, epochs=1, batch_size=BATCH, progress=False)
+
+    return run
+
+
+def loss_steps(net: nn.Module, compiled: bool) -> Steps:
+    """A loop of one's own over ``bnn.loss``, which ``torch.compile`` takes as one graph."""
+    bnn = bayesian(net)
+    optimizer = torch.optim.Adam(bnn.parameters(), lr=1e-3, fused=True)
+
+    def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return bnn.loss(x, y).loss / bnn.num_data
+
+    objective = torch.compile(loss) if compiled else loss
+
+    def run(data: Data) -> None:
+        bnn.train()
+        for x, y in shuffled(data):
+            optimizer.zero_grad()
+            objective(x, y).backward()
+            optimizer.step()
 
     return run
 
@@ -175,6 +196,15 @@ def variants(network: Callable[[Gate], nn.Module], keys: list[str]) -> dict[str,
         QUADRATURE: fit_steps(network(partial(beta_bernoulli, prior_concentration0=2.0))),
     }
     return found | {key: fit_steps(with_layer(network, key)) for key in keys}
+
+
+def compiled_variants(network: Callable[[Gate], nn.Module]) -> dict[str, Steps]:
+    """Return what ``torch.compile``, which needs a C++ compiler, makes of a step."""
+    return {
+        "plain torch, torch.compile": plain_steps(network(no_gate), compiled=True),
+        "beta-Bernoulli, bnn.loss": loss_steps(network(beta_bernoulli), compiled=False),
+        "beta-Bernoulli, bnn.loss, torch.compile": loss_steps(network(beta_bernoulli), True),
+    }
 
 
 Times = dict[str, list[tuple[float, float]]]
@@ -247,6 +277,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keys", nargs="*", help="Registered layers. [default: all]")
     parser.add_argument("--networks", nargs="*", default=["lenet-500-300", "lenet5-caffe"])
+    parser.add_argument("--compiled", action="store_true", help="Have rows of torch.compile too.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -259,6 +290,11 @@ def main() -> None:
         "lenet5-caffe": on_device(lenet5_caffe, args.device),
     }
     load = os.getloadavg()[0]
+
+    def found(name: str) -> dict[str, Steps]:
+        extra = compiled_variants(networks[name]) if args.compiled else {}
+        return variants(networks[name], keys) | extra
+
     result = {
         "command": "python " + " ".join(sys.argv),
         "threads": args.threads,
@@ -269,7 +305,7 @@ def main() -> None:
         "torch": torch.__version__,
         "pyro": pyro.__version__,
         "machine": platform.machine(),
-        **{name: ratios(measure(variants(networks[name], keys), args)) for name in args.networks},
+        **{name: ratios(measure(found(name), args)) for name in args.networks},
         "one_more_masked_layer": layer_cost(args),
     }
     text = json.dumps(result, indent=2)

@@ -196,8 +196,17 @@ def peers() -> str:
 
 def steps_of_layers() -> str:
     """Return what a step of every registered layer costs, before and after it was made faster."""
+    return _two_runs("before", "after")
+
+
+def steps_later() -> str:
+    """Return the same of the layers that were made faster later, on a loaded machine."""
+    return _two_runs("loaded_before", "loaded_after")
+
+
+def _two_runs(*names: str) -> str:
     result = read("step_time_layers.json")
-    before, after = (result[when]["lenet-500-300"] for when in ("before", "after"))
+    before, after = (result[when]["lenet-500-300"] for when in names)
     rows = [
         [
             name,
@@ -205,7 +214,7 @@ def steps_of_layers() -> str:
         ]
         for name in before
     ]
-    loads = [f"{result[when]['load_before']:.1f}" for when in ("before", "after")]
+    loads = [f"{result[when]['load_before']:.1f}" for when in names]
     header = [f"before, wall (load {loads[0]})", "before, CPU"]
     return table(
         ["LeNet-500-300, 1 thread", *header, f"now, wall (load {loads[1]})", "now, CPU"], rows
@@ -232,6 +241,35 @@ def steps_by_cpu() -> str:
     loads = [result[name]["load_before"] for name in ("after", "two_threads", "maps")]
     header = [f"{name} (load {load:.0f})" for name, load in zip(runs, loads, strict=True)]
     return table(["CPU time of a training step", *header], rows)
+
+
+def steps_compiled() -> str:
+    """Return what ``torch.compile`` makes of a step."""
+    result = read("step_time_compiled.json")
+    load = f"wall (load {result['load_before']:.0f})"
+    rows = [
+        [name, f"{found['ratio']:.2f}", f"{found['cpu_ratio']:.2f}"]
+        for name, found in result["lenet-500-300"].items()
+        if name.endswith(("fused Adam", "compile", "bnn.loss", "bd.fit"))
+    ]
+    return table([f"LeNet-500-300, {result['threads']} thread", load, "CPU"], rows)
+
+
+def whole_recipe() -> str:
+    """Return what a recipe costs against a plain run of as many epochs."""
+    result = read("compact-training.json")
+    plain = [found["plain torch"] for found in result["rounds"]]
+    rows = []
+    for name in ("plain torch", "recipe", "recipe, compact_every=1"):
+        runs = [found[name] for found in result["rounds"]]
+        cells = [
+            f"{statistics.median(r[kind] / p[kind] for r, p in zip(runs, plain, strict=True)):.2f}"
+            for kind in ("wall", "cpu")
+        ]
+        units = "-".join(map(str, runs[0]["units"][-1])) if "units" in runs[0] else "784-500-300"
+        rows.append([name, str(sum(result["stages"].values())), *cells, units])
+    header = [f"{result['examples']:,} images, {result['threads']} thread", "epochs"]
+    return table([*header, f"wall (load {result['load_before']:.0f})", "CPU", "units"], rows)
 
 
 def predictions() -> str:
