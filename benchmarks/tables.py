@@ -72,6 +72,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "estimators-regressions": tables_estimators.regressions,
     "estimators-classifications": tables_estimators.classifications,
     "estimators-choice": tables_estimators.choice,
+    "encoder-gates": tables_encoder.gates,
     "encoder-lora": tables_encoder.lora,
     "encoder-lengths-found": partial(tables_encoder.lengths, "found"),
     "encoder-lengths-told": partial(tables_encoder.lengths, "told"),
