@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -103,6 +103,7 @@ def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
     from torch.utils.flop_counter import FlopCounterMode  # which imports triton
 
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())
+    counter.mod_tracker = cast("Any", _Whole())
     with _plain_operations(), counter, _Uncounted() as others:
         watch = _Watch(network, counter)
         try:
@@ -119,6 +120,18 @@ def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
             CostWarning,
             stacklevel=3,
         )
+
+
+class _Whole:
+    """Counts for the network as a whole: torch's own does not bear parameters as inputs."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *args: object) -> None:
+        pass
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:
