@@ -75,6 +75,21 @@ def test_multihead_attention_counts_projections_and_products():
     assert count_flops(layer, torch.randn(3, T, K)) == 2 * T * 4 * K * K + ATTENTION
 
 
+class Learned(nn.Module):
+    """A Linear that reads a parameter, as class tokens and tables of positions are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.project = nn.Parameter(torch.randn(1, K)), nn.Linear(K, H)
+
+    def forward(self, x):
+        return x[..., :H] @ self.project(self.query).T
+
+
+def test_layers_that_read_a_parameter_count():
+    assert count_flops(Learned(), torch.randn(1, T, K)) == 2 * K * H + 2 * T * H
+
+
 def test_flops_of_several_inputs():
     class Two(nn.Module):
         def __init__(self):
