@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -13,8 +15,8 @@ from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.predict import predict_in_groups, warn_of_order
 from bayesdrop.metrics.figures import ClassifierFigures, RegressionFigures
-from bayesdrop.metrics.monte_carlo import SampleGroups, monte_carlo_errors
-from bayesdrop.metrics.ood import OODMetrics, compare_ood
+from bayesdrop.metrics.monte_carlo import SampleGroups, jackknife_error, monte_carlo_errors
+from bayesdrop.metrics.ood import OODMetrics, auroc, compare_ood
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
@@ -27,6 +29,9 @@ _WITH_ERROR = (
 )
 _SHOWN = ("error", "rmse", "nll", "brier", "crps", "ece", "aurc", "predictive_entropy")
 _MOST_SETS = 4
+_FOLDS = 8
+"""Groups of samples that are left out in turns for the error of the CRPS."""
+_FEWEST = 8
 _NAMES = {"coverage", *(item.name for kind in _KINDS for item in fields(kind))}
 
 
@@ -43,9 +48,10 @@ class Evaluation(Record):
         prediction: The prediction of the test set.
         ood: Data set name to score name to AUROC, AUPR and FPR95, OOD being positive.
         monte_carlo_error: Figure to the standard error that comes from which posterior samples
-            were drawn, see ``monte_carlo_errors`` of ``bayesdrop.metrics``; of a figure that is
-            not in it, it is not known. Empty for a mean mask, for fewer than eight samples, and if
-            the means of 16 groups of samples do not fit in ``memory_limit``.
+            were drawn, see ``monte_carlo_errors`` of ``bayesdrop.metrics``; ``auroc NAME`` is that
+            of the entropy's AUROC for an OOD set. Of a figure that is not in it, it is not known.
+            Empty for a mean mask, for fewer than eight samples, and if the means of 16 groups of
+            samples do not fit in ``memory_limit``.
     """
 
     figures: ClassifierFigures | RegressionFigures
@@ -73,7 +79,11 @@ class Evaluation(Record):
         for level, share in (self.coverage or {}).items():
             error = self.monte_carlo_error.get(f"coverage {level:g}")
             lines.append(f"  coverage of {level:g} intervals: {_with_error(share, error)}")
-        aurocs = [f"{name} {scores['entropy']['auroc']:.4f}" for name, scores in self.ood.items()]
+        aurocs = [
+            f"{name} "
+            + _with_error(scores["entropy"]["auroc"], self.monte_carlo_error.get(f"auroc {name}"))
+            for name, scores in self.ood.items()
+        ]
         if aurocs:
             lines.append(f"  AUROC of the entropy: {', '.join(aurocs[:_MOST_SETS])}")
         if self.monte_carlo_error:
@@ -169,17 +179,15 @@ def evaluate(
     )
     warn_of_order("evaluate", data, prediction)
     figures = figures_of(bnn, prediction)
-    options |= {"keep_samples": False, "num_groups": 0}
-    outside = {
-        name: predict_in_groups(bnn, x, bar=f"evaluate {name}" if progress else "", **options)[0]
-        for name, x in (ood or {}).items()
-    }
-    return Evaluation(
-        figures,
-        prediction,
-        compare_ood(prediction, outside).metrics if outside else {},
-        monte_carlo_error_of(bnn, prediction, groups),
-    )
+    outside, groups_outside = {}, {}
+    for name, x in (ood or {}).items():
+        outside[name], groups_outside[name] = predict_in_groups(
+            bnn, x, keep_samples=False, bar=f"evaluate {name}" if progress else "", **options
+        )
+    errors = monte_carlo_error_of(bnn, prediction, groups)
+    errors |= auroc_errors(bnn, groups, groups_outside, same_samples=seed is not None)
+    metrics = compare_ood(prediction, outside).metrics if outside else {}
+    return Evaluation(figures, prediction, metrics, errors)
 
 
 def _check_ood(bnn: Program, ood: Mapping[str, Data] | None) -> None:
@@ -211,7 +219,7 @@ def monte_carlo_error_of(
         prediction: Of data with targets.
         groups: What ``predict_in_groups`` returned with it; without them there is none.
     """
-    if groups is None:
+    if groups is None or groups.log_likelihood is None:
         return {}
 
     def figures(one: SampleGroups) -> dict[str, float]:
@@ -221,7 +229,7 @@ def monte_carlo_error_of(
             replace(
                 prediction,
                 mean=one.mean[0],
-                log_likelihood=one.log_likelihood[0],
+                log_likelihood=None if one.log_likelihood is None else one.log_likelihood[0],
                 pit=pit,
                 samples=None,
             ),
@@ -231,7 +239,65 @@ def monte_carlo_error_of(
             values |= {f"coverage {level:g}": share for level, share in found.coverage.items()}
         return {name: value for name, value in values.items() if value is not None}
 
-    return monte_carlo_errors(groups, figures)
+    return monte_carlo_errors(groups, figures) | _crps_error(bnn, prediction)
+
+
+def _crps_error(bnn: Program, prediction: Prediction) -> dict[str, float]:
+    samples, variances, y = prediction.samples, prediction.sample_variances, prediction.y
+    if samples is None or variances is None or y is None:
+        return {}
+    fold = torch.arange(len(samples)) % _FOLDS
+    target, scores = y.reshape(samples.shape[1:]), []
+    for left_out in range(_FOLDS):
+        rest = fold != left_out
+        each = bnn.likelihood.crps(samples[rest], variances[rest], target)
+        if each is None:
+            return {}
+        scores.append(float(each.mean()))
+    return {"crps": jackknife_error(scores)}
+
+
+def auroc_errors(
+    bnn: Program,
+    inside: SampleGroups | None,
+    outside: Mapping[str, SampleGroups | None],
+    *,
+    same_samples: bool,
+) -> dict[str, float]:
+    """Return the Monte Carlo standard error of the entropy's AUROC for each OOD set.
+
+    Args:
+        bnn: The network that predicted; a classifier.
+        inside: What ``predict_in_groups`` returned for the test set.
+        outside: OOD set's name to the same.
+        same_samples: Whether all sets met the same posterior samples, which then are left out of
+            both sets at once.
+    """
+    if not outside or inside is None or len(inside.sizes) < _FEWEST:
+        return {}
+    own, scores, errors = _entropies(bnn, inside), {}, {}
+    for name, groups in outside.items():
+        if groups is not None and len(groups.sizes) == len(inside.sizes):
+            scores[name] = _entropies(bnn, groups)
+    for name, others in scores.items():
+        *mine, all_mine = own
+        *theirs, all_theirs = others
+        if same_samples:
+            pairs = [list(zip(mine, theirs, strict=True))]
+        else:
+            pairs = [[(one, all_theirs) for one in mine], [(all_mine, one) for one in theirs]]
+        parts = [jackknife_error([auroc(a, b) for a, b in part]) for part in pairs]
+        errors[f"auroc {name}"] = math.hypot(*parts)
+    return errors
+
+
+def _entropies(bnn: Program, groups: SampleGroups) -> list[Tensor]:
+    """Return the predictive entropy without each group of samples, and with all, ``(N,)`` each."""
+    share = groups.sizes.double() / groups.sizes.sum()
+    weights = share.repeat(len(share) + 1, 1)
+    weights[:-1].fill_diagonal_(0.0)
+    means = (groups.weighted(w / w.sum()).mean[0] for w in weights)
+    return [bnn.likelihood.entropy(mean) for mean in means]
 
 
 def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | RegressionFigures:

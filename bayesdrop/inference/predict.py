@@ -155,8 +155,8 @@ def predict_in_groups(
     """Return the same, and what groups of its posterior samples say, each for itself.
 
     From them ``monte_carlo_errors`` of ``bayesdrop.metrics`` tells how much figures of merit
-    depend on which samples were drawn. There are none without targets, for fewer than eight
-    samples, or if they do not fit in ``memory_limit``.
+    depend on which samples were drawn. There are none for fewer than eight samples, or if they do
+    not fit in ``memory_limit``.
 
     Args:
         bnn: As in ``predict``, and so all others.
@@ -215,10 +215,11 @@ def predict_in_groups(
         )
     joined = _joined(parts)
     found = None
-    if "group_log_likelihood" in joined:
+    if "group_mean" in joined:
         found = SampleGroups(
             sizes=torch.tensor([len(passes[g::groups]) for g in range(groups)]),
-            **{name: joined[f"group_{name}"] for name in ("mean", "log_likelihood")},
+            mean=joined["group_mean"],
+            log_likelihood=joined.get("group_log_likelihood"),
             pit=joined.get("group_pit"),
         )
     fields = {name: value for name, value in joined.items() if not name.startswith("group_")}
@@ -264,7 +265,7 @@ def _predict_chunk(
         y,
         keep_samples=kept.samples,
         unbiased=kept.unbiased,
-        num_groups=0 if y is None else kept.groups,
+        num_groups=kept.groups,
     )
     samples = []
     for run in passes:

@@ -28,7 +28,7 @@ from bayesdrop.metrics.coverage import (
 )
 from bayesdrop.metrics.crps import continuous_ranked_probability_score
 from bayesdrop.metrics.figures import ClassifierFigures, RegressionFigures
-from bayesdrop.metrics.monte_carlo import SampleGroups, monte_carlo_errors
+from bayesdrop.metrics.monte_carlo import SampleGroups, jackknife_error, monte_carlo_errors
 from bayesdrop.metrics.ood import (
     OODMetrics,
     OODTable,
@@ -104,6 +104,7 @@ __all__ = [
     "fit_temperature",
     "least_uncertain",
     "maximum_calibration_error",
+    "jackknife_error",
     "monte_carlo_errors",
     "most_uncertain",
     "negative_log_likelihood",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,13 +21,14 @@ class SampleGroups:
     Args:
         sizes: Samples in each group, ``(G,)``.
         mean: Probabilities, or means, ``(G, N, ...)``.
-        log_likelihood: Log of the average likelihood, as in ``Prediction``, ``(G, N, ...)``.
+        log_likelihood: Log of the average likelihood, as in ``Prediction``, ``(G, N, ...)``; None
+            without targets.
         pit: Predictive distribution function at the targets, ``(G, N, ...)``, if there is one.
     """
 
     sizes: Tensor
     mean: Tensor
-    log_likelihood: Tensor
+    log_likelihood: Tensor | None = None
     pit: Tensor | None = None
 
     def weighted(self, weights: Tensor) -> SampleGroups:
@@ -36,12 +37,13 @@ class SampleGroups:
         def average(values: Tensor) -> Tensor:
             return torch.tensordot(weights.to(values.dtype), values, 1)[None]
 
-        shape = (-1, *[1] * (self.log_likelihood.ndim - 1))
-        terms = self.log_likelihood + weights.log().reshape(shape)
+        terms = self.log_likelihood
+        if terms is not None:
+            terms = terms + weights.log().reshape(-1, *[1] * (terms.ndim - 1))
         return SampleGroups(
             sizes=self.sizes.sum()[None],
             mean=average(self.mean),
-            log_likelihood=terms.logsumexp(0)[None],
+            log_likelihood=None if terms is None else terms.logsumexp(0)[None],
             pit=None if self.pit is None else average(self.pit),
         )
 
@@ -80,3 +82,23 @@ def monte_carlo_errors(
     # A difference that is rounding is none.
     spread = {n: v.std() * (v.max() - v.min() > _EQUAL * v.abs().max()) for n, v in values.items()}
     return {name: factor * float(value) for name, value in spread.items()}
+
+
+def jackknife_error(values: Sequence[float]) -> float:
+    r"""Return the standard error of a figure, from its values with one group of samples left out.
+
+    .. math::
+        \mathrm{se}^2 = \frac{G - 1}{G} \sum_{g=1}^G (T_{-g} - \bar T)^2
+
+    For figures that are smooth in the samples and dear, as the CRPS, or of two sets, as the AUROC.
+
+    Args:
+        values: Of the figure, without each of the :math:`G` groups.
+
+    Example:
+        >>> jackknife_error([1.0, 3.0])  # of a mean of two: half their distance
+        1.0
+    """
+    left_out = torch.tensor(values, dtype=torch.float64)
+    share = (len(left_out) - 1) / len(left_out)
+    return math.sqrt(share * float((left_out - left_out.mean()).square().sum()))

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesdrop.diagnostics.evaluator import figures_of, monte_carlo_error_of
-from bayesdrop.inference.predict import predict, predict_in_groups
+from bayesdrop.diagnostics.evaluator import auroc_errors, figures_of, monte_carlo_error_of
+from bayesdrop.inference.predict import predict_in_groups
 from bayesdrop.metrics import ClassifierFigures, RegressionFigures, compare_ood, uncertainty_scores
 from bayesdrop.metrics.ood import OODMetrics
 from bayesdrop.metrics.prediction import Prediction
@@ -111,10 +111,13 @@ def measure_method(
         network, test, keep_samples=not classifier, bar="predict", **options
     )
     figures = figures_of(network, prediction)
-    outside = {
-        name: predict(network, inputs, keep_samples=False, **options)
-        for name, inputs in ood.items()
-    }
+    outside, groups_outside = {}, {}
+    for name, inputs in ood.items():
+        outside[name], groups_outside[name] = predict_in_groups(
+            network, inputs, keep_samples=False, bar="predict", **options
+        )
+    errors = monte_carlo_error_of(network, prediction, groups)
+    errors |= auroc_errors(network, groups, groups_outside, same_samples=True)
     flat: tuple[Tensor | None, Tensor | None] = (None, None)
     if classifier and prediction.y is not None:
         flat = network.likelihood.flatten_labels(prediction.mean, prediction.y)
@@ -126,5 +129,5 @@ def measure_method(
         ood=compare_ood(prediction, outside).metrics if outside else {},
         probabilities=flat[0],
         labels=flat[1],
-        monte_carlo_error=monte_carlo_error_of(network, prediction, groups),
+        monte_carlo_error=errors,
     )

@@ -53,20 +53,31 @@ def regression():
 @pytest.mark.parametrize(
     ("make", "shared_by", "names"),
     [
-        (classifier, "batch", ("error", "nll", "brier", "ece", "aurc", "predictive_entropy")),
+        (
+            classifier,
+            "batch",
+            ("error", "nll", "brier", "ece", "aurc", "predictive_entropy", "auroc far"),
+        ),
         (classifier, "example", ("nll", "brier")),
-        (regression, "batch", ("rmse", "nll", "coverage 0.9")),
+        (regression, "batch", ("rmse", "nll", "coverage 0.9", "crps")),
     ],
 )
 def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, names):
     bnn, x = make(), torch.randn(250, 5)
     y = x[:, 0] + torch.randn(250) if make is regression else quadrants(x)
     values, errors = [], []
+    options = {"num_samples": 16, "shared_by": shared_by}
+    if make is regression:
+        options["keep_samples"] = True
+    elif shared_by == "batch":
+        options["ood"] = {"far": 1.3 * torch.randn(250, 5)}
     for seed in range(16):
-        result = bd.evaluate(bnn, (x, y), num_samples=16, seed=seed, shared_by=shared_by)
+        result = bd.evaluate(bnn, (x, y), seed=seed, **options)
         figures = result.to_dict()
         if make is regression:
             figures["coverage 0.9"] = result.coverage[0.9]
+        elif result.ood:
+            figures["auroc far"] = result.ood["far"]["entropy"]["auroc"]
         values.append([figures[name] for name in names])
         errors.append([result.monte_carlo_error[name] for name in names])
     spread = torch.tensor(values).std(0)
@@ -99,5 +110,15 @@ def test_without_enough_samples_or_memory_there_is_no_error(options):
     x, y = torch.randn(30, 5), torch.arange(30) % 4
     whole = bd.evaluate(classifier(), (x, y), num_samples=8)
     assert whole.monte_carlo_error and whole.to_dict()["monte_carlo_error"]["nll"] > 0
-    result = bd.evaluate(classifier(), (x, y), **{"num_samples": 8, **options})
+    result = bd.evaluate(classifier(), (x, y), ood={"far": x}, **{"num_samples": 8, **options})
     assert result.monte_carlo_error == {}
+
+
+def test_sets_that_meet_samples_of_their_own_have_the_noise_of_both():
+    bnn, x = classifier(), torch.randn(60, 5)
+    data, ood = (x, quadrants(x)), {"same": x, "far": 2.0 * x}
+    apart, together = (bd.evaluate(bnn, data, ood=ood, num_samples=32, seed=s) for s in (None, 0))
+    # The same inputs with the same samples have the same scores, whichever are drawn.
+    assert together.monte_carlo_error["auroc same"] == 0.0 < apart.monte_carlo_error["auroc same"]
+    assert 0.0 < together.monte_carlo_error["auroc far"]
+    assert "±" in next(line for line in repr(apart).splitlines() if "AUROC" in line)
