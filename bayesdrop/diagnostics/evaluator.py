@@ -16,7 +16,7 @@ from bayesdrop.inference.batches import Data
 from bayesdrop.inference.predict import predict_in_groups, warn_of_order
 from bayesdrop.metrics.figures import ClassifierFigures, RegressionFigures
 from bayesdrop.metrics.monte_carlo import SampleGroups, jackknife_error, monte_carlo_errors
-from bayesdrop.metrics.ood import OODMetrics, auroc, compare_ood
+from bayesdrop.metrics.ood import OODMetrics, auroc, by_example, compare_ood
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
@@ -297,7 +297,7 @@ def _entropies(bnn: Program, groups: SampleGroups) -> list[Tensor]:
     weights = share.repeat(len(share) + 1, 1)
     weights[:-1].fill_diagonal_(0.0)
     means = (groups.weighted(w / w.sum()).mean[0] for w in weights)
-    return [bnn.likelihood.entropy(mean) for mean in means]
+    return [by_example(bnn.likelihood.entropy(mean)).cpu() for mean in means]
 
 
 def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | RegressionFigures:

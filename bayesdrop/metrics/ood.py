@@ -133,10 +133,16 @@ def uncertainty_scores(
         scores["energy"] = prediction.energy
     if prediction.logit_norm is not None:
         scores["logit_norm"] = -prediction.logit_norm
-    return {
-        name: values.flatten(1).mean(1) if values.ndim > 1 else values
-        for name, values in scores.items()
-    }
+    return {name: by_example(values) for name, values in scores.items()}
+
+
+def by_example(values: Tensor) -> Tensor:
+    """Return the average over the labels of each example, ``(N, ...)`` to ``(N,)``.
+
+    Args:
+        values: Scores of all labels.
+    """
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
 
 
 @dataclass(frozen=True)

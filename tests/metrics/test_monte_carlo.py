@@ -122,3 +122,12 @@ def test_sets_that_meet_samples_of_their_own_have_the_noise_of_both():
     assert together.monte_carlo_error["auroc same"] == 0.0 < apart.monte_carlo_error["auroc same"]
     assert 0.0 < together.monte_carlo_error["auroc far"]
     assert "±" in next(line for line in repr(apart).splitlines() if "AUROC" in line)
+
+
+def test_an_example_with_many_labels_has_one_score():
+    net = nn.Sequential(bd.BetaBernoulliDropout(2, unit_dim=-3), nn.Conv2d(2, 3, 1))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=10)
+    x, y = torch.randn(40, 2, 2, 2), torch.randint(3, (40, 2, 2))
+    ood = {"far": 1.5 * torch.randn(30, 2, 2, 2)}
+    result = bd.evaluate(bnn, (x, y), ood=ood, num_samples=16, seed=0)
+    assert 0.0 < result.monte_carlo_error["auroc far"] < 0.5
