@@ -16,8 +16,10 @@ def test_uniform_excludes_both_ends(monkeypatch, dtype):
     assert bool(torch.logit(u).isfinite().all())
 
 
-def test_uniform_moves_nothing_but_an_end(monkeypatch):
+@pytest.mark.parametrize("plain", [False, True])
+def test_uniform_moves_nothing_but_an_end(monkeypatch, plain):
     """In float32 one of four million numbers is below eps: small ones stay as they are."""
+    monkeypatch.setattr(noise, "takes_plain_operations", lambda: plain)
     drawn = torch.tensor([0.0, 1e-30, 2.0**-24, 0.5, 1 - 2.0**-24], dtype=torch.float32)
     monkeypatch.setattr(torch, "rand", lambda shape, **options: drawn.clone())
     u = noise.uniform((5,), torch.zeros((), dtype=torch.float32))

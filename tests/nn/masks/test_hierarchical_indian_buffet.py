@@ -7,6 +7,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import kl_divergence
 from torch.nn.functional import cross_entropy
 
 import bayesdrop as bd
@@ -67,6 +68,19 @@ def test_one_draw_of_the_sticks_serves_all_layers_of_a_divergence(monkeypatch):
         given.clear()
         bd.kl_divergence(bnn.network)
         assert len(given) == 3 and all(v is given[0] for v in given)
+
+
+def test_layers_that_are_drawn_together_have_the_sticks_they_are_given():
+    bnn = shared()
+    layers = [layer for _, layer in bnn.named_dropout_layers()]
+    given = {"v": layers[0].sticks.prior()["v"].sample()}
+    joint = HierarchicalIndianBuffetDropout.draw_jointly(
+        layers, drawn={layers[0].sticks: given}, rows=10
+    )
+    expected = sum(
+        kl_divergence(layer.posterior()["pi"], layer.prior_given(given)["pi"]) for layer in layers
+    )
+    torch.testing.assert_close(joint.kl, expected)
 
 
 def test_the_sticks_have_one_set_of_parameters():
