@@ -34,16 +34,17 @@ def print_table(title: str | None, header: list[str], lines: list[list[str]]) ->
     """Print a table, as wide as the terminal."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text  # as it stands: in a string, [words] would be a style
 
     out = console()
     if title is not None:
         # A table's own title is folded to the table's width.
-        out.print(title)
+        out.print(Text(title))
     table = Table(box=box.SIMPLE_HEAD)
     for name in header:
         table.add_column(name, overflow="fold")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     out.print(table)
 
 

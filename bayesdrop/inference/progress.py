@@ -76,7 +76,7 @@ def new_bar(*, transient: bool = False) -> Progress:
 
     random.setstate(state)
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),

@@ -50,13 +50,14 @@ def rich_table(results: Sequence[MethodResult], *, title: str, latency_batch: in
     """Return the comparison as a rich table."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text  # as it stands: in a string, [words] would be a style
 
     header, cells = table_cells(results, latency_batch=latency_batch)
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1))
+    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1))
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", overflow="fold")
     for line in cells:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     return table
 
 

@@ -56,8 +56,8 @@ DATA = torch.zeros(20, 4, dtype=torch.float32), torch.arange(20) % 3
 def test_predict_and_evaluate_draw_bars_of_their_own(network):
     with terminal() as written:
         bd.predict(network, DATA, num_samples=8, batch_size=7)
-        bd.evaluate(network, DATA, ood={"ones": DATA[0] + 1}, num_samples=8)
-    for name in ("predict", "evaluate", "evaluate ones"):
+        bd.evaluate(network, DATA, ood={"ones[/a]": DATA[0] + 1}, num_samples=8)
+    for name in ("predict", "evaluate", r"evaluate ones\[/a]"):
         assert re.search(rf"{name} [^\r]*100%", written[0])
 
 

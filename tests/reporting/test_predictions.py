@@ -133,7 +133,7 @@ def write(path, p, labels=None, names="cat dog owl"):
 def test_npz_and_csv_give_the_same_report(tmp_path, no_figures):
     p, labels = made(200, 1.0, 0)
     names = ["cat", "dog", "owl"]
-    one, other = tmp_path / "one.npz", tmp_path / "other.csv"
+    one, other = tmp_path / "one.npz", tmp_path / "other [b].csv"
     np.savez(one, probabilities=p.numpy(), labels=labels.numpy(), class_names=names)
     write(other, p, [names[label] for label in labels])
     far = write(tmp_path / "far.csv", p[:30])
@@ -144,8 +144,8 @@ def test_npz_and_csv_give_the_same_report(tmp_path, no_figures):
         values = (found["rows"][0]["metrics"][key]["value"] for found in (first, second))
         assert next(values) == pytest.approx(next(values), abs=1e-9)
     assert first["selective_threshold"]["one"] and (tmp_path / "out" / "report.html").exists()
-    said = invoke("report", one, other, "--title", "T", "--out", tmp_path / "both").stdout
-    assert "T" in said and "other" in said and "report.md" in said
+    said = invoke("report", one, other, "--title", "T [/2]", "--out", tmp_path / "both").stdout
+    assert "T [/2]" in said and "other [b]" in said and "report.md" in said
 
 
 def test_two_columns_of_a_binary_problem_may_be_one(tmp_path):

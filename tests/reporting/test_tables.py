@@ -36,7 +36,8 @@ def test_markdown_and_terminal_show_the_same_cells():
     text = markdown_table(header, cells)
     assert [line.count("|") for line in text.splitlines()] == [len(header) + 1] * 4
     console = Console(file=io.StringIO(), width=160)
-    console.print(rich_table(ROWS, title="t", latency_batch=100))
+    console.print(rich_table(ROWS, title="t [/2]", latency_batch=100))
     assert "0.900" in cells[0]
     for cell in cells[0]:
         assert cell in console.file.getvalue()
+    assert "t [/2]" in console.file.getvalue()
