@@ -55,11 +55,15 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "command",
-    [(), *[(c,) for c in "demo train evaluate compare compact recipe list cite doctor".split()]],
+    [
+        *[(), ("demo",), ("train",), ("evaluate",), ("compare",), ("report",)],
+        *[("compact",), ("recipe",), ("list",), ("cite",), ("doctor",)],
+    ],
 )
 def test_help_says_what_a_command_does(command):
     text = invoke(*command, "--help").output
     assert "Usage" in text and "--help" in text
+    assert "--json" in text or not command
 
 
 def test_help_of_eighty_columns_keeps_whole_names_and_defaults(monkeypatch):
