@@ -83,7 +83,7 @@ class Learned(nn.Module):
         self.query, self.project = nn.Parameter(torch.randn(1, K)), nn.Linear(K, H)
 
     def forward(self, x):
-        return x[..., :H] @ self.project(self.query).T
+        return x[..., :H] @ self.project(self.query.expand(1, -1)).T
 
 
 def test_layers_that_read_a_parameter_count():
