@@ -115,8 +115,8 @@ def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
     if unknown:
         warnings.warn(
             f"count_flops: the operations of {', '.join(unknown)} are not counted, so that ratios "
-            "of FLOPs "
-            "are too good. Write them with matrix products or convolutions, or add them by hand.",
+            "of FLOPs are too good. Write them with matrix products or convolutions, or add them "
+            "by hand.",
             CostWarning,
             stacklevel=3,
         )

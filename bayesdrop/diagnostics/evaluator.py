@@ -31,7 +31,6 @@ _SHOWN = ("error", "rmse", "nll", "brier", "crps", "ece", "aurc", "predictive_en
 _MOST_SETS = 4
 _FOLDS = 8
 """Groups of samples that are left out in turns for the error of the CRPS."""
-_FEWEST = 8
 _NAMES = {"coverage", *(item.name for kind in _KINDS for item in fields(kind))}
 
 
@@ -273,15 +272,14 @@ def auroc_errors(
         same_samples: Whether all sets met the same posterior samples, which then are left out of
             both sets at once.
     """
-    if not outside or inside is None or len(inside.sizes) < _FEWEST:
+    if not outside or inside is None:
         return {}
-    own, scores, errors = _entropies(bnn, inside), {}, {}
+    *mine, all_mine = _entropies(bnn, inside)
+    errors = {}
     for name, groups in outside.items():
-        if groups is not None and len(groups.sizes) == len(inside.sizes):
-            scores[name] = _entropies(bnn, groups)
-    for name, others in scores.items():
-        *mine, all_mine = own
-        *theirs, all_theirs = others
+        if groups is None:
+            continue
+        *theirs, all_theirs = _entropies(bnn, groups)
         if same_samples:
             pairs = [list(zip(mine, theirs, strict=True))]
         else:

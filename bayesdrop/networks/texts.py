@@ -32,10 +32,7 @@ class MeanOfWords(nn.Module):
     @override
     def forward(self, words: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` of words ``(N, T)``."""
-        there = (words != 0).unsqueeze(-1)
-        vectors = self.embedding(words)
-        mean = (vectors * there).sum(1) / there.sum(1).clamp(min=1)
-        hidden = self.drop1(self.fc1(mean).relu())
+        hidden = self.drop1(self.fc1(_mean_of_words(self.embedding(words), words)).relu())
         return self.fc3(self.drop2(self.fc2(hidden).relu()))
 
 
@@ -62,10 +59,14 @@ class MeanOfStates(nn.Module):
     @override
     def forward(self, words: Tensor) -> Tensor:
         """Return the outputs ``(N, num_classes)`` of words ``(N, T)``."""
-        there = (words != 0).unsqueeze(-1)
         states = self.lstm(self.embedding(words))[0]
-        mean = (states * there).sum(1) / there.sum(1).clamp(min=1)
-        return self.head(self.drop(mean))
+        return self.head(self.drop(_mean_of_words(states, words)))
+
+
+def _mean_of_words(vectors: Tensor, words: Tensor) -> Tensor:
+    """Return the mean of vectors ``(N, T, K)`` where there is a word, ``(N, K)``."""
+    there = (words != 0).unsqueeze(-1)
+    return (vectors * there).sum(1) / there.sum(1).clamp(min=1)
 
 
 def text_mean(
