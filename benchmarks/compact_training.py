@@ -27,9 +27,9 @@ from bayesdrop import recipes
 PLAIN, MASKED, COMPACTED = "plain torch", "recipe", "recipe, compact_every=1"
 
 
-def plain(data: tuple, epochs: int) -> dict:
-    """Train LeNet-500-300 in plain torch."""
-    network = bd.networks.lenet_500_300()
+def plain(recipe: recipes.Recipe, data: tuple, epochs: int) -> dict:
+    """Train a recipe's network in plain torch."""
+    network = recipes.build_network(recipe, 10, tuple(data[0].shape[1:]))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     x, y = data
     for _ in range(epochs):
@@ -42,7 +42,7 @@ def plain(data: tuple, epochs: int) -> dict:
 
 def by_recipe(recipe: recipes.Recipe, data: tuple, validation: tuple, every: int | None) -> dict:
     """Train a recipe's stages, and return what became of the network."""
-    network = bd.networks.lenet_500_300(**recipe.network_options)
+    network = recipes.build_network(recipe, 10, tuple(data[0].shape[1:]))
     history = []
     for stage in recipe.stages:
         if stage.dropout:
@@ -90,7 +90,7 @@ def main() -> None:
     data = tuple(tensor[: args.examples] for tensor in splits.train)
     epochs = sum(stage.epochs for stage in recipe.stages)
     ways = {
-        PLAIN: lambda: plain(data, epochs),
+        PLAIN: lambda: plain(recipe, data, epochs),
         MASKED: lambda: by_recipe(recipe, data, splits.validation, None),
         COMPACTED: lambda: by_recipe(recipe, data, splits.validation, 1),
     }

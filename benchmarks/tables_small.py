@@ -196,29 +196,20 @@ def peers() -> str:
 
 def steps_of_layers() -> str:
     """Return what a step of every registered layer costs, before and after it was made faster."""
-    return _two_runs("before", "after")
-
-
-def steps_later() -> str:
-    """Return the same of the layers that were made faster later, on a loaded machine."""
-    return _two_runs("loaded_before", "loaded_after")
-
-
-def _two_runs(*names: str) -> str:
     result = read("step_time_layers.json")
-    before, after = (result[when]["lenet-500-300"] for when in names)
+    runs = [result[when] for when in ("before", "after")]
+    keys = ("ratio", "cpu_ratio")
+    networks = [run["lenet-500-300"] for run in runs]
     rows = [
         [
             name,
-            *(f"{of[name][key]:.2f}" for of in (before, after) for key in ("ratio", "cpu_ratio")),
+            *(f"{of[name][key]:.2f}" if name in of else "" for of in networks for key in keys),
         ]
-        for name in before
+        for name in networks[1]
     ]
-    loads = [f"{result[when]['load_before']:.1f}" for when in names]
-    header = [f"before, wall (load {loads[0]})", "before, CPU"]
-    return table(
-        ["LeNet-500-300, 1 thread", *header, f"now, wall (load {loads[1]})", "now, CPU"], rows
-    )
+    before, now = (f"{run['load_before']:.1f}" for run in runs)
+    header = [f"before, wall (load {before})", "before, CPU", f"now, wall (load {now})", "now, CPU"]
+    return table(["LeNet-500-300, 1 thread", *header], rows)
 
 
 def steps_by_cpu() -> str:
@@ -256,20 +247,25 @@ def steps_compiled() -> str:
 
 
 def whole_recipe() -> str:
-    """Return what a recipe costs against a plain run of as many epochs."""
-    result = read("compact-training.json")
-    plain = [found["plain torch"] for found in result["rounds"]]
+    """Return what recipes cost against plain runs of as many epochs."""
+    results = [read(f"compact-training{end}.json") for end in ("", "-lenet5-caffe")]
     rows = []
-    for name in ("plain torch", "recipe", "recipe, compact_every=1"):
-        runs = [found[name] for found in result["rounds"]]
-        cells = [
-            f"{statistics.median(r[kind] / p[kind] for r, p in zip(runs, plain, strict=True)):.2f}"
-            for kind in ("wall", "cpu")
-        ]
-        units = "-".join(map(str, runs[0]["units"][-1])) if "units" in runs[0] else "784-500-300"
-        rows.append([name, str(sum(result["stages"].values())), *cells, units])
-    header = [f"{result['examples']:,} images, {result['threads']} thread", "epochs"]
-    return table([*header, f"wall (load {result['load_before']:.0f})", "CPU", "units"], rows)
+    for result in results:
+        found = result["rounds"]
+        network = result["recipe"].removesuffix("-beta-bernoulli")
+        examples = f"{network}, {result['examples']:,} images"
+        epochs = "+".join(map(str, result["stages"].values()))
+        load = f"{result['load_before']:.0f}"
+        for name in ("plain torch", "recipe", "recipe, compact_every=1"):
+            cells = [
+                statistics.median(turn[name][kind] / turn["plain torch"][kind] for turn in found)
+                for kind in ("wall", "cpu")
+            ]
+            units = found[0][name].get("units")
+            left = "-".join(map(str, units[-1])) if units else "all"
+            ratios = [f"{cell:.2f}" for cell in cells]
+            rows.append([f"{examples}: {name}", epochs, str(len(found)), load, *ratios, left])
+    return table(["1 thread", "epochs", "rounds", "load", "wall", "CPU", "units"], rows)
 
 
 def predictions() -> str:
