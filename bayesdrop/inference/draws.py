@@ -223,7 +223,9 @@ class _Observed(PosteriorSample):
 
 def _enough_masks(bnn: Program, x: Inputs, draw: Draw) -> NumMasks:
     run = explained("posterior draws", bnn.network, x)
-    with _Observed(draw, shared=False) as observed, run:
+    observed = _Observed(draw, shared=False)
+    observed.num_rows = len(x)
+    with observed, run:
         outputs_of(bnn.network, x)
     if not observed.is_random:
         return 1

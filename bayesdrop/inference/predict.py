@@ -26,6 +26,7 @@ from bayesdrop.inference.predict_options import check_options, check_unbiased
 from bayesdrop.inference.progress import progress_bar
 from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.nn import ImposedMasks
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import draws_noise, seeded
 from bayesdrop.program.checks import explained, finite_weights, require_output
@@ -335,7 +336,8 @@ def probe(bnn: Program, x: Inputs) -> Cost:
 
     handles = [module.register_forward_hook(count) for module in bnn.network.modules()]
     try:
-        with explained("predict", bnn.network, x):
+        # Of a single example no other dimension can be taken for the examples.
+        with explained("predict", bnn.network, x), ImposedMasks({}, num_rows=len(x)):
             output = outputs_of(bnn.network, x)
     finally:
         for handle in handles:

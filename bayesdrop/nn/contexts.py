@@ -27,10 +27,13 @@ class ImposedMasks(MaskContext):
 
     Args:
         masks: Layer to a mask of shape ``(K,)`` or ``(N, K)``.
+        num_rows: Number of examples, if it is known.
     """
 
-    def __init__(self, masks: Mapping[BayesianDropout, Tensor]) -> None:
-        super().__init__()
+    def __init__(
+        self, masks: Mapping[BayesianDropout, Tensor], num_rows: int | None = None
+    ) -> None:
+        super().__init__(num_rows)
         self.masks = masks
 
     @override

@@ -191,8 +191,7 @@ class BayesianNetwork(Program):
         """
         if self._pyro_samples or takes_plain_operations():
             return
-        context = ImposedMasks({})
-        context.num_rows = len(x) - 1
+        context = ImposedMasks({}, num_rows=len(x) - 1)
         devices = [t.device for t in tensors_of(x) if t.device.type != "cpu"]
         with torch.random.fork_rng(devices), evaluation_mode(self.network), context:
             try:

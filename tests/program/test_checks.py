@@ -1,5 +1,7 @@
 """What a network is given and returns: errors name the layer and the remedy."""
 
+from functools import partial
+
 import pyro
 import pytest
 import torch
@@ -149,9 +151,11 @@ def test_as_many_steps_as_examples_do_not_hide_a_wrong_dimension():
 
     x, y = table(N, 4), torch.arange(N) % 2
     bnn = bd.BayesianNetwork(network(), bd.Categorical(), num_data=N)
-    for run in (bnn.loss, bnn.loss, bnn.model):
+    by_example = partial(bd.predict, bnn, x, num_samples=2, shared_by="example")
+    draws = partial(bd.to_inference_data, bnn, x, y, num_samples=2)
+    for run in (*2 * [partial(bnn.loss, x, y)], partial(bnn.model, x, y), by_example, draws):
         with pytest.raises(ShapeError, match="Pass batch_dim=1"):
-            run(x, y)
+            run()
     torch.manual_seed(0)
     right = bd.BayesianNetwork(network(batch_dim=1), bd.Categorical(), num_data=N)
     state = torch.get_rng_state()
