@@ -32,10 +32,10 @@ from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.estimators.weighted import Weighted
 from bayesdrop.files import first_line
 from bayesdrop.inference import schedules
-from bayesdrop.inference.arrays import check_index
 from bayesdrop.inference.fit import fit
 from bayesdrop.inference.predict import predict
 from bayesdrop.likelihoods import Likelihood
+from bayesdrop.metrics.arrays import check_index
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import BayesianWeights, registered
 from bayesdrop.nn.arguments import is_whole

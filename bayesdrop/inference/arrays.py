@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data
+from bayesdrop.metrics.arrays import check_index
 from bayesdrop.program.program import Program
 
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -122,23 +123,3 @@ def _refuse_columns(who: str, names: tuple[str, ...], fitted: tuple[str, ...]) -
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:
     return ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
-
-
-def check_index(who: str, x: Any, y: Any) -> None:
-    """Raise ``DataError`` if inputs and targets have one index, as pandas has, in two orders.
-
-    Args:
-        who: Who asks, for messages.
-        x: The inputs.
-        y: The targets.
-    """
-    first, second = (getattr(value, "index", None) for value in (x, y))
-    if not (hasattr(first, "equals") and hasattr(second, "equals")) or first.equals(second):  # type: ignore[union-attr]
-        return
-    if set(first) == set(second):  # type: ignore[arg-type]
-        raise DataError(
-            who,
-            expected="inputs and targets in the same order of rows",
-            got="the same index in another order",
-            hint="Pass y.loc[x.index], or reset both indices if the rows do belong together.",
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -86,3 +86,26 @@ def _no_numbers(who: str, got: str) -> DataError:
         hint="Pass floats or integers, such as values.astype('float64'); class names need an "
         "integer for each class.",
     )
+
+
+def check_index(who: str, x: Any, *others: Any) -> None:
+    """Raise ``DataError`` if rows that go together have one index, as pandas has, in two orders.
+
+    Indices with other entries say nothing: rows are taken by position, as in scikit-learn.
+
+    Args:
+        who: Who asks, for messages.
+        x: The inputs, or predictions.
+        others: The targets, and what else has a row for each.
+    """
+    first = getattr(x, "index", None)
+    for second in (getattr(value, "index", None) for value in others):
+        if not (hasattr(first, "equals") and hasattr(second, "equals")) or first.equals(second):  # type: ignore[union-attr]
+            continue
+        if set(first) == set(second):  # type: ignore[arg-type]
+            raise DataError(
+                who,
+                expected="rows that go together in the same order",
+                got="the same index in another order",
+                hint="Pass y.loc[x.index], or reset both indices if the rows do belong together.",
+            )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
-from bayesdrop.metrics.arrays import Array, as_tensor
+from bayesdrop.metrics.arrays import Array, as_tensor, check_index
 
 # Room for rounding in float32 softmax averages and in probabilities written with four digits; what
 # has fewer digits gets two of its own rounding errors, and is divided by its sum.
@@ -107,13 +107,20 @@ def as_mean_probabilities(who: str, predictions: Array) -> Tensor:
     return total / len(values)
 
 
-def as_labels(who: str, labels: Array, probabilities: Tensor) -> Tensor:
+def as_labels(who: str, labels: Array, probabilities: Tensor, given: object = None) -> Tensor:
     """Return labels ``(N,)`` as int64 on the CPU, or say why they do not go with probabilities.
+
+    Args:
+        who: The function that asks.
+        labels: The labels.
+        probabilities: As they were checked.
+        given: As they were given, with the index of their rows if they have one.
 
     Raises:
         ShapeError: If there is not one label for each row.
-        DataError: If they are not integers in ``[0, C)``.
+        DataError: If they are not integers in ``[0, C)``, or in another order than the rows.
     """
+    check_index(who, given, labels)
     values = as_tensor(who, labels).to("cpu")
     count, num_classes = probabilities.shape
     if values.shape != (count,):

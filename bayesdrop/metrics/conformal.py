@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import DataError, ShapeError
-from bayesdrop.metrics.arrays import as_tensor
+from bayesdrop.metrics.arrays import as_tensor, check_index
 from bayesdrop.metrics.checks import (
     Array,
     as_mean_probabilities,
@@ -159,6 +159,7 @@ def conformal_intervals(
     """
     who = "conformal_intervals"
     require_fraction(who, "miscoverage", miscoverage)
+    check_index(who, mean, y, scale)
     centre, target = _as_column(who, "mean", mean), _as_column(who, "y", y)
     if len(centre) != len(target):
         raise ShapeError(

@@ -65,7 +65,7 @@ def as_examples(who: str, predictions: Array, labels: Array, *, average: bool = 
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
     """
     values = (as_mean_probabilities if average else as_probabilities)(who, predictions)
-    return examples_of(values, as_labels(who, labels, values))
+    return examples_of(values, as_labels(who, labels, values, predictions))
 
 
 def examples_of(probabilities: Tensor, labels: Tensor) -> Examples:

@@ -104,7 +104,7 @@ class ClassifierFigures(Record, drop_none=True):
         who = "ClassifierFigures"
         require_bins(who, num_bins)
         parts = parts_of(who, predictions)
-        examples = examples_of(parts.mean, as_labels(who, labels, parts.mean))
+        examples = examples_of(parts.mean, as_labels(who, labels, parts.mean, predictions))
         nll = examples.nll if log_likelihood is None else -log_likelihood.double()
         sums = float(nll.sum()), float(examples.brier.sum())
         return cls.from_sums(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bayesdrop.metrics.arrays import as_tensor
+from bayesdrop.metrics.arrays import as_tensor, check_index
 from bayesdrop.metrics.checks import Array, as_mixture
 
 
@@ -25,5 +25,6 @@ def root_mean_squared_error(mean: Array, y: Array) -> float:
         3.0
     """
     who = "root_mean_squared_error"
+    check_index(who, mean, y)
     mixture = as_mixture(who, as_tensor(who, mean)[None], y, None)
     return math.sqrt(float((mixture.means[0] - mixture.y).square().mean()))

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
+from bayesdrop.metrics.arrays import check_index
 from bayesdrop.metrics.bins import share_ties
 from bayesdrop.metrics.checks import (
     Array,
@@ -130,6 +131,7 @@ def risk_coverage_of_losses(losses: Array, confidence: Array) -> RiskCoverage:
         [1.0, 2.0]
     """
     who = "risk_coverage_of_losses"
+    check_index(who, losses, confidence)
     values, scores = as_scores(who, "loss", losses), as_scores(who, "confidence", confidence)
     _require_same_length(who, values, scores)
     if values.min() < 0.0:
@@ -170,6 +172,7 @@ def losses_of(
     examples = as_examples(who, predictions, labels, average=True)
     losses, scores = (~examples.correct).double(), examples.confidence
     if confidence is not None:
+        check_index(who, predictions, confidence)
         scores = as_scores(who, "confidence", confidence)
     _require_same_length(who, losses, scores)
     return losses, scores

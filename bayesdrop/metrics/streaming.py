@@ -60,7 +60,7 @@ class ClassificationMetrics:
         who = "ClassificationMetrics.update"
         parts = parts_of(who, predictions)
         self._require_same(who, parts.mean.shape[1], parts.num_samples)
-        examples = examples_of(parts.mean, as_labels(who, labels, parts.mean))
+        examples = examples_of(parts.mean, as_labels(who, labels, parts.mean, predictions))
         if self._bins is None:
             self._first = parts.mean.shape[1], parts.num_samples
             self._bins = ClassBins(parts.mean.shape[1], self.num_bins)

@@ -95,7 +95,7 @@ def fit_temperature(
 
     who = "fit_temperature"
     log_p = _log_probabilities(who, predictions, logits)
-    target = as_labels(who, labels, log_p)
+    target = as_labels(who, labels, log_p, predictions)
     require_two_classes(who, target)
     # Scaling is the same; equal probabilities are then exactly 0, and so is their slope.
     log_p = log_p - log_p.amax(1, keepdim=True)

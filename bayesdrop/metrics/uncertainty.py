@@ -309,11 +309,11 @@ def table_by_class(
     """
     require_bins("table_by_class", num_bins)
     parts = parts_of("table_by_class", predictions)
-    examples = examples_of(parts.mean, as_labels("table_by_class", labels, parts.mean))
+    target = as_labels("table_by_class", labels, parts.mean, predictions)
+    examples = examples_of(parts.mean, target)
     information, num_classes = parts.disagreement, parts.mean.shape[1]
     if mutual_information is not None:
         information = as_scores("table_by_class", "mutual information", mutual_information)
-    target = examples.labels
     calibration = class_errors(examples.bins(num_bins), len(target)).tolist()
     count = torch.bincount(target, minlength=num_classes)
 
@@ -358,7 +358,7 @@ def example_table(
     """
     parts = parts_of("example_table", predictions)
     values, entropy, information = parts.mean, parts.predictive_entropy, parts.disagreement
-    target = None if labels is None else as_labels("example_table", labels, values)
+    target = None if labels is None else as_labels("example_table", labels, values, predictions)
     chosen = [int(index) for index in as_tensor("example_table", indices).reshape(-1)]
     if not chosen or min(chosen) < 0 or max(chosen) >= len(values):
         raise ConfigError(

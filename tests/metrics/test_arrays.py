@@ -1,6 +1,7 @@
 """Numbers in any form that NumPy, pandas and torch hold them in give the same figures."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,10 +9,14 @@ import torch
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.metrics import (
+    conformal_intervals,
     expected_calibration_error,
+    fit_temperature,
     negative_log_likelihood,
     ood_metrics,
     reliability,
+    risk_coverage,
+    risk_coverage_of_losses,
     root_mean_squared_error,
     table_by_class,
 )
@@ -68,8 +73,17 @@ def test_frames_and_series_keep_their_rows_and_not_their_index():
     pandas = pytest.importorskip("pandas")
     frame, series = pandas.DataFrame(P, index=[3, 1, 0, 2]), pandas.Series(Y, index=[3, 1, 0, 2])
     assert negative_log_likelihood(frame, series) == negative_log_likelihood(P, Y)
+    intervals = partial(conformal_intervals, miscoverage=0.5)
+    other = series.set_axis([7, 8, 9, 10])
+    assert negative_log_likelihood(frame, other) == negative_log_likelihood(P, Y)
     with pytest.raises(DataError, match="expected real numbers, got a Series of dtype"):
         negative_log_likelihood(frame, series.map(str))
+    for metric in (negative_log_likelihood, table_by_class, fit_temperature, risk_coverage):
+        with pytest.raises(DataError, match=r"got the same index in another order.*y\.loc"):
+            metric(frame, series.sort_index())
+    for metric in (root_mean_squared_error, intervals, risk_coverage_of_losses):
+        with pytest.raises(DataError, match="got the same index in another order"):
+            metric(series, series.sort_index())
 
 
 BAD = {
