@@ -82,9 +82,11 @@ class GuideDiagnostic(Record, also=("reliable", "verdict"), without=("log_ratios
     def _advice(self) -> str:
         if self.num_latents <= _FEW:
             return (
-                f"With {self.num_latents} latents that is no accident: one mask inside the "
-                "logarithm drives keep probabilities to 0 or 1. Fit with num_masks=8 or more, or "
-                "'exact', for longer, and look at simulation_based_calibration."
+                f"With {self.num_latents} latents that is no accident. If it was fitted with one "
+                "mask inside the logarithm, that drove keep probabilities to 0 or 1: fit with "
+                "num_masks=8 or more, or 'exact', for longer. If with several, latents that the "
+                "data cannot tell apart are correlated, which a guide of independent ones cannot "
+                "say. simulation_based_calibration asks about a fit's settings."
             )
         return (
             f"It says nothing against the predictions: mismatches of {self.num_latents} latents "

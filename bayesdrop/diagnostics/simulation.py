@@ -22,13 +22,22 @@ from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.inputs import GivenInputs, Inputs, as_inputs, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
-from bayesdrop.typing import Latents
+from bayesdrop.typing import Latents, NumMasks
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Nominal probabilities of the central intervals that tables show."""
 
 _MOST_BINS = 20
 _ALARM = 0.01
+_SETTLING_PASSES = 100
+_ONE_MASK = (
+    "One mask inside the logarithm drives keep probabilities to 0 or 1: fit with num_masks=8 or "
+    "more, or 'exact'."
+)
+_SEVERAL_MASKS = (
+    "Latents that the data cannot tell apart are correlated, and a guide of independent ones is "
+    "narrower than their posterior; so is a fit that has not settled: try more steps."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +56,7 @@ class SimulationBasedCalibration(TableRecord, also=("verdict",), without=("ranks
             errors: above zero where posteriors are too narrow.
         p_value: Of the hypothesis that ranks are uniform: three times the least of those of their
             histogram (chi-square), of ``shift`` and of ``spread``.
+        num_masks: Masks inside the logarithm of each fit.
     """
 
     ranks: Mapping[str, Tensor]
@@ -56,6 +66,7 @@ class SimulationBasedCalibration(TableRecord, also=("verdict",), without=("ranks
     shift: float
     spread: float
     p_value: float
+    num_masks: NumMasks = 1
 
     @property
     def num_simulations(self) -> int:
@@ -72,12 +83,8 @@ class SimulationBasedCalibration(TableRecord, also=("verdict",), without=("ranks
             where = "high" if self.shift < 0.0 else "low"
             return f"Lies too {where} ({found}): train longer, or with more masks (num_masks)."
         if self.spread > 0.0:
-            return (
-                f"Too narrow ({found}): true values lie in its tails too often. One mask inside "
-                "the logarithm drives keep probabilities to 0 or 1: fit with num_masks=8 or more, "
-                "or 'exact'. Latents that the data cannot tell apart are correlated, and a guide "
-                "of independent ones is narrower than their posterior."
-            )
+            narrow = f"Too narrow ({found}): true values lie in its tails too often."
+            return f"{narrow} {_ONE_MASK if self.num_masks == 1 else _SEVERAL_MASKS}"
         return (
             f"Too wide ({found}): it has not found its width. Train for more steps, at a higher "
             "variational_learning_rate, with parametrization='location'."
@@ -114,7 +121,8 @@ def simulation_based_calibration(
     If every :math:`q_l` is the posterior, the ranks are uniform on 0 to S. Where they pile up says
     what is wrong: at both ends, the posterior is too narrow; in the middle, too wide; at one end,
     it lies too high or too low. The weights are what they are in ``bnn``, known; only what has a
-    prior is learned: this asks about the objective and the optimiser.
+    prior is learned: this asks about the objective and the optimiser. Running statistics are
+    settled on ``x`` first, so that data are drawn from the model that is fitted.
 
     Intervals and the p-value count simulations, not latents, since the latents of one network are
     not independent: with several they are on the safe side.
@@ -152,13 +160,28 @@ def simulation_based_calibration(
     x = as_inputs("simulation_based_calibration", x)
     options = {"batch_size": len(x), "epochs": 500, "progress": False, **options}
     ranks: dict[str, list[Tensor]] = {}
+    bnn = _settled(bnn, x, seed)
     bar = progress_bar("simulations" if progress else "", num_simulations)
     with torch.random.fork_rng(devices=[]), bar as advance:  # fit sets the global generator
         for index in range(num_simulations):
             for name, row in _simulated_ranks(bnn, x, num_draws, seed + index, options).items():
                 ranks.setdefault(name, []).append(row)
             advance(1)
-    return _summary({name: torch.stack(rows) for name, rows in ranks.items()}, num_draws)
+    stacked = {name: torch.stack(rows) for name, rows in ranks.items()}
+    return _summary(stacked, num_draws, options.get("num_masks", 1))
+
+
+@torch.no_grad()
+def _settled(bnn: Program, x: Inputs, seed: int) -> Program:
+    """Return a copy with the running statistics of ``x``, or ``bnn`` itself if it has none."""
+    if not any("running_mean" in dict(m.named_buffers(recurse=False)) for m in bnn.modules()):
+        return bnn
+    work, settled = copy.deepcopy(bnn).train(), copy.deepcopy(bnn)
+    with seeded(seed):
+        for _ in range(_SETTLING_PASSES):
+            outputs_of(work.network, x)
+    settled.load_state_dict(work.state_dict())  # which leaves the modes of ``bnn``
+    return settled
 
 
 def _simulated_ranks(
@@ -209,7 +232,9 @@ def _known(bnn: Program) -> list[torch.nn.Parameter]:
     return [p for p in bnn.parameters() if id(p) not in learned]
 
 
-def _summary(ranks: Mapping[str, Tensor], num_draws: int) -> SimulationBasedCalibration:
+def _summary(
+    ranks: Mapping[str, Tensor], num_draws: int, num_masks: NumMasks = 1
+) -> SimulationBasedCalibration:
     from scipy.stats import chi2
 
     every = torch.cat(list(ranks.values()), 1).double()
@@ -237,6 +262,7 @@ def _summary(ranks: Mapping[str, Tensor], num_draws: int) -> SimulationBasedCali
         shift=shift,
         spread=spread,
         p_value=min(1.0, 3.0 * min(float(chi2.sf(statistic, num_bins - 1)), *tails)),
+        num_masks=num_masks,
     )
 
 

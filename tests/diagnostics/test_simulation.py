@@ -1,12 +1,14 @@
 """Simulation-based calibration: it passes the posterior and tells another one from it."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.diagnostics import simulation_based_calibration
-from bayesdrop.diagnostics.simulation import _summary
+from bayesdrop.diagnostics.simulation import _settled, _summary
 from bayesdrop.errors import ConfigError
 
 
@@ -59,6 +61,23 @@ def test_ranks_that_are_not_uniform_say_in_which_way(change, word):
     result = _summary({"a": ranks}, 199)
     assert result.p_value < 0.01
     assert result.verdict.startswith(word)
+    if word == "Too narrow":  # what one mask does is no answer where there were several
+        assert "fit with num_masks=8" in result.verdict
+        several = _summary({"a": ranks}, 199, num_masks=8).verdict
+        assert several.startswith(word) and "num_masks" not in several
+
+
+def test_data_are_drawn_under_the_running_statistics_that_the_fit_has():
+    bnn = one_layer("dependent-beta-bernoulli")
+    settled = _settled(bnn, inputs(), seed=0)
+    assert bnn.network[0].running_mean.tolist() == [0.0, 0.0] and settled.training
+    before = copy.deepcopy(settled.network[0])
+    settled.loss(inputs(), torch.zeros(60, 1))
+    after = settled.network[0]
+    torch.testing.assert_close(before.running_mean, torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(before.running_var, torch.tensor([0.25, 0.25]))
+    torch.testing.assert_close(after.running_mean, before.running_mean)
+    torch.testing.assert_close(after.running_var, before.running_var)
 
 
 def test_all_false_alarms_are_as_rare_as_the_p_value_says():
