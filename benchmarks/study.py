@@ -5,11 +5,12 @@
     python benchmarks/study.py check               # train a finished job again, and compare
 
 ``work`` takes jobs by priority (``study_design.py``) until the hours are over, and stops at an
-epoch; the next ``work`` goes on. A job is trained by the code of the commit in
-``study_pins.json``, in a copy of its own below ``--work``, whatever the checkout holds by then. It
-leaves one file, and one of evidence for each test image, in ``results/study``. ``pin`` writes the
-present commit there: for all, which begins the study anew, or for methods that the pinned one does
-not have. The tables are made by ``tables.py``.
+epoch; the next ``work`` goes on. A terminal shows the job in hand and the time it has; elsewhere
+only failures are written, and ``status`` tells the rest. A job is trained by the code of the
+commit in ``study_pins.json``, in a copy of its own below ``--work``, whatever the checkout holds
+by then. It leaves one file, and one of evidence for each test image, in ``results/study``.
+``pin`` writes the present commit there: for all, which begins the study anew, or for methods that
+the pinned one does not have. The tables are made by ``tables.py``.
 
 A run takes one thread. Needs MNIST and Fashion-MNIST in ``--data-dir`` or ``BAYESDROP_DATA``.
 """
@@ -17,6 +18,7 @@ A run takes one thread. Needs MNIST and Fashion-MNIST in ``--data-dir`` or ``BAY
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import math
@@ -28,6 +30,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from study_jobs import PINS, RESULTS, Job, Plan
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.files import only_writer, read_json, write_json
+from bayesdrop.inference.progress import new_bar
 
 ROOT = Path(__file__).parents[1]
 OUT_OF_TIME = 75
@@ -69,7 +73,41 @@ def carry_out(job: Job, args: argparse.Namespace, results: Path, deadline: float
         command += ["--deadline", str(deadline)]
     code = os.pathsep.join([str(folder.resolve()), str((folder / "benchmarks").resolve())])
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": code, **threads}).returncode
+    limit = None if math.isinf(deadline) else 3600 * args.hours
+    with (
+        time_bar(job.name, limit, deadline) as draw,
+        subprocess.Popen(command, env={**os.environ, "PYTHONPATH": code, **threads}) as process,
+    ):
+        while True:
+            try:
+                return process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                draw()
+
+
+@contextlib.contextmanager
+def time_bar(name: str, limit: float | None, deadline: float) -> Iterator[Callable[[], None]]:
+    """Yield a function that draws how much of the time is over, on a terminal alone.
+
+    A job runs the code of an earlier commit, which is silent: the bar is drawn beside it.
+
+    Args:
+        name: Of the job.
+        limit: Seconds given to all jobs; None if there is no limit.
+        deadline: ``time.time()`` when they are over.
+    """
+    bar = new_bar() if sys.stderr.isatty() else None
+    if bar is None:
+        yield lambda: None
+        return
+    task = bar.add_task(f"{time.strftime('%H:%M')} {name}", total=limit, status="")
+
+    def draw() -> None:
+        if limit is not None:
+            bar.update(task, completed=min(limit, limit + time.time() - deadline))
+
+    with bar:
+        yield draw
 
 
 def work(args: argparse.Namespace) -> None:
@@ -93,7 +131,6 @@ def _take(plan: Plan, args: argparse.Namespace, failed: set[str], deadline: floa
             with only_writer(args.work / "claims" / job.name):
                 if job == wanted and job.result() is not None:  # since the list was made
                     return job
-                print(time.strftime("%H:%M"), job.name, flush=True)
                 status = carry_out(job, args, RESULTS, deadline)
         except ConfigError as error:
             if "no other process" not in str(error):

@@ -1,7 +1,10 @@
 """The study's jobs, its evidence and its analysis."""
 
+import argparse
 import dataclasses
+import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from study_jobs import Job, Plan  # noqa: E402
 sys.path.remove(str(BENCHMARKS))
 
 from bayesdrop.files import write_json  # noqa: E402
+from tests.inference.test_progress import terminal  # noqa: E402
 
 PINS = {"commit": "a" * 40, "methods": {"vnd": "b" * 40}}
 VERSIONS = {"torch": "2"}
@@ -156,6 +160,21 @@ def test_a_method_pinned_later_leaves_the_jobs_of_others_as_they_are(plan, tmp_p
     names = [{job.name for job in of} for of in (plan, later)]
     changed = names[0] ^ names[1]
     assert changed and all("/vnd-" in name for name in changed)
+
+
+def test_a_job_has_a_bar_on_a_terminal_and_is_silent_elsewhere(tmp_path, monkeypatch, capfd):
+    (tmp_path / "benchmarks").mkdir()
+    script = tmp_path / "benchmarks" / "study_runs.py"
+    script.write_text("import time; time.sleep(0.3); raise SystemExit(75)")
+    monkeypatch.setattr(study, "checkout", lambda commit, work: tmp_path)
+    job = Job("run", "lenet-500-300", "mnist", "bb", 0, {}, "a", VERSIONS)
+    place = argparse.Namespace(work=tmp_path, hours=0.01, data_dir=None)
+    ends = time.time() + 18.0  # half of the time is over
+    assert study.carry_out(job, place, tmp_path, ends) == study.OUT_OF_TIME
+    assert capfd.readouterr() == ("", "")
+    with terminal() as written:
+        study.carry_out(job, place, tmp_path, ends)
+    assert re.search(rf"{job.name} [^\r]*5\d%", written[0])
 
 
 # -- evidence -------------------------------------------------------------------------------------
