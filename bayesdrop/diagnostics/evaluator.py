@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.predict import predict_in_groups, warn_of_order
-from bayesdrop.metrics.figures import ClassifierFigures, RegressionFigures
+from bayesdrop.metrics.coverage import width_error
+from bayesdrop.metrics.figures import COVERAGE_LEVELS, ClassifierFigures, RegressionFigures
 from bayesdrop.metrics.monte_carlo import SampleGroups, jackknife_error, monte_carlo_errors
-from bayesdrop.metrics.ood import OODMetrics, auroc, by_example, compare_ood
+from bayesdrop.metrics.ood import OODMetrics, by_example, compare_ood, ood_metrics
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
@@ -29,6 +31,7 @@ _WITH_ERROR = (
 )
 _SHOWN = ("error", "rmse", "nll", "brier", "crps", "ece", "aurc", "predictive_entropy")
 _MOST_SETS = 4
+_RESAMPLES = 25
 _FOLDS = 8
 """Groups of samples that are left out in turns for the error of the CRPS."""
 _NAMES = {"coverage", *(item.name for kind in _KINDS for item in fields(kind))}
@@ -47,8 +50,9 @@ class Evaluation(Record):
         prediction: The prediction of the test set.
         ood: Data set name to score name to AUROC, AUPR and FPR95, OOD being positive.
         monte_carlo_error: Figure to the standard error that comes from which posterior samples
-            were drawn, see ``monte_carlo_errors`` of ``bayesdrop.metrics``; ``auroc NAME`` is that
-            of the entropy's AUROC for an OOD set. Of a figure that is not in it, it is not known.
+            were drawn, see ``monte_carlo_errors`` of ``bayesdrop.metrics``; ``auroc NAME``,
+            ``fpr95 NAME`` and so on are those of the entropy's metrics for an OOD set, and
+            ``width 0.9`` that of an average width. Of a figure that is not in it, it is not known.
             Empty for a mean mask, for fewer than eight samples, and if the means of 16 groups of
             samples do not fit in ``memory_limit``.
     """
@@ -184,7 +188,7 @@ def evaluate(
             bnn, x, keep_samples=False, bar=f"evaluate {name}" if progress else "", **options
         )
     errors = monte_carlo_error_of(bnn, prediction, groups)
-    errors |= auroc_errors(bnn, groups, groups_outside, same_samples=seed is not None)
+    errors |= ood_errors(bnn, groups, groups_outside, same_samples=seed is not None)
     metrics = compare_ood(prediction, outside).metrics if outside else {}
     return Evaluation(figures, prediction, metrics, errors)
 
@@ -238,64 +242,71 @@ def monte_carlo_error_of(
             values |= {f"coverage {level:g}": share for level, share in found.coverage.items()}
         return {name: value for name, value in values.items() if value is not None}
 
-    return monte_carlo_errors(groups, figures) | _crps_error(bnn, prediction)
+    return monte_carlo_errors(groups, figures) | _errors_of_samples(bnn, prediction)
 
 
-def _crps_error(bnn: Program, prediction: Prediction) -> dict[str, float]:
+def _errors_of_samples(bnn: Program, prediction: Prediction) -> dict[str, float]:
     samples, variances, y = prediction.samples, prediction.sample_variances, prediction.y
     if samples is None or variances is None or y is None:
         return {}
+    errors = {}
+    if bnn.likelihood.has_normal_noise and bool((variances > 0).all()):
+        for level in COVERAGE_LEVELS:
+            errors[f"width {level:g}"] = width_error(samples, variances, level)
     fold = torch.arange(len(samples)) % _FOLDS
     target, scores = y.reshape(samples.shape[1:]), []
     for left_out in range(_FOLDS):
         rest = fold != left_out
         each = bnn.likelihood.crps(samples[rest], variances[rest], target)
         if each is None:
-            return {}
+            return errors
         scores.append(float(each.mean()))
-    return {"crps": jackknife_error(scores)}
+    return errors | {"crps": jackknife_error(scores)}
 
 
-def auroc_errors(
+def ood_errors(
     bnn: Program,
     inside: SampleGroups | None,
     outside: Mapping[str, SampleGroups | None],
     *,
     same_samples: bool,
 ) -> dict[str, float]:
-    """Return the Monte Carlo standard error of the entropy's AUROC for each OOD set.
+    """Return the Monte Carlo standard errors of the entropy's ``ood_metrics`` for each OOD set.
 
     Args:
         bnn: The network that predicted; a classifier.
         inside: What ``predict_in_groups`` returned for the test set.
         outside: OOD set's name to the same.
-        same_samples: Whether all sets met the same posterior samples, which then are left out of
-            both sets at once.
+        same_samples: Whether all sets met the same posterior samples, which then are drawn again
+            for both sets at once.
     """
-    if not outside or inside is None:
-        return {}
-    *mine, all_mine = _entropies(bnn, inside)
-    errors = {}
+    errors: dict[str, float] = {}
     for name, groups in outside.items():
-        if groups is None:
-            continue
-        *theirs, all_theirs = _entropies(bnn, groups)
-        if same_samples:
-            pairs = [list(zip(mine, theirs, strict=True))]
-        else:
-            pairs = [[(one, all_theirs) for one in mine], [(all_mine, one) for one in theirs]]
-        parts = [jackknife_error([auroc(a, b) for a, b in part]) for part in pairs]
-        errors[f"auroc {name}"] = math.hypot(*parts)
+        if inside is not None and groups is not None:
+            found = _separation_errors(bnn, inside, groups, same_samples)
+            errors |= {f"{metric} {name}": value for metric, value in found.items()}
     return errors
 
 
-def _entropies(bnn: Program, groups: SampleGroups) -> list[Tensor]:
-    """Return the predictive entropy without each group of samples, and with all, ``(N,)`` each."""
-    share = groups.sizes.double() / groups.sizes.sum()
-    weights = share.repeat(len(share) + 1, 1)
-    weights[:-1].fill_diagonal_(0.0)
-    means = (groups.weighted(w / w.sum()).mean[0] for w in weights)
-    return [by_example(bnn.likelihood.entropy(mean)).cpu() for mean in means]
+def _separation_errors(
+    bnn: Program, inside: SampleGroups, outside: SampleGroups, same_samples: bool
+) -> dict[str, float]:
+    size = inside.mean.shape[1]
+    both = SampleGroups(inside.sizes, torch.cat([inside.mean, outside.mean], 1))
+
+    def entropy(one: SampleGroups) -> Tensor:
+        return by_example(bnn.likelihood.entropy(one.mean[0])).cpu()
+
+    def metrics(mine: Tensor, theirs: Tensor) -> dict[str, float]:
+        return dict(ood_metrics(mine[:size], theirs[size:]))  # type: ignore[arg-type]
+
+    errors = partial(monte_carlo_errors, both, num_resamples=_RESAMPLES)
+    if same_samples:
+        return errors(lambda one: metrics(*[entropy(one)] * 2))
+    whole = entropy(both.weighted(both.sizes / both.sizes.sum()))
+    first = errors(lambda one: metrics(entropy(one), whole))
+    second = errors(lambda one: metrics(whole, entropy(one)))
+    return {name: math.hypot(first[name], second[name]) for name in first}
 
 
 def figures_of(bnn: Program, prediction: Prediction) -> ClassifierFigures | RegressionFigures:

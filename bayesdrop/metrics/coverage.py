@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -187,6 +188,33 @@ def mean_width(means: Array, level: float, variances: Array | float | None = Non
     """Return the average width of ``predictive_interval``, in the units of ``y``."""
     lower, upper = predictive_interval(means, level, variances)
     return float((upper - lower).mean())
+
+
+def width_error(means: Tensor, variances: Tensor, level: float) -> float:
+    r"""Return the standard error of ``mean_width`` that comes from which samples were drawn.
+
+    .. math::
+        \mathrm{se} = \frac{1}{\sqrt S}\, \mathrm{sd}_s \Big[ \frac1N \sum_n
+        \frac{F_{ns}(l_n)}{f_n(l_n)} - \frac{F_{ns}(u_n)}{f_n(u_n)} \Big]
+
+    with the ends :math:`l_n, u_n`, and :math:`f_n` the mixture's density there: each sample's
+    influence on a quantile, the jackknife with ever smaller parts left out.
+
+    Args:
+        means: ``(S, N)`` or ``(S, N, D)``.
+        variances: As in ``pit_values``, above zero.
+        level: Inside (0, 1).
+    """
+    values, noise = as_components("width_error", means, variances)
+    if noise is None or len(values) < 2:
+        return math.nan
+    scale = noise.sqrt().clamp(min=_TINY)
+    influence = torch.zeros(len(values), dtype=torch.float64)
+    for end, sign in zip(predictive_interval(means, level, variances), (1.0, -1.0), strict=True):
+        z = (end.reshape(values.shape[1:]) - values) / scale
+        density = ((-0.5 * z.square()).exp() / scale).mean(0) / math.sqrt(2.0 * math.pi)
+        influence += sign * (torch.special.ndtr(z) / density).flatten(1).mean(1)
+    return float(influence.std() / math.sqrt(len(values)))
 
 
 def _calibration(

@@ -169,19 +169,6 @@ class OODTable(TableRecord):
         return ["OOD set", "score", *OODMetrics.__annotations__], rows
 
 
-def auroc(inside: Tensor, outside: Tensor) -> float:
-    """Return the probability that an OOD example scores higher; ties count half.
-
-    Args:
-        inside: Scores of in-distribution examples, ``(N,)``.
-        outside: Scores of OOD examples, ``(M,)``.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    positive = np.repeat([0, 1], [len(inside), len(outside)])
-    return float(roc_auc_score(positive, torch.cat([inside, outside]).numpy()))
-
-
 def compare_ood(
     inside: Scorable,
     outside: Mapping[str, Scorable],

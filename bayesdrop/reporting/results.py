@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesdrop.diagnostics.evaluator import auroc_errors, figures_of, monte_carlo_error_of
+from bayesdrop.diagnostics.evaluator import figures_of, monte_carlo_error_of, ood_errors
 from bayesdrop.inference.predict import predict_in_groups
 from bayesdrop.metrics import ClassifierFigures, RegressionFigures, compare_ood, uncertainty_scores
 from bayesdrop.metrics.ood import OODMetrics
@@ -117,7 +117,7 @@ def measure_method(
             network, inputs, keep_samples=False, bar="predict", **options
         )
     errors = monte_carlo_error_of(network, prediction, groups)
-    errors |= auroc_errors(network, groups, groups_outside, same_samples=True)
+    errors |= ood_errors(network, groups, groups_outside, same_samples=True)
     flat: tuple[Tensor | None, Tensor | None] = (None, None)
     if classifier and prediction.y is not None:
         flat = network.likelihood.flatten_labels(prediction.mean, prediction.y)

@@ -56,10 +56,11 @@ def regression():
         (
             classifier,
             "batch",
-            ("error", "nll", "brier", "ece", "aurc", "predictive_entropy", "auroc far"),
+            ("error", "nll", "brier", "ece", "aurc", "predictive_entropy")
+            + ("auroc far", "aupr far", "aupr_in far", "fpr95 far", "detection_error far"),
         ),
         (classifier, "example", ("nll", "brier")),
-        (regression, "batch", ("rmse", "nll", "coverage 0.9", "crps")),
+        (regression, "batch", ("rmse", "nll", "coverage 0.9", "crps", "width 0.9")),
     ],
 )
 def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, names):
@@ -76,8 +77,10 @@ def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, name
         figures = result.to_dict()
         if make is regression:
             figures["coverage 0.9"] = result.coverage[0.9]
+            figures["width 0.9"] = result.width[0.9]
         elif result.ood:
-            figures["auroc far"] = result.ood["far"]["entropy"]["auroc"]
+            scores = result.ood["far"]["entropy"]
+            figures |= {f"{metric} far": value for metric, value in scores.items()}
         values.append([figures[name] for name in names])
         errors.append([result.monte_carlo_error[name] for name in names])
     spread = torch.tensor(values).std(0)
