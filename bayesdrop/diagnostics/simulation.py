@@ -228,7 +228,10 @@ def _simulate(bnn: Program, x: Inputs, latents: Mapping[LatentOwner, Latents]) -
 
 
 def _known(bnn: Program) -> list[torch.nn.Parameter]:
-    learned = {id(p) for _, owner in bnn.named_owners() for p in owner.variational_parameters()}
+    learned: set[int] = set()
+    for _, owner in bnn.named_owners():
+        learned |= {id(p) for p in owner.variational_parameters()}
+        learned |= {id(p) for p in owner.mean_parameters()}
     return [p for p in bnn.parameters() if id(p) not in learned]
 
 
