@@ -8,14 +8,15 @@ defaults. Each row of ``ROWS`` trains the same network from the same initial wei
 no masks; ``M=4`` has four masks for each example; ``M=1, time of M=4`` has one, and as many more
 epochs as take as long; ``M=4, quarter batches`` has four masks, a quarter of the batch and a
 quarter of the epochs, so that its network meets as many rows; ``M=1, then 4`` has four in the last
-quarter of its epochs, in which the weights hardly move; ``softplus`` learns what the papers' code
-learns of a posterior.
+quarter of its epochs, in which the weights hardly move; ``M=4, stratified`` draws an example's
+masks from noise that knows of each other (``several_masks_noise.py``); ``softplus`` learns what
+the papers' code learns of a posterior.
 
 A row has figures on images that were held out of training, by which a default is chosen, and on
 test images; with the mean mask, and averaged over 64 drawn masks. ``undecided`` counts the keep
 probabilities between 0.1 and 0.9; ``deviation`` is the standard deviation of their posterior, on
-average over the units that are kept. Rows that are in the file are not run again. One thread;
-seconds are those of the process.
+average over the units that are kept. Rows that are in the file are not run again; ``commands``
+are those that ran some. One thread; seconds are those of the process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import json
 import shlex
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -49,6 +51,7 @@ ROWS: dict[str, dict] = {
     "M=8": {"masks": 8},
     "M=1, then 4": {"masks": 1, "then": 4},
     "M=4, quarter batches": {"masks": 4, "split": 4},
+    "M=4, stratified": {"masks": 4, "noise": "stratified"},
     "M=1, softplus": {"masks": 1, "options": {"parametrization": "softplus"}},
     "M=4, softplus": {"masks": 4, "options": {"parametrization": "softplus"}},
 }
@@ -73,6 +76,8 @@ def splits(dataset: str) -> dict[str, tuple[Tensor, Tensor]]:
 
 def train(dataset: str, row: str, seed: int, data: tuple[Tensor, Tensor]) -> bd.BayesianNetwork:
     """Train the network of a row."""
+    from several_masks_noise import drawn  # which imports this file
+
     setting = ROWS[row]
     torch.manual_seed(seed)
     net = network(dataset)
@@ -95,7 +100,8 @@ def train(dataset: str, row: str, seed: int, data: tuple[Tensor, Tensor]) -> bd.
         rates = {"learning_rate": 1e-4, "variational_learning_rate": 1e-2, "schedule": (0.5,)}
         bd.fit(bnn, data, epochs=last, num_masks=setting["then"], **rates, **settings)
     else:
-        bd.fit(bnn, data, epochs=epochs, num_masks=masks, **settings)
+        with drawn(setting["noise"]) if "noise" in setting else nullcontext():
+            bd.fit(bnn, data, epochs=epochs, num_masks=masks, **settings)
     return bnn
 
 
@@ -159,14 +165,18 @@ def main() -> None:
         out = RESULTS / f"several-masks-{dataset}.json"
         for seed in arguments.seeds:
             for row in arguments.rows:
-                runs = json.loads(out.read_text())["runs"] if out.exists() else []
+                stored = json.loads(out.read_text()) if out.exists() else {"runs": []}
+                runs = stored["runs"]
                 if any((r["row"], r["seed"]) == (row, seed) for r in runs):
                     continue
                 new = run(dataset, row, seed)
                 print(dataset, row, seed, new["seconds"], new["units"], new["validation"])
                 command = "python benchmarks/several_masks.py " + shlex.join(sys.argv[1:])
+                commands = stored.get("commands") or [stored.get("command", command)]
+                if command not in commands:
+                    commands = [*commands, command]
                 runs = added(runs, [new], ["row", "seed"])
-                write({"command": command, "epochs": EPOCHS[dataset], "runs": runs}, out)
+                write({"commands": commands, "epochs": EPOCHS[dataset], "runs": runs}, out)
 
 
 if __name__ == "__main__":

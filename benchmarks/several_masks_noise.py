@@ -18,7 +18,8 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ POINTS = (0, 20, 100)  # epochs
 
 
 def independent(u: Tensor) -> Tensor:
-    """Return the noise of ``ROWS`` examples as it is, ``(ROWS, MASKS, K)``."""
+    """Return the noise of N examples as it is, ``(N, MASKS, K)``."""
     return u
 
 
@@ -57,8 +58,9 @@ WAYS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def gradients(bnn: bd.BayesianNetwork, x: Tensor, y: Tensor, way: str) -> dict[str, float]:
-    """Return the variances of the gradient and the average of the loss."""
+@contextmanager
+def drawn(way: str) -> Iterator[None]:
+    """Draw the noise of an example's masks in this way."""
     inner, met = noise.uniforms, 0
 
     def uniforms(shapes: Sequence[Sequence[int]], like: Tensor) -> Tensor:
@@ -66,26 +68,32 @@ def gradients(bnn: bd.BayesianNetwork, x: Tensor, y: Tensor, way: str) -> dict[s
         parts = list(inner(shapes, like).split([math.prod(shape) for shape in shapes]))
         info = torch.finfo(like.dtype)
         for index, shape in enumerate(shapes):
-            if len(shape) == 2 and shape[0] == ROWS * MASKS:  # an example's masks stand in a row
+            if len(shape) == 2 and shape[0] % MASKS == 0:  # an example's masks stand in a row
                 met += 1
-                u = WAYS[way](parts[index].reshape(ROWS, MASKS, -1).clone())
+                u = WAYS[way](parts[index].reshape(shape[0] // MASKS, MASKS, -1).clone())
                 parts[index] = u.flatten().clamp(info.tiny, 1 - info.eps)
         return torch.cat(parts)
 
+    noise.uniforms = uniforms
+    try:
+        yield
+    finally:
+        noise.uniforms = inner
+    if met == 0:
+        raise RuntimeError("no mask's noise was met")
+
+
+def gradients(bnn: bd.BayesianNetwork, x: Tensor, y: Tensor, way: str) -> dict[str, float]:
+    """Return the variances of the gradient and the average of the loss."""
     named = [(n, p) for n, p in bnn.named_parameters() if p.requires_grad]
     of_posterior = [not n.endswith(("weight", "bias")) for n, _ in named]
     losses, found = [], []
-    noise.uniforms = uniforms
-    try:
+    with drawn(way):
         for repeat in range(REPEATS):
             torch.manual_seed(repeat)
             terms = bnn.loss(x, y, num_masks=MASKS)
             losses.append(float(terms.nll.detach()))
             found.append(torch.autograd.grad(terms.nll, [p for _, p in named], allow_unused=True))
-    finally:
-        noise.uniforms = inner
-    if met == 0:
-        raise RuntimeError("no mask's noise was met")
     total = {"weights": 0.0, "posteriors": 0.0}
     for index, posterior in enumerate(of_posterior):
         if found[0][index] is not None:
