@@ -36,6 +36,13 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
         CheckpointError: If it cannot be written; what was at ``path`` is untouched.
     """
     path = as_path(path)
+    if path.exists() and not path.is_file():  # a device would be replaced by the file
+        raise CheckpointError(
+            f"file {path}",
+            expected="the name of a file, old or new",
+            got="that of a folder" if path.is_dir() else "that of a device or a pipe",
+            hint="Write to a file of your own.",
+        )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def as_path(path: object) -> Path:
     raise ConfigError(
         "bayesdrop file",
         expected="the name of a file, a str or a path",
-        got=repr(path),
+        got=repr(path) if isinstance(path, str | bytes) else f"a {type(path).__name__}",
         hint='For example "model.pt".',
     )
 

@@ -81,6 +81,14 @@ def _refuse_wrapped(network: nn.Module) -> None:
 
 
 def _refuse_unfinished(network: nn.Module) -> None:
+    for name, tensor in network.named_parameters():
+        if tensor.is_meta:
+            raise ConversionError(
+                "convert",
+                expected="parameters with values",
+                got=f"{name!r} on the meta device",
+                hint="Give it values first: network.to_empty(device='cpu'), then load them.",
+            )
     for name, module in network.named_modules():
         if any(is_lazy(tensor) for tensor in (module._parameters | module._buffers).values()):
             raise ConversionError(

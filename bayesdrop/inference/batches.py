@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -188,8 +189,9 @@ def _batches(
     known_examples(data)  # which refuses empty data
     tensors, size = as_tensors(data), batch_size or 100
     if tensors is None:
-        for item in _loader(data, size, shuffle, generator):
-            yield as_batch(item)
+        with _collating():
+            for item in _loader(data, size, shuffle, generator):
+                yield as_batch(item)
         return
     count = len(tensors[0])
     order = torch.randperm(count, generator=generator) if shuffle else None
@@ -198,12 +200,29 @@ def _batches(
         yield take(tensors, rows)
 
 
+@contextmanager
+def _collating() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "stack expects each tensor to be equal size" not in str(error):
+            raise
+        raise DataError(
+            WHO,
+            expected="examples of one shape",
+            got=f"others in one batch ({error})",
+            hint="Pad them, or pass a DataLoader with a collate_fn that does.",
+        ) from error
+
+
 def _loader(
     data: Any, batch_size: int, shuffle: bool, generator: torch.Generator | None
 ) -> Iterable[object]:
     if isinstance(data, DataLoader) or _yields_batches(data):
         return cast("Iterable[object]", data)
     stream = isinstance(data, IterableDataset)
+    if not stream:
+        num_examples(data)  # which refuses a Dataset without a length
     return DataLoader(data, batch_size, shuffle=shuffle and not stream, generator=generator)
 
 

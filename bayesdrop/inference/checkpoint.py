@@ -15,6 +15,7 @@ from bayesdrop.errors import CheckpointError
 from bayesdrop.files import as_path, first_line, write_file
 from bayesdrop.inference.privacy import Privacy
 from bayesdrop.nn.latents import is_carried
+from bayesdrop.program.checks import check_program
 from bayesdrop.program.program import Program
 
 ProgramT = TypeVar("ProgramT", bound=Program)
@@ -94,7 +95,9 @@ def save(bnn: Program, path: str | os.PathLike[str]) -> None:
 
     Raises:
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.
+        ConfigError: If ``bnn`` is none, or ``path`` no path.
     """
+    check_program("save", bnn)
     settings = {name: getattr(bnn, name) for name in _SETTINGS}
     if bnn.privacy is not None:
         settings["privacy"] = bnn.privacy.to_dict()
@@ -107,7 +110,9 @@ def load(bnn: ProgramT, path: str | os.PathLike[str]) -> ProgramT:
     Raises:
         CheckpointError: If the file is missing, damaged, foreign or of another architecture;
             ``bnn`` is then unchanged.
+        ConfigError: If ``bnn`` is none, or ``path`` no path.
     """
+    check_program("load", bnn)
     payload = read(path, "model")
     missing = [name for name in ("state", *_SETTINGS) if name not in payload]
     if missing:

@@ -145,6 +145,8 @@ def bad_gradient(name: str, x: Inputs, y: Tensor, step: int) -> DivergenceError:
     """Return the error for a gradient that is not finite, of the parameter ``name``."""
     too_large = _too_large(x, y)
     hint = "The loss is finite: look for a root or quotient of zero in the network."
+    if any(t.is_floating_point() and t.itemsize == 2 for t in tensors_of(x)):
+        hint = "Keep the network in float32: its noise needs the digits. See fit's autocast."
     if too_large:
         hint = f"Standardise the data: they have {too_large}."
     return DivergenceError(

@@ -40,7 +40,9 @@ from bayesdrop.inference.training import (
 )
 from bayesdrop.inference.validation import validate
 from bayesdrop.nn import StickBreakingDropout
+from bayesdrop.ops.seeding import as_seed
 from bayesdrop.ops.stable import flushed_denormals
+from bayesdrop.program.checks import check_program
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
 
@@ -220,7 +222,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     On shared cores run with ``OMP_NUM_THREADS=1`` (or ``torch.set_num_threads(1)``): torch's
     threads wait busily for one another, and small networks then take many times as long.
     """
-    settings.check_program(bnn)
+    check_program("fit", bnn)
+    settings.check_trainable(bnn)
     settings.check_counts(epochs=epochs, batch_size=batch_size, checkpoint_every=checkpoint_every)
     settings.check_counts(
         patience=1 if patience is None else patience,
@@ -233,7 +236,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         weight_decay=weight_decay,
         clip_norm=clip_norm,
     )
-    settings.check_seed(seed)
+    seed = None if seed is None else as_seed(seed)
     settings.check_folders(checkpoint_dir=checkpoint_dir, tensorboard=tensorboard)
     called = settings.as_callbacks(callbacks)
     bnn.check_num_masks(num_masks)
@@ -286,7 +289,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             "compact_every": None if compact_every is None else int(compact_every),
             "autocast": None if autocast is None else str(autocast),
             "processes": 1 if ranks is None else ranks.size,
-            "seed": None if seed is None else int(seed),
+            "seed": seed,
             "private": None if steps is None else steps.description(),
         },
     )
@@ -306,7 +309,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     if path is not None and resume and path.exists():
         run.restore(path, data)
     elif seed is not None:
-        torch.manual_seed(int(seed))
+        torch.manual_seed(seed)
     if path is not None and leads:
         sweep(path)
     size = known_examples(data) or bnn.num_data

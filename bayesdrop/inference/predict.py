@@ -19,7 +19,7 @@ from bayesdrop.errors import (
     ReliabilityWarning,
 )
 from bayesdrop.inference.arrays import arrays_of
-from bayesdrop.inference.batches import Data, batches, num_examples
+from bayesdrop.inference.batches import Data, batches, known_examples, num_examples
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.inference.open_units import open_passes
 from bayesdrop.inference.predict_options import check_options, check_unbiased
@@ -138,7 +138,7 @@ def predict(
 
 
 @torch.no_grad()
-def predict_in_groups(
+def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
     bnn: Program,
     data: Data,
     *,
@@ -183,6 +183,9 @@ def predict_in_groups(
         # All global latents (and shared masks) come first: chunking cannot change the draw.
         passes: list[Pass] = [partial(outputs_of, bnn.network)]
         if sample:
+            if bnn.is_random:  # too many are refused before they are drawn, which takes long
+                least = _Kept(keep_samples, unbiased, 0)
+                _fitting(least, num_samples, known_examples(data) or 1, 4, memory_limit)
             passes = bnn.posterior_passes(num_samples, shared_by=shared_by)
         groups = min(num_groups, len(passes)) if len(passes) >= _FEWEST else 0
         kept = _Kept(keep_samples, unbiased, groups)

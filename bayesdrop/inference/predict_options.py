@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.arguments import is_real
+from bayesdrop.program.checks import check_program
 from bayesdrop.program.program import Program
 from bayesdrop.typing import SharedBy
 
@@ -13,20 +15,15 @@ def check_options(
     bnn: object, num_samples: int, shared_by: str, batch_size: int | None, memory_limit: int
 ) -> None:
     """Raise ``ConfigError`` unless the arguments make sense, each by itself."""
-    if not isinstance(bnn, Program):
-        raise ConfigError(
-            "predict",
-            expected="a BayesianNetwork or a VariationalAutoencoder",
-            got=type(bnn).__name__,
-            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
-        )
+    check_program("predict", bnn)
     if shared_by not in get_args(SharedBy):
         raise unknown_name("shared_by of predict", shared_by, get_args(SharedBy))
-    if num_samples < 1 or memory_limit < 1 or (batch_size is not None and batch_size < 1):
+    counts = (num_samples, memory_limit, 1 if batch_size is None else batch_size)
+    if any(not is_real(count) or count < 1 or count != int(count) for count in counts):
         raise ConfigError(
             "predict",
-            expected="num_samples, batch_size and memory_limit of at least 1",
-            got=f"{num_samples}, {batch_size} and {memory_limit}",
+            expected="num_samples, batch_size and memory_limit, whole numbers of at least 1",
+            got=f"{num_samples!r}, {batch_size!r} and {memory_limit!r}",
             hint="The defaults are 64, None and 2**30 bytes.",
         )
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import Any
 
+import torch
+
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.program.program import Program
@@ -16,15 +18,23 @@ from bayesdrop.program.program import Program
 _MONITORS = ("val_nll", "val_error", "val_rmse")
 
 
-def check_program(bnn: object) -> None:
-    """Raise ``ConfigError`` unless ``bnn`` is a program."""
-    if not isinstance(bnn, Program):
+def check_trainable(bnn: Program) -> None:
+    """Raise ``ConfigError`` unless gradients of the parameters can be computed."""
+    if not torch.is_grad_enabled():
         raise ConfigError(
             "fit",
-            expected="a BayesianNetwork or a VariationalAutoencoder",
-            got=f"the class {bnn.__name__}" if isinstance(bnn, type) else type(bnn).__name__,
-            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
+            expected="gradients",
+            got="a call within torch.no_grad() or torch.inference_mode()",
+            hint="Call it outside.",
         )
+    for name, parameter in bnn.named_parameters():
+        if parameter.is_inference():
+            raise ConfigError(
+                "fit",
+                expected="parameters that can be trained",
+                got=f"{name!r}, made within torch.inference_mode()",
+                hint="Build the network outside.",
+            )
 
 
 def check_counts(**counts: Any) -> None:
@@ -58,17 +68,6 @@ def check_rates(clip_norm: Any, **rates: Any) -> None:
         )
 
 
-def check_seed(seed: Any) -> None:
-    """Raise ``ConfigError`` unless ``seed`` is None or one that torch takes."""
-    if seed is not None and not (is_whole(seed) and -(2**63) <= seed < 2**64):
-        raise ConfigError(
-            "fit",
-            expected="seed to be None or an int from -2**63 to 2**64 - 1",
-            got=f"seed={seed!r}",
-            hint="Any small number will do.",
-        )
-
-
 def check_monitor(monitor: Any, patience: int | None, validation: Any) -> None:
     """Raise ``ConfigError`` unless there is something to monitor, and it has a known name."""
     if isinstance(validation, Integral):  # also a bool
@@ -97,7 +96,7 @@ def check_monitor(monitor: Any, patience: int | None, validation: Any) -> None:
 def check_folders(**folders: Any) -> None:
     """Raise ``ConfigError`` unless each argument is None or a path."""
     for name, value in folders.items():
-        if value is not None and not isinstance(value, str | os.PathLike):
+        if value is not None and (not isinstance(value, str | os.PathLike) or value == ""):
             raise ConfigError(
                 "fit",
                 expected=f"{name} to be None or the path of a folder",

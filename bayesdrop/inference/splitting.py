@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,7 +54,7 @@ def rebuilt(part: Part, tensors: list[Tensor]) -> Part:
 
 def _as_tensor(name: str, value: Tensor | np.ndarray) -> Tensor:
     if isinstance(value, Tensor):
-        return value
+        return value.detach()  # what they were computed from is not trained
     if np.ma.is_masked(value):
         raise DataError(
             WHO,
@@ -161,12 +161,15 @@ def not_a_pair(item: object) -> DataError:
     got = f"a {type(item).__name__}"
     hint = "Make the Dataset return a tensor, or a pair of tensors."
     if isinstance(item, tuple | list):
-        got = f"{len(item)} items ({', '.join(type(part).__name__ for part in item)})"
+        kinds = [type(part).__name__ for part in item[:4]] + ["..."] * (len(item) > 4)
+        got = f"{len(item)} items ({', '.join(kinds)})"
         if isinstance(item, list) and item and isinstance(item[0], Mapping | tuple):
             hint = "A list of examples goes into a DataLoader, which makes batches of them; a "
             hint += "list of batches into DataLoader(batches, batch_size=None)."
         elif any(hasattr(part, "toarray") for part in item):
             hint = "A sparse matrix is made dense by its toarray()."
+        elif len(item) == 2 and isinstance(item[1], Sequence):
+            hint = "Make a tensor of a list: torch.tensor(y)."
         elif len(item) > 2:
             hint += " The inputs of a network with several go into a tuple: ((x1, x2), y)."
     if isinstance(item, Mapping):

@@ -161,6 +161,14 @@ class TrainingRun:
                 got="none",
                 hint="Does the data yield batches each time it is iterated over?",
             )
+        missing = getattr(self.bnn.likelihood, "ignore_index", None)
+        if nll == 0.0 and missing is not None and seen and bool((y == missing).all()):
+            raise DataError(
+                "fit",
+                expected="examples with targets",
+                got=f"ignore_index={missing} for all",
+                hint="Are the labels those of another split?",
+            )
         if self.ranks is not None:
             nll, kl, total = self.ranks.end_epoch(self.bnn, nll, kl, seen)
             return nll / total, kl / total

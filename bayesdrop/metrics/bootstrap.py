@@ -16,6 +16,7 @@ from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.bins import width_bins
 from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores, require_fraction
 from bayesdrop.metrics.examples import as_examples, entropy_of, nll_of
+from bayesdrop.ops.seeding import as_seed
 from bayesdrop.record import Record, plain
 
 METRICS = ("error", "nll", "brier", "ece", "aurc")
@@ -222,6 +223,7 @@ def bootstrap_metrics(
     who = "bootstrap_metrics"
     _check_options(predictions, num_resamples)
     require_fraction(who, "level", level)
+    seed = as_seed(seed)
     given = log_likelihood or {}
     columns = {name: _Columns(v, labels, given.get(name)) for name, v in predictions.items()}
     labels = as_tensor(who, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
+
+from bayesdrop.errors import ConfigError
 
 
 @contextmanager
@@ -25,6 +28,9 @@ def seeded(seed: int | None) -> Iterator[None]:
 
     Args:
         seed: Any integer that ``torch.manual_seed`` takes; None does nothing.
+
+    Raises:
+        ConfigError: If it is none of these.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -39,8 +45,26 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with _OwnGenerators(seed):
+    with _OwnGenerators(as_seed(seed)):
         yield
+
+
+def as_seed(seed: object) -> int:
+    """Return an integer of Python or NumPy as ``torch.manual_seed`` takes it.
+
+    Raises:
+        ConfigError: If it is none, or too large.
+    """
+    if isinstance(seed, Integral) and not isinstance(seed, bool):
+        number = int(seed)
+        if -(2**63) <= number < 2**64:
+            return number
+    raise ConfigError(
+        "bayesdrop",
+        expected="seed to be None or an int from -2**63 to 2**64 - 1",
+        got=f"seed={seed!r}",
+        hint="Any small number will do.",
+    )
 
 
 def draws_noise(run: Callable[[], object]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import BayesdropError, ConfigError, DataError, DivergenceError, ShapeError
 from bayesdrop.program.inputs import Inputs, bound_inputs, named_inputs, shape_text, tensors_of
+from bayesdrop.program.program import Program
 
 # What torch says of dtypes, of shapes, and of a batch of one in batch norm.
 _DTYPES = re.compile(
@@ -25,6 +26,30 @@ _SHAPES = re.compile(
     r"|embedding dimension|Kernel size can't be|Padding size should be|a vector of size equal"
 )
 _SHORT = {torch.float32: "x.float()", torch.float64: "x.double()", torch.float16: "x.half()"}
+
+
+def check_program(who: str, bnn: object) -> None:
+    """Raise ``ConfigError`` unless ``bnn`` is a program whose parameters have values.
+
+    Args:
+        who: Who asks, for the message.
+        bnn: Anything.
+    """
+    if not isinstance(bnn, Program):
+        raise ConfigError(
+            who,
+            expected="a BayesianNetwork or a VariationalAutoencoder",
+            got=f"the class {bnn.__name__}" if isinstance(bnn, type) else type(bnn).__name__,
+            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
+        )
+    for name, parameter in bnn.named_parameters():
+        if parameter.is_meta:
+            raise ConfigError(
+                who,
+                expected="parameters with values",
+                got=f"{name!r} on the meta device",
+                hint="Give it values before convert: network.to_empty(device='cpu'), then load.",
+            )
 
 
 def require_output(who: str, output: object, num_rows: int) -> Tensor:
