@@ -6,6 +6,7 @@ from rows import read, table
 
 PLACES = {
     "prediction": "predict, evaluate, metrics, compression",
+    "calls": "modes, files, counts, seeds, tables",
     "programs": "constructors, loss, convert",
     "training": "fit",
 }

@@ -14,6 +14,7 @@ from bayesdrop.compression.counter import CostCounter
 from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.program.inputs import positional_inputs
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
@@ -115,14 +116,15 @@ def sweep_thresholds(
     _check_network(bnn)
     work = copy.deepcopy(bnn)
     layers = work.named_dropout_layers()
-    values = _default_thresholds(work) if thresholds is None else sorted(set(thresholds))
-    if not values or not all(0.0 <= value < 1.0 for value in values):
+    values = _default_thresholds(work) if thresholds is None else list(thresholds)
+    if not values or not all(is_real(value) and 0.0 <= value < 1.0 for value in values):
         raise ConfigError(
             "sweep_thresholds",
             expected="at least one threshold, all in [0, 1)",
             got=str(values),
             hint="They are keep probabilities, such as [0.0, 1e-3, 0.1, 0.5].",
         )
+    values = sorted(set(values))
     x, _ = next(iter(batches(validation_data, 1)))
     device = next(work.parameters()).device
     counter = CostCounter(

@@ -8,6 +8,7 @@ from typing import Any
 from bayesdrop.data.classification import load_images
 from bayesdrop.data.regression import load_regression, regression_sets
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import is_real
 
 
 def load_data(
@@ -62,6 +63,13 @@ def load_data(
         >>> data.image_shape, data.num_classes
         ((1, 8, 8), 8)
     """
+    if not isinstance(name, str) or not (validation is None or is_real(validation)):
+        raise ConfigError(
+            "load_data",
+            expected="the name of a data set, and a number for validation",
+            got=f"{name!r}, validation={validation!r}",
+            hint="For example load_data('digits', validation=100).",
+        )
     if name in regression_sets or name.startswith("uci/"):
         held_out = 0.0 if validation is None else validation
         return load_regression(name, split, validation=held_out, data_dir=data_dir)

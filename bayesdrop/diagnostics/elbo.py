@@ -26,6 +26,7 @@ from bayesdrop.diagnostics.kl import (
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
+from bayesdrop.nn.arguments import is_whole
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.inputs import (
     GivenInputs,
@@ -359,11 +360,12 @@ def _check_arguments(
     bnn: object, x: Inputs, y: Tensor, num_samples: int, num_repeats: int
 ) -> None:
     known = isinstance(bnn, Program) and not bnn.has_local_latents
-    if not known or num_samples < 100 or num_repeats < 10:
+    whole = is_whole(num_samples) and is_whole(num_repeats)
+    if not known or not whole or num_samples < 100 or num_repeats < 10:
         raise ConfigError(
             "check_elbo",
             expected="a BayesianNetwork, num_samples >= 100 and num_repeats >= 10",
-            got=f"a {type(bnn).__name__}, {num_samples} and {num_repeats}",
+            got=f"a {type(bnn).__name__}, {num_samples!r} and {num_repeats!r}",
             hint="The defaults are 10,000 samples and 50 repeats. An auto-encoder draws an "
             "example's own latents in every pass, so that its parts do not sum to the whole.",
         )

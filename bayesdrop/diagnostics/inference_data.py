@@ -26,6 +26,7 @@ from bayesdrop.inference.draws import (
     stack_draws,
 )
 from bayesdrop.nn import BayesianDropout, LatentOwner
+from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.inputs import named_inputs
@@ -243,12 +244,14 @@ def check_options(
             got=f"num_masks={num_masks!r}",
             hint="32 are enough for most; 'exact' sums over those of one small layer.",
         )
-    if num_samples < fewest or min(memory_limit, 1 if batch_size is None else batch_size) < 1:
+    others = (memory_limit, 1 if batch_size is None else batch_size)
+    numbers = is_whole(num_samples) and all(is_real(count) for count in others)
+    if not numbers or num_samples < fewest or min(others) < 1:
         raise ConfigError(
             who,
             expected=f"num_samples of at least {fewest}, and batch_size and memory_limit of at "
             "least 1",
-            got=f"{num_samples}, {batch_size} and {memory_limit}",
+            got=f"{num_samples!r}, {batch_size!r} and {memory_limit!r}",
             hint="Leave batch_size=None and memory_limit at their defaults.",
         )
 

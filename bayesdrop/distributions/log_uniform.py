@@ -115,12 +115,18 @@ def _kl_normal_log_uniform(q: Normal, p: LogUniform) -> Tensor:
     As a function of :math:`\theta / \sigma` it is smooth, also at :math:`\theta = 0`, so that
     nothing needs to be clamped.
     """  # noqa: D400, D415 - ends in a formula
-    ratio = q.loc / q.scale
+    ratio = _wide(q.loc / q.scale)
     if p.divergence == "exact":
         kl = _plain_exact_kl(ratio) if takes_plain_operations() else _ExactKL.apply(ratio)
     else:
         kl = _fitted(ratio) if p.divergence == "fit" else _cubic(ratio)
+    kl = kl.to(q.loc.dtype)
     return kl.expand(torch.broadcast_shapes(kl.shape, p.batch_shape))
+
+
+def _wide(x: Tensor) -> Tensor:
+    # Half a float has neither the digits nor the range.
+    return x.float() if x.itemsize == 2 else x
 
 
 def _fitted(ratio: Tensor) -> Tensor:
@@ -205,7 +211,7 @@ def summed_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
         log_variance: :math:`\log \sigma^2`, of the same shape.
     """
     form = _plain_summed_kl if takes_plain_operations() else _SummedKL.apply
-    return form(mean, log_variance)
+    return form(_wide(mean), _wide(log_variance)).to(mean.dtype)
 
 
 def _plain_summed_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.bins import width_bins
 from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores, require_fraction
 from bayesdrop.metrics.examples import as_examples, entropy_of, nll_of
-from bayesdrop.ops.seeding import as_seed
 from bayesdrop.record import Record, plain
 
 METRICS = ("error", "nll", "brier", "ece", "aurc")
@@ -223,7 +223,7 @@ def bootstrap_metrics(
     who = "bootstrap_metrics"
     _check_options(predictions, num_resamples)
     require_fraction(who, "level", level)
-    seed = as_seed(seed)
+    seed = int(seed)  # of NumPy too
     given = log_likelihood or {}
     columns = {name: _Columns(v, labels, given.get(name)) for name, v in predictions.items()}
     labels = as_tensor(who, labels)
@@ -387,10 +387,12 @@ def _draw(number: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _check_options(predictions: Mapping[str, Array], num_resamples: int) -> None:
-    if not predictions or num_resamples < _FEWEST:
+    named = isinstance(predictions, Mapping) and bool(predictions)
+    if not named or not isinstance(num_resamples, Integral) or num_resamples < _FEWEST:
         raise ConfigError(
             "bootstrap_metrics",
             expected=f"at least one classifier and {_FEWEST} resamples",
-            got=f"{len(predictions)} classifiers and num_resamples={num_resamples}",
+            got=f"{len(predictions)} classifiers in a {type(predictions).__name__} and "
+            f"num_resamples={num_resamples!r}",
             hint='For example bootstrap_metrics({"net": probabilities}, labels).',
         )

@@ -269,11 +269,11 @@ def require_fraction(who: str, name: str, value: float) -> None:
     Raises:
         ConfigError: If it is not inside (0, 1).
     """
-    if not 0.0 < value < 1.0:
+    if isinstance(value, str) or value is None or not 0.0 < value < 1.0:
         raise ConfigError(
             who,
             expected=f"0 < {name} < 1",
-            got=f"{name}={value}",
+            got=f"{name}={value!r}",
             hint="Give a fraction: 5 % is 0.05.",
         )
 

@@ -32,7 +32,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
-from bayesdrop.ops.seeding import as_seed
 from bayesdrop.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -104,7 +103,7 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
     if chosen.length:
         constant *= min(x.shape[-2:]) / _SIZE
     # Drawn on the CPU, so that the images do not depend on the device.
-    generator = torch.Generator().manual_seed(as_seed(seed))
+    generator = torch.Generator().manual_seed(int(seed))
     images = x.detach().clamp(0.0, 1.0)
     parts = [chosen.apply(part, constant, generator) for part in images.split(_CHUNK)]
     return torch.cat(parts).clamp(0.0, 1.0)

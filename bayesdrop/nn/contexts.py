@@ -12,7 +12,7 @@ from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.nn.context import MaskContext, note_divergence
 from bayesdrop.nn.latents import LatentOwner, is_own, kl_divergence, named_owners
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
@@ -361,6 +361,7 @@ def impose_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> ImposedMask
 
     Raises:
         ConfigError: If a name is not that of a dropout layer of ``network``.
+        ShapeError: If a mask does not have the layer's number of units.
 
     Example:
         >>> import bayesdrop as bd
@@ -370,7 +371,18 @@ def impose_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> ImposedMask
         True
     """
     layers = dict(named_dropout_layers(network))
-    for name in masks:
+    given: dict[BayesianDropout, Tensor] = {}
+    for name, mask in masks.items():
         if name not in layers:
             raise unknown_name("dropout layer", name, layers)
-    return ImposedMasks({layers[name]: torch.as_tensor(mask) for name, mask in masks.items()})
+        layer = layers[name]
+        given[layer] = torch.as_tensor(mask)
+        if given[layer].ndim == 0 or given[layer].shape[-1] != layer.num_units:
+            raise ShapeError(
+                "impose_masks",
+                expected=f"a mask of shape ({layer.num_units},) or (N, {layer.num_units}) for "
+                f"{name!r}",
+                got=str(tuple(given[layer].shape)),
+                hint="A mask has a number for each unit.",
+            )
+    return ImposedMasks(given)

@@ -256,7 +256,8 @@ class Recipe:
             **settings: Fields of ``Stage``, for all stages.
 
         Raises:
-            ConfigError: If there is no stage before the last, or a setting is out of range.
+            ConfigError: If there is no stage before the last, or a setting is out of range or
+                unknown.
         """
         if pretrain_epochs is not None and len(self.stages) < 2:
             raise ConfigError(
@@ -265,6 +266,10 @@ class Recipe:
                 got="a single stage",
                 hint="Use epochs (--epochs).",
             )
+        known = [field.name for field in dataclasses.fields(Stage)]
+        for name in settings:
+            if name not in known:
+                raise unknown_name("setting of a stage", name, known)
         given = {name: value for name, value in settings.items() if value is not None}
         last = len(self.stages) - 1
         stages = []
@@ -312,4 +317,4 @@ def get(name: str) -> Recipe:
         >>> get("lenet-500-300-bb") is get("lenet-500-300-beta-bernoulli")
         True
     """
-    return registry[todays_recipe(name, registry)]
+    return registry[todays_recipe(str(name), registry)]

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.binary_concrete import relaxed_masks, relaxed_product
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.context import active_context, context_of
 from bayesdrop.nn.latents import LatentOwner, alike, is_own
 from bayesdrop.nn.mask import BayesianDropout
@@ -66,11 +67,11 @@ class BernoulliDropout(TwoValuedMask, BayesianDropout):
             threshold=threshold,
             kl_scale=kl_scale,
         )
-        if not 0.0 < temperature < math.inf:
+        if not is_real(temperature) or not 0.0 < temperature < math.inf:
             raise ConfigError(
                 type(self).__name__,
                 expected="temperature > 0 and finite",
-                got=f"temperature={temperature}",
+                got=f"temperature={temperature!r}",
                 hint="The default is 0.1.",
             )
         check_relaxation(relaxation)

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.kumaraswamy import kl_beyond_one
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.latents import JointDraw, LatentOwner, is_own, joined
@@ -68,11 +69,11 @@ class BetaBernoulliPosterior(KumaraswamyPosterior, BernoulliDropout):
             "init_concentration0": init_concentration0,
         }
         for name, value in positive.items():
-            if not 0.0 < value < float("inf"):
+            if not is_real(value) or not 0.0 < value < float("inf"):
                 raise ConfigError(
                     type(self).__name__,
                     expected=f"{name} > 0 and finite",
-                    got=f"{name}={value}",
+                    got=f"{name}={value!r}",
                     hint="The defaults are those of the paper; start from them.",
                 )
         self._start_posterior(

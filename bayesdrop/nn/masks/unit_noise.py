@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.mask import BayesianDropout, MaskKind
 
@@ -172,11 +173,11 @@ class FixedNoiseDropout(UnitNoiseDropout):
             kl_scale=kl_scale,
             length_scale=length_scale,
         )
-        if not 0.0 <= drop_prob < 1.0:
+        if not is_real(drop_prob) or not 0.0 <= drop_prob < 1.0:
             raise ConfigError(
                 type(self).__name__,
                 expected="0 <= drop_prob < 1, the probability of a zero as in nn.Dropout",
-                got=f"drop_prob={drop_prob}",
+                got=f"drop_prob={drop_prob!r}",
                 hint="At 1 nothing would be left; 0 is the network without dropout.",
             )
         self.register_buffer("drop_prob", torch.full((), float(drop_prob)))
