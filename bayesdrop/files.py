@@ -36,11 +36,11 @@ def write_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]
         CheckpointError: If it cannot be written; what was at ``path`` is untouched.
     """
     path = as_path(path)
-    if path.exists() and not path.is_file():  # a device would be replaced by the file
+    if os.path.exists(path) and not os.path.isfile(path):  # it would replace a device
         raise CheckpointError(
             f"file {path}",
             expected="the name of a file, old or new",
-            got="that of a folder" if path.is_dir() else "that of a device or a pipe",
+            got="that of a folder" if os.path.isdir(path) else "that of a device or a pipe",
             hint="Write to a file of your own.",
         )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -52,6 +52,13 @@ def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
         write_text(tmp_path / ("a" * 300), "")
 
 
+def test_what_is_there_and_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, what in (("", "a folder"), ("pipe", "a device or a pipe")):
+        with pytest.raises(CheckpointError, match=f"name of a file, .* got that of {what}"):
+            write_text(tmp_path / name, "")
+
+
 def test_missing_and_damaged_files_raise(tmp_path):
     with pytest.raises(CheckpointError, match="got nothing there"):
         read_json(tmp_path / "x.json")
