@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import signal
 
 import pytest
