@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 from bayesdrop.conversion.kinds import DROPOUTS
 from bayesdrop.conversion.masks import new_mask
 from bayesdrop.conversion.modes import graph_of_both_modes
-from bayesdrop.conversion.plan import WIDTH_UNKNOWN, Plan
+from bayesdrop.conversion.plan import WIDTH_UNKNOWN, Plan, input_of
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
 from bayesdrop.conversion.selection import matches
@@ -21,7 +21,6 @@ from bayesdrop.errors import ConversionError
 from bayesdrop.networks.blocks import (
     Attention,
     Block,
-    FeedForward,
     UnitWeights,
     is_matrix,
     is_transposed,
@@ -96,13 +95,9 @@ class InPlace:
             if done and type(holder) is nn.MultiheadAttention:
                 MultiheadAttention.of(holder)
             return done
+        name = block.dropout or self._only_before(block.output)
         own = {"batch_dim": block.batch_dim}
-        like = self._dropout_before(block)
-        done = self._put(output, block.output, block.width, block.units, own, like)
-        if done and block.dropout is not None and like is not None:
-            self.root.set_submodule(block.dropout, nn.Identity().train(like.training))
-            self.replaced.add(block.dropout)
-        return done
+        return self._put_for(name, output, block.output, block.width, block.units, own)
 
     def mask(self, name: str) -> None:
         """Put a mask on the inputs of a matrix that is in no block."""
@@ -110,7 +105,8 @@ class InPlace:
         if input_mask(layer) is not None:
             self.skipped[name] = "its inputs have a mask already"
         elif name not in self.masked and name not in self.skipped and self.selected(name, layer):
-            self._put(layer, name, sizes_of(layer)[1], f"inputs of {name!r}", {})
+            before, where = self._only_before(name), f"inputs of {name!r}"
+            self._put_for(before, layer, name, sizes_of(layer)[1], where, {})
 
     def replace_dropouts(self, prefix: str = "") -> None:
         """Replace every ``nn.Dropout`` in a module whose width can be told from what it is in."""
@@ -122,15 +118,18 @@ class InPlace:
             for own, dropout in found.items():
                 name = f"{parent}.{own}" if parent else own
                 if self.selected(name, dropout):
-                    self._replace(name, dropout, widths.get(own))
+                    self._replace(name, dropout, *widths.get(own, (None, False)))
 
-    def _replace(self, name: str, dropout: nn.Module, units: Units | None) -> None:
+    def _replace(self, name: str, dropout: nn.Module, units: Units | None, masked: bool) -> None:
         rate = registered(BayesianDropout)[self.request.dropout].options_from_dropout(dropout)
         asked = rate and rate.keys() <= self.request.options.keys()
         if getattr(dropout, "p", 0.0) == 0.0 and not asked:
             return
         if units is None:
             self.skipped[name] = WIDTH_UNKNOWN
+            return
+        if masked and not rate:
+            self._take_out(name, dropout)
             return
         own = {"unit_dim": units.unit_dim}
         parent: Any = self.root.get_submodule(name.rpartition(".")[0])
@@ -145,25 +144,68 @@ class InPlace:
         self.placed[name] = Placed(name, self.request.dropout, where, units.number)
         self.replaced.add(name)
 
-    def _widths(self, module: nn.Module) -> dict[str, Units]:
-        """Return the units that every ``nn.Dropout`` of a module sees, as far as can be told."""
+    def _widths(self, module: nn.Module) -> dict[str, tuple[Units, bool]]:
+        """Return the units of every ``nn.Dropout`` of a module and whether all have masks."""
         if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
             own, hidden = inputs_of(module.linear1), inputs_of(module.linear2)
-            return {"dropout": hidden, "dropout1": own, "dropout2": own, "dropout3": own}
+            widths = {"dropout": hidden, "dropout1": own, "dropout2": own, "dropout3": own}
+            return {name: (units, False) for name, units in widths.items()}
+        plan = self._plan_of(module)
+        if plan is None:
+            return {}
+        calls = [n for n in plan.graph.nodes if isinstance(plan.module(n), DROPOUTS)]
+        found = {str(n.target): units for n in calls if (units := plan.around(n))}
+        # One that is called for several layers: they may all have masks, or only some.
+        unmasked = {str(n.target) for n in calls if not _has_mask(plan.around(n))}
+        return {name: (units[0], name not in unmasked) for name, units in found.items()}
+
+    def _only_before(self, name: str) -> str | None:
+        """Return the name of an ``nn.Dropout`` that is called for this layer only."""
+        parent, _, own = name.rpartition(".")
+        module = self.root.get_submodule(parent)
+        found = {n for n, m in module.named_children() if isinstance(m, nn.Dropout)}
+        plan = self._plan_of(module) if found else None
+        if plan is None:
+            return None
+        for node in plan.graph.nodes:
+            if node.op == "call_module" and node.target == own:
+                source = str(input_of(node).target)
+                if source in found and plan.calls[source] == len(input_of(node).users) == 1:
+                    return f"{parent}.{source}" if parent else source
+        return None
+
+    def _plan_of(self, module: nn.Module) -> Plan | None:
+        """Return the graph of a copy of a module; None if it cannot be traced."""
         work = copy.deepcopy(module)
         try:
             graph = graph_of_both_modes(work)
         except ConversionError:
-            return {}
-        plan = Plan(work, graph, leaf_modules(work, graph), self.request)
-        calls = [n for n in graph.nodes if isinstance(plan.module(n), DROPOUTS)]
-        return {str(n.target): units[0] for n in calls if (units := plan.around(n))}
-
-    def _dropout_before(self, block: FeedForward) -> nn.Module | None:
-        if block.dropout is None or not self.request.replace_dropout:
             return None
-        module = self.root.get_submodule(block.dropout)
-        return module if isinstance(module, nn.Dropout) else None
+        return Plan(work, graph, leaf_modules(work, graph), self.request)
+
+    def _put_for(
+        self,
+        dropout: str | None,
+        layer: nn.Module,
+        name: str,
+        number: int,
+        where: str,
+        own: Mapping[str, Any],
+    ) -> bool:
+        """Put a mask on a layer's inputs, in place of the ``nn.Dropout`` before it, if any."""
+        like = None
+        if dropout is not None and self.request.replace_dropout:
+            like = self.root.get_submodule(dropout)
+        like = like if isinstance(like, nn.Dropout) else None
+        done = self._put(layer, name, number, where, own, like)
+        if done and dropout is not None and like is not None:
+            self._take_out(dropout, like)
+        return done
+
+    def _take_out(self, name: str, dropout: nn.Module) -> None:
+        """Take out an ``nn.Dropout`` whose units have a mask."""
+        self.root.set_submodule(name, nn.Identity().train(dropout.training))
+        self.replaced.add(name)
 
     def _put(
         self,
@@ -206,6 +248,15 @@ class InPlace:
     def join(self) -> None:
         """Let the new masks share what they share."""
         share(self.root, self.request, list(self.placed))
+
+
+def _has_mask(around: Sequence[Units]) -> bool:
+    """Return whether the layer behind an operation masks the units that the operation sees."""
+    for units in around:
+        mask = input_mask(units.module) if units.inputs else None
+        if mask is not None and mask.num_units == units.number:
+            return True
+    return False
 
 
 def share(root: nn.Module, request: Request, order: Iterable[str]) -> None:

@@ -293,6 +293,45 @@ def test_control_flow_is_converted_and_compacted_by_parts(build):
         assert not list(bd.nn.named_dropout_layers(small))
 
 
+class Hidden(nn.Module):
+    """A feed-forward block as T5 has it: a dropout between activation and last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.wi, self.wo, self.dropout = nn.Linear(3, 5), nn.Linear(5, 3), nn.Dropout(0.2)
+
+    def forward(self, x):
+        return self.wo(self.dropout(F.relu(self.wi(x))))
+
+
+class Head(nn.Module):
+    """A head as RoBERTa has it: one dropout before each of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.out, self.dropout = nn.Linear(3, 3), nn.Linear(3, 2), nn.Dropout(0.2)
+
+    def forward(self, x):
+        return self.out(self.dropout(torch.tanh(self.dense(self.dropout(x)))))
+
+
+class Encoder(Branching):
+    def __init__(self):
+        super().__init__()
+        self.ff, self.head = Hidden(), Head()
+
+    def forward(self, x):
+        return self.head(super().forward(self.ff(x)))
+
+
+def test_units_are_masked_once_by_parts():
+    net = bd.convert(Encoder())
+    assert set(layers(net)) == {f"{n}.mask" for n in ("fc", "ff.wo", "head.dense", "head.out")}
+    assert dropouts(net) == []
+    rates = bd.convert(Encoder(), "mc-dropout", select=lambda n, _: n.startswith("ff"))
+    assert list(layers(rates)) == ["ff.wo.mask"] and rates.ff.wo.mask.drop_prob == 0.2
+
+
 class Reused(Branching):
     def forward(self, x):
         return self.fc(F.relu(self.fc(x)))
