@@ -22,6 +22,7 @@ import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from xml.etree import ElementTree
 
 from packaging.requirements import Requirement
 from trials import publish
@@ -118,12 +119,21 @@ def try_sdist(sdist: Path, folder: Path, tests: list[str]) -> dict:
         archive.extractall(folder, filter="data")
     root = folder / sdist.name.removesuffix(".tar.gz")
     env = {**os.environ, "PYTHONPATH": str(root)}
-    rows = {}
-    for what, options in (("collected", ["--collect-only"]), ("run", tests)):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [*pytest, "--collect-only"]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    counts = re.findall(r"^tests/\S+: (\d+)$", done.stdout, re.MULTILINE)
+    rows: dict = {"collected": {"exit": done.returncode, "tests": sum(map(int, counts))}}
+    rows["run"] = {}
+    for path in tests:
+        command = [*pytest, f"--junitxml={folder / 'found.xml'}", path]
         done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
-        last = done.stdout.strip().splitlines()[-1]
-        rows[what] = {"exit": done.returncode, "summary": re.sub(r" in [\d.]+.*", "", last)}
+        suite = ElementTree.parse(folder / "found.xml").getroot()[0].attrib
+        found = {name: int(suite[name]) for name in ("tests", "failures", "errors", "skipped")}
+        rows["run"][path] = {"exit": done.returncode, **found}
+        print(path, rows["run"][path], file=sys.stderr, flush=True)
+        if done.returncode:
+            print(done.stdout[-3000:], file=sys.stderr, flush=True)
     return rows
 
 
