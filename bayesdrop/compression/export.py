@@ -6,7 +6,8 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from typing_extensions import override
 from bayesdrop.archives import MOST_TIMES
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.export_check import check_export
-from bayesdrop.errors import CheckpointError, ShapeError
+from bayesdrop.errors import CheckpointError, CompactionError, ShapeError
 from bayesdrop.files import first_line, write_file
 from bayesdrop.nn.mode import evaluation_mode
 
@@ -34,20 +35,24 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
         network: A plain network.
         path: The file.
         example_input: As for ``save_plain``.
+
+    Raises:
+        CompactionError: If ``torch.export`` cannot follow the network.
     """
     inputs = _inputs(network, example_input)
     with evaluation_mode(network):
         plain = _with_plain_outputs(network, inputs)
         shapes = _any_batch(inputs)
-        program = torch.export.export(
-            plain,
-            inputs,
-            dynamic_shapes=shapes if plain is network else (shapes,),
-            strict=False,
-        )
-    # Its archive writer ends the process if it meets a full disk.
-    content = io.BytesIO()
-    torch.export.save(program, content)
+        # Its archive writer ends the process if it meets a full disk.
+        content = io.BytesIO()
+        with _exporting(network, "export"):
+            program = torch.export.export(
+                plain,
+                inputs,
+                dynamic_shapes=shapes if plain is network else (shapes,),
+                strict=False,
+            )
+            torch.export.save(program, content)
     write_file(path, lambda file: file.write(content.getbuffer()))
 
 
@@ -99,11 +104,12 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
         example_input: As for ``save_plain``.
 
     Raises:
+        CompactionError: If the exporter cannot follow the network.
         ImportError: If the ONNX packages are missing.
     """
     _require("onnx", "onnxscript")
     inputs = _inputs(network, example_input)
-    with evaluation_mode(network):
+    with evaluation_mode(network), _exporting(network, "onnx"):
         program = torch.onnx.export(
             network,
             inputs,
@@ -112,8 +118,8 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
             input_names=["input"] if len(inputs) == 1 else None,
             verbose=False,
         )
-    if program is None:
-        raise RuntimeError("torch.onnx.export: expected a program, got None.")
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned no program")
     outputs = program.model.graph.outputs
     for index, value in enumerate(outputs):
         value.name = f"output_{index}" if len(outputs) > 1 else "output"
@@ -191,6 +197,27 @@ def damaged(path: Path, kind: str, error: BaseException) -> CheckpointError:
         got=f"one that cannot be read ({type(error).__name__}: {first_line(error)})",
         hint="Was copying it interrupted, or was it written by another version of torch?",
     )
+
+
+@contextmanager
+def _exporting(network: nn.Module, kind: str) -> Iterator[None]:
+    """Raise whatever an exporter makes of a network as one error, with the first cause in it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # the exporters have no class of errors of their own
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise CompactionError(
+            f"save_plain, format {kind!r}",
+            expected="a network whose operations do not go by the values of its input",
+            got=f"{type(network).__name__}, which the exporter cannot follow "
+            f"({type(cause).__name__}: {first_line(cause)})",
+            hint="Packed sequences and branches on values are such. Without them, or else by its "
+            "code: keep the weights by torch.save(network.state_dict(), path) or format='sparse'.",
+        ) from error
 
 
 def _seal(content: bytes) -> bytes:

@@ -81,7 +81,7 @@ def save_plain(
         format: How to write it.
 
     Raises:
-        CompactionError: If the network still has Bayesian layers.
+        CompactionError: If the network still has Bayesian layers, or an exporter cannot follow it.
         ConfigError: If the format is unknown, an example input is missing, or weights that are to
             be stored quantised are not.
         CheckpointError: If the file cannot be written; an old file at ``path`` is kept.

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import bayesdrop as bd
 from tests.compression.networks import NETWORKS, randomise
@@ -127,6 +128,32 @@ def test_masked_network_is_not_exported(tmp_path):
         bd.save_plain(net, tmp_path / "net.pt2", torch.zeros(1, 784))
     with pytest.raises(bd.errors.CompactionError, match="fc1_dropout.*Call bd.compact"):
         bd.save_plain(net, tmp_path / "net.onnx", torch.zeros(1, 784), format="onnx")
+
+
+class ByValue(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else super().forward(-x)
+
+
+class Packed(nn.GRU):
+    def forward(self, x):
+        lengths = (x[..., 0] != 0).sum(1)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return super().forward(packed)[1]
+
+
+CASES = [(ByValue, "export"), (Packed, "export"), (Packed, "onnx")]
+
+
+@pytest.mark.parametrize(("kind", "format"), CASES)
+def test_network_that_goes_by_values_is_not_exported(kind, format, tmp_path):
+    pytest.importorskip("onnxscript")
+    net = kind(3, 2) if kind is ByValue else kind(3, 2, batch_first=True, bidirectional=True)
+    x = torch.ones(3, 3) if kind is ByValue else torch.ones(3, 4, 3)
+    net, x = net.eval().to(torch.get_default_dtype()), x.to(torch.get_default_dtype())
+    with pytest.raises(bd.errors.CompactionError, match=f"{kind.__name__}, which.*state_dict"):
+        bd.save_plain(net, tmp_path / "net", x, format=format)
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"something else", "truncated"])
