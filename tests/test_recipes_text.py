@@ -58,6 +58,7 @@ def test_texts_go_from_training_to_a_report_and_a_compact_network(run, tmp_path)
     invoke("evaluate", out, "--ood", other, "--num-samples", "2", "--out", str(tmp_path))
     found = json.loads((tmp_path / "report.json").read_text())
     assert found["data"] == loaded.data and list(found["ood"]) == [other]
+    assert " images" not in (tmp_path / "report.md").read_text()
 
     small = tmp_path / "small.pt2"
     invoke("compact", out, "--out", str(small))

@@ -74,7 +74,7 @@ def finish_report(
     if as_json:
         print_json({**report.to_dict(), "written": [str(path) for path in paths]})
     else:
-        title = f"{report.title}, {len(report.test[1]):,} test images"
+        title = f"{report.title}, {len(report.test[1]):,} test {report.word}"
         table = rich_table(report.rows, title=title, latency_batch=report.latency_batch)
         console().print(table)
     say_what_was_written(paths, figures, as_json=as_json)

@@ -28,26 +28,28 @@ from bayesdrop.reporting.tables import number
 Blocks = Iterator[tuple[str, Block]]
 
 
-def analysis_blocks(analysis: Analysis) -> Blocks:
+def analysis_blocks(analysis: Analysis, word: str) -> Blocks:
     """Yield the key of a section of the report, and what belongs there.
 
     Args:
         analysis: What ``analyse`` found.
+        word: What the examples are: images, or examples.
     """
-    parts = (_metrics, _calibration, _uncertainty, _ood, _shift, _selective, _size)
-    for part in (*parts, _diagnostics):
+    for named in (_metrics, _calibration, _ood, _selective):
+        yield from named(analysis, word)
+    for part in (_uncertainty, _shift, _size, _diagnostics):
         yield from part(analysis)
 
 
-def _metrics(analysis: Analysis) -> Blocks:
+def _metrics(analysis: Analysis, word: str) -> Blocks:
     bootstrap = analysis.bootstrap
     yield (
         "metrics",
         f"{100 * bootstrap.level:g} % intervals from {bootstrap.num_resamples:,} resamples of the "
-        f"test images (seed {bootstrap.seed}), the same for all methods, so that differences are "
-        f"paired. They say how much depends on which images were tested, not on the seed of "
+        f"test {word} (seed {bootstrap.seed}), the same for all methods, so that differences are "
+        f"paired. They say how much depends on which {word} were tested, not on the seed of "
         f"training. The interval of ECE allows for its bias. What follows ± is the Monte Carlo "
-        f"standard error: how much depends on which masks were drawn. All test images share "
+        f"standard error: how much depends on which masks were drawn. All test {word} share "
         f"them, so that it is not in the intervals, and shrinks with more masks only.",
     )
     header = ["method", *map(metric_title, bootstrap.metrics)]
@@ -80,7 +82,7 @@ def _metrics(analysis: Analysis) -> Blocks:
         )
 
 
-def _calibration(analysis: Analysis) -> Blocks:
+def _calibration(analysis: Analysis, word: str) -> Blocks:
     errors = {
         "ece": "ECE",
         "adaptive_ece": "adaptive ECE",
@@ -104,13 +106,13 @@ def _calibration(analysis: Analysis) -> Blocks:
     bootstrap, main = analysis.bootstrap, analysis.main
     yield (
         "calibration",
-        f"Even a calibrated classifier has an ECE on {bootstrap.num_examples:,} images: with the "
+        f"Even a calibrated classifier has an ECE on {bootstrap.num_examples:,} {word}: with the "
         f"confidences of {main.spoken} it would stay below "
         f"{bootstrap.calibrated_ece(main):.4f} in {100 * bootstrap.level:g} % of test sets. Here "
         f"it is {bootstrap.values[main]['ece']:.4f}.",
     )
     diagram = analysis.reliability[main]
-    yield "calibration", reliability_table(diagram, "images", main.spoken)
+    yield "calibration", reliability_table(diagram, word, main.spoken)
     scaled = analysis.temperature
     if scaled is not None:
         yield "calibration", temperature_text(scaled, analysis.main.spoken)
@@ -133,7 +135,7 @@ def _uncertainty(analysis: Analysis) -> Blocks:
     yield "uncertainty", class_table(analysis.classes, analysis.class_names, title)
 
 
-def _ood(analysis: Analysis) -> Blocks:
+def _ood(analysis: Analysis, word: str) -> Blocks:
     result = analysis.results[analysis.main]
     if not result.outside:
         yield (
@@ -146,7 +148,7 @@ def _ood(analysis: Analysis) -> Blocks:
         "ood",
         Picture(
             "ood_roc.png",
-            "ROC curves: share of unknown images found against share of known ones flagged",
+            f"ROC curves: share of unknown {word} found against share of known ones flagged",
             lambda: plot_roc(inside, outside),
         ),
     )
@@ -185,13 +187,13 @@ def _shift(analysis: Analysis) -> Blocks:
     yield "shift", Table(header, cells, "Means over the corruptions")
 
 
-def _selective(analysis: Analysis) -> Blocks:
+def _selective(analysis: Analysis, word: str) -> Blocks:
     curves = {method.label: curve for method, curve in analysis.risk_coverage.items()}
-    for block in risk_blocks(curves, "images"):
+    for block in risk_blocks(curves, word):
         yield "selective", block
     chosen = analysis.threshold
     if chosen is not None:
-        yield "selective", threshold_text(chosen, "images")
+        yield "selective", threshold_text(chosen, word)
     yield from _notes(analysis, "selective", "threshold")
 
 

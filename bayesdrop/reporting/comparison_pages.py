@@ -35,13 +35,13 @@ def comparison_document(comparison: Comparison) -> Document:
     bootstrap, metrics = comparison.bootstrap, comparison.bootstrap.metrics
     several = [row for row in comparison.rows if len(row.members) > 1]
     lead: list[Block] = [
-        f"{bootstrap.num_examples:,} test images, the same for all."
+        f"{bootstrap.num_examples:,} test examples, the same for all."
         + (" Where there are several seeds: medians." if several else ""),
         Table(*comparison.table(), caption="Side by side"),
     ]
-    sections = [Section("Figures and their uncertainty", estimate_blocks(comparison, "images"))]
+    sections = [Section("Figures and their uncertainty", estimate_blocks(comparison, "examples"))]
     if len(comparison.rows) > 1:
-        sections.append(Section("Paired differences", difference_blocks(comparison, "images")))
+        sections.append(Section("Paired differences", difference_blocks(comparison, "examples")))
     if several:
         ranges = [
             [row.name, str(len(row.members)), *(_range(m, row.ranges[m]) for m in metrics)]

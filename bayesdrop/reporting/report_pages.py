@@ -86,7 +86,7 @@ def report_document(report: Report) -> Document:
         for key, block in label_blocks(report):
             found[key].append(block)
     if report.analysis is not None:
-        for key, block in analysis_blocks(report.analysis):
+        for key, block in analysis_blocks(report.analysis, report.word):
             found[key].append(block)
     calibration = found["calibration"]
     first = [block for block in calibration if isinstance(block, Picture)][:1]
@@ -180,7 +180,7 @@ def _calibration(report: Report) -> Iterator[tuple[str, Block]]:
             "calibration",
             Picture(
                 "reliability.png",
-                "Reliability: accuracy against confidence, and how many images have which "
+                f"Reliability: accuracy against confidence, and how many {report.word} have which "
                 "confidence",
                 lambda: plots.plot_reliability(known, labels),
             ),
@@ -224,7 +224,8 @@ def _calibration(report: Report) -> Iterator[tuple[str, Block]]:
 def _ood(report: Report) -> Iterator[tuple[str, Block]]:
     yield (
         "ood",
-        "Out-of-distribution images are the positive class; a higher score means more uncertain.",
+        f"Out-of-distribution {report.word} are the positive class; a higher score means more "
+        "uncertain.",
     )
     lines = [
         [name, method.label, score, *(f"{value:.3f}" for value in metrics.values())]
@@ -232,14 +233,15 @@ def _ood(report: Report) -> Iterator[tuple[str, Block]]:
         for name, scores in report.results[method].ood.items()
         for score, metrics in scores.items()
     ]
+    caption = f"How well each score tells unknown {report.word} from known ones"
     header = ["data", "method", "score", *_OOD_METRICS.values()]
-    yield "ood", Table(header, lines, "How well each score tells unknown images from known ones")
+    yield "ood", Table(header, lines, caption)
     inside, outside = report.main.shown_scores()
     yield (
         "ood",
         Picture(
             "ood_scores.png",
-            f"Scores of known and unknown images by {report.methods[-1].spoken}",
+            f"Scores of known and unknown {report.word} by {report.methods[-1].spoken}",
             lambda: plots.plot_scores(inside, outside),
         ),
     )

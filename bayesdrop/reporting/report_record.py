@@ -105,6 +105,11 @@ class Report(Record):
         """Shape of one input, of several the first."""
         return tuple(tensors_of(self.test[0])[0].shape[1:])
 
+    @property
+    def word(self) -> str:
+        """What the examples are: images, or examples."""
+        return "images" if len(self.example_shape) == 3 else "examples"
+
     def keep_probs(self) -> dict[str, Tensor]:
         """Return the keep probabilities of each dropout layer, on the CPU."""
         layers = self.bnn.named_dropout_layers()

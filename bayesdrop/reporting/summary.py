@@ -89,7 +89,7 @@ def _classified(report: Report) -> str:
         analysis.risk_coverage[quoted],
         analysis.reliability[quoted],
         subject=f"{quoted.spoken}{choice}",
-        word="images" if len(report.example_shape) == 3 else "examples",
+        word=report.word,
     )
 
 

@@ -49,5 +49,5 @@ def plot_comparison(comparison: Comparison) -> Figure:
         axis.set_yticks(range(len(rows)), [row.name for row in rows])
     axes[0, 0].invert_yaxis()
     level = f"{100 * bootstrap.level:g} %"
-    axes[0, 0].set_title(f"{level} intervals over test images; ticks are seeds")
+    axes[0, 0].set_title(f"{level} intervals over test examples; ticks are seeds")
     return figure
