@@ -9,7 +9,8 @@
 # "I pass" (selective prediction)? What becomes of that when images get worse (shift)? Averaging
 # several networks helps with all but the first: it adds doubt, and all these networks doubt too
 # much already. A temperature fitted on validation data mends that; nothing keeps them calibrated
-# under strong shift. The ensemble passes best, beta-Bernoulli dropout notices unknown digits.
+# under strong shift. MC dropout passes best, beta-Bernoulli dropout notices unknown digits and has
+# the best probabilities of bad images.
 
 # %%
 import os
@@ -179,16 +180,15 @@ for name, curve in curves.items():
 # %% [markdown]
 # ## The claim, checked
 #
-# What held for three seeds. MC dropout and the ensemble have a smaller area under the
-# risk-coverage curve than the plain network. Beta-Bernoulli dropout finds unknown digits better
-# than it, and has the lowest NLL under the strongest shift; some of that is the doubt that makes
+# What held in the full form for `SEED` of 10, 20 and so on to 80. MC dropout has a smaller area
+# under the risk-coverage curve than the plain network (the ensemble, seven times of eight).
+# Beta-Bernoulli dropout finds unknown digits better than it, and has the lowest NLL under strong
+# shift, of all kinds together (with fewer epochs it may not); some of that is the doubt that makes
 # its probabilities of clean images the worst, until they are scaled.
 
 # %%
-plain, *averages = comparison.rows
-for row in averages[:2]:
-    assert row.differences["aurc"].value < 0, (row.name, row.differences["aurc"])
-gates = averages[-1]
+_, mc, _, gates = comparison.rows
+assert mc.differences["aurc"].value < 0, mc.differences["aurc"]
 assert gates.differences["auroc 8 and 9"].value > 0, gates.differences
 assert min(METHODS, key=lambda name: curves[name].curve("nll")[-1]) == gates.name
 assert max(METHODS, key=lambda name: figures.values[name]["ece"]) == gates.name
