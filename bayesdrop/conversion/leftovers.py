@@ -11,7 +11,7 @@ from bayesdrop.conversion.in_place import InPlace
 from bayesdrop.conversion.inside import HAS_MASKS
 from bayesdrop.conversion.kinds import ACTIVATIONS, CONVOLUTIONS, DROPOUTS, NORMALISATIONS
 from bayesdrop.conversion.modes import drop_rate
-from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, Plan
+from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, WINDOWS, Plan
 from bayesdrop.conversion.reach import MIXES
 from bayesdrop.conversion.report import Left
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
@@ -24,7 +24,6 @@ from bayesdrop.nn import BayesianDropout, BayesianWeights, InnerMasks, input_mas
 MEANT = ("recurrent=False", "linear=False", "not in select", "in exclude")
 NO_GRAPH = "torch.fx cannot trace what it is in, so that nothing is known of what it is next to"
 HANDED_OVER = "its module may hand its weights to a function"
-WINDOWS = "it sees windows of an example as examples, which would have masks of their own"
 _RATES = ("attention_dropout", "activation_dropout", "attn_pdrop")
 _LAYERS = (nn.Linear, *CONVOLUTIONS)
 _NO_LAYERS = (*ACTIVATIONS, *NORMALISATIONS, BayesianDropout, ChoiceByMode)
@@ -93,7 +92,7 @@ class Leftovers:
             why = self.plan.skipped.get(name, "")
         else:
             why = "linear=False" if is_linear else "conv=False"
-        wanted = why in (NOT_PLAIN, NEVER_DROPPED) and self.request.wants(name, module)
+        wanted = why in (NOT_PLAIN, NEVER_DROPPED, WINDOWS) and self.request.wants(name, module)
         return Left(name, type(module).__name__, why, _size(module), 0.0, wanted)
 
     def _noise(self, name: str, module: nn.Module) -> Iterator[Left]:

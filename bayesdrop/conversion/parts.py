@@ -9,8 +9,8 @@ from torch import nn
 
 from bayesdrop.conversion.in_place import InPlace, matrices_in
 from bayesdrop.conversion.inside import mask_in_place
-from bayesdrop.conversion.leftovers import HANDED_OVER, WINDOWS, left_inside
-from bayesdrop.conversion.plan import NOT_PLAIN
+from bayesdrop.conversion.leftovers import HANDED_OVER, left_inside
+from bayesdrop.conversion.plan import NOT_PLAIN, WINDOWS
 from bayesdrop.conversion.report import Left, Placed
 from bayesdrop.conversion.request import CLOSED, NEVER_DROPPED, Request
 from bayesdrop.conversion.selection import named_layers, patterns_of

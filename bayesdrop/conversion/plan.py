@@ -35,6 +35,7 @@ from bayesdrop.conversion.selection import (
 )
 from bayesdrop.conversion.units import Units, inputs_of, outputs_of, weight_of
 from bayesdrop.errors import ConversionError, unknown_name
+from bayesdrop.networks.blocks import in_windows
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.nn import (
     BayesianDropout,
@@ -46,6 +47,7 @@ from bayesdrop.nn import (
 
 IS_OUTPUT = "it is the network's own output (output_dropout=True masks it)"
 WIDTH_UNKNOWN = "its width cannot be told from the layers around it"
+WINDOWS = "it sees windows of an example as examples, which would have masks of their own"
 NOT_PLAIN = "its weight is computed from others, or its class has no random weights"
 
 
@@ -68,6 +70,8 @@ class Plan:
     def __post_init__(self) -> None:
         self.calls = Counter(n.target for n in self.graph.nodes if n.op == "call_module")
         names = [str(n.target) for n in self.graph.nodes if n.op == "get_attr"]
+        inside = self.root.named_modules()
+        self.windows = tuple(f"{name}." for name, module in inside if in_windows(module))
         # Layers whose weights a function uses are no modules of the graph, but have names.
         self.names = {*self.modules, *names, *(name.rpartition(".")[0] for name in names)}
 
@@ -90,6 +94,9 @@ class Plan:
             return False
         if self.request.exclude is not None and matches(self.request.exclude, name, module):
             self.skipped[name] = "in exclude"
+            return False
+        if name.startswith(self.windows):
+            self.skipped[name] = WINDOWS
             return False
         if once and self.calls[name] > 1:
             raise ConversionError(

@@ -368,3 +368,23 @@ def test_override_without_a_layer_and_unknown_names_are_refused():
         bd.convert(net, "beta-bernouli")
     with pytest.raises(bd.errors.ConfigError, match="temprature"):
         bd.convert(net, temprature=0.1)
+
+
+class WindowAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(4, 4)
+
+    def forward(self, x):
+        windows = x.unflatten(1, (2, 4)).flatten(0, 1)
+        return self.proj(windows).unflatten(0, (-1, 2)).flatten(1)
+
+
+def test_layers_that_see_windows_of_an_example_are_left():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), WindowAttention(), nn.Linear(8, 2))
+    with pytest.warns(ConversionWarning, match=r"'2\.proj'.*it sees windows"):
+        masked = bd.convert(net)
+    assert not any(name.startswith("2.") for name, _ in bd.nn.named_dropout_layers(masked))
+    data = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    bnn = bd.BayesianNetwork(masked, bd.Categorical(), num_data=4)
+    assert len(bd.fit(bnn, data, epochs=1, batch_size=2, progress=False).history) == 1
