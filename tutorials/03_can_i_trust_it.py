@@ -9,8 +9,8 @@
 # "I pass" (selective prediction)? What becomes of that when images get worse (shift)? Averaging
 # several networks helps with all but the first: it adds doubt, and all these networks doubt too
 # much already. A temperature fitted on validation data mends that; nothing keeps them calibrated
-# under strong shift. MC dropout passes best, beta-Bernoulli dropout notices unknown digits and has
-# the best probabilities of bad images.
+# under strong shift. MC dropout mostly passes best; beta-Bernoulli dropout notices unknown digits
+# and has the best probabilities of bad images.
 
 # %%
 import os
@@ -180,15 +180,14 @@ for name, curve in curves.items():
 # %% [markdown]
 # ## The claim, checked
 #
-# What held in the full form for `SEED` of 10, 20 and so on to 80. MC dropout has a smaller area
-# under the risk-coverage curve than the plain network (the ensemble, seven times of eight).
-# Beta-Bernoulli dropout finds unknown digits better than it, and has the lowest NLL under strong
-# shift, of all kinds together (with fewer epochs it may not); some of that is the doubt that makes
-# its probabilities of clean images the worst, until they are scaled.
+# What held in the full form for `SEED` of 10, 20 and so on to 90. Beta-Bernoulli dropout finds
+# unknown digits better than the plain network, and has the lowest NLL under strong shift, of all
+# kinds together (with fewer epochs it may not); some of that is the doubt that makes its
+# probabilities of clean images the worst, until they are scaled. MC dropout had a smaller AURC
+# than the plain network for eight of the nine, the ensemble for seven: that is not checked.
 
 # %%
-_, mc, _, gates = comparison.rows
-assert mc.differences["aurc"].value < 0, mc.differences["aurc"]
+gates = comparison.rows[-1]
 assert gates.differences["auroc 8 and 9"].value > 0, gates.differences
 assert min(METHODS, key=lambda name: curves[name].curve("nll")[-1]) == gates.name
 assert max(METHODS, key=lambda name: figures.values[name]["ece"]) == gates.name
