@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from bayesdrop.archives import MOST_TIMES
@@ -104,7 +105,8 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
         example_input: As for ``save_plain``.
 
     Raises:
-        CompactionError: If the exporter cannot follow the network.
+        CompactionError: If the exporter cannot follow the network, or if ``onnxruntime``, where it
+            is installed, gets other outputs from the file for the example.
         ImportError: If the ONNX packages are missing.
     """
     _require("onnx", "onnxscript")
@@ -124,6 +126,7 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     for index, value in enumerate(outputs):
         value.name = f"output_{index}" if len(outputs) > 1 else "output"
     content = program.model_proto.SerializeToString()
+    _check_outputs(network, inputs, content)
     write_file(path, lambda file: file.write(content + _seal(content)))
 
 
@@ -136,7 +139,6 @@ def read_onnx(path: Path) -> nn.Module:
     """
     _require("onnx", "onnxruntime")
     import onnx
-    import onnxruntime
 
     try:
         with open(path, "rb") as file:
@@ -145,21 +147,11 @@ def read_onnx(path: Path) -> nn.Module:
         if content[len(body) :].startswith(_SEAL) and content != body + _seal(body):
             raise ValueError("wrong checksum")
         _check_graph(onnx.load_model_from_string(content).graph, len(content))
-        # From bytes, so that it opens no other file; what is constant is not computed in advance,
-        # since a few bytes may describe constants of any size.
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(
-            content,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["ConstantFolding"],
-        )
+        return OnnxNetwork(_session(content)).eval()
     except MemoryError:
         raise
     except Exception as error:  # onnxruntime's own classes have no common parent but this
         raise damaged(path, "onnx", error) from error
-    return OnnxNetwork(session).eval()
 
 
 class OnnxNetwork(nn.Module):
@@ -197,6 +189,61 @@ def damaged(path: Path, kind: str, error: BaseException) -> CheckpointError:
         got=f"one that cannot be read ({type(error).__name__}: {first_line(error)})",
         hint="Was copying it interrupted, or was it written by another version of torch?",
     )
+
+
+def _session(content: bytes) -> Any:
+    import onnxruntime
+
+    # From bytes, so that it opens no other file; what is constant is not computed in advance,
+    # since a few bytes may describe constants of any size.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(
+        content,
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["ConstantFolding"],
+    )
+
+
+@torch.no_grad()
+def _check_outputs(network: nn.Module, inputs: tuple[Tensor, ...], content: bytes) -> None:
+    """Raise if a file gives other outputs than its network, as an exporter's fault may have it."""
+    try:
+        found = OnnxNetwork(_session(content))(*inputs)
+    except Exception:  # onnxruntime is not there, or cannot run what another program may
+        return
+    with evaluation_mode(network):
+        expected, again = (_tensors(network(*inputs)) for _ in range(2))
+    if _furthest(expected, again) > 0:  # noise, which no two runs share
+        return
+    off = _furthest(expected, _tensors(found))
+    tolerance = 2e-2 if any(a.is_floating_point() and a.itemsize == 2 for a in expected) else 1e-4
+    if off > tolerance:
+        raise CompactionError(
+            "save_plain, format 'onnx'",
+            expected="a file with the outputs of its network",
+            got=f"outputs of the example that are off by {off:.2g} of their largest value",
+            hint="The exporter wrote other computations: try another version of onnxscript, or "
+            "format='export'.",
+        )
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _furthest(expected: list[Tensor], found: list[Tensor]) -> float:
+    """Return the largest difference over an output's largest value, or over 1."""
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        return math.inf
+    off = 0.0
+    for a, b in zip(expected, found, strict=True):
+        wanted, got = (x.detach().cpu().double().nan_to_num() for x in (a, b))
+        if wanted.numel():
+            scale = wanted.abs().max().clamp(min=1.0)
+            off = max(off, float((wanted - got).abs().max() / scale))
+    return off
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import copy
 import os
 import subprocess
 import sys
@@ -90,6 +91,23 @@ def test_indexed_and_padded_units_export(name, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     (got,) = session.run(None, {"input": x.numpy()})
     assert torch.allclose(torch.from_numpy(got), compact(x), rtol=0, atol=1e-5)
+
+
+def test_an_onnx_file_with_other_outputs_is_not_written(small, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    network, x = small
+    export = torch.onnx.export
+
+    def faulty(exported, *args, **kwargs):
+        wrong = copy.deepcopy(exported)
+        with torch.no_grad():
+            next(wrong.parameters()).add_(0.1)
+        return export(wrong, *args, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", faulty)
+    with pytest.raises(bd.errors.CompactionError, match="outputs of the example that are off by"):
+        bd.save_plain(network, tmp_path / "a.onnx", x, format="onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_saving_replaces_the_file_and_leaves_nothing_else(small, tmp_path):
