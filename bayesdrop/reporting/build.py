@@ -78,7 +78,8 @@ def report(
 
     Raises:
         ConfigError: If it is no ``BayesianNetwork``, or there are OOD sets, validation or training
-            data with a regression, or the latter two where an example has several labels.
+            data with a regression, or the latter two where an example has several labels, or
+            ``class_names`` are not as many as classes.
         DataError: If targets are missing or do not fit the likelihood.
         ImportError: If ``html`` is given without matplotlib, or ``train`` without ArviZ.
         CheckpointError: If the page cannot be written.
@@ -126,6 +127,14 @@ def report(
             num_samples=num_samples,
             seed=seed,
         )
+        mean = found.main.prediction.mean
+        if class_names and (mean.dim() < 2 or len(class_names) != mean.shape[1]):
+            raise ConfigError(
+                "report",
+                expected=f"one name for each class of predictions of shape {tuple(mean.shape)}",
+                got=f"{len(class_names)} of class_names",
+                hint="Name them in the order of the network's outputs.",
+            )
         if not found.has_one_label:
             found = _with_many_labels(found, class_names, validation=validation, train=train)
         else:

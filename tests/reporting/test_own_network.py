@@ -124,3 +124,5 @@ def test_what_a_report_cannot_take_is_refused():
         bd.report(nn.Linear(2, 2), labelled())
     with pytest.raises(DataError, match="data with targets"):
         bd.report(network(3), (torch.randn(4, 5), None))
+    with pytest.raises(ConfigError, match="one name for each class.*got 1 of class_names"):
+        bd.report(network(3), labelled(), class_names=["a"], num_samples=2)
