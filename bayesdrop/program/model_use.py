@@ -68,6 +68,7 @@ class ModelUse:
         )
         latents = (v for values in run.latents.values() for v in values.values())
         if any(value.requires_grad for value in latents):
+            self._noise = None  # the next evaluation is of another run
             raise ConfigError("model", expected=expected, got=got, hint=hint)
         warnings.warn(
             f"model: expected {expected}, got {got}. {hint}", RandomDensityWarning, stacklevel=2

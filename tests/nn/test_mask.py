@@ -186,9 +186,9 @@ def test_examples_in_another_dimension_are_refused_by_name():
     bnn.network.forward = lambda x: bnn.network.out(bnn.network.gates(x.transpose(0, 1)).mean(0))
     x, y = torch.randn(5, 6, 4), torch.randint(3, (5,))
     match = (
-        r"BetaBernoulliDropout 'gates': expected the 5 examples of this pass in dimension 0, got "
-        r"input of shape \(6, 5, 4\). Pass batch_dim=1 to the layer."
-    )
+        r"BetaBernoulliDropout 'gates': expected the [15] examples of this pass in dimension 0, "
+        r"got input of shape \(6, [15], 4\). Pass batch_dim=1 to the layer."
+    )  # a prediction begins with one example
     for run in (
         lambda: bnn.model(x, y),
         lambda: bnn.loss(x, y),

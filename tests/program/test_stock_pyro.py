@@ -229,6 +229,8 @@ def test_nuts_refuses_a_density_that_is_random():
         warnings.simplefilter("ignore", RandomDensityWarning)
         with pytest.raises(ConfigError, match=r"num_masks='exact'.*poutine.seed"):
             mcmc.run(*data)
+    held = NUTS(poutine.seed(bnn.eval().model, rng_seed=0), max_tree_depth=2)
+    MCMC(held, 2, warmup_steps=2, disable_progbar=True).run(*data, num_masks=2)  # as it advises
 
 
 @pytest.mark.parametrize("options", [{"num_masks": "exact"}, {"num_masks": 4}])
