@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,11 @@ def count_bytes(net: nn.Module) -> int:
 
 
 def measure_latency(
-    *nets: nn.Module, example_input: Example, batch_size: int = 1, repeats: int = 30
+    *nets: nn.Module,
+    example_input: Example,
+    batch_size: int = 1,
+    repeats: int = 30,
+    seconds: float = math.inf,
 ) -> list[float]:
     """Return the median time of one forward pass of each network, in milliseconds.
 
@@ -45,6 +50,7 @@ def measure_latency(
         example_input: A batch of inputs, or a tuple of them, repeated or cut to ``batch_size``.
         batch_size: Number of examples per pass.
         repeats: Number of timed passes of each network, after two that are not timed.
+        seconds: After which fewer will do: two that are timed at least.
 
     Raises:
         DataError: If the batch is empty.
@@ -52,7 +58,7 @@ def measure_latency(
     batch = batch_of(example_of("measure_latency", nets[0], example_input), batch_size)
     calls = [partial(net, *batch) for net in nets]
     with evaluation_mode(*nets), torch.no_grad():
-        return time_in_turns(calls, device=batch[0].device, repeats=repeats)
+        return time_in_turns(calls, device=batch[0].device, repeats=repeats, seconds=seconds)
 
 
 def batch_of(example: tuple[Tensor, ...], batch_size: int) -> list[Tensor]:
@@ -61,7 +67,11 @@ def batch_of(example: tuple[Tensor, ...], batch_size: int) -> list[Tensor]:
 
 
 def time_in_turns(
-    calls: Sequence[Callable[[], object]], *, device: torch.device, repeats: int = 30
+    calls: Sequence[Callable[[], object]],
+    *,
+    device: torch.device,
+    repeats: int = 30,
+    seconds: float = math.inf,
 ) -> list[float]:
     """Return the median time of each call in milliseconds, the calls made in turns.
 
@@ -69,25 +79,35 @@ def time_in_turns(
         calls: What is timed.
         device: Where they compute; a GPU is waited for.
         repeats: Number of timed rounds, after two that are not timed.
+        seconds: After which fewer will do: two that are timed at least, after one that is not.
 
     Example:
         >>> len(time_in_turns([dict, list], device=torch.device("cpu"), repeats=3))
         2
     """
-    return [wall for wall, _ in both_times(calls, device=device, repeats=repeats)]
+    times = both_times(calls, device=device, repeats=repeats, seconds=seconds)
+    return [wall for wall, _ in times]
 
 
 def both_times(
-    calls: Sequence[Callable[[], object]], *, device: torch.device, repeats: int
+    calls: Sequence[Callable[[], object]],
+    *,
+    device: torch.device,
+    repeats: int,
+    seconds: float = math.inf,
 ) -> list[tuple[float, float]]:
     """Return the same, and beside it the median CPU time of the process, in milliseconds."""
     times: list[list[tuple[float, float]]] = [[] for _ in calls]
+    begun = time.perf_counter()
     for turn in range(repeats + 2):
+        late = turn > 0 and time.perf_counter() - begun > seconds
+        if late and len(times[0]) >= 2:
+            break
         for call, own in zip(calls, times, strict=True):
             started = _now(device), time.process_time()
             call()
             elapsed = _now(device) - started[0], time.process_time() - started[1]
-            if turn >= 2:
+            if turn >= 2 or late:
                 own.append(elapsed)
     medians = [[statistics.median(clock) for clock in zip(*own, strict=True)] for own in times]
     return [(1e3 * wall, 1e3 * cpu) for wall, cpu in medians]
@@ -197,6 +217,7 @@ def measure_compression(
     *,
     batch_sizes: Sequence[int] = (1, 100, 1000),
     repeats: int = 30,
+    seconds: float = 10.0,
 ) -> CompressionTable:
     """Compare the cost of a network before and after compaction.
 
@@ -207,6 +228,7 @@ def measure_compression(
         example_input: A batch of inputs, or a tuple of them.
         batch_sizes: Batch sizes to measure the latency with.
         repeats: Number of timed passes.
+        seconds: For each batch size, after which two timed passes will do.
 
     Example:
         >>> import bayesdrop as bd
@@ -218,7 +240,12 @@ def measure_compression(
     plain = without_dropout(before)
     times = {
         size: measure_latency(
-            plain, after, example_input=example_input, batch_size=size, repeats=repeats
+            plain,
+            after,
+            example_input=example_input,
+            batch_size=size,
+            repeats=repeats,
+            seconds=seconds,
         )
         for size in batch_sizes
     }
