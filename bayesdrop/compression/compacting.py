@@ -61,7 +61,8 @@ def compact(
 
     Heads and hidden units of transformers go where they are: the rows of queries, keys and values,
     and the columns of the layer behind. Grouped heads go with their group, and one by one as far
-    as all groups keep as many. A network that torch.fx cannot trace is compacted by parts and
+    as all groups keep as many. Ranks of ``peft``'s adapters go with their rows and columns, as in
+    ``cut_lora_ranks``. A network that torch.fx cannot trace is compacted by parts and
     stays what it is, a module of its class; ``compaction_report`` says what went and what did not.
 
     Where a mask depends on the input (and its layer has a ``mean_gate``), the units that are
@@ -107,7 +108,8 @@ def compact(
         multiple_of: The number of units that a mask leaves is rounded up to a multiple of this,
             such as 8 for hardware, if there are as many. The most probable of the pruned units
             stay: multiplied by 0, so that outputs are the same, or with ``keep_posterior`` with
-            their masks. Not where a mask depends on the input and is folded in.
+            their masks. Not where a mask depends on the input and is folded in, and not for
+            ranks of adapters.
         members: Number :math:`K` of draws from the posterior; None takes the mean masks.
         seed: Makes them reproducible, those of ``bd.predict`` with this seed; None draws from the
             global generator.

@@ -20,6 +20,7 @@ from bayesdrop.compression.folding import fold
 from bayesdrop.compression.gate import Gate
 from bayesdrop.compression.graph import traced
 from bayesdrop.compression.heads import cut_blocks
+from bayesdrop.compression.lora import cut_adapters
 from bayesdrop.compression.parts import compact_parts, open_leaves
 from bayesdrop.compression.report import note
 from bayesdrop.compression.rounding import Rounded
@@ -51,7 +52,7 @@ def mean_compacted(
         def by_graph(part: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
             return emitted(analysed(part, inputs, chooser), per_input=per_input)
 
-        cuts = cut_blocks(work, example, multiple_of) + open_leaves(work)
+        cuts = cut_adapters(work) + cut_blocks(work, example, multiple_of) + open_leaves(work)
         try:
             result = by_graph(work, example)
         except CompactionError:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesdrop.compression.report import Cut
 from bayesdrop.conversion.lora import lora_layers
 from bayesdrop.errors import CompactionError
 from bayesdrop.nn.lora import LoRALinear, MaskedRanks
@@ -63,17 +64,35 @@ def cut_lora_ranks(model: nn.Module) -> nn.Module:
     own = {name: m for name, m in work.named_modules() if isinstance(m, LoRALinear)}
     for name, layer in own.items():
         _put(work, name, _checked(name, layer))
-    parts = {id(layer.lora_B) for layer in own.values()}
-    adapters = _adapters_of([m for m in masked if id(m) not in parts], work)
-    for adapter in adapters:
-        _cut_adapter(work, adapter)
+    cut_adapters(work)
     return work
 
 
-def _adapters_of(masked: list[MaskedRanks], model: nn.Module) -> list[str]:
-    wanted = {id(m) for m in masked}
-    names = (name for name, m in model.named_modules() if id(m) in wanted)
-    return sorted({name.rpartition(".")[2] for name in names})
+def cut_adapters(model: nn.Module) -> list[Cut]:
+    """Cut the masked ranks of a model's ``peft`` adapters in place, and return what went.
+
+    Args:
+        model: Any module; one without such adapters is left as it is.
+
+    Raises:
+        CompactionError: If a mask depends on the input, or the check of a layer fails.
+    """
+    own = {id(m.lora_B) for m in model.modules() if isinstance(m, LoRALinear)}
+    masked = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, MaskedRanks) and id(m) not in own
+    }
+    counts = {n: (int(m.mask.total()), int(m.mask.kept().sum())) for n, m in masked.items()}
+    for adapter in sorted({name.rpartition(".")[2] for name in masked}):
+        _cut_adapter(model, adapter)
+    there = dict(model.named_modules())
+    cuts = []
+    for name, (total, used) in counts.items():
+        left = there[name].get_parameter("weight").shape[1] if name in there else 0
+        why = "" if left == used else "peft needs one"
+        cuts.append(Cut(f"{name}.mask", f"ranks of {name!r}", total, left, used, why))
+    return cuts
 
 
 def _cut_adapter(model: nn.Module, adapter: str) -> None:
