@@ -6,15 +6,18 @@ from bayesdrop.data.regression import RegressionSource, RegressionSplit, regress
 from bayesdrop.data.sources import DataSource, Pair, data_root, register, registry
 from bayesdrop.data.text import TextSplits, load_text
 from bayesdrop.data.text_source import is_text
+from bayesdrop.data.tokenizer import AnyVocabulary, Tokenizer, load_vocabulary
 from bayesdrop.data.vocabulary import Vocabulary
 
 __all__ = [
+    "AnyVocabulary",
     "DataSource",
     "DataSplits",
     "Pair",
     "RegressionSource",
     "RegressionSplit",
     "TextSplits",
+    "Tokenizer",
     "Vocabulary",
     "data_root",
     "is_text",
@@ -22,6 +25,7 @@ __all__ = [
     "load_images",
     "load_ood",
     "load_text",
+    "load_vocabulary",
     "parse_name",
     "register",
     "registry",

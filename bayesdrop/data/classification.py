@@ -20,7 +20,7 @@ from bayesdrop.data.text_source import (
     texts_from_elsewhere,
     title_of,
 )
-from bayesdrop.data.vocabulary import Vocabulary
+from bayesdrop.data.tokenizer import AnyVocabulary, Tokenizer
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.record import ShortRepr
 
@@ -29,7 +29,7 @@ from bayesdrop.record import ShortRepr
 class DataSplits(ShortRepr):
     """A data set in memory: images in [0, 1] of torch's default dtype, labels int64; or texts.
 
-    A text is the numbers of its words, int64 ``(T,)``, 0 where it has none any more.
+    A text is the numbers of its words, int64 ``(T,)``, padded where it has none any more.
 
     Args:
         name: The name it was asked for, such as ``"mnist:0-7"``.
@@ -50,7 +50,7 @@ class DataSplits(ShortRepr):
     test: Pair
     num_classes: int
     class_names: tuple[str, ...]
-    vocabulary: Vocabulary | None = None
+    vocabulary: AnyVocabulary | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -106,6 +106,7 @@ def load_images(
     data_dir: str | Path | None = None,
     validation: int | None = None,
     download: bool = True,
+    tokenizer: Tokenizer | None = None,
 ) -> DataSplits:
     """Load a data set of images, or of texts, into memory.
 
@@ -119,6 +120,7 @@ def load_images(
         validation: Number of examples held out of the (whole) training set; 0 for none. The
             default depends on the data set.
         download: Whether to fetch files that are absent.
+        tokenizer: Of a pretrained encoder, for texts: in place of a vocabulary of their own.
 
     Raises:
         ConfigError: If the name is unknown, or ``validation`` leaves too few training examples.
@@ -131,7 +133,7 @@ def load_images(
         ((1, 8, 8), 8)
     """
     if is_text(name):
-        return _load_texts(name, validation)
+        return _load_texts(name, validation, tokenizer)
     source, classes = parse_name(name)
     own = source.read_validation
     if own is not None and validation:
@@ -163,7 +165,7 @@ def load_ood(
     *,
     data_dir: str | Path | None = None,
     download: bool = True,
-    vocabulary: Vocabulary | None = None,
+    vocabulary: AnyVocabulary | None = None,
 ) -> Tensor:
     """Load the test images of a data set that a network was not trained on.
 
@@ -232,8 +234,10 @@ def load_ood(
     return load_images(name, data_dir=data_dir, validation=0, download=download).test[0]
 
 
-def _load_texts(name: str, validation: int | None) -> DataSplits:
-    found = read_splits(name, validation)
+def _load_texts(
+    name: str, validation: int | None, tokenizer: Tokenizer | None = None
+) -> DataSplits:
+    found = read_splits(name, validation, tokenizer)
     return DataSplits(
         name=name,
         title=title_of(name),

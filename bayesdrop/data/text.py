@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.data.sources import split_off
+from bayesdrop.data.tokenizer import AnyVocabulary, Tokenizer
 from bayesdrop.data.vocabulary import Unit, Vocabulary
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.files import first_line
@@ -36,7 +37,8 @@ class TextSplits(ShortRepr):
         validation: Held out of the training part; None if no text was asked for.
         test: For the final figures.
         class_names: One name for each label, sorted.
-        vocabulary: Made on the training part; what the network's embedding has rows for.
+        vocabulary: Made on the training part, or a pretrained encoder's tokenizer; what the
+            network's embedding has rows for.
         length: Steps of each text.
     """
 
@@ -44,7 +46,7 @@ class TextSplits(ShortRepr):
     validation: TextPair | None
     test: TextPair
     class_names: tuple[str, ...]
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
     length: int
 
     @property
@@ -132,6 +134,7 @@ def split_texts(  # noqa: PLR0913 - as load_text
     unit: Unit = "word",
     most: int = 20_000,
     fewest: int = 1,
+    tokenizer: Tokenizer | None = None,
 ) -> TextSplits:
     """Split what ``read_texts`` returns and make numbers of it.
 
@@ -144,6 +147,7 @@ def split_texts(  # noqa: PLR0913 - as load_text
         unit: What a text is cut into.
         most: Largest size of the vocabulary.
         fewest: How often a token occurs at least.
+        tokenizer: Of a pretrained encoder, in place of a vocabulary of the training part.
 
     Raises:
         ConfigError: If an argument makes no sense.
@@ -161,7 +165,12 @@ def split_texts(  # noqa: PLR0913 - as load_text
     train, held_out = _divided(who, whole, classes, 0.0 if "train" in parts else test)
     last = parts["test"] if "train" in parts else held_out
     train, chosen = _divided(who, train, classes, validation)
-    vocabulary = Vocabulary.of((content for content, _ in train), unit, most=most, fewest=fewest)
+    contents = [content for content, _ in train]
+    vocabulary: AnyVocabulary
+    if tokenizer is None:
+        vocabulary = Vocabulary.of(contents, unit, most=most, fewest=fewest)
+    else:
+        vocabulary = tokenizer.of_texts(contents)
 
     def pair(rows: Rows) -> TextPair:
         labels = torch.tensor([classes.index(name) for _, name in rows])

@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesdrop.data.phrases import CLASSES, NAME, phrases
 from bayesdrop.data.sources import DataSource, Pair
 from bayesdrop.data.text import Rows, TextPair, TextSplits, read_texts, split_texts
-from bayesdrop.data.vocabulary import Vocabulary
+from bayesdrop.data.tokenizer import AnyVocabulary, Tokenizer
 from bayesdrop.errors import ConfigError
 
 TEXT = "text:"
@@ -47,22 +47,26 @@ def text_source(name: str) -> DataSource:
     )
 
 
-def read_splits(name: str, validation: int | None = None) -> TextSplits:
+def read_splits(
+    name: str, validation: int | None = None, tokenizer: Tokenizer | None = None
+) -> TextSplits:
     """Return the texts of a name, as numbers of a vocabulary of the training part.
 
     Args:
         name: As for ``text_source``.
         validation: Number of validation texts; None is a tenth of the training part.
+        tokenizer: Of a pretrained encoder, in place of the vocabulary.
 
     Raises:
         ConfigError: If the name has no path or no such length, or ``validation`` leaves too few.
         DataError: If the texts are absent, damaged or of one class.
     """
     share = 0.1 if validation is None else validation
-    return split_texts(name, _parts(name), validation=share, length=_parse(name)[1])
+    length = _parse(name)[1]
+    return split_texts(name, _parts(name), validation=share, length=length, tokenizer=tokenizer)
 
 
-def texts_from_elsewhere(name: str, vocabulary: Vocabulary, length: int) -> Tensor:
+def texts_from_elsewhere(name: str, vocabulary: AnyVocabulary, length: int) -> Tensor:
     """Return all texts of a name, or its test part, as numbers of another set's vocabulary.
 
     Args:
@@ -76,7 +80,7 @@ def texts_from_elsewhere(name: str, vocabulary: Vocabulary, length: int) -> Tens
 
 
 def ids(pair: TextPair) -> Pair:
-    """Return the numbers of the words alone, of which 0 is padding, and the labels."""
+    """Return the numbers of the words alone, padding included, and the labels."""
     return pair[0]["input_ids"], pair[1]
 
 

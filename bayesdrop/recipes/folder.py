@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bayesdrop.data import Vocabulary
+from bayesdrop.data import AnyVocabulary, load_vocabulary
 from bayesdrop.errors import CheckpointError, ConfigError
 from bayesdrop.files import first_line, read_sealed, write_file, write_sealed
 from bayesdrop.recipes.earlier import with_todays_names
@@ -71,7 +71,7 @@ def claim(out: Path, run: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
         )
 
 
-def claim_vocabulary(out: Path, vocabulary: Vocabulary, start: str | Path | None) -> None:
+def claim_vocabulary(out: Path, vocabulary: AnyVocabulary, start: str | Path | None) -> None:
     """Keep the vocabulary of a run in ``vocabulary.json``, or check that it is the one there.
 
     Args:
@@ -86,17 +86,17 @@ def claim_vocabulary(out: Path, vocabulary: Vocabulary, start: str | Path | None
     for folder in map(Path, begun):
         if folder == out and not _is_trained(out):
             continue
-        if Vocabulary.load(folder / VOCABULARY) != vocabulary:
+        if load_vocabulary(folder / VOCABULARY) != vocabulary:
             raise ConfigError(
                 f"run {folder}",
                 expected="the texts that this run was begun with",
-                got="texts of another vocabulary",
+                got="other texts",
                 hint="Put the files back as they were, or choose another --out.",
             )
     vocabulary.save(out / VOCABULARY)
 
 
-def read_vocabulary(out: Path, num_words: int) -> Vocabulary:
+def read_vocabulary(out: Path, num_words: int) -> AnyVocabulary:
     """Return the vocabulary of a run.
 
     Args:
@@ -106,7 +106,7 @@ def read_vocabulary(out: Path, num_words: int) -> Vocabulary:
     Raises:
         CheckpointError: If it is missing, damaged or of another size.
     """
-    vocabulary = Vocabulary.load(out / VOCABULARY)
+    vocabulary = load_vocabulary(out / VOCABULARY)
     if len(vocabulary) != num_words:
         raise CheckpointError(
             f"run {out}",
