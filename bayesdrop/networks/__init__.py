@@ -13,6 +13,7 @@ from torch import nn
 
 from bayesdrop.networks.autoencoder import vae
 from bayesdrop.networks.center import Center
+from bayesdrop.networks.encoders import text_encoder
 from bayesdrop.networks.lenet import lenet5_caffe, lenet_300_100, lenet_500_300
 from bayesdrop.networks.resnets import resnet, resnet18
 from bayesdrop.networks.texts import text_lstm, text_mean
@@ -27,6 +28,7 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "lenet5-caffe": lenet5_caffe,
     "resnet": resnet,
     "resnet18": resnet18,
+    "text-encoder": text_encoder,
     "text-lstm": text_lstm,
     "text-mean": text_mean,
     "vgg": vgg,
@@ -62,6 +64,7 @@ __all__ = [
     "registry",
     "resnet",
     "resnet18",
+    "text_encoder",
     "text_lstm",
     "text_mean",
     "vae",
