@@ -61,12 +61,19 @@ def train(  # noqa: PLR0913 - one option for each thing users change
     private_epsilon: Annotated[
         float | None, typer.Option(help="Train with differential privacy, at delta 1e-5.")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Pretrained encoder of a text-encoder recipe: a folder as save_pretrained of "
+            "transformers writes it. [default: the recipe's]"
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cuda.")] = "cpu",
     as_json: Json = False,
     threads: Threads = None,
 ) -> None:
     """Train a recipe, or continue where an interrupted run stopped."""
-    from bayesdrop.recipes import SUFFIXES, get, read_recipe, run_recipe
+    from bayesdrop.recipes import SUFFIXES, choose_encoder, get, read_recipe, run_recipe
     from bayesdrop.record import plain
 
     set_threads(threads)
@@ -80,6 +87,7 @@ def train(  # noqa: PLR0913 - one option for each thing users change
         compact_every=compact_every,
         private_epsilon=private_epsilon,
     )
+    chosen = choose_encoder(chosen, encoder)
     out = Path("runs") / f"{chosen.name}-{seed}" if out is None else out
     done = (out / "model.pt").exists()
     run = run_recipe(

@@ -1,6 +1,7 @@
 """Named experiments: data, network, dropout and schedule, run resumably in a folder."""
 
 from bayesdrop.recipes import catalogue as _catalogue  # noqa: F401 - registers the recipes
+from bayesdrop.recipes import encoders as _encoders  # noqa: F401 - likewise
 from bayesdrop.recipes import photographs as _photographs  # noqa: F401 - likewise
 from bayesdrop.recipes import private as _private  # noqa: F401 - likewise
 from bayesdrop.recipes import published as _published  # noqa: F401 - likewise
@@ -10,6 +11,7 @@ from bayesdrop.recipes.building import build_network
 from bayesdrop.recipes.compare import compare_runs
 from bayesdrop.recipes.demo import run_demo
 from bayesdrop.recipes.earlier import ABBREVIATIONS
+from bayesdrop.recipes.encoders import choose_encoder
 from bayesdrop.recipes.outputs import compact_run, report_run
 from bayesdrop.recipes.recipe import Recipe, Stage, get, register, registry
 from bayesdrop.recipes.run import Run, load_run, run_recipe
@@ -22,6 +24,7 @@ __all__ = [
     "Run",
     "Stage",
     "build_network",
+    "choose_encoder",
     "compact_run",
     "compare_runs",
     "get",

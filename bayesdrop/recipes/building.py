@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from bayesdrop import networks
-from bayesdrop.conversion import convert
-from bayesdrop.errors import CheckpointError, ConfigError, DataError
+from bayesdrop.conversion import convert, mask_lora_ranks
+from bayesdrop.errors import BayesdropError, CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import to_dependent
+from bayesdrop.recipes.encoders import ADAPTERS, CONFIG, ENCODER
 from bayesdrop.recipes.recipe import Recipe
 
 
@@ -32,8 +33,12 @@ def network_of(recipe: Recipe, index: int, before: nn.Module) -> nn.Module:
     former = recipe.stages[index - 1] if index > 0 else None
     if stage.dropout and not (former and former.dropout):
         # A recipe says itself how its masks start.
-        options = {"trained": False, **recipe.dropout_options}
-        network: nn.Module = convert(before, str(recipe.dropout), **options)
+        network: nn.Module
+        if recipe.network_options.get(ADAPTERS):
+            network = mask_lora_ranks(before, str(recipe.dropout), **recipe.dropout_options)
+        else:
+            options = {"trained": False, **recipe.dropout_options}
+            network = convert(before, str(recipe.dropout), **options)
     else:
         network = copy.deepcopy(before) if former else before
     if stage.dependent and not (former and former.dependent):
@@ -56,25 +61,26 @@ def build_network(
         ConfigError: If the network's name or an option is unknown.
         DataError: If the network cannot take such inputs.
     """
+    kinds = ("texts", "images")
     if (num_words is None) == _takes_words(recipe):
-        what = ("texts", "images")
         raise DataError(
             f"recipe {recipe.name!r}",
-            expected=f"{what[num_words is not None]}, which the network {recipe.network!r} takes",
-            got=what[num_words is None],
+            expected=f"{kinds[num_words is not None]}, which the network {recipe.network!r} takes",
+            got=kinds[num_words is None],
             hint=f"Its default data set is {recipe.data!r}.",
         )
-    network = assemble(recipe, num_classes, image_shape, num_words)
+    network = assemble(recipe, num_classes, image_shape, num_words, pretrained=True)
     training = network.training
     dtype = torch.get_default_dtype() if num_words is None else torch.long
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(2, *image_shape, dtype=dtype))
-    except RuntimeError as error:
+    except (RuntimeError, IndexError) as error:
+        what = kinds[num_words is None]
         raise DataError(
             f"recipe {recipe.name!r}",
-            expected=f"images that the network {recipe.network!r} can take",
-            got=f"images of shape {tuple(image_shape)} ({str(error).splitlines()[0]})",
+            expected=f"{what} that the network {recipe.network!r} can take",
+            got=f"{what} of shape {tuple(image_shape)} ({str(error).splitlines()[0]})",
             hint=f"Its default data set is {recipe.data!r}.",
         ) from error
     return network.train(training)
@@ -85,9 +91,21 @@ def _takes_words(recipe: Recipe) -> bool:
 
 
 def assemble(
-    recipe: Recipe, num_classes: int, image_shape: Sequence[int], num_words: int | None
+    recipe: Recipe,
+    num_classes: int,
+    image_shape: Sequence[int],
+    num_words: int | None,
+    *,
+    pretrained: bool = False,
 ) -> nn.Module:
-    """Return the plain network of a recipe; the arguments are those of ``build_network``.
+    """Return the plain network of a recipe.
+
+    Args:
+        recipe: As for ``build_network``.
+        num_classes: As there.
+        image_shape: As there.
+        num_words: As there.
+        pretrained: Whether a pretrained encoder's weights are read, too.
 
     Raises:
         ConfigError: If the network's name or an option is unknown.
@@ -100,8 +118,12 @@ def assemble(
         "num_words": num_words,
     }
     options |= {name: size for name, size in sizes.items() if size and name in accepted}
+    if not pretrained and CONFIG in options:
+        options.pop(ENCODER, None)
     try:
         return networks.build(recipe.network, **options)
+    except BayesdropError:
+        raise
     except (TypeError, RuntimeError) as error:
         raise ConfigError(
             f"recipe {recipe.name!r}",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop import networks
-from bayesdrop.data import DataSplits, Vocabulary, load_images, parse_name
+from bayesdrop.data import AnyVocabulary, DataSplits, Tokenizer, load_images, parse_name
 from bayesdrop.errors import CheckpointError, ConfigError, DataError
 from bayesdrop.files import first_line, only_writer
 from bayesdrop.inference import checkpoint
@@ -23,6 +23,7 @@ from bayesdrop.likelihoods import Categorical
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.building import assemble, build_network, check_size, network_of
+from bayesdrop.recipes.encoders import with_encoder
 from bayesdrop.recipes.folder import (
     check_beginning,
     claim,
@@ -61,7 +62,7 @@ class Run:
     bnn: BayesianNetwork
     plain: BayesianNetwork | None
     history: dict[str, list[dict[str, Any]]]
-    vocabulary: Vocabulary | None = None
+    vocabulary: AnyVocabulary | None = None
 
     @property
     def minutes(self) -> float:
@@ -75,12 +76,15 @@ class Run:
         Raises:
             DataError: If it is absent or damaged, or its texts are no longer those.
         """
-        found = load_images(self.data, data_dir=data_dir, validation=self.validation)
+        known = self.vocabulary if isinstance(self.vocabulary, Tokenizer) else None
+        found = load_images(
+            self.data, data_dir=data_dir, validation=self.validation, tokenizer=known
+        )
         if found.vocabulary != self.vocabulary:
             raise DataError(
                 f"data {self.data!r}",
                 expected="the texts that the run was trained on",
-                got="texts of another vocabulary",
+                got="other texts",
                 hint="Put the files back as they were, or train again into another --out.",
             )
         return found
@@ -142,7 +146,8 @@ def run_recipe(
     parse_name(data)
     _check_device(device)
     out = Path(out)
-    splits = load_images(data, data_dir=data_dir, validation=validation)
+    recipe, tokenizer = with_encoder(recipe)
+    splits = load_images(data, data_dir=data_dir, validation=validation, tokenizer=tokenizer)
     run = {"recipe": recipe.to_dict(), "data": data, "validation": validation, "seed": seed}
     shape: dict[str, Any] = {
         "num_classes": splits.num_classes,
