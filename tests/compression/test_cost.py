@@ -76,3 +76,18 @@ def test_table_is_markdown():
 def test_empty_example_is_refused():
     with pytest.raises(bd.errors.DataError, match=r"at least one example, got .*\(0, 4\)"):
         bd.compression.count_flops(nn.Linear(4, 2), torch.zeros(0, 4))
+
+
+def test_a_slow_network_is_timed_twice_when_the_seconds_are_over():
+    passes = []
+
+    class Counted(nn.Module):
+        def forward(self, x):
+            passes.append(len(x))
+            return x
+
+    net = Counted()
+    measure_latency(net, example_input=torch.randn(2, 4), batch_size=3, repeats=9, seconds=0.0)
+    assert passes.count(3) == 3  # and one of two that is looked at
+    measure_latency(net, example_input=torch.randn(2, 4), batch_size=3, repeats=4)
+    assert passes.count(3) == 3 + 6
