@@ -367,7 +367,7 @@ class BayesianDropout(LatentOwner):
         found = [dim for dim, size in enumerate(x.shape) if size == rows]
         raise ShapeError(
             self.name,
-            expected=f"the {rows} examples of this pass in dimension {self.batch_dim}",
+            expected=f"the examples of this pass, {rows}, in dimension {self.batch_dim}",
             got=f"input of shape {tuple(x.shape)}",
             hint=f"Pass batch_dim={found[0]} to the layer."
             if found

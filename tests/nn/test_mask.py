@@ -186,7 +186,7 @@ def test_examples_in_another_dimension_are_refused_by_name():
     bnn.network.forward = lambda x: bnn.network.out(bnn.network.gates(x.transpose(0, 1)).mean(0))
     x, y = torch.randn(5, 6, 4), torch.randint(3, (5,))
     match = (
-        r"BetaBernoulliDropout 'gates': expected the [15] examples of this pass in dimension 0, "
+        r"BetaBernoulliDropout 'gates': expected the examples of this pass, [15], in dimension 0, "
         r"got input of shape \(6, [15], 4\). Pass batch_dim=1 to the layer."
     )  # a prediction begins with one example
     for run in (

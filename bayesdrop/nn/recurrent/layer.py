@@ -98,7 +98,7 @@ class RecurrentDropout(RecurrentPlaces):
             return
         raise ShapeError(
             type(self).__name__,
-            expected=f"the {rows} examples of this pass as sequences",
+            expected=f"the examples of this pass, {rows}, as sequences",
             got=f"{number} sequences",
             hint="Pass batch_first=True for inputs (N, T, K), and False for (T, N, K).",
         )
