@@ -69,6 +69,7 @@ class Resampling:
         drawn = self._generator.multinomial(images, shares, size=resamples)
         self._weights = (drawn / images).astype(np.float32)
         self._seed = seed
+        self._measured: dict[tuple[int, Measure], tuple[Evidence, float, Floats]] = {}
 
     def compare(self, first: Seeds, second: Seeds, measure: Measure) -> Difference:
         """Return the first row less the second.
@@ -101,6 +102,13 @@ class Resampling:
         return 1.0 / count + (drawn / count - 1.0 / count) * math.sqrt(count / (count - 1))
 
     def _measure(self, evidence: Evidence, measure: Measure) -> tuple[float, Floats]:
+        # Kept, since a row is compared with several; with the evidence, whose number is its key.
+        key = id(evidence), measure
+        if key not in self._measured:
+            self._measured[key] = (evidence, *self._measured_anew(evidence, measure))
+        return self._measured[key][1:]
+
+    def _measured_anew(self, evidence: Evidence, measure: Measure) -> tuple[float, Floats]:
         # Of the test set, and of each resample.
         if measure == "ece":
             confidence = evidence.confidence

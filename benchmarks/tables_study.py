@@ -98,13 +98,16 @@ def rows(network: str, data: str) -> dict[str, Row]:
     return found
 
 
+_resampling = functools.cache(Resampling)
+
+
 @functools.cache
 def differences(network: str, data: str, baseline: str) -> dict[str, dict[str, Difference]]:
     """Return measure to row to its difference from a baseline."""
     found = rows(network, data)
     if baseline not in found:
         return {}
-    resampling = Resampling(len(next(iter(found[baseline].evidence.values())).correct))
+    resampling = _resampling(len(next(iter(found[baseline].evidence.values())).correct))
     return {
         measure: {
             key: resampling.compare(row.evidence, found[baseline].evidence, measure)
