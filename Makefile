@@ -10,8 +10,9 @@ ARVIZ1 := .venv-arviz1
 demo: $(STAMP)
 	$(BIN)/bayesdrop demo --out runs/demo
 
+# Bytecode is kept whatever the shell says: tests start many processes, which would each compile all.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What meets ArviZ, under its version 1: beside the environment, of which it sees the rest.
 test-arviz1: $(ARVIZ1)/.installed
