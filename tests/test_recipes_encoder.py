@@ -1,5 +1,6 @@
 """Recipes of a pretrained encoder, on a tiny BERT with random weights and its own tokenizer."""
 
+import dataclasses
 import json
 
 import pytest
@@ -158,6 +159,22 @@ def test_padding_is_the_number_of_the_configuration_and_changes_nothing(tmp_path
     assert tokenizer.encode(["a film " * 9], length=5)["input_ids"].tolist() == [[1, 4, 7, 4, 2]]
 
 
+def test_what_a_configuration_leaves_out_is_the_models_default(tmp_path):
+    save_encoder(tmp_path)
+    config = {"model_type": "roberta", "vocab_size": 20, "max_position_embeddings": 12, **SIZES}
+    transformers.AutoModel.from_config(
+        transformers.AutoConfig.for_model(**config)
+    ).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    values.pop("pad_token_id", None)
+    path.write_text(json.dumps(values))
+    recipe = recipes.choose_encoder(recipes.get("text-encoder"), str(tmp_path))
+    recipe, tokenizer = recipes.encoders.with_encoder(recipe)
+    network = recipes.build_network(recipe, 2, (6,), len(tokenizer))
+    assert tokenizer.padding == network.padding == 1
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -167,6 +184,11 @@ def test_padding_is_the_number_of_the_configuration_and_changes_nothing(tmp_path
         ({"config": {}}, ConfigError, "the configuration"),
         ({"config": {"model_type": "bert", "hidden_size": "wide"}}, ConfigError, "configuration"),
         ({"adapters": {"r": 8, "target_modules": ["no"]}}, ConfigError, "peft.LoraConfig"),
+        (
+            {"config": {"model_type": "bert", "vocab_size": 9, "pad_token_id": 9}},
+            ConfigError,
+            "its vocab_size",
+        ),
         ({"adapters": {"rank": 8}}, ConfigError, "peft.LoraConfig"),
     ],
 )
@@ -216,6 +238,15 @@ def test_texts_longer_than_the_encoder_takes_are_refused(encoder, tmp_path):
         train("text-encoder", encoder[0], tmp_path, data=data)
     with pytest.raises(ConfigError, match="2 are marks"):
         train("text-encoder", encoder[0], tmp_path, data=data.replace("@13", "@2"))
+
+
+def test_a_model_that_needs_more_than_a_text_is_refused():
+    config = {"model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 8, "num_layers": 1}
+    recipe = recipes.get("text-encoder")
+    options = {"config": {**config, "num_heads": 4, "vocab_size": 20}}
+    recipe = dataclasses.replace(recipe, network_options=options)
+    with pytest.raises(DataError, match=r"got texts of shape \(6,\)"):
+        recipes.build_network(recipe, 2, (6,), 20)
 
 
 def test_recipes_of_other_networks_have_no_encoder(encoder):

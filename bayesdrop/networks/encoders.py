@@ -92,12 +92,14 @@ def text_encoder(
         config = _SMALL | {"vocab_size": num_words} if encoder is None else encoder_config(encoder)
     found = _configuration(config, dropout)
     if encoder is None:
-        model = _transformers().AutoModel.from_config(found)
+        model = _with_random_weights(found)
     else:
         model = _pretrained(encoder_folder(encoder), found)
     model = model.to(torch.get_default_dtype())
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # which the mean over the tokens leaves without a gradient
+        model.register_module(
+            "pooler", None
+        )  # which the mean over the tokens leaves without a gradient
     if adapters is not None:
         model = _with_adapters(model, adapters)
     return TextEncoder(num_classes, model, found.hidden_size, found.pad_token_id or 0)
@@ -168,6 +170,20 @@ def encoder_config(encoder: str | Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _ELSEWHERE}
 
 
+def vocabulary_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the rows of an encoder's embedding and the number that is padding.
+
+    Args:
+        config: What ``encoder_config`` returns; what it does not say is the model's default.
+
+    Raises:
+        ConfigError: If the configuration makes no sense.
+        ImportError: If ``transformers`` is absent.
+    """
+    found = _configuration(config, 0.0)
+    return found.vocab_size, found.pad_token_id or 0
+
+
 def _transformers() -> Any:
     try:
         import transformers
@@ -195,6 +211,20 @@ def _configuration(config: Mapping[str, Any], dropout: float) -> Any:
         if isinstance(getattr(found, name, None), int | float):
             setattr(found, name, dropout if name in _RATES else 0.0)
     return found
+
+
+def _with_random_weights(config: Any) -> nn.Module:
+    try:
+        model: nn.Module = _transformers().AutoModel.from_config(config)
+    # Sizes that do not fit each other are whatever error the model meets first.
+    except Exception as error:
+        raise ConfigError(
+            "text_encoder",
+            expected=f"a configuration of which a {config.model_type} can be made",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            hint="Do its sizes fit each other, and its pad_token_id its vocab_size?",
+        ) from error
+    return model
 
 
 def _pretrained(folder: Path, config: Any) -> nn.Module:

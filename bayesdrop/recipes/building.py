@@ -75,7 +75,8 @@ def build_network(
     try:
         with torch.no_grad():
             network.eval()(torch.zeros(2, *image_shape, dtype=dtype))
-    except (RuntimeError, IndexError) as error:
+    # Encoders from elsewhere raise ValueError and TypeError, too.
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
         what = kinds[num_words is None]
         raise DataError(
             f"recipe {recipe.name!r}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from bayesdrop.data import Tokenizer
 from bayesdrop.errors import ConfigError
-from bayesdrop.networks.encoders import MINILM, encoder_config, encoder_folder
+from bayesdrop.networks.encoders import MINILM, encoder_config, encoder_folder, vocabulary_of
 from bayesdrop.recipes.methods import BB, VND
 from bayesdrop.recipes.recipe import Recipe, Stage, register
 
@@ -35,9 +35,9 @@ def with_encoder(recipe: Recipe) -> tuple[Recipe, Tokenizer | None]:
     if name is None:
         return recipe, None
     config = encoder_config(name)
-    tokenizer = Tokenizer.of(encoder_folder(name), padding=config.get("pad_token_id") or 0)
-    rows = config.get("vocab_size")
-    if rows is not None and len(tokenizer) > rows:
+    rows, padding = vocabulary_of(config)
+    tokenizer = Tokenizer.of(encoder_folder(name), padding=padding)
+    if len(tokenizer) > rows:
         raise ConfigError(
             f"encoder {str(name)!r}",
             expected=f"a tokenizer of at most {rows:,} tokens, its vocab_size",
@@ -107,7 +107,7 @@ _register(
     (replace(_WHOLE, name=MC, dropout=True),),
     {"dropout": 0.1},
     MC,
-    {"linear": False, "conv": False, "exclude": "*embeddings*"},
+    {"linear": False, "conv": False, "exclude": "*embed*"},
 )
 _register(
     f"text-encoder-{BB}",
@@ -116,7 +116,7 @@ _register(
     None,
     BB,
     # The whole KL closes nearly all of them with a few hundred texts.
-    {"parametrization": "softplus", "kl_scale": 0.02, "exclude": ["*embeddings*", "head"]},
+    {"parametrization": "softplus", "kl_scale": 0.02, "exclude": ["*embed*", "head"]},
 )
 _register(
     f"text-encoder-{VND}",
