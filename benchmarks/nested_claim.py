@@ -69,7 +69,7 @@ def run(method: str, seed: int, args: argparse.Namespace) -> dict[str, np.ndarra
         other = load_ood(nested.OOD[args.data], args.data, data_dir=args.data_dir)
         found = {"minutes": np.array(minutes)}
         for width in args.widths:
-            held = bd.hold_width(bnn, width)
+            held = bd.compression.hold_width(bnn, width)
             options = {"num_samples": args.num_samples, "sample": held.is_random, "seed": seed}
             inside = bd.predict(held, held_out, **options)
             outside = bd.predict(held, other, **options)

@@ -99,6 +99,14 @@ def test_every_name_that_a_page_mentions_exists(page):
     assert not {name for name in names if not exists(name)}
 
 
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name
+)
+def test_every_name_that_a_benchmark_uses_exists(script):
+    names = set(re.findall(r"\bbd(?:\.[a-z_]+)?\.[A-Za-z_]\w*", script.read_text()))
+    assert not {name for name in names if not exists(name)}
+
+
 @by_page
 def test_every_file_that_a_page_mentions_exists(page):
     names = re.findall(r"`((?:bayesdrop|benchmarks|tests|tutorials)/[\w./-]*)`", page.read_text())
