@@ -14,6 +14,7 @@ from tests.commands.runner import invoke
 from tests.test_recipes_text import table
 
 transformers = pytest.importorskip("transformers")
+save_file = pytest.importorskip("safetensors.torch").save_file
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
 WORDS = ["a", "dull", "fine", "film", "number", "song", "book"]
 
@@ -220,6 +221,11 @@ def test_bad_options_of_the_network_are_refused(options, error, message, tmp_pat
             lambda folder: (folder / "model.safetensors").write_bytes(b"no weights"),
             CheckpointError,
             "weights of",
+        ),
+        (
+            lambda folder: save_file({"own": torch.ones(2)}, folder / "model.safetensors"),
+            CheckpointError,
+            "those of another model",
         ),
         (lambda folder: save_encoder(folder, vocab_size=5), ConfigError, "at most 5 tokens"),
     ],

