@@ -66,7 +66,7 @@ def choose_encoder(recipe: Recipe, encoder: str | None) -> Recipe:
     return replace(recipe, network_options={**recipe.network_options, ENCODER: encoder})
 
 
-# As in docs/encoders.md, whose scripts have the figures.
+# With masks on heads and hidden units as in benchmarks/encoder_gates.py; else not tuned.
 _PLAIN = Stage("plain", 2, learning_rate=5e-5, batch_size=16)
 _WHOLE = replace(_PLAIN, epochs=4)
 _ADAPTED = replace(_PLAIN, learning_rate=1e-3, epochs=4)
