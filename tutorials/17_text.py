@@ -62,7 +62,7 @@ dict(zip(LIBRARIES, torch.bincount(y).tolist(), strict=True))
 # %%
 order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).tolist()
 test, train = order[: len(y) // 4], order[len(y) // 4 :]
-counts = Counter(word for i in train for word in set(texts[i]))
+counts = Counter(word for i in train for word in dict.fromkeys(texts[i]))  # in order
 vocabulary = [word for word, _ in counts.most_common(WORDS)]
 
 
