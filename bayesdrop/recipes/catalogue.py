@@ -394,5 +394,5 @@ _stage = replace(
     milestones=(0.8, 0.93),
     kl_warm_up=0.5,
 )
-_digits.add(SVD, _stage, options=_TENTH)
+_digits.add(SVD, replace(_stage, variational_learning_rate=3e-3), options=_TENTH)
 _digits.compress(_stage, _TENTH)
