@@ -130,7 +130,8 @@ for _suite, _data in tables_study.settings():
             tables_study.beside, _suite, _data, _baseline
         )
 for _suite in tables_magnitude.SUITES:
-    TABLES[f"magnitude-{_suite}-choice"] = partial(tables_magnitude.choice, _suite)
+    if (RESULTS / f"magnitude-{_suite}-choice.json").exists():
+        TABLES[f"magnitude-{_suite}-choice"] = partial(tables_magnitude.choice, _suite)
     for _by in ("unit", "weight"):
         TABLES[f"magnitude-{_suite}-{_by}s"] = partial(tables_magnitude.magnitude, _suite, _by)
 for _suite in NETWORKS:
