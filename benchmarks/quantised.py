@@ -3,12 +3,15 @@ r"""Bayesian compression: units pruned by scales, weights rounded by posteriors,
     python benchmarks/quantised.py --network digits-mlp
     python benchmarks/quantised.py --network lenet-500-300 --methods gnj ghs --seeds 0
     python benchmarks/quantised.py --network lenet5-caffe --methods gnj ghs --seeds 0
+    python benchmarks/quantised.py --network digits-mlp --methods gnj ghs --seeds 7 8 9 --choose
 
 Each recipe is trained as it is registered, less ``VALIDATION`` training images. These choose, for
 each run, one threshold for all masks and then how coarse the grids are and what shares a step: the
 smallest network, and the smallest file, whose error is at most ``TOLERATED`` points above that of
 the network with all units, and above that before rounding. The test set is looked at once, after
 that. Sizes are those of the file that is written, and read again, here.
+
+``--choose`` trains each of ``CANDIDATES`` instead and looks at the held-out images only.
 
 Runs are resumable (``--work``), one thread; the file keeps its other runs. MNIST is looked for in
 ``--data-dir`` or ``BAYESDROP_DATA``.
@@ -21,6 +24,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,17 @@ TOLERATED = {"digits-mlp": 0.5, "lenet-500-300": 0.1, "lenet5-caffe": 0.1}
 COARSENESS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 NUM_SAMPLES = 32
 GROUPS = ("layer", "output", "input")
+CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "weights N(0, 1)": ({"prior_scale": 1.0, "init_log_variance": -9.0}, {}),
+    "weights N(0, 0.05^2)": ({}, {}),
+    "the same, posteriors at 3e-3": ({}, {"variational_learning_rate": 3e-3}),
+    "the same, 100 epochs with falling rates": ({}, {"epochs": 100, "decay_since": 0.0}),
+    "the same, 100 epochs with falling rates, all from 1e-3": (
+        {},
+        {"epochs": 100, "decay_since": 0.0, "variational_learning_rate": 1e-3},
+    ),
+}
+"""What the recipe's weights within scales, and its last stage, have instead."""
 
 
 def chosen(run: Run, held_out: Any, example: torch.Tensor, tolerated: float) -> dict[str, Any]:
@@ -120,6 +135,38 @@ def run_one(network: str, method: str, seed: int, args: argparse.Namespace) -> d
     return row
 
 
+def choose_one(
+    network: str, method: str, seed: int, name: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Train a candidate, and return its objective and what the held-out images say."""
+    recipe = get_recipe(f"{network}-{method}")
+    weights, stage = CANDIDATES[name]
+    options = recipe.dropout_options
+    options = {**options, "weights": {**options["weights"], **weights}}
+    stages = (*recipe.stages[:-1], dataclasses.replace(recipe.stages[-1], **stage))
+    recipe = dataclasses.replace(recipe, dropout_options=options, stages=stages)
+    run = run_recipe(
+        recipe,
+        out=args.work / f"{recipe.name}-{name.replace(' ', '-')}-{seed}",
+        data_dir=args.data_dir,
+        validation=VALIDATION[network],
+        seed=seed,
+        progress=False,
+    )
+    held_out = run.load_data(args.data_dir).validation
+    last = run.history[recipe.stages[-1].name][-1]
+    row = {"recipe": recipe.name, "candidate": name, "seed": seed, "settings": recipe.to_dict()}
+    row |= {name: last[name] for name in ("loss", "nll", "kl")} | {"minutes": run.minutes}
+    row["all_units"] = unpruned(run, held_out)
+    frontier = sweep_thresholds(run.bnn, held_out)
+    threshold = choose_threshold(frontier, max_error_increase=TOLERATED[network])
+    for _, mask in run.bnn.named_dropout_layers():
+        mask.threshold = threshold
+    row["pruned"] = figures(run.bnn, run, held_out)
+    row["units"] = [int(mask.kept().sum()) for _, mask in run.bnn.named_dropout_layers()]
+    return row
+
+
 def unpruned(run: Run, data: Any) -> dict[str, float]:
     """Return the figures of the network with all units."""
     masks = run.bnn.named_dropout_layers()
@@ -143,21 +190,29 @@ def main() -> None:
     parser.add_argument("--network", choices=list(VALIDATION), default="digits-mlp")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--choose", action="store_true", help="train candidates, test nothing")
+    parser.add_argument("--candidates", nargs="*", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--data-dir")
     parser.add_argument("--work", type=Path, default=Path("runs/quantised"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    out = args.out or Path(__file__).parent / "results" / f"quantised-{args.network}.json"
+    kind = "-choice" if args.choose else ""
+    out = args.out or Path(__file__).parent / "results" / f"quantised-{args.network}{kind}.json"
     for seed in args.seeds:
         for method in args.methods:
-            command = f"--network {args.network} --methods {method} --seeds {seed}"
-            head = {"command": f"python benchmarks/quantised.py {command}"}
-            head["torch"] = torch.__version__
-            row = {**head, **run_one(args.network, method, seed, args)}
-            runs = read_json(out)["runs"] if out.exists() else []
-            runs = added(runs, [row], ("recipe", "seed"))
-            write({"network": args.network, "bayesdrop": bd.__version__, "runs": runs}, out)
+            for candidate in args.candidates if args.choose else [None]:
+                command = f"--network {args.network} --methods {method} --seeds {seed}"
+                if candidate is None:
+                    row = run_one(args.network, method, seed, args)
+                else:
+                    command += f" --choose --candidates {candidate!r}"
+                    row = choose_one(args.network, method, seed, candidate, args)
+                head = {"command": f"python benchmarks/quantised.py {command}"}
+                row = {**head, "torch": torch.__version__, **row}
+                runs = read_json(out)["runs"] if out.exists() else []
+                runs = added(runs, [row], ("recipe", "candidate", "seed"))
+                write({"network": args.network, "bayesdrop": bd.__version__, "runs": runs}, out)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "networks-left": tables_networks.left,
     "transformers": tables_transformers.transformers,
     "quantised": tables_quantised.quantised,
+    "quantised-choice": tables_quantised.choice,
     "trained-start": tables_trained.start,
     "trained-after": tables_trained.after,
 }

@@ -44,6 +44,30 @@ def quantised() -> str:
     return table(header, rows)
 
 
+def choice() -> str:
+    """Return candidates of each network: objectives, and figures of held-out images."""
+    header = ["network, prior, candidate", "seeds", "epochs", "KL", "objective", "of which KL"]
+    header += ["all units, error %", "NLL", "pruned, error %", "units"]
+    rows = []
+    for network, where in TITLES.items():
+        if not (RESULTS / f"quantised-{network}-choice.json").exists():
+            continue
+        runs = read(f"quantised-{network}-choice.json")["runs"]
+        for key, title in METHODS.items():
+            found = [run for run in runs if run["recipe"] == f"{network}-{key}"]
+            for candidate in dict.fromkeys(run["candidate"] for run in found):
+                own = [run for run in found if run["candidate"] == candidate]
+                settings = own[0]["settings"]
+                cells = [str(len(own)), epochs_of(settings), kl_factor(settings)]
+                cells += [spread([run[name] for run in own], 3) for name in ("loss", "kl")]
+                cells.append(spread([run["all_units"]["error"] for run in own], 2))
+                cells.append(spread([run["all_units"]["nll"] for run in own], 3))
+                cells.append(spread([run["pruned"]["error"] for run in own], 2))
+                cells.append(_middles([run["units"] for run in own]))
+                rows.append([f"{where}, {title}, {candidate}", *cells])
+    return table(header, rows)
+
+
 def _of_network(network: str, where: str) -> list[list[str]]:
     runs = read(f"quantised-{network}.json")["runs"]
     rows = []

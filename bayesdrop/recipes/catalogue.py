@@ -148,7 +148,7 @@ class _Network:
         """
         stages = self.plain, replace(stage, name="compressed")
         self.add(GAUSSIAN, *stages, options=options)
-        within = {"weights": {"dropout": GAUSSIAN, **options}}
+        within = {"weights": {"dropout": GAUSSIAN, **options, **_WITHIN}}
         for method in (JEFFREYS, HORSESHOE):
             self.add(method, *stages, options={**options, **within})
 
@@ -262,6 +262,8 @@ _WEIGHTS = Stage(
     kl_warm_up=0.2,
 )
 _THRESHOLD = {"threshold": 0.01}
+# Trained weights are about so large: scales of 1 over such weights need not move first.
+_WITHIN = {"prior_scale": 0.05, "init_log_variance": -15.0}
 _COMPRESSED = replace(_WEIGHTS, epochs=40, milestones=(0.8, 0.93))
 
 # -- LeNet-500-300 and LeNet-300-100 -------------------------------------------------------------

@@ -33,6 +33,13 @@ class NormalJeffreysDropout(UnitScaleDropout):
 
         net = bd.convert(net, "normal-jeffreys", weights="gaussian-weights")
 
+    This prior knows no size: over :math:`\tilde w_{kj} \sim \mathcal N(0, s^2)` the model is the
+    same for every :math:`s`, and training is not. Scales start at 1, so let :math:`s` be the size
+    of the weights that are there, and their noise a fraction of it::
+
+        weights = {"dropout": "gaussian-weights", "prior_scale": 0.05, "init_log_variance": -15.0}
+        net = bd.convert(net, "normal-jeffreys", weights=weights)
+
     The divergence of a scale depends on :math:`\alpha_k` alone and falls as it grows: a unit that
     the data do not need drifts to :math:`\alpha_k \to \infty`. It is exact (``LogUniform``), where
     the paper has its published approximation. In evaluation mode the layer multiplies by
