@@ -295,7 +295,7 @@ _lenet_300.nest(0.03 * 60_000, 32, {}, epochs=50, milestones=(0.6, 0.85))
 _lenet_300.add(SVD, _WEIGHTS)
 _lenet_300.compress(_COMPRESSED, {})
 replace(_lenet_300, name="lenet-300-100", title="LeNet-300-100", network="lenet-300-100").add(
-    SVD, replace(_WEIGHTS, epochs=150, milestones=(0.7, 0.9)), options={"kl_scale": 2.2}
+    SVD, replace(_WEIGHTS, epochs=150, variational_learning_rate=1e-3, milestones=(0.7, 0.9))
 )
 
 # -- LeNet5-Caffe --------------------------------------------------------------------------------
