@@ -11,7 +11,7 @@ smallest network, and the smallest file, whose error is at most ``TOLERATED`` po
 the network with all units, and above that before rounding. The test set is looked at once, after
 that. Sizes are those of the file that is written, and read again, here.
 
-``--choose`` trains each of ``CANDIDATES`` instead and looks at the held-out images only.
+``--choose`` trains each of ``CANDIDATES`` of the scales instead; it sees held-out images only.
 
 Runs are resumable (``--work``), one thread; the file keeps its other runs. MNIST is looked for in
 ``--data-dir`` or ``BAYESDROP_DATA``.
@@ -57,7 +57,7 @@ CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"epochs": 100, "decay_since": 0.0, "variational_learning_rate": 1e-3},
     ),
 }
-"""What the recipe's weights within scales, and its last stage, have instead."""
+"""What a recipe's weights within scales, and its last stage, have instead."""
 
 
 def chosen(run: Run, held_out: Any, example: torch.Tensor, tolerated: float) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def choose_one(
     held_out = run.load_data(args.data_dir).validation
     last = run.history[recipe.stages[-1].name][-1]
     row = {"recipe": recipe.name, "candidate": name, "seed": seed, "settings": recipe.to_dict()}
-    row |= {name: last[name] for name in ("loss", "nll", "kl")} | {"minutes": run.minutes}
+    row |= {key: last[key] for key in ("loss", "nll", "kl")} | {"minutes": run.minutes}
     row["all_units"] = unpruned(run, held_out)
     frontier = sweep_thresholds(run.bnn, held_out)
     threshold = choose_threshold(frontier, max_error_increase=TOLERATED[network])
@@ -199,6 +199,8 @@ def main() -> None:
     torch.set_num_threads(1)
     kind = "-choice" if args.choose else ""
     out = args.out or Path(__file__).parent / "results" / f"quantised-{args.network}{kind}.json"
+    if args.choose:  # Gaussian weights alone have no scales.
+        args.methods = [method for method in args.methods if method != "gaussian-weights"]
     for seed in args.seeds:
         for method in args.methods:
             for candidate in args.candidates if args.choose else [None]:
