@@ -126,9 +126,6 @@ _PLAIN = {"network_options": {}, "overrides": _SCALES, "last": _LONG}
 _PAPER_INIT = 0.31326168751822286
 
 _LENET5_SCALES = {"conv1": 7.5, "conv2": 3.75, "fc1": 2.1, "fc2": 3.3}
-# Variances of weights ten times as fast as their means.
-_FAST = {"variational_learning_rate": 1e-2}
-
 _LENET5_BB: dict = {
     "overrides": {name: {"kl_scale": scale} for name, scale in _LENET5_SCALES.items()},
     "first": {"epochs": 12},
@@ -175,6 +172,9 @@ def _looking_and_generalized(network: str) -> dict[str, tuple[str, dict]]:
         found[f"contextual, {words}"] = (f"{network}-contextual", changes)
     return found
 
+
+# Variances of weights ten times as fast as their means.
+_FAST = {"variational_learning_rate": 1e-2}
 
 CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-500-300": {
@@ -264,15 +264,11 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
     "lenet-300-100": {
         "sparse VD": (
             "lenet-300-100-sparse-vd",
-            {
-                "first": {"epochs": 60, "milestones": (0.75, 0.92), **_FAST},
-            },
+            {"first": {"epochs": 60, "milestones": (0.75, 0.92), **_FAST}},
         ),
         "sparse VD, linear decay": (
             "lenet-300-100-sparse-vd",
-            {
-                "first": {"epochs": 60, "decay_since": 0.0, **_FAST},
-            },
+            {"first": {"epochs": 60, "decay_since": 0.0, **_FAST}},
         ),
         "sparse VD, 150 epochs": (
             "lenet-300-100-sparse-vd",
@@ -285,9 +281,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, dict]]] = {
         **{
             f"sparse VD, 150 epochs, variances at {rate:g}": (
                 "lenet-300-100-sparse-vd",
-                {
-                    "first": {"variational_learning_rate": rate},
-                },
+                {"first": {"variational_learning_rate": rate}},
             )
             for rate in (1e-3, 3e-3)
         },
