@@ -63,7 +63,7 @@ def ood_metrics(in_scores: Array, ood_scores: Array) -> OODMetrics:
         >>> ood_metrics(torch.zeros(3), torch.ones(2))["auroc"]
         1.0
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+    from sklearn.metrics import auc, average_precision_score, roc_curve
 
     inside = as_scores("ood_metrics", "in-distribution", in_scores)
     outside = as_scores("ood_metrics", "OOD", ood_scores)
@@ -72,7 +72,7 @@ def ood_metrics(in_scores: Array, ood_scores: Array) -> OODMetrics:
     # Dropped collinear points could hide the first threshold that reaches 95 %.
     false_rate, true_rate, _ = roc_curve(positive, scores, drop_intermediate=False)
     return {
-        "auroc": float(roc_auc_score(positive, scores)),
+        "auroc": float(auc(false_rate, true_rate)),
         "aupr": float(average_precision_score(positive, scores)),
         "aupr_in": float(average_precision_score(1 - positive, -scores)),
         "fpr95": float(false_rate[np.argmax(true_rate >= 0.95)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,17 +81,23 @@ def draws_noise(run: Callable[[], object]) -> bool:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(i) for i in devices)]
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what others draw from
+    before = _numpy_state()
     with noticed, own:
         run()
     if noticed.is_random and not own.generators:  # by what takes no generator
         torch.set_rng_state(states[0])
         for device, state in zip(devices, states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
-    same = random.getstate() == python and repr(np.random.get_state()) == repr(numpy)  # noqa: NPY002
+    same = random.getstate() == python and _numpy_state() == before
     if not same:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
     return noticed.is_random or not same
+
+
+def _numpy_state() -> bytes:
+    # Of any kind of generator. To print 624 numbers takes longer than a small network's pass.
+    return pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002
 
 
 class _Noticed(TorchDispatchMode):
