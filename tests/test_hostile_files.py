@@ -3,8 +3,6 @@
 import io
 import json
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import bayesdrop as bd
 from bayesdrop.archives import check_entries, check_tensors
 from bayesdrop.errors import CheckpointError
 from tests import hostile
+from tests.forked import Started
 
 SLACK = 2**24
 """Bytes of a process's own that come and go; the smallest attack asks for four times as much."""
@@ -30,11 +29,10 @@ def results(tmp_path_factory):
     pytest.importorskip("PIL.Image")
     folder = tmp_path_factory.mktemp("hostile") / "inside"
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.hostile", str(folder)]
     root = Path(__file__).parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    assert list(folder.parent.iterdir()) == [folder]  # nothing outside
-    return json.loads(done.stdout)
+    done = Started(hostile.__file__, root, arguments=[folder]).wait()
+    assert done.error == "" and list(folder.parent.iterdir()) == [folder]  # nothing outside
+    return json.loads(done.output)
 
 
 @pytest.mark.parametrize("name", hostile.KINDS)
