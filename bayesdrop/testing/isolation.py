@@ -36,6 +36,7 @@ def isolated(seed: int = 0) -> Iterator[None]:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
             pyro.settings.set(**settings)
+            pyro.clear_param_store()  # what was made meanwhile; set_state adds to it
             pyro.get_param_store().set_state(store)
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
