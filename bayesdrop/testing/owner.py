@@ -121,7 +121,7 @@ class OwnerContract(ABC):
         def losses(elbo, count, **options):
             objective, found = elbo(**options), []
             for seed in range(count):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 found.append(objective.loss(bnn.model, bnn.guide, *data))
             return torch.tensor(found)
 

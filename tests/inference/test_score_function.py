@@ -46,7 +46,7 @@ ALL = torch.tensor(list(itertools.product((0.0, 1.0), repeat=K)))
 def enumerated(bnn, x, y, seed):
     """Return the expected loss over all masks, given the latents that a seed draws first."""
     layer, rest = bnn.network
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     drawn = ExactMasks(len(x))
     drawn.draw_jointly(bnn.network)
     logits = layer.keep_logits(drawn._draw(layer), x).expand(len(x), K)[:, None]
@@ -61,7 +61,7 @@ def errors(objective, bnn, x, y, seeds=40):
     """Return the errors of the loss and of its gradient, a row for each seed."""
     found = []
     for seed in range(seeds):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         pair = objective(bnn, x, y).loss, enumerated(bnn, x, y, seed)
         rows = [torch.cat([loss.detach()[None], gradient(loss, bnn)]) for loss in pair]
         found.append(rows[0] - rows[1])
