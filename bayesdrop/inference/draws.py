@@ -49,9 +49,10 @@ class DrawBatch(NamedTuple):
 
     Args:
         x: The inputs, ``(B, ...)``.
-        y: The targets as the likelihood wants them, ``(B, ...)``, or None.
+        y: The targets as the likelihood wants them, ``(B, ...)``, discrete ones as integers, or
+            None.
         log_likelihood: Of each example under each draw, in nats, float64, ``(S, B)``, or None.
-        observations: One simulated observation for each, ``(S, B, ...)``, or None.
+        observations: One simulated observation for each, ``(S, B, ...)``, likewise, or None.
         mask_variance: Relative variance of the average over masks, itself averaged over draws,
             ``(B,)``: zero where masks are summed over, NaN of a single mask.
         num_masks: Masks that each likelihood is the average over.
@@ -184,30 +185,41 @@ def _evaluate_batch(
     simulate: bool,
     start: int,
 ) -> DrawBatch:
-    terms, simulated, target = [], [], None
+    terms, simulated, shown = [], [], None
     variance = torch.zeros(len(x), dtype=torch.float64)
     for draw in draws:
         with seeded(noise):
             output, log_weights = passes.run(bnn, x, draw)
             first = passes.one_mask(output, log_weights)
             if simulate:
-                simulated.append(bnn.likelihood.distribution(first).sample().cpu())
+                law = bnn.likelihood.distribution(first)
+                simulated.append(_as_drawn(law, law.sample().cpu()))
         check_finite(output.reshape(len(x), -1), start, DivergenceError, "prediction")
         if y is not None:
             target = bnn.likelihood.target(first, y)
-            copies = repeat_rows(target, passes.masks)
-            values = bnn.likelihood.distribution(output).log_prob(copies)
+            law = bnn.likelihood.distribution(output)
+            shown = _as_drawn(law, target.cpu())
+            values = law.log_prob(repeat_rows(target, passes.masks))
             term, spread = passes.mean(values, log_weights)
             check_finite(term, start, DivergenceError, "prediction")
             terms.append(term.cpu())
             variance += spread.cpu() / len(draws)
     return DrawBatch(
         x,
-        None if target is None else target.cpu(),
+        shown,
         torch.stack(terms) if terms else None,
         torch.stack(simulated) if simulated else None,
         mask_variance=variance,
     )
+
+
+def _as_drawn(law: TorchDistribution, values: Tensor) -> Tensor:
+    """Return discrete values as integers: ArviZ tells counts by their dtype."""
+    try:
+        support = law.support
+    except NotImplementedError:  # a law of one's own that does not say
+        return values
+    return values.long() if support is not None and support.is_discrete else values
 
 
 class _Observed(PosteriorSample):
