@@ -7,6 +7,7 @@ import warnings
 import torch
 from pyro.distributions import Delta, TorchDistribution
 from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.mask_messenger import MaskMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
@@ -35,7 +36,8 @@ class ModelUse:
             y: The observations, if any.
 
         Raises:
-            ConfigError: If a gradient is wanted of a density that is another one at each run.
+            ConfigError: If a gradient is wanted of a density that is another one at each run, or
+                MCMC has nothing to sample.
         """
         imposed = [frame.data for frame in _PYRO_STACK if isinstance(frame, ConditionMessenger)]
         if any(isinstance(f, MaskMessenger) and f.mask is False for f in _PYRO_STACK):
@@ -43,6 +45,8 @@ class ModelUse:
                 _check_prediction(run)
         elif y is not None:
             names = {f"{o.path}.{name}" for o, values in run.latents.items() for name in values}
+            if not names and {} in imposed and _evaluates_density():
+                raise _nothing_to_sample(run)
             if any(len(data) and all(name in data for name in names) for data in imposed):
                 self._check_density(run)
             else:
@@ -73,6 +77,22 @@ class ModelUse:
         warnings.warn(
             f"model: expected {expected}, got {got}. {hint}", RandomDensityWarning, stacklevel=2
         )
+
+
+def _evaluates_density() -> bool:
+    """Return whether it is MCMC, which alone enumerates under imposed values."""
+    return any(isinstance(frame, EnumMessenger) for frame in _PYRO_STACK)
+
+
+def _nothing_to_sample(run: ModelPass) -> ConfigError:
+    kinds = sorted({type(layer).__name__ for layer, _, _ in run.draws})
+    return ConfigError(
+        "model",
+        expected="latents that all examples share, for MCMC to sample",
+        got=f"none in {', '.join(kinds) or 'a network without Bayesian layers'}",
+        hint="Predict with bd.predict, or take a prior over keep probabilities, such as "
+        "bd.BetaBernoulliDropout.",
+    )
 
 
 def _is_fixed(fn: TorchDistribution) -> bool:

@@ -233,6 +233,15 @@ def test_nuts_refuses_a_density_that_is_random():
     MCMC(held, 2, warmup_steps=2, disable_progbar=True).run(*data, num_masks=2)  # as it advises
 
 
+@pytest.mark.parametrize("layers", [[bd.MonteCarloDropout(4)], [bd.nn.GroupLassoDropout(4)], []])
+def test_nuts_refuses_a_network_without_latents(layers):
+    network = nn.Sequential(*layers, nn.Linear(4, 3))
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=10)
+    mcmc = MCMC(NUTS(bnn.eval().model), 2, warmup_steps=1, disable_progbar=True)
+    with pytest.raises(ConfigError, match=r"latents.*for MCMC.*bd.predict"):
+        mcmc.run(*batch())
+
+
 @pytest.mark.parametrize("options", [{"num_masks": "exact"}, {"num_masks": 4}])
 def test_nuts_runs_with_masks_that_are_summed_out_or_held(options):
     bnn, data = bayesian().eval(), batch()
