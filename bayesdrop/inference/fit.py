@@ -130,7 +130,8 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
         weight_decay: L2 penalty on network weights only, a Gaussian prior on them; random weights
             have their own.
         schedule: Factor on both learning rates; a sequence means ``schedules.steps``. The default
-            depends on ``epochs``, see below.
+            depends on ``epochs``, see below. ``()`` leaves them to what else changes them, such as
+            a scheduler of torch's in a callback, which is refused otherwise.
         buffers: Name to value or schedule of buffers that layers declare as ``schedulable``, such
             as ``{"temperature": schedules.linear(1.0, 0.1)}``: all layers that have one of that
             name get it, the others are left.
@@ -269,6 +270,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
             weight_decay=weight_decay,
         ),
         schedule=as_rate_schedule(schedule),
+        leaves_rates=schedule in ((), []),
         buffers=buffer_schedules(bnn, buffers),
         kl_weight=None if kl_weight is None else as_schedule(kl_weight, "kl_weight"),
         objective=steps or as_objective(objective, num_masks, autocast),

@@ -20,6 +20,11 @@ from bayesdrop.nn.arguments import is_real, is_whole
 
 Schedule: TypeAlias = Callable[[int, int], float]
 
+_LEAVE = (
+    "For a scheduler of torch's pass schedule=(), which leaves the rates, its "
+    "optimizer, and callbacks=[lambda bnn, record: scheduler.step()]."
+)
+
 
 def constant(value: float) -> Schedule:
     """Return a schedule that is ``value`` throughout."""
@@ -189,6 +194,14 @@ def as_rate_schedule(value: Schedule | Sequence[float]) -> Schedule:
     Raises:
         ConfigError: If it is neither. A number is none: it may mean a factor or an epoch.
     """
+    kind = value if isinstance(value, type) else type(value)
+    if issubclass(kind, torch.optim.lr_scheduler.LRScheduler):
+        raise ConfigError(
+            "fit",
+            expected="schedule to be a function of (epoch, epochs), or a sequence of milestones",
+            got=f"torch's {kind.__name__}",
+            hint=_LEAVE,
+        )
     if isinstance(value, Sequence) and not isinstance(value, str):
         return steps(*value)
     if not callable(value):
@@ -199,6 +212,17 @@ def as_rate_schedule(value: Schedule | Sequence[float]) -> Schedule:
             hint="For example (0.5, 0.8) or bd.schedules.cosine(); () leaves the rates.",
         )
     return as_schedule(value)
+
+
+def rates_were_changed(given: Sequence[float], found: Sequence[float]) -> ConfigError:
+    """Return the error for learning rates that someone else has changed between two epochs."""
+    old, new = next(pair for pair in zip(given, found, strict=True) if pair[0] != pair[1])
+    return ConfigError(
+        "fit",
+        expected="learning rates that only schedule changes",
+        got=f"{new:g} after an epoch of {old:g}, which would have no effect",
+        hint=_LEAVE,
+    )
 
 
 def value_of(

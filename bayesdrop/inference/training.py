@@ -29,7 +29,7 @@ from bayesdrop.inference.modes import frozen_modules, normalizes_batches, train_
 from bayesdrop.inference.monitor import Monitor
 from bayesdrop.inference.objectives import Objective
 from bayesdrop.inference.ranks import Ranks
-from bayesdrop.inference.schedules import Schedule, value_of
+from bayesdrop.inference.schedules import Schedule, rates_were_changed, value_of
 from bayesdrop.inference.validation import device_of
 from bayesdrop.nn import LatentOwner
 from bayesdrop.program.checks import explained
@@ -71,6 +71,7 @@ class TrainingRun:
         ranks: The processes of the run, if there are several.
         callbacks: Called after every epoch; a checkpoint holds the state of those that have one.
         settings: What a checkpoint's run must have in common with this one.
+        leaves_rates: Whether learning rates are left alone after the run has begun.
         description: The same of data, network and objective, in groups; empty without a
             checkpoint.
     """
@@ -88,6 +89,7 @@ class TrainingRun:
     ranks: Ranks | None
     callbacks: Sequence[object]
     settings: dict[str, Any]
+    leaves_rates: bool = False
     description: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     epoch: int = 0
     step: int = 0
@@ -103,6 +105,7 @@ class TrainingRun:
         self._joins = normalizes_batches(self.bnn, self.frozen)
         self._absent = None if self.compact_every is None else ClosedUnits(self.bnn)
         self._parameters = list(self.bnn.parameters())
+        self._rates: list[float] | None = None
 
     @property
     def closed(self) -> dict[str, Tensor]:
@@ -184,8 +187,7 @@ class TrainingRun:
 
     def _apply_schedules(self) -> dict[str, Any]:
         factor = value_of(self.schedule, "schedule", self.epoch, self.epochs, lower=0.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        self._set_rates(factor)
         if self.kl_weight is not None:
             self.bnn.kl_weight = value_of(self.kl_weight, "kl_weight", self.epoch, self.epochs)
         record: Record = {**set_buffers(self.bnn, self.buffers, self.epoch, self.epochs)}
@@ -193,6 +195,18 @@ class TrainingRun:
         record["kl_weight"] = self.bnn.kl_weight
         record["num_masks"] = self.settings.get("num_masks", 1)
         return record
+
+    def _set_rates(self, factor: float) -> None:
+        groups = self.optimizer.param_groups
+        has_scheduler = hasattr(self.optimizer.step, "_wrapped_by_lr_sched")
+        if self.leaves_rates and (self.epoch > 0 or has_scheduler):
+            return
+        found = [float(group["lr"]) for group in groups]
+        if self._rates is not None and found != self._rates:
+            raise rates_were_changed(self._rates, found)
+        for group in groups:
+            group["lr"] = group["initial_lr"] * factor
+        self._rates = [float(group["lr"]) for group in groups]
 
     def _train_step(self, x: Inputs, y: Tensor, weight: float) -> tuple[float, float]:
         self.optimizer.zero_grad(set_to_none=True)

@@ -5,6 +5,7 @@ import copy
 import pyro
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError
@@ -95,3 +96,58 @@ def test_what_is_no_optimizer_of_the_network_is_refused_with_a_way_out(form):
     make, message = REFUSED[form]
     with pytest.raises(ConfigError, match=message):
         fitted(make)
+
+
+SCHEDULERS = {
+    "step": lambda optimizer: lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+    "warm-up": lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.25, total_iters=3),
+    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=5),
+}
+
+
+def fitted_under(scheduler, **options):
+    bnn = make_bnn(40)
+    optimizer = torch.optim.SGD(bnn.parameters(), lr=0.1)
+    steps = scheduler(optimizer)
+    result = bd.fit(
+        bnn, make_data(40), epochs=4, optimizer=optimizer, progress=False,
+        callbacks=[lambda _, record: steps.step()], **options,
+    )  # fmt: skip
+    return [record["learning_rate"] for record in result.history]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_scheduler_of_torch_in_a_callback_has_the_rates_where_no_schedule_has(name):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler, expected = SCHEDULERS[name](optimizer), []
+    for _ in range(4):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert fitted_under(SCHEDULERS[name], schedule=()) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": bd.schedules.constant(1.0)}])
+def test_a_scheduler_of_torch_beside_a_schedule_is_refused(options):
+    with pytest.raises(ConfigError, match=r"0\.05 after an epoch of 0\.1.*schedule=\(\)"):
+        fitted_under(SCHEDULERS["step"], **options)
+
+
+def test_a_plateau_scheduler_lowers_the_rate_by_the_record():
+    bnn = make_bnn(40)
+    optimizer = torch.optim.SGD(bnn.parameters(), lr=0.1)
+    plateau = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9)
+    result = bd.fit(
+        bnn, make_data(40), epochs=3, optimizer=optimizer, progress=False, schedule=(),
+        callbacks=[lambda _, record: plateau.step(record["loss"])],
+    )  # fmt: skip
+    assert [record["learning_rate"] for record in result.history] == [0.1, 0.05, 0.025]
+
+
+@pytest.mark.parametrize("form", [lr_scheduler.StepLR, SCHEDULERS["step"]])
+def test_a_scheduler_of_torch_is_no_schedule(form):
+    bnn = make_bnn(40)
+    optimizer = torch.optim.SGD(bnn.parameters(), lr=0.1)
+    schedule = form if isinstance(form, type) else form(optimizer)
+    with pytest.raises(ConfigError, match=r"torch's StepLR.*callbacks="):
+        bd.fit(bnn, make_data(40), epochs=1, optimizer=optimizer, schedule=schedule)
