@@ -20,7 +20,7 @@ def expected_calibration_error(
         B_b = \left\{n : \frac{b}{M} \le \max_c p_{nc} < \frac{b + 1}{M}\right\}
 
     over :math:`b = 0 \dots M - 1`, equal-width bins of the whole set; the last one includes 1, and
-    what is below an edge by rounding, less than 2.4e-7, counts as on it.
+    what is below an edge by rounding, less than 9.5e-7, counts as on it.
 
     Args:
         probabilities: ``(N, C)``, or P(y = 1) of shape ``(N,)``.

@@ -185,6 +185,14 @@ def test_edges_are_valid_confidences(metric):
     assert metric(p[:, 1], labels) == pytest.approx(expected)
 
 
+def test_shares_that_were_summed_in_float32_are_in_the_bins_that_they_have():
+    votes = torch.arange(50, 101)[:, None] > torch.arange(100)  # of a hundred members
+    share = torch.zeros(51, dtype=torch.float32)
+    for member in votes.T:
+        share += torch.tensor(0.01, dtype=torch.float32) * member
+    assert width_bins(share.double(), 20).tolist() == [min(k // 5, 19) for k in range(50, 101)]
+
+
 @by_error
 def test_order_type_and_precision_do_not_matter(metric):
     probabilities, labels = example(300, 3)
