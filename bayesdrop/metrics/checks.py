@@ -58,15 +58,27 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
     if values.ndim == 1:
         return torch.stack([1.0 - values, values], dim=1)
     error = (values.sum(1) - 1.0).abs()
+    if not coarse and error.max() > SUM_TOLERANCE:  # NumPy has no bfloat16: it comes as float32
+        digits = 2.0 * _spacing(values)
+        coarse = digits > 0.0
     if error.max() > max(SUM_TOLERANCE, digits):
         row = int(error.argmax())
         raise DataError(
             who,
             expected="probabilities that sum to one in every row",
             got=f"a sum of {float(values[row].sum()):g} in row {row}",
-            hint="Several binary outputs? Evaluate them one at a time.",
+            hint="Several binary outputs? Evaluate them one at a time. Rounded? Divide by the "
+            "sums: p / p.sum(1, keepdims=True).",
         )
     return values / values.sum(1, keepdim=True) if coarse else values
+
+
+def _spacing(values: Tensor) -> float:
+    """Return the spacing above 1 of the 16-bit dtype that holds all values; 0.0 if none does."""
+    for dtype in (torch.float16, torch.bfloat16):
+        if torch.equal(values.to(dtype).to(values.dtype), values):
+            return torch.finfo(dtype).eps
+    return 0.0
 
 
 def as_samples(who: str, samples: Array) -> Iterator[Tensor]:
@@ -316,9 +328,10 @@ def require_finite(who: str, what: str, values: Tensor) -> None:
     """
     bad = ~torch.isfinite(values).reshape(values.shape[0], -1).all(1)
     if bool(bad.any()):
+        given = what in ("labels", "targets", "y")
         raise DataError(
             who,
             expected=f"finite {what}",
             got=f"nan or infinity in row {int(bad.nonzero()[0])}",
-            hint="Did the network diverge?",
+            hint="Leave out rows without one." if given else "Did the network diverge?",
         )

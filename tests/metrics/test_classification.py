@@ -11,6 +11,7 @@ from bayesdrop.metrics import (
     error_percent,
     expected_calibration_error,
     negative_log_likelihood,
+    root_mean_squared_error,
 )
 
 METRICS = [error_percent, negative_log_likelihood, brier_score, expected_calibration_error]
@@ -118,3 +119,20 @@ def test_a_softmax_in_sixteen_bits_is_taken_and_sums_to_one(dtype):
     coarse = logits.to(dtype).softmax(-1)
     exact = coarse.double() / coarse.double().sum(1, keepdim=True)
     assert brier_score(coarse, labels) == pytest.approx(brier_score(exact, labels), rel=1e-12)
+
+
+def test_a_softmax_in_bfloat16_that_became_float32_is_taken_and_sums_to_one():
+    # NumPy has no bfloat16.
+    logits, labels = 3 * torch.randn(256, 10), torch.randint(10, (256,))
+    coarse = logits.bfloat16().softmax(-1)
+    assert (coarse.double().sum(1) - 1).abs().max() > 1e-3
+    assert brier_score(coarse.float().numpy(), labels) == brier_score(coarse, labels)
+    with pytest.raises(DataError, match="a sum of 0.75 in row 0"):
+        brier_score(torch.tensor([[0.5, 0.25]]), labels[:1])
+
+
+def test_a_missing_label_is_not_blamed_on_the_network():
+    with pytest.raises(DataError, match="finite labels.*row 1. Leave out rows without one"):
+        error_percent(torch.full((2, 2), 0.5), torch.tensor([0.0, torch.nan]))
+    with pytest.raises(DataError, match="finite targets.*row 1. Leave out rows without one"):
+        root_mean_squared_error(torch.zeros(2), torch.tensor([0.0, torch.nan]))
