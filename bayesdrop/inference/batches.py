@@ -98,7 +98,7 @@ def data_set_sizes(data: Data) -> set[int]:
     whole = _length(data.dataset)
     if whole is None or isinstance(data.dataset, IterableDataset):
         return set() if whole is None else {whole}
-    sampler = _sampler(data)
+    sampler = sampler_of(data)
     if isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler):
         return {whole}
     if isinstance(sampler, SubsetRandomSampler):
@@ -114,7 +114,7 @@ def data_set_sizes(data: Data) -> set[int]:
 def _loader_examples(loader: DataLoader) -> int | None:
     if isinstance(loader.dataset, IterableDataset):
         return _length(loader.dataset)
-    drawn = _length(_sampler(loader))
+    drawn = _length(sampler_of(loader))
     if drawn is None or loader.batch_size is None:
         return drawn
     if loader.drop_last and drawn < loader.batch_size:
@@ -127,13 +127,21 @@ def _loader_examples(loader: DataLoader) -> int | None:
     return drawn - drawn % loader.batch_size if loader.drop_last else drawn
 
 
-def _sampler(loader: DataLoader) -> object:
+def sampler_of(loader: DataLoader) -> object:
     """Return what chooses the examples of a loader; None if a batch sampler does not tell."""
     if loader.batch_size is not None or loader.batch_sampler is None:
         # With batch_size=None a sampler may choose whole batches.
         chooses: object = loader.sampler
         return chooses.sampler if isinstance(chooses, BatchSampler) else chooses
     return getattr(loader.batch_sampler, "sampler", None)
+
+
+def keeps_order(loader: DataLoader) -> bool:
+    """Return whether a loader's rows are known to come in the order of its data."""
+    sampler = sampler_of(loader)
+    if isinstance(loader.dataset, IterableDataset) or isinstance(sampler, SequentialSampler):
+        return True
+    return isinstance(sampler, list | tuple | range) and list(sampler) == list(range(len(sampler)))
 
 
 def _source(data: object) -> object:

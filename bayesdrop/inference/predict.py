@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 from bayesdrop.errors import (
     ConfigError,
@@ -19,7 +19,14 @@ from bayesdrop.errors import (
     ReliabilityWarning,
 )
 from bayesdrop.inference.arrays import arrays_of
-from bayesdrop.inference.batches import Data, batches, known_examples, num_examples
+from bayesdrop.inference.batches import (
+    Data,
+    batches,
+    keeps_order,
+    known_examples,
+    num_examples,
+    sampler_of,
+)
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
 from bayesdrop.inference.open_units import open_passes
 from bayesdrop.inference.predict_options import check_options, check_unbiased
@@ -306,17 +313,20 @@ def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
     if not isinstance(data, DataLoader):
         return
     rows, count = len(prediction.mean), len(cast(Sized, data.dataset))
-    if data.drop_last and rows < count:
+    drop = (getattr(part, "drop_last", False) for part in (data, data.batch_sampler, data.sampler))
+    if rows < count and any(drop):
         warnings.warn(
             f"{who}: expected all {count} examples, got {rows}, since the DataLoader has "
             "drop_last=True. Pass drop_last=False.",
             DataWarning,
             stacklevel=3,
         )
-    if prediction.y is None and isinstance(data.sampler, RandomSampler):
+    if prediction.y is None and not keeps_order(data):
+        kind = type(sampler_of(data)).__name__
+        what = "that shuffles" if kind == "RandomSampler" else f"whose {kind} chooses rows"
         warnings.warn(
-            f"{who}: expected rows in the order of the data, got a DataLoader that shuffles, and "
-            "no targets by which to tell the rows apart. Pass shuffle=False.",
+            f"{who}: expected rows in the order of the data, got a DataLoader {what}, and "
+            "no targets by which to tell the rows apart. Pass shuffle=False and no sampler.",
             DataWarning,
             stacklevel=3,
         )
