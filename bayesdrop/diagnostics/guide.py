@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesdrop.diagnostics.arviz_bridge import import_arviz, pareto_smooth
 from bayesdrop.diagnostics.inference_data import check_options
 from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
     Draws,
@@ -165,6 +166,7 @@ def guide_diagnostic(
     check_options(
         "guide_diagnostic", bnn, num_samples, num_masks, batch_size, memory_limit, fewest=_FEWEST
     )
+    data = arrays_of("guide_diagnostic", bnn, data)
     check_training_set("guide_diagnostic", bnn, data)
     import_arviz()
     with evaluation_mode(bnn), seeded(seed):

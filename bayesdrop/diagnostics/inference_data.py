@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from bayesdrop.diagnostics.arviz_bridge import data_from_dict, import_arviz
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, FewMasksWarning
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, num_examples
 from bayesdrop.inference.draws import (
     Draw,
@@ -29,6 +30,7 @@ from bayesdrop.nn import BayesianDropout, LatentOwner
 from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
+from bayesdrop.program.checks import require_digits
 from bayesdrop.program.inputs import named_inputs
 from bayesdrop.program.program import Program
 from bayesdrop.typing import NumMasks
@@ -99,8 +101,8 @@ def to_inference_data(
 
     Args:
         bnn: The Bayesian network.
-        x: Inputs; or a Dataset, a DataLoader or a pair, which may bring the targets. Several are
-            a tuple or a mapping, which with ``y`` are one.
+        x: Inputs; or a Dataset, a DataLoader or a pair, which may bring the targets; arrays and
+            tables as in ``fit``. Several are a tuple or a mapping, which with ``y`` are one.
         y: Targets. Without any there is no ``log_likelihood`` and no ``observed_data``.
         num_samples: Draws :math:`S`.
         num_masks: Masks :math:`M` for each draw and example; ``"exact"`` sums over all masks of
@@ -121,9 +123,9 @@ def to_inference_data(
         FewMasksWarning: If ``log_likelihood`` comes from one random mask.
 
     Raises:
-        ConfigError: For bad options, a network with nothing random in it or with latents for
-            each example (an auto-encoder), targets of a likelihood with class weights or label
-            smoothing, or a result larger than ``memory_limit``.
+        ConfigError: For bad options, a network in 16 bits, with nothing random in it or with
+            latents for each example (an auto-encoder), targets of a likelihood with class weights
+            or label smoothing, or a result larger than ``memory_limit``.
         DataError: If the data is empty or not finite.
         DivergenceError: If a log-likelihood is not finite.
         ImportError: If ArviZ is not installed.
@@ -140,11 +142,13 @@ def to_inference_data(
         >>> idata.posterior["0.pi"].dims, idata.log_likelihood["obs"].shape
         (('chain', 'draw', '0.unit'), (1, 64, 5))
     """
-    check_options("to_inference_data", bnn, num_samples, num_masks, batch_size, memory_limit)
+    who = "to_inference_data"
+    check_options(who, bnn, num_samples, num_masks, batch_size, memory_limit)
+    require_digits(who, bnn)
     import_arviz()
-    data = x if y is None else (cast(Tensor, x), y)
+    data = arrays_of(who, bnn, x if y is None else (x, y))
     weights = sum(bnn.total().get("weights", []))
-    check_fits("to_inference_data", num_samples, num_examples(data), weights, memory_limit)
+    check_fits(who, num_samples, num_examples(data), weights, memory_limit)
     contents = _Contents()
     with evaluation_mode(bnn), seeded(seed):
         draws = draw_posterior(bnn, num_samples)
@@ -155,12 +159,10 @@ def to_inference_data(
             name = _join_name(path, "keep_prob")
             contents.add("constant_data", name, layer.keep_prob(), [_unit(path)])
             contents.add_widths(path, layer)
-        densities = log_densities(draws)
-        if densities is not None:
+        if (densities := log_densities(draws)) is not None:
             prior, guide = densities
-            stats = {"log_prior": prior, "log_guide": guide, "log_ratio": prior - guide}
-            for name, value in stats.items():
-                contents.add("sample_stats", name, value, sampled=True)
+            for name, value in (("prior", prior), ("guide", guide), ("ratio", prior - guide)):
+                contents.add("sample_stats", f"log_{name}", value, sampled=True)
         parts = []
         for part in evaluate_draws(
             bnn,
@@ -171,9 +173,9 @@ def to_inference_data(
             memory_limit=memory_limit,
         ):
             if part.y is not None:
-                check_density("log_likelihood of to_inference_data", bnn)
+                check_density(f"log_likelihood of {who}", bnn)
             parts.append(part)
-    warn_of_one_mask("to_inference_data", parts[0])
+    warn_of_one_mask(who, parts[0])
     contents.add_examples(
         x=_inputs(parts) if keep_inputs else {},
         y=_join([part.y for part in parts], dim=0),

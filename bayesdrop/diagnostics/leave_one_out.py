@@ -24,6 +24,7 @@ from bayesdrop.diagnostics.inference_data import (
     warn_of_one_mask,
 )
 from bayesdrop.errors import ReliabilityWarning
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data
 from bayesdrop.inference.draws import DrawBatch, draw_posterior, evaluate_draws
 from bayesdrop.inference.predict import seeded
@@ -182,6 +183,7 @@ def loo(
     who = "loo"
     check_options(who, bnn, num_samples, num_masks, batch_size, memory_limit, fewest=100)
     check_density(who, bnn)
+    data = arrays_of(who, bnn, data)
     check_training_set(who, bnn, data)
     check_fits(who, num_samples, bnn.num_data, sum(bnn.total().get("weights", [])), memory_limit)
     import_arviz()

@@ -52,6 +52,23 @@ def check_program(who: str, bnn: object) -> None:
             )
 
 
+def require_digits(who: str, bnn: Program) -> None:
+    """Raise ``ConfigError`` for a network in 16 bits, whose likelihoods have three digits.
+
+    Args:
+        who: Who asks, for the message.
+        bnn: The network.
+    """
+    for name, parameter in bnn.named_parameters():
+        if parameter.is_floating_point() and torch.finfo(parameter.dtype).bits < 32:
+            raise ConfigError(
+                who,
+                expected="a network in float32 or float64",
+                got=f"{name!r} in {parameter.dtype}",
+                hint="Pass copy.deepcopy(bnn).float(), and inputs likewise.",
+            )
+
+
 def require_output(who: str, output: object, num_rows: int) -> Tensor:
     """Return the output of a network if it is one tensor with a row for each input.
 

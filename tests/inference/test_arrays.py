@@ -1,5 +1,6 @@
 """Arrays and tables of other libraries as data."""
 
+import warnings
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.errors import DataError
+from bayesdrop.errors import ConfigError, DataError
 
 pandas = pytest.importorskip("pandas")
 RANDOM = np.random.default_rng(0)
@@ -122,3 +123,29 @@ def test_integer_arrays_stay_integers():
         nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2)), bd.Categorical(), 12
     )
     bd.fit(bnn, (RANDOM.integers(5, size=(12, 3)), Y), **SETTINGS)
+
+
+@pytest.mark.parametrize("form", ["float64 array", "DataFrame, Series"])
+def test_diagnoses_of_the_posterior_take_what_fit_takes(form):
+    pytest.importorskip("arviz")
+    x, y = next((x, y) for name, x, y in forms() if name == form)
+    bnn = fitted(x, y)
+    tensors = torch.from_numpy(X).float(), torch.from_numpy(Y)
+    options = {"num_samples": 100, "seed": 0}
+    for diagnose in (bd.loo, bd.guide_diagnostic):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unreliable k
+            given, expected = (diagnose(bnn, data, **options) for data in ((x, y), tensors))
+        assert given.pareto_k == expected.pareto_k
+    given, expected = (bd.to_inference_data(bnn, *d, **options) for d in ((x, y), tensors))
+    assert given.log_likelihood.equals(expected.log_likelihood)
+    if form == "DataFrame, Series":
+        with pytest.raises(DataError, match="the same in another order"):
+            bd.loo(bnn, (x[["b", "a", "c"]], y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inference_data_of_a_network_in_sixteen_bits_is_refused(dtype):
+    pytest.importorskip("arviz")
+    with pytest.raises(ConfigError, match="a network in float32 .*'network.0.location'"):
+        bd.to_inference_data(network(dtype), torch.from_numpy(X).to(dtype))
