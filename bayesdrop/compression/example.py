@@ -16,6 +16,7 @@ from bayesdrop.program.inputs import (
     outputs_of,
     positional_inputs,
     shape_text,
+    tensors_of,
 )
 from bayesdrop.program.program import Program
 
@@ -38,8 +39,8 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
 
     Raises:
         ConfigError: If nothing is given, and the network is another module or has seen nothing.
-        DataError: If there is no example in the batch, it is no tensor of numbers, or of another
-            dtype than the network.
+        DataError: If there is no example in the batch, it is no tensor of numbers, has NaN, or is
+            of another dtype than the network.
         ShapeError: If the network does not take its shape.
     """
     if given is not None:
@@ -50,6 +51,14 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
                 expected="an example input with at least one example",
                 got=shape_text(x),
                 hint="Pass a batch, such as x[:1].",
+            )
+        tensors = [t for t in tensors_of(x) if t.is_floating_point() and not t.is_meta]
+        if any(bool(t.isnan().any()) for t in tensors):  # infinity may be a mask of attention
+            raise DataError(
+                who,
+                expected="an example input of numbers",
+                got="NaN in it",
+                hint="Pass clean rows, or torch.nan_to_num of them.",
             )
         module = network.network if isinstance(network, Program) else network
         with torch.no_grad(), evaluation_mode(module), explained(who, module, x):

@@ -380,3 +380,11 @@ def test_a_bayesian_network_that_has_seen_data_needs_no_example(tmp_path):
     torch.testing.assert_close(small(x), expected)
     bd.save(bnn, tmp_path / "model.pt")  # the shape is saved with the network
     torch.testing.assert_close(bd.compact(bd.load(build(), tmp_path / "model.pt"))(x), expected)
+
+
+def test_an_example_with_a_gap_is_refused_by_name():
+    x = torch.ones(3, 4)
+    x[1, 2] = torch.nan
+    net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 2))
+    with pytest.raises(bd.errors.DataError, match="compact: expected an example .* got NaN"):
+        bd.compact(net, x)
