@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import BayesdropError, ConfigError, DataError, DivergenceError, ShapeError
+from bayesdrop.nn import BayesianDropout
+from bayesdrop.nn.masks.ordered_units import OrderedUnits
+from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
 from bayesdrop.program.inputs import Inputs, bound_inputs, named_inputs, shape_text, tensors_of
 from bayesdrop.program.program import Program
 
@@ -29,7 +32,7 @@ _SHORT = {torch.float32: "x.float()", torch.float64: "x.double()", torch.float16
 
 
 def check_program(who: str, bnn: object) -> None:
-    """Raise ``ConfigError`` unless ``bnn`` is a program whose parameters have values.
+    """Raise ``ConfigError`` unless ``bnn`` is a program whose parameters and orders have values.
 
     Args:
         who: Who asks, for the message.
@@ -50,6 +53,26 @@ def check_program(who: str, bnn: object) -> None:
                 got=f"{name!r} on the meta device",
                 hint="Give it values before convert: network.to_empty(device='cpu'), then load.",
             )
+    for path, layer in bnn.named_dropout_layers():
+        _check_order(who, path, layer)
+
+
+def _check_order(who: str, path: str, layer: BayesianDropout) -> None:
+    """Raise ``ConfigError`` if averaging has rounded the integers that say which unit is where."""
+    if isinstance(layer, OrderedUnits):
+        places, count = layer.unit_group, layer.num_groups
+    elif isinstance(layer, StickBreakingDropout):
+        places, count = layer.rank, layer.num_units
+    else:
+        return
+    if len(places.unique()) != count:
+        raise ConfigError(
+            who,
+            expected=f"units of {path!r} in each of its {count} places",
+            got=f"none in {count - len(places.unique())} of them",
+            hint="Were buffers averaged, as by AveragedModel(use_buffers=True)? That rounds "
+            "integers: average the parameters alone.",
+        )
 
 
 def require_digits(who: str, bnn: Program) -> None:

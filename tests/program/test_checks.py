@@ -269,3 +269,21 @@ def test_whatever_runs_a_network_says_what_is_wrong_with_its_input(run):
     for value in wrong:
         with pytest.raises(BayesdropError):
             run(classifier(), value, y)
+
+
+@pytest.mark.parametrize("key", ["nested", "variational-nested", "indian-buffet"])
+def test_an_order_that_averaging_has_rounded_is_refused(key):
+    network = nn.Sequential(bd.nn.make(key, 6), nn.Linear(6, 2))
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=4)
+    x = torch.ones(2, 6)
+    bd.predict(bnn, x, num_samples=2)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # in which 3 * 0.9 + 3 * 0.1 is 2.9999998
+    try:
+        for buffer in bnn.buffers():
+            if not buffer.is_floating_point():
+                buffer.copy_(buffer * 0.9 + buffer * (1 - 0.9))
+    finally:
+        torch.set_default_dtype(before)
+    with pytest.raises(ConfigError, match="predict: .*'0' in each of its 6 .*use_buffers=True"):
+        bd.predict(bnn, x, num_samples=2)
