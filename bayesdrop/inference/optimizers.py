@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -10,7 +11,7 @@ import torch
 from pyro.optim import PyroOptim
 from torch import nn
 
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import BayesdropWarning, ConfigError
 from bayesdrop.files import first_line
 from bayesdrop.inference.settings import require_function
 from bayesdrop.likelihoods import Likelihood
@@ -90,7 +91,28 @@ def _made_by(factory: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimize
             got=f"one that returns {'None' if made is None else f'a {type(made).__name__}'}",
             hint="For example lambda groups: torch.optim.SGD(groups, momentum=0.9).",
         )
+    _warn_of_unused(made)
     return made
+
+
+def _warn_of_unused(made: torch.optim.Optimizer) -> None:
+    """Warn if a rate was named that no group has, since those of fit bring their own."""
+    known = inspect.signature(type(made)).parameters
+    groups = made.param_groups
+    if not all("initial_lr" in group for group in groups):
+        return
+    for name in ("lr", "weight_decay"):
+        given = made.defaults.get(name)
+        named = name in known and given != known[name].default
+        if named and all(group[name] != given for group in groups):
+            warnings.warn(
+                f"fit: expected groups to have the {name} of fit, got {name}={given:g} for the "
+                f"{type(made).__name__} of them, which has no effect. Pass learning_rate, "
+                "variational_learning_rate and weight_decay to fit, or bnn.parameters() to the "
+                "optimizer.",
+                BayesdropWarning,
+                stacklevel=5,
+            )
 
 
 def _refuse_kind(factory: Any, error: Exception) -> None:

@@ -80,7 +80,7 @@ def test_without_noise_it_is_the_step_of_float32_to_the_precision_of_bfloat16():
             epochs=1,
             batch_size=40,
             autocast=autocast,
-            optimizer=lambda groups: torch.optim.SGD(groups, lr=1.0),
+            optimizer=lambda groups: torch.optim.SGD(groups),
             seed=1,
             progress=False,
         )

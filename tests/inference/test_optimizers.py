@@ -1,6 +1,7 @@
 """The optimiser as people write it: a class, a function, an object, and what is none."""
 
 import copy
+import warnings
 
 import pyro
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch.optim import lr_scheduler
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import BayesdropWarning, ConfigError
 from tests.inference.test_fit import make_bnn, make_data
 
 
@@ -45,6 +46,16 @@ def test_the_rates_of_fit_go_to_a_class_and_to_a_function_of_groups():
     functions = fitted(lambda bnn: lambda groups: torch.optim.SGD(groups), learning_rate=0.1)[0]
     for name, value in classes.state_dict().items():
         assert torch.equal(value, functions.state_dict()[name])
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 0.1), ("weight_decay", 0.3)])
+def test_a_rate_that_the_groups_override_is_warned_of(name, value):
+    with pytest.warns(BayesdropWarning, match=f"got {name}={value}.*has no effect") as caught:
+        fitted(lambda bnn: lambda groups: torch.optim.SGD(groups, **{name: value}))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted(lambda bnn: lambda _: torch.optim.SGD(bnn.parameters(), **{name: value}))
 
 
 def test_an_optimizer_of_a_part_trains_that_part_alone():
