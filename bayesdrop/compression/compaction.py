@@ -28,7 +28,7 @@ from bayesdrop.compression.rules import Mask
 from bayesdrop.compression.tolerance import TOLERANCE
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.computed_weights import bake, copy_of
-from bayesdrop.nn import named_dropout_layers, with_plain_weights
+from bayesdrop.nn import named_dropout_layers, with_plain_weights, without_fused_kernels
 from bayesdrop.program.checks import explained
 from bayesdrop.program.inputs import joined_inputs
 from bayesdrop.program.program import Program
@@ -83,6 +83,7 @@ def detached(network: nn.Module, *, random: bool = False) -> nn.Module:
             hint="Features that keep_prob() says no example uses go with a smaller latent_size.",
         )
     work = copy_of(network.network if isinstance(network, Program) else network)
+    without_fused_kernels(work)
     if random:
         return work.eval()
     _refuse_input_dependent(work)

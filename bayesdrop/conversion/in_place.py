@@ -35,6 +35,7 @@ from bayesdrop.nn import (
     mask_inputs,
     registered,
     unmask_inputs,
+    without_fused_kernels,
 )
 
 READS_BLOCK = "it reads what its block reads; the masks are on the block's heads and hidden units"
@@ -238,12 +239,7 @@ class InPlace:
 
     def finish(self) -> None:
         """Turn off what would go past the masks."""
-        for name in self.placed:
-            parts = name.split(".")
-            for end in range(len(parts)):
-                owner = self.root.get_submodule(".".join(parts[:end]))
-                if isinstance(owner, nn.TransformerEncoder):
-                    owner.use_nested_tensor = False
+        without_fused_kernels(self.root)
 
     def join(self) -> None:
         """Let the new masks share what they share."""

@@ -18,6 +18,7 @@ from bayesdrop.nn.contexts import (
     impose_masks,
 )
 from bayesdrop.nn.exact_masks import ExactDraw, ExactMasks
+from bayesdrop.nn.fused import without_fused_kernels
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.inner_masks import InnerMasks
 from bayesdrop.nn.latents import (
@@ -101,4 +102,5 @@ __all__ = [
     "update_prior",
     "widen",
     "with_plain_weights",
+    "without_fused_kernels",
 ]

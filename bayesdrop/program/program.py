@@ -24,6 +24,7 @@ from bayesdrop.nn import (
     named_owners,
     named_shared,
     named_weight_layers,
+    without_fused_kernels,
 )
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.mode import in_turn
@@ -110,6 +111,7 @@ class Program(Abstract, nn.Module):
                 got=f"num_data={num_data!r}",
                 hint="Pass len(train_set), not the batch size.",
             )
+        without_fused_kernels(network)
         self.network = network
         self.likelihood = likelihood
         self.num_data = int(num_data)

@@ -139,6 +139,27 @@ def test_masks_in_place_of_dropout_inside_a_layer_of_torch_become_plain():
     assert type(small.body.dropout) is nn.Identity  # its place has the mask of the hidden units
 
 
+@pytest.mark.filterwarnings("ignore::bayesdrop.errors.ConversionWarning")
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_masks_inside_an_encoder_of_torch_are_not_gone_past_by_its_kernels(by_hand):
+    body = nn.TransformerEncoder(encoder_layer(dropout=0.1, batch_first=True), 2)
+    net = Seq(body)
+    if by_hand:
+        body.layers[1].dropout1 = bd.BetaBernoulliDropout(8)
+        net = bd.BayesianNetwork(net, bd.Gaussian(), num_data=10).network
+    else:
+        net = bd.convert(net, exclude=["*self_attn*", "*linear*"])
+    for _, layer in named_dropout_layers(net):
+        layer.set_posterior(1.0)
+    net.eval().requires_grad_(False)
+    x = torch.randn(2, 6, 5)
+    expected = net(x)
+    net.requires_grad_(True)  # with gradients torch has no kernel
+    torch.testing.assert_close(net(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(bd.compact(net, x)(x), expected)
+
+
 def test_a_block_that_does_what_its_names_do_not_say_is_put_back():
     class Odd(nn.Module):
         def __init__(self):
