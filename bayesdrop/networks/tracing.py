@@ -17,6 +17,7 @@ from bayesdrop.errors import BayesdropError
 from bayesdrop.networks.blocks import attention_of
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.networks.operations import PACKED
+from bayesdrop.networks.proxies import opened, types_known, without_unused_parts
 from bayesdrop.networks.subclasses import base_of, has_units_of
 from bayesdrop.nn import BayesianLayer, InnerMasks
 
@@ -53,7 +54,7 @@ class LayerTracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        return opened(m, super().call_module(m, forward, args, kwargs))
 
     @override
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
@@ -69,7 +70,8 @@ class LayerTracer(fx.Tracer):
             if base is not None and (self.keep_modes or not _is_traceable(module)):
                 if has_units_of(module, base):
                     self._subclasses.add(id(module))
-        return super().trace(root, concrete_args)
+        with types_known(root):
+            return super().trace(root, concrete_args)
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -130,6 +132,7 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
             hint="Move that code into a module of its own outside the converted part, or put "
             "the dropout layers into the network by hand.",
         ) from cause
+    without_unused_parts(graph)
     for node in graph.nodes:
         if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
             node.meta.pop("is_wrapped", None)
