@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.proxy import TraceError
 from torch.nn.utils import rnn
 from typing_extensions import override
 
@@ -123,6 +124,7 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
     """
     try:
         graph = LayerTracer(**options).trace(network)
+        _check_optional(network, graph, options)
     except Exception as cause:  # whatever forward does with what stands for its input
         raise error(
             who,
@@ -137,6 +139,38 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
         if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
             node.meta.pop("is_wrapped", None)
     return graph
+
+
+def _check_optional(network: nn.Module, graph: fx.Graph, options: dict[str, bool]) -> None:
+    """Refuse a forward that does something else where an input is None, as it is by default."""
+    inputs = [n for n in graph.nodes if n.op == "placeholder" and n.args == (None,)]
+    if not inputs:
+        return
+    try:
+        given = {str(n.target): None for n in inputs}
+        other = LayerTracer(**options).trace(network, concrete_args=given)
+    except Exception:  # whatever a forward does that cannot do without
+        return
+    if _calls(graph) != _calls(other):
+        raise TraceError(f"forward asks whether {' or '.join(map(repr, given))} is None")
+
+
+def _calls(graph: fx.Graph) -> list[Any]:
+    """Return what a graph does without its optional inputs, to be compared with another one."""
+    told = [n for n in graph.nodes if getattr(n.target, "__name__", "") == "_assert_is_none"]
+    optional = {n for n in graph.nodes if n.op == "placeholder" and n.args == (None,)}
+    place: dict[fx.Node, Any] = dict.fromkeys(optional)
+    found: list[Any] = []
+    for node in graph.nodes:
+        if node in optional or node in told:
+            continue
+        place[node] = f"%{len(found)}"
+        target = str(node.target)
+        if target.startswith("_tensor_constant"):  # each graph has its own
+            target = ""
+        arguments = fx.node.map_arg((node.args, node.kwargs), place.__getitem__)
+        found.append((node.op, target, repr(arguments)))
+    return found
 
 
 def _location(cause: Exception) -> str:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import bayesdrop as bd
+from bayesdrop.nn import named_dropout_layers
 
 
 class Net(nn.Module):
@@ -78,3 +80,76 @@ def test_a_converted_network_takes_the_branch_that_the_network_takes(name):
         torch.testing.assert_close(bd.compact(masked, x)(x), masked(x))
     assert "isinstance" not in globals()
     assert "isinstance" not in vars(torch)
+
+
+class Optional(nn.Module):
+    """Asks whether its second input is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x, weight=None):
+        h = F.relu(self.first(x))
+        if weight is not None:
+            h = h * weight
+        return self.last(h)
+
+
+class Default(Optional):
+    """Makes one itself."""
+
+    def forward(self, x, weight=None):
+        if weight is None:
+            weight = torch.ones(8).to(x)
+        return self.last(F.relu(self.first(x)) * weight)
+
+
+class Labels(Optional):
+    """Returns its loss, too, if it is given labels, as models of Hugging Face do."""
+
+    def forward(self, x, *, labels=None):
+        logits = self.last(F.relu(self.first(x)))
+        return logits if labels is None else (F.cross_entropy(logits, labels), logits)
+
+
+@pytest.mark.parametrize("cls", [Optional, Default, Labels])
+def test_an_input_that_may_be_none_may_be_after_conversion(cls):
+    net = cls().eval()
+    masked = bd.convert(net).eval()
+    assert len(list(named_dropout_layers(masked))) == 2
+    plain = bd.without_dropout(masked)
+    x = torch.randn(4, 6)
+    torch.testing.assert_close(plain(x), net(x))
+    small = bd.compact(masked, x)
+    torch.testing.assert_close(small(x), masked(x))
+    if cls is Labels:
+        y = torch.tensor([0, 1, 2, 0])
+        torch.testing.assert_close(plain(x, labels=y), net(x, labels=y))
+        return
+    weight = torch.rand(4, 8)
+    torch.testing.assert_close(plain(x, weight), net(x, weight))
+    torch.testing.assert_close(small(x, weight), masked(x, weight))
+
+
+class Handed(Optional):
+    """Hands its second input on, whatever it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x, mask=None, unused=None):
+        h = F.relu(self.first(x)) + torch.tensor([0.5])
+        return self.last(self.attention(h, h, h, key_padding_mask=mask)[0])
+
+
+def test_an_input_that_is_handed_on_needs_no_other_class():
+    net = Handed().eval()
+    masked = bd.convert(net).eval()
+    assert isinstance(masked, torch.fx.GraphModule)
+    x = torch.randn(2, 4, 6)
+    mask = torch.tensor([[False] * 4, [False, False, True, True]])
+    plain = bd.without_dropout(masked)
+    torch.testing.assert_close(plain(x), net(x))
+    torch.testing.assert_close(plain(x, mask=mask), net(x, mask=mask))
