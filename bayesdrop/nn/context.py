@@ -29,6 +29,8 @@ _ACTIVE: ContextVar[MaskContext | None] = ContextVar("bayesdrop_mask_context", d
 _TRACED: list[MaskContext] = []
 # The contexts in which a layer ran inside gradient checkpointing, as long as the graph lives.
 _HELD: WeakKeyDictionary[Any, WeakSet[MaskContext]] = WeakKeyDictionary()
+# Layers that ran without gradients in a pass that has some, as in reentrant checkpointing.
+_WITHOUT_GRADIENT: WeakSet[Any] = WeakSet()
 # Layers in a Pyro model that is not ours: the handlers of their last pass, until their divergence
 # was asked for in one.
 _UNCOUNTED: WeakKeyDictionary[Any, ReferenceType[Any]] = WeakKeyDictionary()
@@ -54,11 +56,12 @@ def context_of(layer: Any) -> MaskContext | None:
         layer: A ``LatentOwner``.
 
     Raises:
-        ConfigError: If gradient checkpointing runs a layer again after its context is closed.
+        ConfigError: If gradient checkpointing runs a layer again after its context is closed, or
+            does so because its first run was without gradients.
     """
     context = active_context()
     if context is None and not torch.compiler.is_compiling():
-        if _HELD and torch._C._current_graph_task_id() != -1:
+        if (_HELD or _WITHOUT_GRADIENT) and torch._C._current_graph_task_id() != -1:
             context = _replayed(layer)
         if layer.training:
             if not _PYRO_STACK:
@@ -118,6 +121,14 @@ def _check_asked(layer: Any) -> None:
 
 def _replayed(layer: Any) -> MaskContext | None:
     # In the backward pass a layer runs again for gradient checkpointing: in the same context.
+    if layer.training and layer in _WITHOUT_GRADIENT:
+        raise ConfigError(
+            layer.name,
+            expected="gradient checkpointing that keeps to the masks of the pass",
+            got="a layer that ran without gradients, and runs again in the backward pass with "
+            "another mask",
+            hint="Pass use_reentrant=False to torch.utils.checkpoint.",
+        )
     task = torch._C._current_graph_task_id()
     contexts = [c for c in _HELD.get(layer, ()) if c.replayed_in in (None, task)]
     if len(contexts) > 1:
@@ -199,6 +210,14 @@ class MaskContext(ABC):
         """
         return True
 
+    def needs_gradient(self, layer: Any) -> bool:
+        """Return whether a layer that ran without gradients would have another gradient later.
+
+        Args:
+            layer: The layer, which reentrant gradient checkpointing may run again.
+        """
+        return self.replays(layer)
+
     def keep(self, layer: Any, drawn: Tensor, result: Tensor | None = None) -> None:
         """Keep what a layer has in this pass.
 
@@ -209,7 +228,13 @@ class MaskContext(ABC):
         """
         self.drawn[layer] = drawn
         result = drawn if result is None else result
-        if torch.compiler.is_compiling() or not result.requires_grad or not self.replays(layer):
+        if torch.compiler.is_compiling():
+            return
+        if torch.is_grad_enabled():
+            _WITHOUT_GRADIENT.discard(layer)
+        elif layer.training and self.needs_gradient(layer):
+            _WITHOUT_GRADIENT.add(layer)
+        if not result.requires_grad or not self.replays(layer):
             return
         if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
             self.hold(layer, result)

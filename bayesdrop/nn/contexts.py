@@ -149,6 +149,11 @@ class TrainingPass(MaskContext):
         # Others draw when they run, and do so outside; but what was counted is counted again.
         return layer in self._joint or layer in self.divergences
 
+    @override
+    def needs_gradient(self, layer: Any) -> bool:
+        # The divergence is of the posterior that it drew from.
+        return bool(self.posteriors.get(layer)) or self.replays(layer)
+
     def _draw(self, owner: LatentOwner) -> Latents:
         if owner not in self._latents:
             posterior = owner.posterior()

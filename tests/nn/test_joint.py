@@ -222,3 +222,34 @@ def test_a_second_call_under_gradient_checkpointing_is_refused():
     draws.draw_jointly(gate)
     with draws, pytest.raises(ConfigError, match="sample_mask"):
         checkpoint(lambda x: gate(gate(x)), torch.ones(4, 5), use_reentrant=False)
+
+
+@pytest.mark.parametrize("key", ["beta-bernoulli", "generalized", "contextual", "mc-dropout"])
+def test_reentrant_checkpointing_is_refused_where_it_would_draw_another_mask(key):
+    def gradient(reentrant):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Linear(6, 8), bd.nn.make(key, 8))
+        bnn = bd.BayesianNetwork(Checkpointed(body, reentrant), bd.Categorical(), num_data=16)
+        bnn.loss(torch.randn(16, 6), torch.randint(2, (16,))).loss.backward()
+        return body[0].weight.grad
+
+    expected = gradient(None)
+    torch.testing.assert_close(gradient(False), expected)
+    if key == "mc-dropout":  # nothing is drawn before the layer runs
+        torch.testing.assert_close(gradient(True), expected)
+        return
+    with pytest.raises(ConfigError, match="use_reentrant=False"):
+        gradient(True)
+
+
+class Checkpointed(nn.Module):
+    """A layer behind a part that gradient checkpointing runs again; None runs it once."""
+
+    def __init__(self, body, reentrant):
+        super().__init__()
+        self.body, self.last, self.reentrant = body, nn.Linear(8, 2), reentrant
+
+    def forward(self, x):
+        if self.reentrant is None:
+            return self.last(self.body(x))
+        return self.last(checkpoint(self.body, x.requires_grad_(), use_reentrant=self.reentrant))
