@@ -46,7 +46,7 @@ def graph_of_both_modes(work: nn.Module, *, keep_attention: bool = False) -> fx.
     """
     before = {name: buffer.clone() for name, buffer in work.named_buffers()}
     keep = {"keep_attention": keep_attention}
-    graphs = [_trace(work, mode, **keep) for mode in (True, False)]
+    graphs = [_trace(work, mode, before, **keep) for mode in (True, False)]
     if _restored(work, before):
         # What training does to a buffer has to become an operation of the graph.
         graphs = [_trace_with_buffers(work, mode, before, **keep) for mode in (True, False)]
@@ -56,7 +56,7 @@ def graph_of_both_modes(work: nn.Module, *, keep_attention: bool = False) -> fx.
 def _trace_with_buffers(
     work: nn.Module, training: bool, before: Mapping[str, Tensor], **options: bool
 ) -> fx.Graph:
-    graph = _trace(work, training, keep_buffers=True, **options)
+    graph = _trace(work, training, before, keep_buffers=True, **options)
     end = next(reversed(graph.nodes))
     with graph.inserting_before(end):
         for name, value in work.named_buffers():
@@ -100,13 +100,17 @@ def drop_rate(node: fx.Node) -> float | None:
     return _rate(node.target, node.args, node.kwargs)
 
 
-def _trace(work: nn.Module, training: bool, **options: bool) -> fx.Graph:
+def _trace(
+    work: nn.Module, training: bool, before: Mapping[str, Tensor], **options: bool
+) -> fx.Graph:
     options["keep_modes"] = True
     graph = trace(work.train(training), "convert", ConversionError, **options)
     constants = _constants(work, graph)
     if constants:
+        _restored(work, before)  # else the second time may see what the first one has left there
         again = _constants(work, trace(work, "convert", ConversionError, **options))
-        if not all(torch.equal(a, b) for a, b in zip(constants, again, strict=True)):
+        same = [torch.equal(a, b) for a, b in zip(constants, again, strict=False)]
+        if len(constants) != len(again) or not all(same):
             raise ConversionError(
                 "convert",
                 expected="a forward that torch.fx can trace",

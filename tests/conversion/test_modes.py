@@ -224,6 +224,23 @@ def test_what_training_does_to_a_buffer_is_done_in_training_and_then_only(count)
     assert float(converted.count) == 3 and float(net.count) == 0
 
 
+def test_a_running_mean_that_training_computes_from_itself_is_kept_up():
+    def centred(net, x):
+        h = net.a(x)
+        if net.training:
+            net.mean = 0.9 * net.mean + 0.1 * h.detach().mean(0)
+        return net.c(F.relu(h - net.mean))
+
+    net = Net(centred)
+    net.register_buffer("mean", torch.zeros(8))
+    bare = bd.without_dropout(bd.convert(net))
+    for _ in range(3):
+        x = torch.randn(4, 6)
+        torch.testing.assert_close(bare.train()(x), net.train()(x))
+    torch.testing.assert_close(bare.mean, net.mean)
+    torch.testing.assert_close(bare.eval()(x), net.eval()(x))
+
+
 def test_what_cannot_be_joined_is_refused_with_the_first_difference():
     def other(net, x):
         return net.c(net.a(x)) if net.training else net.c(net.b(net.a(x)))
