@@ -71,8 +71,27 @@ def opened(module: nn.Module, result: Any) -> Any:
     return first, second
 
 
+def in_pieces(result: fx.Proxy) -> Any:
+    """Return the result of a chunk, or of a split by sizes, as a tuple of its pieces.
+
+    Args:
+        result: What stands for the result of any function or method.
+    """
+    node = result.node
+    if node.op not in ("call_function", "call_method") or _name(node) not in ("chunk", "split"):
+        return result
+    names = ("chunks", "split_size_or_sections", "split_size")
+    given = [*node.args[1:2], *(node.kwargs[name] for name in names if name in node.kwargs)]
+    how: Any = given[0] if given else None
+    number = len(how) if isinstance(how, list | tuple) else how
+    if not isinstance(number, int) or (number is how and _name(node) == "split"):
+        return result
+    parts: Any = result
+    return tuple(parts[index] for index in range(number))
+
+
 def without_unused_parts(graph: fx.Graph) -> None:
-    """Take out what ``opened`` has put in and nobody reads."""
+    """Take out what ``opened`` and ``in_pieces`` have put in and nobody reads."""
     for node in reversed(graph.nodes):
         if node.target is operator.getitem and not node.users:
             graph.erase_node(node)

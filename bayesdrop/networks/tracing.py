@@ -18,7 +18,7 @@ from bayesdrop.errors import BayesdropError
 from bayesdrop.networks.blocks import attention_of
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.networks.operations import PACKED
-from bayesdrop.networks.proxies import opened, types_known, without_unused_parts
+from bayesdrop.networks.proxies import in_pieces, opened, types_known, without_unused_parts
 from bayesdrop.networks.subclasses import base_of, has_units_of
 from bayesdrop.nn import BayesianLayer, InnerMasks
 
@@ -56,6 +56,10 @@ class LayerTracer(fx.Tracer):
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return opened(m, super().call_module(m, forward, args, kwargs))
+
+    @override
+    def create_proxy(self, *args: Any, **kwargs: Any) -> Any:
+        return in_pieces(super().create_proxy(*args, **kwargs))
 
     @override
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:

@@ -68,6 +68,7 @@ OPERATIONS = {
     ),
     "chunks": (swapped, conv()),
     "split": (split, conv()),
+    "reversed pieces": (reversed_pieces, conv()),
     "channel shuffle": (shuffled, conv()),
     "slice": (lambda net, x: x[:, 2:8], conv(6)),
     "squeeze and excite": (
@@ -118,7 +119,11 @@ def assert_equal(net, small):
 
 
 @pytest.mark.parametrize(
-    "operation", [reversed_pieces, lambda net, x: x.repeat(1, 2, 1, 1)[:, 4:12]]
+    "operation",
+    [
+        lambda net, x: torch.stack(torch.unbind(x, 1)[::-1], 1),
+        lambda net, x: x.repeat(1, 2, 1, 1)[:, 4:12],
+    ],
 )
 def test_an_operation_that_is_not_known_sees_all_units(operation):
     net = Between(operation, conv().double()).double().eval()

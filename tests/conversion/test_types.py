@@ -82,6 +82,26 @@ def test_a_converted_network_takes_the_branch_that_the_network_takes(name):
     assert "isinstance" not in vars(torch)
 
 
+def listed(body, x):
+    pieces = list(body(x).chunk(2, -1))
+    pieces.append(F.relu(pieces[-1]))
+    return torch.cat(pieces[1:3], -1)
+
+
+def listed_by_sizes(body, x):
+    return torch.cat([s * (n + 1) for n, s in enumerate(torch.split(body(x), [3, 5], dim=-1))], -1)
+
+
+@pytest.mark.parametrize("function", [listed, listed_by_sizes])
+def test_pieces_of_a_known_number_can_be_gone_through(function):
+    net = Net(nn.Linear(8, 8), function).eval()
+    masked = bd.convert(net).eval()
+    assert isinstance(masked, torch.fx.GraphModule)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(bd.without_dropout(masked)(x), net(x))
+    torch.testing.assert_close(bd.compact(masked, x)(x), masked(x))
+
+
 class Optional(nn.Module):
     """Asks whether its second input is there."""
 
