@@ -232,7 +232,7 @@ def _is_plain(node: fx.Node, dim: int, after: torch.Size) -> bool:
 def _along(labels: Tensor) -> tuple[int, Tensor] | None:
     """Return the one dimension along which numbers vary, and the numbers."""
     for dim in range(labels.ndim):
-        index = labels.movedim(dim, -1).flatten(0, -2)[0]
+        index = labels.movedim(dim, -1).reshape(-1, labels.shape[dim])[0]
         expanded = index.reshape(-1, *[1] * (labels.ndim - 1 - dim)).expand_as(labels)
         if len(index) > 1 and bool((index != index[0]).any()) and torch.equal(expanded, labels):
             return dim, index

@@ -195,3 +195,26 @@ def test_a_number_before_a_tensor_can_be_exported(tmp_path):
     small = bd.compact(net, x)
     bd.save_plain(small, tmp_path / "net.onnx", x, format="onnx")
     torch.testing.assert_close(bd.load_plain(tmp_path / "net.onnx")(x), small(x))
+
+
+def test_one_unit_of_a_table_can_be_selected():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.words = (
+                nn.Linear(6, 8),
+                nn.Linear(8, 3),
+                nn.Embedding(5, 3),
+            )
+            self.mask = keep(bd.BetaBernoulliDropout(8), KEPT)
+
+        def forward(self, x, kinds):
+            h = self.mask(self.first(x))
+            return (self.last(h) + self.words(kinds[:, 1])) * x[:, 2].unsqueeze(1)
+
+    net = Wide().double().eval()
+    x, kinds = torch.randn(4, 6).double(), torch.randint(5, (4, 2))
+    small = bd.compact(net, (x, kinds))
+    assert small.get_submodule("last").in_features == len(KEPT)
+    for part in (slice(4), slice(1)):
+        torch.testing.assert_close(small(x[part], kinds[part]), net(x[part], kinds[part]))
