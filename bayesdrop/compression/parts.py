@@ -106,7 +106,9 @@ def _whole(prefix: str, layer: Any) -> Iterator[Cut]:
 
 def _is_leaf(module: nn.Module) -> bool:
     containers = nn.Sequential | nn.ModuleList | nn.ModuleDict
-    return type(module).__module__.startswith("torch.nn") and not isinstance(module, containers)
+    if type(module) is nn.Module or isinstance(module, containers):  # torch.fx makes the former
+        return False
+    return type(module).__module__.startswith("torch.nn")
 
 
 def _counts(prefix: str, part: nn.Module) -> Iterator[Cut]:

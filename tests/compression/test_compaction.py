@@ -1,5 +1,6 @@
 import copy
 import io
+import operator
 
 import pytest
 import torch
@@ -388,3 +389,10 @@ def test_an_example_with_a_gap_is_refused_by_name():
     net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 2))
     with pytest.raises(bd.errors.DataError, match="compact: expected an example .* got NaN"):
         bd.compact(net, x)
+
+
+def test_masks_of_nested_modules_are_folded_into_weights():
+    body = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    net = randomise(bd.convert(nn.Sequential(body, nn.Linear(8, 3))))
+    small = assert_exact(net, torch.randn(2, 6))
+    assert not any(node.target in (torch.mul, operator.mul) for node in small.graph.nodes)

@@ -303,3 +303,27 @@ def test_the_compact_network_is_exported(kind, tmp_path):
             bd.save_plain(small, tmp_path / name, x, format=name)
         again = bd.load_plain(tmp_path / name)
         torch.testing.assert_close(again(x), small(x), rtol=1e-4, atol=1e-5)
+
+
+@KINDS
+def test_recurrent_layers_in_a_list_are_cut_after_conversion(kind):
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = getattr(nn, kind)
+            self.layers = nn.ModuleList([layer(5, 8, batch_first=True), layer(8, 8)])
+            self.layers[1].batch_first = True
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            for layer in self.layers:
+                x, _ = layer(x)
+            return self.head(x)
+
+    net = bd.convert(Stack()).eval()
+    for _, mask in bd.nn.named_dropout_layers(net):
+        close(mask, slice(0, 3))
+    x = torch.randn(3, 6, 5)
+    small = bd.compact(net, x)
+    torch.testing.assert_close(small(x), net(x))
+    assert small.get_submodule("layers.1").input_size == 5
