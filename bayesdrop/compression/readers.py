@@ -75,11 +75,6 @@ class State(Reads):
         super().__init__(flow, node, 0)
         self.recurrent = recurrent
 
-    @property
-    @override
-    def size(self) -> int:
-        return 0
-
     @override
     def indices(self) -> list[int | None]:
         found: list[int | None] = []
@@ -102,7 +97,7 @@ class State(Reads):
         owner = self.inputs[0] is self.recurrent.node
         source = self.recurrent.result if owner else self.flow.made[self.inputs[0]]
         node = self.flow.graph.call_function(operator.getitem, (source, self.node.args[1]))
-        return node, torch.arange(0)
+        return node, torch.arange(self.size)
 
 
 class Slot(Opaque):

@@ -327,3 +327,31 @@ def test_recurrent_layers_in_a_list_are_cut_after_conversion(kind):
     small = bd.compact(net, x)
     torch.testing.assert_close(small(x), net(x))
     assert small.get_submodule("layers.1").input_size == 5
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "flat",
+    [
+        lambda state: state.transpose(0, 1).flatten(1),
+        lambda state: state.permute(1, 0, 2).reshape(state.shape[1], -1),
+        lambda state: torch.tanh(state).permute(1, 0, 2).flatten(1),
+    ],
+)
+def test_states_of_all_layers_side_by_side_keep_their_units(kind, flat):
+    class Summary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrent = getattr(nn, kind)(5, 8, 2, batch_first=True)
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x):
+            _, state = self.recurrent(x)
+            return self.head(flat(state[0] if kind == "LSTM" else state))
+
+    net = bd.convert(Summary()).eval()
+    for _, mask in bd.nn.named_dropout_layers(net):
+        close(mask, slice(0, 3))
+    small = bd.compact(net, torch.randn(2, 6, 5))
+    x = torch.randn(3, 6, 5)
+    torch.testing.assert_close(small(x), net(x))
