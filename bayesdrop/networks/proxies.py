@@ -39,7 +39,8 @@ def types_known(root: nn.Module) -> Iterator[None]:
     Args:
         root: What is traced meanwhile.
     """
-    places = {id(names): names for names in (vars(torch), *_global_names(root))}
+    found = (vars(torch), *_global_names(root))
+    places = {id(n): n for n in found if n.get("isinstance", _isinstance) is _isinstance}
     with _LOCK:
         for key, names in places.items():
             _OPEN[key] += 1
