@@ -149,7 +149,8 @@ def figures(network: str, data: str) -> str:
                 *(_signs(network, data, name, key) for name in BASELINES),
             ]
         )
-    return table(header, lines)
+    told = [i for i in range(len(header)) if any(line[i] for line in lines)]
+    return table([header[i] for i in told], [[line[i] for i in told] for line in lines])
 
 
 def beside(network: str, data: str, baseline: str) -> str:
