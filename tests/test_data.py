@@ -51,6 +51,12 @@ def test_splits_do_not_depend_on_the_seed_and_leave_generators_alone():
     assert (numpy_state == np.random.get_state()[1]).all()  # noqa: NPY002
 
 
+def test_digits_that_are_changed_in_place_are_whole_when_loaded_again():
+    expected = load_data("digits").train[0].clone()
+    load_data("digits").train[0].zero_()
+    assert torch.equal(load_data("digits").train[0], expected)
+
+
 def test_the_test_split_does_not_depend_on_the_validation_split():
     whole, split = load_data("digits", validation=0), load_data("digits", validation=100)
     assert whole.validation is None and len(whole.train[1]) == 1197

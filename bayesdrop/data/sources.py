@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import tarfile
@@ -106,12 +107,17 @@ def split_off(pair: Pair, count: int, *, who: str) -> tuple[Pair, Pair]:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def _read_digits(root: Path, download: bool) -> tuple[Pair, Pair]:
+@functools.cache
+def _digits() -> Pair:
+    # A text file of a megabyte, which takes longer to read than a small network to train an epoch.
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    x = torch.from_numpy(pixels).reshape(-1, 1, 8, 8) / 16.0
-    train, test = split_off((x, torch.from_numpy(labels).long()), 600, who="digits")
+    return torch.from_numpy(pixels).reshape(-1, 1, 8, 8) / 16.0, torch.from_numpy(labels).long()
+
+
+def _read_digits(root: Path, download: bool) -> tuple[Pair, Pair]:
+    train, test = split_off(_digits(), 600, who="digits")  # copies
     return train, test
 
 
