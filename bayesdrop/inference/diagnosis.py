@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from bayesdrop.errors import BayesdropWarning, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, as_tensors
 from bayesdrop.inference.splitting import split
+from bayesdrop.program.finite import row_not_finite
 from bayesdrop.program.inputs import Inputs, tensors_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
@@ -35,12 +36,12 @@ def bad_rows(who: str, data: Data, x: Inputs, y: Tensor | None, where: str) -> D
         where: When they were found, such as ``"at step 3"``.
     """
     for index, (name, values) in enumerate((("inputs", x), ("targets", y))):
-        if values is None or _row_of(values) is None:
+        if values is None or row_not_finite(values) is None:
             continue
         row = _row_in(data, index)
         place = f"row {row} of the data set"
         if row is None:  # such as one that augmentation made
-            place = f"row {_row_of(values)} of the batch"
+            place = f"row {row_not_finite(values)} of the batch"
         site = ", site 'obs'" if name == "targets" else ""
         hint = "Clean the data, for example with torch.nan_to_num."
         if name == "targets":
@@ -54,30 +55,13 @@ def bad_rows(who: str, data: Data, x: Inputs, y: Tensor | None, where: str) -> D
     return None
 
 
-def is_invalid_value(error: Exception) -> bool:
-    """Return whether a distribution has refused a parameter or a value, such as NaN."""
-    return "satisfy the constraint" in str(error) or "within the support" in str(error)
-
-
-def _row_of(inputs: Inputs) -> int | None:
-    found = [row for values in tensors_of(inputs) if (row := _row_of_one(values)) is not None]
-    return min(found, default=None)
-
-
-def _row_of_one(values: Tensor) -> int | None:
-    if not (values.is_floating_point() or values.is_complex()):
-        return None
-    finite = torch.isfinite(values).reshape(len(values), -1).all(1)
-    return None if bool(finite.all()) else int((~finite).nonzero()[0])
-
-
 def _row_in(data: Any, index: int) -> int | None:
     """Return the first row of a data set whose inputs (0) or targets (1) are not finite."""
     source = data.dataset if isinstance(data, DataLoader) else data
     if not isinstance(source, list):
         tensors = as_tensors(source)
         if tensors is not None:
-            return _row_of(tensors[index]) if index < len(tensors) else None
+            return row_not_finite(tensors[index]) if index < len(tensors) else None
     for row, item in enumerate(islice(_rows(source), _MAX_ROWS_SEARCHED)):
         parts = split(item)
         if index < len(parts) and not _is_finite(parts[index]):

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference import checkpoint, resume
 from bayesdrop.inference.batches import Batch, Data, batches
 from bayesdrop.inference.buffers import schedulable_buffers, set_buffers
@@ -22,7 +22,6 @@ from bayesdrop.inference.diagnosis import (
     bad_gradient,
     bad_rows,
     diagnose,
-    is_invalid_value,
 )
 from bayesdrop.inference.fingerprint import generators
 from bayesdrop.inference.modes import frozen_modules, normalizes_batches, train_but
@@ -33,6 +32,7 @@ from bayesdrop.inference.schedules import Schedule, rates_were_changed, value_of
 from bayesdrop.inference.validation import device_of
 from bayesdrop.nn import LatentOwner
 from bayesdrop.program.checks import explained
+from bayesdrop.program.finite import is_invalid_value
 from bayesdrop.program.inputs import Inputs, described, from_description
 from bayesdrop.program.program import Program
 from bayesdrop.typing import LossTerms
@@ -213,11 +213,12 @@ class TrainingRun:
         try:
             with explained("fit", self.bnn.network, x):
                 terms = self.objective(self.bnn, x, y)
-        except ValueError as error:
+        except (ValueError, DivergenceError) as error:
             known: Exception | None = bad_rows(
                 "fit", self.source, x, y, f"at step {self.step + 1}"
             )
-            if known is None and is_invalid_value(error):
+            diverged = isinstance(error, DivergenceError) or is_invalid_value(error)
+            if known is None and diverged:
                 terms = LossTerms(torch.tensor(math.nan), torch.tensor(math.nan))
                 known = diagnose(self.bnn, self.source, x, y, terms, self.step + 1)
             if known is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError
-from bayesdrop.likelihoods.likelihood import Likelihood, match_shape
+from bayesdrop.likelihoods.likelihood import Likelihood, first_row, match_shape
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.ops.transforms import takes_plain_operations
 
@@ -73,7 +73,7 @@ class Bernoulli(Likelihood):
             raise DataError(
                 "Bernoulli",
                 expected="targets of 0 and 1" + (f", and {self.ignore_index}" if given else ""),
-                got=f"values from {float(y.min()):g} to {float(y.max()):g}",
+                got=f"{float(y[~good][0]):g} in row {first_row(~good)} of the batch",
                 hint="Threshold or sample grey values first. Missing targets have a number that "
                 "bd.Bernoulli(ignore_index=...) is told.",
             )

@@ -239,7 +239,7 @@ def finite_target(who: str, output: Tensor, y: Tensor) -> Tensor:
         raise DataError(
             who,
             expected="finite targets",
-            got=f"NaN or infinity in row {_first_row(bad)} of the batch",
+            got=f"NaN or infinity in row {first_row(bad)} of the batch",
             hint="Missing targets are not supported here: leave those rows out.",
         )
     return y
@@ -259,7 +259,7 @@ def count_target(who: str, output: Tensor, y: Tensor) -> Tensor:
         raise DataError(
             who,
             expected="counts: whole numbers >= 0",
-            got=f"{float(y[bad][0]):g} in row {_first_row(bad)} of the batch",
+            got=f"{float(y[bad][0]):g} in row {first_row(bad)} of the batch",
             hint="Do not standardise or take logs of counts. Missing targets are not supported "
             "here: leave those rows out.",
         )
@@ -272,5 +272,6 @@ def _has_values(y: Tensor) -> bool:
     return y.device.type == "cpu" and not takes_plain_operations()
 
 
-def _first_row(bad: Tensor) -> int:
+def first_row(bad: Tensor) -> int:
+    """Return the first row in which anything is true."""
     return int(bad.reshape(len(bad), -1).any(1).nonzero()[0])

@@ -15,6 +15,7 @@ from bayesdrop.likelihoods import Likelihood
 from bayesdrop.nn import BayesianDropout, named_owners
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.code import Code, Encoding, Sites, draw
+from bayesdrop.program.finite import finite_rows
 from bayesdrop.program.inputs import GivenInputs
 from bayesdrop.program.latent_code import LatentCode, MaskPosterior
 from bayesdrop.program.nested_code import NestedCode
@@ -206,9 +207,10 @@ class VariationalAutoencoder(Program):
         x = self.check_batch(given, y)
         y = x if y is None else y
         rates = self.draw_rates()
-        posterior = self.code.posterior(self.network.encode(x), rates)
-        latents = draw(posterior)
-        nll = self.likelihood.nll(self.network.decode(latents), y)
+        with finite_rows("VariationalAutoencoder.loss", x, y):
+            posterior = self.code.posterior(self.network.encode(x), rates)
+            latents = draw(posterior)
+            nll = self.likelihood.nll(self.network.decode(latents), y)
         kl = self.code.kl_divergence(posterior, self.code.prior(rates), latents)
         penalty = self.code.penalty(posterior)
         return nll, kl if penalty is None else kl + penalty.sum()

@@ -25,6 +25,7 @@ from bayesdrop.nn import (
 from bayesdrop.nn.mode import evaluation_mode, in_turn
 from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.finite import finite_rows
 from bayesdrop.program.inputs import (
     GivenInputs,
     Inputs,
@@ -139,7 +140,9 @@ class BayesianNetwork(Program):
         scale = self.num_data / len(x)
         if not self.training:
             with LocalDivergences(active_context()) as local:
-                nll = self.likelihood.nll(self._output(x), y) * scale
+                output = self._output(x)
+            with finite_rows("BayesianNetwork.loss", x, y, output):
+                nll = self.likelihood.nll(output, y) * scale
             own = self.kl_weight * scale * local.divergence_by_example().sum()
             return LossTerms(nll, self.shared_divergence() + own)
         nll, draws = self._data_term(x, y, num_masks)
@@ -162,9 +165,11 @@ class BayesianNetwork(Program):
         draws.draw_jointly(self.network)
         with draws:
             output = self._output(each_input(lambda t: repeat_rows(t, masks), x))
-        if masks == 1:
-            return self.likelihood.nll(output, y), draws
-        terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
+        with finite_rows("BayesianNetwork.loss", x, y, output):
+            if masks == 1:
+                return self.likelihood.nll(output, y), draws
+            y = self.likelihood.target(output[::masks], y)  # names a row of the batch itself
+            terms = self.likelihood.log_prob(output, repeat_rows(y, masks)).reshape(-1, masks)
         weights = None if mask_sum is None else mask_sum.log_weights
         return -log_mixture(terms, weights).sum(), draws
 

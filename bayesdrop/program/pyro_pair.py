@@ -18,11 +18,12 @@ from typing_extensions import override
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.distributions import Mixture
-from bayesdrop.errors import BayesdropError, ConfigError, DataError, DivergenceError
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
-from bayesdrop.program.inputs import GivenInputs, Inputs, each_input, outputs_of, tensors_of
+from bayesdrop.program.finite import finite_rows
+from bayesdrop.program.inputs import GivenInputs, Inputs, each_input, outputs_of
 from bayesdrop.program.model_use import ModelUse
 from bayesdrop.program.network_sites import NetworkSites
 from bayesdrop.program.program import Program
@@ -55,7 +56,8 @@ class PyroFunction(Abstract, nn.Module):
         with self._parameter_scope():
             self._register_parameters()
             # They are registered now: a PyroModule in the network would add each once more.
-            with poutine.block(hide_types=["param"]):
+            finite = finite_rows(type(self.bnn).__name__, x, y)
+            with poutine.block(hide_types=["param"]), finite:
                 return self._run(x, y, num_masks)
 
     @abstractmethod
@@ -173,10 +175,8 @@ class Model(PyroFunction):
         target = None if y is None else self.bnn.likelihood.target(output[:rows], y)
         batch_shape = particles + ((rows,) if masks == 1 else (rows, masks))
         output = output.reshape(batch_shape + output.shape[1:])
-        try:
+        with finite_rows("BayesianNetwork.model", x[:rows], y, output):
             fn = self.bnn.likelihood.distribution(output, batch_ndim=len(batch_shape))
-        except ValueError as error:  # torch's validation names a whole tensor
-            raise _not_finite(x[:rows], output) or error from None
         if masks > 1:
             fn = Mixture(fn, None if mask_sum is None else mask_sum.log_weights)
         with plate:
@@ -185,21 +185,6 @@ class Model(PyroFunction):
                 by_example = divergence.reshape(particles + (rows, masks)).sum(-1)
                 pyro.factor(f"{layer.path}.divergence", -self.bnn.kl_weight * by_example)
         return output
-
-
-def _not_finite(x: Inputs, output: Tensor) -> BayesdropError | None:
-    for error, what, value in (
-        *((DataError, "inputs", t) for t in tensors_of(x)),
-        (DivergenceError, "outputs", output),
-    ):
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            return error(
-                "BayesianNetwork.model",
-                expected=f"finite {what} of the network",
-                got=f"nan or infinity in {int((~torch.isfinite(value)).sum())} of {value.numel()}",
-                hint="Are the inputs clean?" if error is DataError else "Are the weights finite?",
-            )
-    return None
 
 
 def particle_shape(batch_shapes: Iterable[torch.Size]) -> torch.Size:

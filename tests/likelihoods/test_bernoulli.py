@@ -37,9 +37,9 @@ def test_a_label_for_missing_ones_is_another_integer(ignore_index):
 @pytest.mark.parametrize(
     ("options", "value", "message"),
     [
-        ({}, -1, r"targets of 0 and 1, got values from -1 .*bd.Bernoulli\(ignore_index=...\)"),
-        ({"ignore_index": -1}, -2, "targets of 0 and 1, and -1, got values from -2"),
-        ({"ignore_index": -1}, float("nan"), "targets of 0 and 1, and -1, got values from nan"),
+        ({}, -1, r"targets of 0 and 1, got -1 in row .*bd.Bernoulli\(ignore_index=...\)"),
+        ({"ignore_index": -1}, -2, "targets of 0 and 1, and -1, got -2 in row"),
+        ({"ignore_index": -1}, float("nan"), "targets of 0 and 1, and -1, got nan in row"),
     ],
 )
 def test_a_target_that_is_no_label_is_refused(options, value, message):
