@@ -13,6 +13,7 @@ from typing_extensions import override
 from bayesdrop.compression.counter import CostCounter
 from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.program.inputs import positional_inputs
@@ -125,6 +126,7 @@ def sweep_thresholds(
             hint="They are keep probabilities, such as [0.0, 1e-3, 0.1, 0.5].",
         )
     values = sorted(set(values))
+    validation_data = arrays_of("sweep_thresholds", bnn, validation_data)
     x, _ = next(iter(batches(validation_data, 1)))
     device = next(work.parameters()).device
     counter = CostCounter(

@@ -17,6 +17,7 @@ from bayesdrop.compression.example import Example, example_of
 from bayesdrop.conversion import convert
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import (
     InnerMasks,
@@ -204,6 +205,7 @@ def sweep_magnitudes(
         )
     values = sorted({float(share) for share in shares})
     _check("sweep_magnitudes", values, by)
+    validation_data = arrays_of("sweep_magnitudes", bnn, validation_data)
     x, _ = next(iter(batches(validation_data, 2)))
     example = example_of("sweep_magnitudes", bnn, x.to(next(bnn.parameters()).device))
     plain, rows = _whole(bnn, example), []

@@ -20,6 +20,7 @@ from bayesdrop.compression.rules import Flatten, Mask, ShapeQuery, Unary
 from bayesdrop.compression.weighted import Depthwise, Weighted
 from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import DataError
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import named_dropout_layers
 from bayesdrop.program.inputs import Inputs, positional_inputs
@@ -93,6 +94,7 @@ def measure_per_input(
         >>> cost.units_total["fc3_dropout"], cost.flops_total
         (300, 1090000)
     """
+    data = arrays_of("measure_per_input", network, data)
     device = next(network.parameters(), torch.empty(0)).device
     counter: _Counter | None = None
     for x, _ in batches(data, batch_size or 1000, device=device):

@@ -19,6 +19,7 @@ from bayesdrop.compression.example import Example
 from bayesdrop.compression.flops import count_flops
 from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.networks.operations import NORMS
 from bayesdrop.networks.sources import releases_sources
@@ -250,6 +251,7 @@ def sweep_widths(
         )
     if not widths:
         raise ConfigError("sweep_widths: expected at least one width, got none. Pass [0.5, 1.0].")
+    data = arrays_of("sweep_widths", bnn, data)
     x, _ = next(iter(batches(data, 1)))
     x = x[:1].to(next(bnn.parameters(), torch.empty(0)).device)
     rows, nets, samples = [], [], 1
@@ -377,6 +379,7 @@ def _is_random(bnn: Program) -> bool:
 @torch.no_grad()
 def _recalibrate(network: nn.Module, data: Data, batch_size: int) -> None:
     """Average each BatchNorm's batch statistics over data, in place."""
+    data = arrays_of("hold_width", network, data)
     norms = [m for m in network.modules() if isinstance(m, NORMS) and m.track_running_stats]
     if not norms:
         return

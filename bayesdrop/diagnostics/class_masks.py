@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import DataError
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import RecordedMasks, named_dropout_layers
@@ -41,6 +42,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
         >>> class_averaged_masks(net, (torch.randn(6, 4), torch.arange(6) % 2))["0"].shape
         torch.Size([2, 4])
     """
+    data = arrays_of("class_averaged_masks", network, data)
     network = network.network if isinstance(network, Program) else network
     device = next(network.parameters(), torch.empty(0)).device
     totals: dict[str, Tensor] = {}

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.diagnostics.kl import (
@@ -24,7 +25,9 @@ from bayesdrop.diagnostics.kl import (
     critical_value,
 )
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.predict import check_finite
+from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.ops.seeding import seeded
@@ -143,7 +146,10 @@ def check_elbo(
         >>> check_elbo(bnn, torch.rand(8, 4), torch.zeros(8).long(), num_samples=1000).passed
         True
     """
-    x = as_inputs("check_elbo", x)
+    if isinstance(bnn, nn.Module):
+        x, y = cast(Any, arrays_of("check_elbo", bnn, (x, y)))
+    x = as_inputs("check_elbo", _as_tensor(x))
+    y = _as_tensor(y)
     _check_arguments(bnn, x, y, num_samples, num_repeats)
     bnn.check_num_masks(num_masks)
     # Only where it is asked for, so that a subclass's loss of two arguments can be checked.
@@ -172,6 +178,10 @@ def check_elbo(
             rows += _check_gradients(work, x, y, options, num_repeats)
             rows += [] if options else _check_bias(work, x, y, num_repeats)
     return ELBOCheck(tuple(rows))
+
+
+def _as_tensor(value: Any) -> Any:
+    return as_tensor("check_elbo", value) if isinstance(value, np.ndarray) else value
 
 
 def _fixed(value: Tensor) -> Tensor:

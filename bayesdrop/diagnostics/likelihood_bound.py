@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
@@ -119,6 +120,14 @@ def log_likelihood_bound(
     """
     num_rates = num_samples if num_rates is None else num_rates
     _check_options(num_samples, num_rates, batch_size, masks)
+    if not isinstance(vae, VariationalAutoencoder):
+        raise ConfigError(
+            "log_likelihood_bound",
+            expected="a VariationalAutoencoder",
+            got=f"a {type(vae).__name__}",
+            hint="For the density of a network's targets take bd.evaluate or bd.loo.",
+        )
+    data = arrays_of("log_likelihood_bound", vae, data)
     device = next(vae.parameters()).device
     results: list[Tensor] = []
     with seeded(seed), evaluation_mode(vae):

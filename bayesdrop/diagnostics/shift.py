@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from bayesdrop.diagnostics.evaluator import figures_of
 from bayesdrop.errors import ConfigError, DataError, unknown_name
+from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import predict
 from bayesdrop.metrics.checks import Array
@@ -161,7 +162,9 @@ def measure_shift(
             got=f"likelihood {type(model.likelihood).__name__}",
             hint="For regression corrupt the inputs and call evaluate on each.",
         )
-    x, y = _tensors(data)
+    x, y = _tensors(
+        arrays_of("measure_shift", model, data) if isinstance(model, Program) else data
+    )
     options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
 
     def measure(kind: str, severity: int, images: Tensor) -> ShiftRow:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data
@@ -17,7 +17,7 @@ from bayesdrop.program.program import Program
 _DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
-def arrays_of(who: str, bnn: Program, data: object, *, fitting: bool = False) -> Data:
+def arrays_of(who: str, bnn: nn.Module, data: object, *, fitting: bool = False) -> Data:
     """Return data with NumPy arrays in the place of tables, floats in the network's dtype.
 
     Tables are what has ``to_numpy`` or ``__array__``, such as the DataFrames and Series of pandas
@@ -27,7 +27,7 @@ def arrays_of(who: str, bnn: Program, data: object, *, fitting: bool = False) ->
 
     Args:
         who: Who asks, for messages.
-        bnn: The network.
+        bnn: The network; a ``Program`` knows the columns that it was fitted to.
         data: Whatever the user passed.
         fitting: Whether the network is to remember the names of the columns; otherwise a table
             with others, or in another order, is refused.
@@ -44,14 +44,15 @@ def arrays_of(who: str, bnn: Program, data: object, *, fitting: bool = False) ->
     return cast(Data, _inputs(who, bnn, data, fitting))
 
 
-def _inputs(who: str, bnn: Program, x: object, fitting: bool) -> object:
+def _inputs(who: str, bnn: nn.Module, x: object, fitting: bool) -> object:
     if not isinstance(x, np.ndarray) and not _is_table(x):
         return x
     names = _names(x)
-    if fitting:
+    fitted = bnn.feature_names if isinstance(bnn, Program) else None
+    if fitting and isinstance(bnn, Program):
         bnn.feature_names = names
-    elif names and bnn.feature_names and names != bnn.feature_names:
-        _refuse_columns(who, names, bnn.feature_names)
+    elif names and fitted and names != fitted:
+        _refuse_columns(who, names, fitted)
     array = x if isinstance(x, np.ndarray) else _numbers(who, "x", x)
     first = next((p for p in bnn.parameters() if p.is_floating_point()), torch.empty(0))
     dtype = _DTYPES.get(first.dtype)

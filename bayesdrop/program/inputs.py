@@ -32,9 +32,8 @@ def require_data(who: str, name: str, value: object) -> Tensor:
             who,
             expected=f"{name} to be a tensor",
             got="None" if value is None else f"a {type(value).__name__}",
-            hint="Inputs alone have no loss: pass x and y." if value is None else
-            "torch.as_tensor makes one of a NumPy array or a list.",
-        )  # fmt: skip
+            hint=_made_of(value),
+        )
     if value.layout != torch.strided or value.is_nested:
         raise DataError(
             who,
@@ -57,6 +56,14 @@ def require_data(who: str, name: str, value: object) -> Tensor:
             hint=f"Pass {name}.float().",
         )
     return value.long() if value.dtype in _WIDE_UNSIGNED else value
+
+
+def _made_of(value: object) -> str:
+    if value is None:
+        return "Inputs alone have no loss: pass x and y."
+    if hasattr(value, "to_numpy"):
+        return "torch.as_tensor makes one of what its to_numpy() returns."
+    return "torch.as_tensor makes one of a NumPy array or a list."
 
 
 class SeveralInputs:

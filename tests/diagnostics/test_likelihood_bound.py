@@ -207,3 +207,9 @@ def test_bad_data_is_refused(x):
     x[2, 1] = math.nan
     with pytest.raises(DataError, match="row 2"):
         log_likelihood_bound(vae, x, num_samples=2)
+
+
+def test_what_is_no_autoencoder_is_refused(x):
+    bnn = bd.BayesianNetwork(nn.Linear(3, 1), bd.Gaussian(), num_data=10)
+    with pytest.raises(ConfigError, match="a VariationalAutoencoder, got a BayesianNetwork"):
+        log_likelihood_bound(bnn, x)

@@ -1,6 +1,7 @@
 """Arrays and tables of other libraries as data."""
 
 import warnings
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -142,6 +143,63 @@ def test_diagnoses_of_the_posterior_take_what_fit_takes(form):
     if form == "DataFrame, Series":
         with pytest.raises(DataError, match="the same in another order"):
             bd.loo(bnn, (x[["b", "a", "c"]], y))
+
+
+def sweeps():
+    compression, diagnostics = bd.compression, bd.diagnostics
+    return {
+        "measure_per_input": compression.measure_per_input,
+        "sweep_thresholds": compression.sweep_thresholds,
+        "class_averaged_masks": diagnostics.class_averaged_masks,
+        "check_elbo": lambda bnn, data: bd.check_elbo(
+            bnn, *data, num_samples=100, num_repeats=10
+        ).table(),
+    }
+
+
+@pytest.mark.parametrize("name", sweeps())
+@pytest.mark.parametrize("form", ["float64 array", "DataFrame, Series"])
+def test_what_measures_a_network_takes_what_fit_takes(form, name):
+    x, y = next((x, y) for name, x, y in forms() if name == form)
+    bnn, measure = fitted(x, y), sweeps()[name]
+    tensors = torch.from_numpy(X).float(), torch.from_numpy(Y)
+    given, expected = measure(bnn, (x, y)), measure(bnn, tensors)
+    assert str(given) == str(expected)
+    if form == "DataFrame, Series":
+        with pytest.raises(DataError, match=f"{name}: .*the same in another order"):
+            measure(bnn, (x[["b", "a", "c"]], y))
+
+
+def test_sweeps_of_sizes_take_tables():
+    def rows(sweep, key, data):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        net = (net if key is None else bd.convert(net, key)).float()
+        return [row.nll for row in sweep(bd.BayesianNetwork(net, bd.Categorical(), 12), data).rows]
+
+    tensors = torch.from_numpy(X).float(), torch.from_numpy(Y)
+    widths = partial(bd.compression.sweep_widths, widths=[0.5, 1.0], repeats=1)
+    for sweep, key in ((bd.compression.sweep_magnitudes, None), (widths, "variational-nested")):
+        assert rows(sweep, key, (frame(), pandas.Series(Y))) == rows(sweep, key, tensors)
+
+
+def test_shift_takes_arrays_of_images():
+    images = RANDOM.uniform(size=(12, 1, 8, 8))
+    net = nn.Sequential(nn.Flatten(), bd.BetaBernoulliDropout(64), nn.Linear(64, 2)).float()
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), 12)
+    options = {"kinds": ["rotation"], "severities": [1], "num_samples": 2}
+    tensors = torch.from_numpy(images).float(), torch.from_numpy(Y)
+    given, expected = (
+        bd.diagnostics.measure_shift(bnn, data, **options) for data in ((images, Y), tensors)
+    )
+    assert given == expected
+
+
+def test_one_input_of_a_table_is_refused_with_what_to_do():
+    x = pandas.DataFrame(X)
+    bnn = fitted(X, Y)
+    with pytest.raises(DataError, match=r"got a DataFrame. .* what its to_numpy\(\) returns"):
+        bnn.loss(x, torch.from_numpy(Y))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
