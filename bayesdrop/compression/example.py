@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import explained
+from bayesdrop.program.checks import check_orders, explained
 from bayesdrop.program.inputs import (
     GivenInputs,
     as_inputs,
@@ -38,11 +38,23 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
             last saw, in the dtype and on the device of its parameters.
 
     Raises:
-        ConfigError: If nothing is given, and the network is another module or has seen nothing.
+        ConfigError: If nothing is given, and the network is another module or has seen nothing; or
+            if averaging has rounded an order of its units, or it is no module.
         DataError: If there is no example in the batch, it is no tensor of numbers, has NaN, or is
             of another dtype than the network.
         ShapeError: If the network does not take its shape.
     """
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            who,
+            expected="a BayesianNetwork or another module",
+            got=f"the class {network.__name__}"
+            if isinstance(network, type)
+            else f"a {type(network).__name__}",
+            hint="Pass the network itself, such as net or Net().",
+        )
+    module = network.network if isinstance(network, Program) else network
+    check_orders(who, module)
     if given is not None:
         x = as_inputs(who, given)
         if (isinstance(x, Tensor) and x.ndim == 0) or len(x) == 0:
@@ -60,7 +72,6 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
                 got="NaN in it",
                 hint="Pass clean rows, or torch.nan_to_num of them.",
             )
-        module = network.network if isinstance(network, Program) else network
         with torch.no_grad(), evaluation_mode(module), explained(who, module, x):
             outputs_of(module, x)
         return positional_inputs(who, module, x)

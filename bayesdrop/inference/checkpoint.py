@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from bayesdrop.archives import check_tensors
-from bayesdrop.errors import CheckpointError
+from bayesdrop.errors import CheckpointError, ConfigError
 from bayesdrop.files import as_path, first_line, write_file
 from bayesdrop.inference.privacy import Privacy
 from bayesdrop.nn.latents import is_carried
-from bayesdrop.program.checks import check_program
+from bayesdrop.program.checks import check_orders, check_program
 from bayesdrop.program.program import Program
 
 ProgramT = TypeVar("ProgramT", bound=Program)
@@ -108,8 +108,8 @@ def load(bnn: ProgramT, path: str | os.PathLike[str]) -> ProgramT:
     """Load what ``save`` wrote into ``bnn``, which has the same architecture, and return it.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, foreign or of another architecture;
-            ``bnn`` is then unchanged.
+        CheckpointError: If the file is missing, damaged, foreign or of another architecture, or
+            holds an order of units that averaging has rounded; ``bnn`` is then unchanged.
         ConfigError: If ``bnn`` is none, or ``path`` no path.
     """
     check_program("load", bnn)
@@ -123,12 +123,20 @@ def load(bnn: ProgramT, path: str | os.PathLike[str]) -> ProgramT:
             hint="Was it written by another version of bayesdrop, or edited?",
         )
     check_state(bnn, payload["state"], path)
+    _check_orders(bnn, payload["state"], path)
     privacy = _privacy(payload.get("privacy"), path)
     bnn.load_state_dict(payload["state"])
     for name in _SETTINGS:
         setattr(bnn, name, payload[name])
     bnn.privacy = privacy
     return bnn
+
+
+def _check_orders(bnn: Program, state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    try:
+        check_orders("load", bnn.network, state, "network.")
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {os.fspath(path)}: {error}") from error
 
 
 def _privacy(values: Any, path: str | os.PathLike[str]) -> Privacy | None:

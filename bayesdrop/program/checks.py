@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import BayesdropError, ConfigError, DataError, DivergenceError, ShapeError
-from bayesdrop.nn import BayesianDropout
+from bayesdrop.nn import named_dropout_layers
 from bayesdrop.nn.masks.ordered_units import OrderedUnits
 from bayesdrop.nn.masks.stick_breaking import StickBreakingDropout
 from bayesdrop.program.inputs import Inputs, bound_inputs, named_inputs, shape_text, tensors_of
@@ -53,19 +53,31 @@ def check_program(who: str, bnn: object) -> None:
                 got=f"{name!r} on the meta device",
                 hint="Give it values before convert: network.to_empty(device='cpu'), then load.",
             )
-    for path, layer in bnn.named_dropout_layers():
-        _check_order(who, path, layer)
+    check_orders(who, bnn.network)
 
 
-def _check_order(who: str, path: str, layer: BayesianDropout) -> None:
-    """Raise ``ConfigError`` if averaging has rounded the integers that say which unit is where."""
-    if isinstance(layer, OrderedUnits):
-        places, count = layer.unit_group, layer.num_groups
-    elif isinstance(layer, StickBreakingDropout):
-        places, count = layer.rank, layer.num_units
-    else:
-        return
-    if len(places.unique()) != count:
+def check_orders(
+    who: str, network: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = ""
+) -> None:
+    """Raise ``ConfigError`` if averaging has rounded the integers that say which unit is where.
+
+    Args:
+        who: Who asks, for the message.
+        network: A module with dropout layers in it.
+        state: Where these integers are, by their names within ``network``; None takes its own.
+        prefix: What comes before these names in ``state``.
+    """
+    for path, layer in named_dropout_layers(network):
+        if isinstance(layer, OrderedUnits):
+            name, count = "unit_group", layer.num_groups
+        elif isinstance(layer, StickBreakingDropout):
+            name, count = "rank", layer.num_units
+        else:
+            continue
+        key = f"{prefix}{path}.{name}" if path else f"{prefix}{name}"
+        places: Tensor = getattr(layer, name) if state is None else state[key]
+        if places.is_meta or len(places.unique()) == count:
+            continue
         raise ConfigError(
             who,
             expected=f"units of {path!r} in each of its {count} places",

@@ -383,6 +383,15 @@ def test_a_bayesian_network_that_has_seen_data_needs_no_example(tmp_path):
     torch.testing.assert_close(bd.compact(bd.load(build(), tmp_path / "model.pt"))(x), expected)
 
 
+@pytest.mark.parametrize("wrong", [nn.Linear, None, len], ids=str)
+def test_what_is_no_network_is_refused_by_name(wrong):
+    for example in ((), (torch.ones(1, 2),)):
+        with pytest.raises(
+            bd.errors.ConfigError, match="a BayesianNetwork or another module, got"
+        ):
+            bd.compact(wrong, *example)
+
+
 def test_an_example_with_a_gap_is_refused_by_name():
     x = torch.ones(3, 4)
     x[1, 2] = torch.nan

@@ -9,7 +9,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.errors import BayesdropError, ConfigError, DataError, ShapeError
+from bayesdrop.errors import BayesdropError, CheckpointError, ConfigError, DataError, ShapeError
 
 N = 12
 
@@ -271,12 +271,10 @@ def test_whatever_runs_a_network_says_what_is_wrong_with_its_input(run):
             run(classifier(), value, y)
 
 
-@pytest.mark.parametrize("key", ["nested", "variational-nested", "indian-buffet"])
-def test_an_order_that_averaging_has_rounded_is_refused(key):
+def rounded(key):
     network = nn.Sequential(bd.nn.make(key, 6), nn.Linear(6, 2))
     bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=4)
-    x = torch.ones(2, 6)
-    bd.predict(bnn, x, num_samples=2)
+    bd.predict(bnn, torch.ones(2, 6), num_samples=2)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)  # in which 3 * 0.9 + 3 * 0.1 is 2.9999998
     try:
@@ -285,5 +283,30 @@ def test_an_order_that_averaging_has_rounded_is_refused(key):
                 buffer.copy_(buffer * 0.9 + buffer * (1 - 0.9))
     finally:
         torch.set_default_dtype(before)
-    with pytest.raises(ConfigError, match="predict: .*'0' in each of its 6 .*use_buffers=True"):
-        bd.predict(bnn, x, num_samples=2)
+    return bnn
+
+
+ORDERED = ["nested", "variational-nested", "indian-buffet"]
+
+
+@pytest.mark.parametrize("key", ORDERED)
+@pytest.mark.parametrize("name", ["predict", "compact", "count_flops"])
+def test_an_order_that_averaging_has_rounded_is_refused(key, name):
+    run = bd.compression.count_flops if name == "count_flops" else getattr(bd, name)
+    with pytest.raises(ConfigError, match=f"{name}: .*'0' in each of its 6 .*use_buffers=True"):
+        run(rounded(key), torch.ones(2, 6))
+
+
+@pytest.mark.parametrize("key", ORDERED)
+def test_a_file_with_such_an_order_is_refused_and_changes_nothing(key, tmp_path, monkeypatch):
+    bnn = rounded(key)
+    with monkeypatch.context() as context:  # as a version that did not look has written it
+        context.setattr("bayesdrop.inference.checkpoint.check_program", lambda who, bnn: None)
+        bd.save(bnn, tmp_path / "rounded.pt")
+    network = nn.Sequential(bd.nn.make(key, 6), nn.Linear(6, 2))
+    other = bd.BayesianNetwork(network, bd.Categorical(), num_data=5)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"rounded.pt: load: .*'0' in each of its 6"):
+        bd.load(other, tmp_path / "rounded.pt")
+    assert other.num_data == 5
+    assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
