@@ -70,7 +70,11 @@ class PyroFunction(Abstract, nn.Module):
             if not parameter.requires_grad:
                 continue
             key = f"{prefix}.{name}"
-            if key not in store or (self.bnn.owns_store_name and store[key] is not parameter):
+            if key not in store or (
+                store.param_name(parameter) is None
+                if store[key] is parameter
+                else self.bnn.owns_store_name
+            ):
                 # Not left to pyro.param, which would store, and train, a contiguous copy of a
                 # channels_last parameter.
                 store.set_state({"params": {key: parameter}, "constraints": {key: _REAL}})
@@ -115,6 +119,9 @@ def _forget(stored: dict[str, int]) -> None:
     store = pyro.get_param_store()
     for key, identity in stored.items():
         if key in store and id(store[key]) == identity:
+            # The store knows a parameter of several networks by the last one's name, without
+            # which it cannot let go of it; whoever has it registers it again.
+            store.set_state({"params": {key: store[key]}, "constraints": {}})
             del store[key]
 
 

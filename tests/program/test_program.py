@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import warnings
 
 import pyro
 import pytest
@@ -122,3 +123,32 @@ def test_the_store_forgets_networks_that_are_gone_and_keeps_what_has_a_name():
     del alive
     gc.collect()
     assert all(key.startswith("mine.") for key in store.keys())
+
+
+def test_a_parameter_that_networks_share_outlives_one_of_them():
+    store = pyro.get_param_store()
+    x, y = torch.randn(4, 3), torch.randn(4, 1)
+    likelihood = bd.Gaussian()  # whose noise is learned
+    before = set(store.keys())
+
+    def step(bnn):
+        optimizer = pyro.optim.Adam(lambda module, name: {"lr": 0.01})  # asks for names
+        svi = pyro.infer.SVI(bnn.model, bnn.guide, optimizer, pyro.infer.Trace_ELBO())
+        return svi.step(x, y)
+
+    def network():
+        return bd.BayesianNetwork(nn.Linear(3, 1), likelihood, num_data=4)
+
+    first, second, third = network(), network(), network()
+    for bnn in (first, second, third):
+        step(bnn)
+    prefix = second.store_name
+    value = next(likelihood.parameters()).detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an error in a finalizer is one
+        del first, third, bnn
+        gc.collect()
+    assert all(key.startswith(f"{prefix}.") for key in set(store.keys()) - before)
+    step(second)
+    assert not torch.equal(next(likelihood.parameters()), value)
+    assert store.param_name(next(likelihood.parameters())).startswith(f"{prefix}.")
