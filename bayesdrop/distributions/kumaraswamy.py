@@ -199,7 +199,8 @@ def _kl_kumaraswamy_beta(q: Kumaraswamy, p: Beta) -> Tensor:
     plain = takes_plain_operations()
     form = _plain_closed_kl if plain else _ClosedKL.apply
     kl = form(*torch.broadcast_tensors(a, b, c))
-    if not plain and bool((d == 1).all()):  # a transform has no values to look at
+    # A transform has no values to look at, and what is 0 at one has a gradient there.
+    if not plain and not d.requires_grad and bool((d == 1).all()):
         return kl
     return kl + kl_beyond_one(a, b, c, d)
 

@@ -224,6 +224,21 @@ def test_kl_of_equal_distributions_is_zero(c):
     torch.testing.assert_close(kl, torch.tensor(0.0), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("c", [0.5, 3.0])
+def test_a_prior_that_is_learned_has_its_gradient_at_one_too(c):
+    def kl(c, d):
+        return kl_divergence(Kumaraswamy(torch.tensor(2.0), torch.tensor(3.0)), Beta(c, d))
+
+    c, d = torch.tensor(c, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    found = torch.autograd.grad(kl(c, d), (c, d))
+    step = 1e-5
+    expected = (
+        (kl(c + step, d) - kl(c - step, d)) / (2 * step),
+        (kl(c, d + step) - kl(c, d - step)) / (2 * step),
+    )
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
 def test_quadrature_meets_the_closed_form_at_one():
     a, b = CORNERS
     near = kl_divergence(make(a, b), Beta(0.3, torch.tensor(1.0 + 1e-12)))
