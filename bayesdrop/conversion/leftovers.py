@@ -11,6 +11,16 @@ from bayesdrop.conversion.in_place import InPlace
 from bayesdrop.conversion.inside import HAS_MASKS
 from bayesdrop.conversion.kinds import ACTIVATIONS, CONVOLUTIONS, DROPOUTS, NORMALISATIONS
 from bayesdrop.conversion.modes import drop_rate
+from bayesdrop.conversion.noise import (
+    ALWAYS,
+    IN_TRAINING,
+    draws,
+    drops_by_mode,
+    is_marked,
+    is_own,
+    noise_of,
+    place_of,
+)
 from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, WINDOWS, Plan
 from bayesdrop.conversion.reach import MIXES
 from bayesdrop.conversion.report import Left
@@ -58,7 +68,7 @@ class Leftovers:
             yield self._layer(name, module)
         elif isinstance(module, FunctionByMode):
             yield from self._weights_of(node, module.function)
-            yield from self._noise(name, module)
+            yield from self._noise(name, module, place_of(node))
         elif isinstance(module, DROPOUTS):
             yield from self._dropout(name, module)
         elif not isinstance(module, _NO_LAYERS):
@@ -95,23 +105,35 @@ class Leftovers:
         wanted = why in (NOT_PLAIN, NEVER_DROPPED, WINDOWS) and self.request.wants(name, module)
         return Left(name, type(module).__name__, why, _size(module), 0.0, wanted)
 
-    def _noise(self, name: str, module: nn.Module) -> Iterator[Left]:
+    def _noise(self, name: str, module: nn.Module, place: str = "") -> Iterator[Left]:
         """Yield what is told of noise that is no dropout of units known here."""
-        rate = own_rate(module)
+        rate, kind = own_rate(module), type(module).__name__
         is_dropout = isinstance(module, nn.modules.dropout._DropoutNd | FunctionByMode)
-        if rate == 0 and (isinstance(module, FunctionByMode) or not knows_its_mode(module)):
-            return
         why = "it goes by mode: on in training, and prediction does not sample it"
-        # Noise of another kind, such as stochastic depth, is a concern of those who sample it.
-        asked = self.request.replace_dropout and (is_dropout or self.request.fixed_rate)
-        wanted = rate > 0 and asked and self.request.wants(name, module)
-        yield Left(name, type(module).__name__, why, 0, rate, wanted)
+        if isinstance(module, FunctionByMode):
+            noisy, drops = draws(module.function)
+            if rate == 0 and noisy:
+                kind, why = _name(module.function), IN_TRAINING + place
+        else:
+            drops = drops_by_mode(module) or (rate > 0 and is_own(type(module)))
+            noisy = knows_its_mode(module)
+        if rate == 0 and not noisy:
+            return
+        # Of another kind, such as torchvision's stochastic depth, it concerns those who sample it.
+        samples = self.request.fixed_rate and (rate > 0 or isinstance(module, FunctionByMode))
+        told = drops or samples or (rate > 0 and is_dropout)
+        wanted = self.request.replace_dropout and told and self.request.wants(name, module)
+        yield Left(name, kind, why, 0, rate, wanted)
 
     def _function(self, node: fx.Node) -> Iterator[Left]:
-        rate = drop_rate(node)
+        rate, noise = drop_rate(node), noise_of(node)
         if rate is not None:
-            why = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
-            yield Left(node.name, _name(node.target), why, 0, rate, self.request.replace_dropout)
+            noise = (IN_TRAINING if is_marked(node) else ALWAYS) + place_of(node), True
+        if noise is not None:
+            why, drops = noise
+            told = self.request.replace_dropout and (drops or self.request.fixed_rate)
+            wanted = told and self.request.wants(node.name, self.plan.root)
+            yield Left(node.name, _name(node.target), why, 0, rate or 0.0, wanted)
         elif node.op == "call_function":
             yield from self._weights_of(node, node.target)
 
@@ -180,6 +202,8 @@ def _left_of(place: InPlace, name: str, module: nn.Module) -> Left | None:
             why = "it is on in training, and prediction does not sample it"
             return Left(name, kind, why, 0, rate, wanted and request.replace_dropout)
     size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    if drops_by_mode(module):
+        return Left(name, kind, IN_TRAINING, size, 0.0, wanted and request.replace_dropout)
     if name in place.masked or size == 0 or isinstance(module, _NO_LAYERS):
         return None
     if isinstance(module, _LAYERS) or is_matrix(module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from bayesdrop.conversion.noise import mark_training
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode, Slot
 from bayesdrop.networks.tracing import changes_in_place, trace
@@ -148,8 +149,10 @@ class _Merge:
                 self.matched.add(self.nodes[found])
                 self.twin[node] = self._joined(self.nodes[found], args, kwargs)
         for node in self.nodes:
-            if node not in self.matched and changes_in_place(node):
-                self._only_in_training(node)
+            if node not in self.matched:
+                mark_training(node)
+                if changes_in_place(node):
+                    self._only_in_training(node)
         return self.graph
 
     def _find(self, node: fx.Node, arguments: Any) -> int | None:
@@ -197,6 +200,12 @@ class _Merge:
     def _choice(self, training: Any, evaluation: Any) -> Any:
         if training == evaluation:
             return training
+        if isinstance(training, fx.Node) and training.args[:1] == (evaluation,):
+            rate = drop_rate(training)
+            if rate is not None:  # if self.training: x = F.dropout(x, p)
+                return self._replace(
+                    training, DROPOUT_FUNCTIONS[training.target](rate), (evaluation,)
+                )
         name = free_name(self.work, "choice_by_mode")
         self.work.add_module(name, ChoiceByMode())
         return self.graph.call_module(name, (training, evaluation))
@@ -205,7 +214,8 @@ class _Merge:
         """Let an operation that changes a tensor, such as a buffer, wait for training mode."""
         inputs = tuple(dict.fromkeys(_nodes((node.args, node.kwargs))))
         settings = _with_slots((node.args, node.kwargs), inputs)
-        self._replace(node, FunctionByMode(node.target, settings), inputs)
+        new = self._replace(node, FunctionByMode(node.target, settings), inputs)
+        new.meta |= node.meta  # says where it is
 
     def _function(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
         return self._replace(node, *self._module_for(node, args, kwargs))

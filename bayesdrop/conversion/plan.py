@@ -23,7 +23,8 @@ from bayesdrop.conversion.kinds import (
     SUMS,
 )
 from bayesdrop.conversion.masks import new_mask
-from bayesdrop.conversion.modes import free_name
+from bayesdrop.conversion.modes import drop_rate, free_name
+from bayesdrop.conversion.noise import noise_of
 from bayesdrop.conversion.reach import asks_for_shape, reaches_output
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
@@ -74,6 +75,9 @@ class Plan:
         self.windows = tuple(f"{name}." for name, module in inside if in_windows(module))
         # Layers whose weights a function uses are no modules of the graph, but have names.
         self.names = {*self.modules, *names, *(name.rpartition(".")[0] for name in names)}
+        # So have the functions of noise that is told of.
+        noisy = (n for n in self.graph.nodes if noise_of(n) or drop_rate(n) is not None)
+        self.names |= {node.name for node in noisy}
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """Return the module that a node calls, if it calls one."""

@@ -1,0 +1,91 @@
+"""Noise that a forward draws itself: which operations of a graph draw it, and in which mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import CodeType
+from typing import Any
+
+from torch import fx, nn
+
+IN_TRAINING = "it draws noise in training only, and prediction does not sample it"
+ALWAYS = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
+_DROPS = {"bernoulli", "bernoulli_", "binomial", "rand", "rand_like", "uniform_"}
+"""What a dropout is written with."""
+_DRAWS = {
+    *_DROPS, "randn", "randn_like", "normal", "normal_", "randint_like", "randperm", "poisson",
+    "multinomial", "exponential_", "log_normal_", "geometric_", "gumbel_softmax",
+}  # fmt: skip
+_DISTRIBUTION = "Bernoulli"
+_LIBRARIES = ("torch", "torchvision", "timm", "transformers", "bayesdrop")
+_MARK = "only_in_training"
+
+
+def mark_training(node: fx.Node) -> None:
+    """Note that an operation is there for training mode alone."""
+    node.meta[_MARK] = True
+
+
+def is_marked(node: fx.Node) -> bool:
+    """Return whether an operation is there for training mode alone."""
+    return _MARK in node.meta
+
+
+def noise_of(node: fx.Node) -> tuple[str, bool] | None:
+    """Return why the noise of an operation is told, and whether it is like a dropout's.
+
+    None if it draws none, or in both modes what is no dropout: that is part of the network.
+
+    Args:
+        node: An operation of a graph of both modes.
+    """
+    name = _name_of(node.target)
+    if node.op not in ("call_function", "call_method") or name not in _DRAWS:
+        return None
+    if is_marked(node):
+        cls = _owner(node)[1]
+        return IN_TRAINING + place_of(node), name in _DROPS and (cls is None or is_own(cls))
+    return (ALWAYS + place_of(node), True) if name.startswith("bernoulli") else None
+
+
+def draws(function: Callable[..., Any] | str) -> tuple[bool, bool]:
+    """Return whether a function of torch draws noise, and whether that is like a dropout's."""
+    name = _name_of(function)
+    return name in _DRAWS, name in _DROPS
+
+
+def is_own(cls: type) -> bool:
+    """Return whether a class is none of torch's or of a library whose noise is known."""
+    return cls.__module__.split(".")[0] not in _LIBRARIES
+
+
+def drops_by_mode(module: nn.Module) -> bool:
+    """Return whether a class of the user's own looks at the mode and draws a dropout's noise."""
+    found: set[str] = set()
+    for cls in filter(is_own, type(module).__mro__):
+        for value in vars(cls).values():
+            found |= _names_in(getattr(value, "__code__", None))
+    return "training" in found and not found.isdisjoint((*_DROPS, _DISTRIBUTION))
+
+
+def _names_in(code: CodeType | None) -> set[str]:
+    if code is None:
+        return set()
+    inner = (value for value in code.co_consts if isinstance(value, CodeType))
+    return {*code.co_names}.union(*map(_names_in, inner))
+
+
+def _name_of(function: Any) -> str:
+    return function if isinstance(function, str) else str(getattr(function, "__name__", ""))
+
+
+def place_of(node: fx.Node) -> str:
+    """Return the module in whose forward an operation is, in words."""
+    path, cls = _owner(node)
+    return "" if cls is None else f" (in the forward of {path!r}, {cls.__name__})"
+
+
+def _owner(node: fx.Node) -> tuple[str, type | None]:
+    stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    path, cls = list(stack.values())[-1] if stack else ("", None)
+    return path, cls if isinstance(cls, type) else None
