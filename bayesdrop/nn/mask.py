@@ -364,13 +364,14 @@ class BayesianDropout(LatentOwner):
     def _check_rows(self, x: Tensor, rows: int) -> None:
         if self.rows_of(x) == rows:
             return
-        found = [dim for dim, size in enumerate(x.shape) if size == rows]
+        units = x.ndim + self.unit_dim
+        found = [dim for dim, size in enumerate(x.shape) if size == rows and dim != units]
         raise ShapeError(
             self.name,
             expected=f"the examples of this pass, {rows}, in dimension {self.batch_dim}",
             got=f"input of shape {tuple(x.shape)}",
             hint=f"Pass batch_dim={found[0]} to the layer."
-            if found
+            if len(found) == 1
             else "An example has one mask: examples must not be merged with another dimension. "
             "Where it is so (windows, tokens), leave the layer out: convert(..., exclude=...).",
         )

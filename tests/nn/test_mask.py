@@ -240,3 +240,15 @@ def test_a_negative_dimension_is_refused():
 def test_an_argument_of_another_type_is_refused_by_name(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         bd.BetaBernoulliDropout(**{"num_units": 4, **options})
+
+
+@pytest.mark.parametrize("key, unit_dim, rows", [("two of that size", -3, 5), ("units", -1, 4)])
+def test_no_dimension_is_advised_that_may_not_be_that_of_the_examples(key, unit_dim, rows):
+    gates = bd.nn.make("beta-bernoulli", 4, unit_dim=unit_dim)
+    net = nn.Sequential(gates, nn.Flatten(), nn.LazyLinear(3))
+    shape = (1, 4, rows, rows) if unit_dim == -3 else (1, 3, 4)
+    net(torch.randn(shape))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=20)
+    net.forward = lambda x: nn.Sequential(*net)(torch.randn(shape)).expand(len(x), 3)
+    with pytest.raises(ShapeError, match="examples must not be merged with another dimension"):
+        bnn.loss(torch.randn(rows, 2), torch.zeros(rows, dtype=torch.long))
