@@ -224,6 +224,8 @@ class Chooser:
             return self._resize(node, kind)
         if kind in (nn.PixelShuffle, F.pixel_shuffle):
             return Shuffle(flow, node, 1) if dim == 1 and len(before) == 4 else None
+        if kind in (nn.PixelUnshuffle, F.pixel_unshuffle):
+            return Flatten(flow, node, 1) if dim == 1 and len(before) == 4 else None
         spatial = {**POOLS, **PADDED_POOLS}.get(kind)
         if spatial is not None:
             return self._pool(node, dim, spatial, kind, module)

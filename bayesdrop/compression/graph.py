@@ -120,7 +120,13 @@ def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
 def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
     leaf = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     passes = isinstance(leaf, _IDENTITIES) or node.meta.get("passes", False)
-    if passes:
+    picked = _picked(node)
+    if picked is not None:
+        with module.graph.inserting_after(node):
+            new = module.graph.call_function(torch.select, picked)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+    elif passes:
         node.replace_all_uses_with(node.all_input_nodes[0])
     elif isinstance(leaf, nn.Flatten) or node.target in _FLATTENS:
         source = node.all_input_nodes[0]
@@ -132,6 +138,16 @@ def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
                 new = module.graph.call_function(torch.flatten, (source, 1))
             new.meta = dict(node.meta)
             node.replace_all_uses_with(new)
+
+
+def _picked(node: fx.Node) -> tuple[Any, ...] | None:
+    """Return the arguments of the selection that takes a piece of an unbind, if it does."""
+    source = node.args[0] if node.target is operator.getitem else None
+    if not isinstance(source, fx.Node) or source.target not in (torch.unbind, "unbind"):
+        return None
+    dim = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
+    known = len(source.args) > 0 and isinstance(dim, int) and isinstance(node.args[1], int)
+    return (source.args[0], dim, node.args[1]) if known else None
 
 
 def reordered(x: Tensor, index: tuple[int, ...]) -> Tensor:

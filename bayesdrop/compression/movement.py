@@ -12,6 +12,9 @@ from bayesdrop.compression.flow import Flow, Opaque, Rule
 from bayesdrop.compression.graph import called, concrete, shape_of
 from bayesdrop.compression.rules import Unary
 
+_CUTS = {
+    torch.chunk, torch.split, torch.tensor_split, "chunk", "split", "tensor_split",
+}  # fmt: skip
 _SIZED = {torch.reshape, "reshape", "view", "expand"}
 
 
@@ -265,7 +268,7 @@ def pieces(flow: Flow, node: fx.Node) -> Rule | None:
         flow: What is known so far.
         node: Any node.
     """
-    if node.target not in (torch.chunk, torch.split, "chunk", "split"):
+    if node.target not in _CUTS:
         return None
     source = node.args[0]
     arguments = concrete((node.args[1:], node.kwargs))

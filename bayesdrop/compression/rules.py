@@ -84,7 +84,7 @@ class PaddedPool(Pool):
 
 
 class Flatten(Unary):
-    """``torch.flatten(x, 1)`` of a tensor whose units are in dimension 1."""
+    """``torch.flatten(x, 1)`` of a tensor whose units are in dimension 1; or pixel unshuffle."""
 
     homogeneous = True
 

@@ -29,7 +29,9 @@ ELEMENTWISE = {
 POOLS: dict[Any, int] = {
     nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AdaptiveAvgPool1d: 1,
     nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3, nn.AdaptiveMaxPool1d: 1,
-    nn.AdaptiveMaxPool2d: 2, F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3,
+    nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3, F.adaptive_max_pool1d: 1,
+    F.adaptive_max_pool2d: 2, F.adaptive_max_pool3d: 3, F.max_pool1d: 1,
+    F.max_pool2d: 2, F.max_pool3d: 3,
     F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3,
     torch.max_pool1d: 1, torch.max_pool2d: 2,
 }  # fmt: skip

@@ -22,6 +22,8 @@ from bayesdrop.networks.operations import PACKED
 from bayesdrop.nn import BayesianLayer
 
 _LISTS = {"chunk", "split", "tensor_split", "unbind"}
+_CUTS = ("chunk", "split", "tensor_split")
+_OF_TENSOR_SPLIT = ("indices_or_sections", "indices", "sections")
 _NUMBERS = {"size", "dim", "ndimension", "numel", "item", "tolist"}
 _VIEWS = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
 _KNOWN = ("torch.nn.", "bayesdrop.")
@@ -79,12 +81,13 @@ def in_pieces(result: fx.Proxy) -> Any:
         result: What stands for the result of any function or method.
     """
     node = result.node
-    if node.op not in ("call_function", "call_method") or _name(node) not in ("chunk", "split"):
+    if node.op not in ("call_function", "call_method") or _name(node) not in _CUTS:
         return result
-    names = ("chunks", "split_size_or_sections", "split_size")
+    names = ("chunks", "split_size_or_sections", "split_size", *_OF_TENSOR_SPLIT)
     given = [*node.args[1:2], *(node.kwargs[name] for name in names if name in node.kwargs)]
     how: Any = given[0] if given else None
-    number = len(how) if isinstance(how, list | tuple) else how
+    between = _name(node) == "tensor_split"  # a list says where, not how many
+    number = len(how) + between if isinstance(how, list | tuple) else how
     if not isinstance(number, int) or (number is how and _name(node) == "split"):
         return result
     parts: Any = result

@@ -49,6 +49,16 @@ def reversed_pieces(net, x):
     return torch.cat(torch.split(x, [3, 5], 1)[::-1], 1)
 
 
+def between_places(net, x):
+    first, second, third = torch.tensor_split(x, [3, 5], dim=1)
+    return torch.cat([third, first, second], 1)
+
+
+def unbound(net, x):
+    columns = x.unbind(dim=-1)
+    return torch.stack([columns[-1], columns[0] * columns[2].sigmoid()], -1)
+
+
 def checked(net, x):
     torch._assert(x.ndim == 4, f"expected images, got {x.ndim} dimensions")
     torch._assert(x.dim() == 4, "expected images")
@@ -94,6 +104,14 @@ OPERATIONS = {
         nn.Linear(8, 5),
     ),
     "one place": (lambda net, x: x[:, :, 0, -1], nn.Linear(8, 5)),
+    "largest at each of four places": (lambda net, x: F.adaptive_max_pool2d(x, 2), conv()),
+    "pixel unshuffle": (lambda net, x: F.pixel_unshuffle(x, 2), conv(32)),
+    "pieces between places": (between_places, conv()),
+    "pieces by their number": (
+        lambda net, x: torch.cat(x.tensor_split(3, dim=1)[::-1], 1),
+        conv(),
+    ),
+    "columns": (unbound, conv()),
     "rolled": (lambda net, x: torch.roll(x, (1, 2), dims=(2, 3)), conv()),
 }
 
