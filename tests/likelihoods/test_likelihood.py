@@ -211,7 +211,7 @@ OUTPUT = torch.zeros(4, 3)
             OUTPUT,
             [[0.5] * 3] * 4,
             DataError,
-            "targets of 0 and 1, got val",
+            "targets of 0 and 1, got 0.5 in row 0",
         ),
         (bd.Bernoulli(), OUTPUT, [0, 1, 0, 1], ShapeError, r"shape \(4, 3\), got \(4,\)"),
         (
