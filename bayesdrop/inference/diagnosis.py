@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from bayesdrop.errors import BayesdropWarning, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, as_tensors
 from bayesdrop.inference.splitting import split
+from bayesdrop.ops.transforms import takes_plain_operations
 from bayesdrop.program.finite import row_not_finite
 from bayesdrop.program.inputs import Inputs, tensors_of
 from bayesdrop.program.program import Program
@@ -175,6 +176,9 @@ def bad_validation(data: Data, x: Inputs, y: Tensor, nll: float) -> Exception:
 def doubts_reported(bnn: Program, asked: bool) -> Iterator[None]:
     """Warn if the network's first output looks like what its likelihood makes of one.
 
+    Or if it has no gradient though there are weights to be trained: the KL divergence has one, so
+    that nothing else would tell.
+
     Args:
         bnn: The program.
         asked: Whether to look at all.
@@ -184,8 +188,13 @@ def doubts_reported(bnn: Program, asked: bool) -> Iterator[None]:
         return
 
     def look(network: nn.Module, inputs: object, output: object) -> None:
+        # A look at the shapes, or a transform, whose values have no gradients of this kind.
+        if not torch.is_grad_enabled() or takes_plain_operations():
+            return
         handle.remove()
-        doubt = bnn.likelihood.doubt(output) if isinstance(output, Tensor) else None
+        if not isinstance(output, Tensor):
+            return
+        doubt = _no_gradient(bnn, output) or bnn.likelihood.doubt(output)
         if doubt is not None:
             warnings.warn(f"fit: {doubt}", BayesdropWarning, stacklevel=2)
 
@@ -194,3 +203,17 @@ def doubts_reported(bnn: Program, asked: bool) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _no_gradient(bnn: Program, output: Tensor) -> str | None:
+    # What a layer's own parameters get, such as rates, may come from the KL divergence alone.
+    own = {p for _, owner in bnn.named_owners() for p in owner.parameters()}
+    weights = [
+        name for name, p in bnn.network.named_parameters() if p.requires_grad and p not in own
+    ]
+    if output.requires_grad or not weights:
+        return None
+    return (
+        f"the network's output has no gradient, so that {weights[0]!r} would not be trained. Does "
+        "forward detach it, make it anew or run under torch.no_grad()?"
+    )

@@ -1,5 +1,7 @@
 """Errors in training and validation name the data set's row, the step, the site and the cause."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -188,3 +190,33 @@ def test_what_only_looks_alike_is_not_warned_of(last):
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=N)
     fit(bnn, (torch.randn(N, 4), torch.arange(N) % 3))
     assert not bnn.network._forward_hooks
+
+
+class Detached(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.inner, self.how = nn.Linear(3, 1), how
+
+    def forward(self, x):
+        if self.how == "no_grad":
+            with torch.no_grad():
+                return self.inner(x)
+        output = self.inner(x)
+        return output.detach() if self.how == "detach" else torch.tensor(output.tolist())
+
+
+@pytest.mark.parametrize("how", ["detach", "no_grad", "tensor"])
+def test_weights_that_get_no_gradient_are_doubted(how):
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    bnn = bd.BayesianNetwork(Detached(how), bd.Gaussian(), num_data=8)  # its noise is trained
+    with pytest.warns(BayesdropWarning, match="no gradient, so that 'inner.weight' would not be"):
+        bd.fit(bnn, (x, y), epochs=1, progress=False)
+
+
+def test_frozen_weights_are_not_doubted():
+    x, y = torch.randn(8, 3), torch.randn(8, 1)
+    net = nn.Sequential(nn.Linear(3, 1).requires_grad_(False), bd.nn.make("nested", 1))
+    bnn = bd.BayesianNetwork(net, bd.Gaussian(), num_data=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bd.fit(bnn, (x, y), epochs=1, progress=False)
