@@ -31,7 +31,7 @@ from bayesdrop.nn import (
 )
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.ops.stable import clamp_open_unit
-from bayesdrop.program.checks import explained
+from bayesdrop.program.checks import explained, require_output
 from bayesdrop.program.inputs import Inputs, each_input, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
@@ -150,11 +150,12 @@ class _Passes(NamedTuple):
         copies = each_input(lambda t: repeat_rows(t, self.masks), x)
         if self.mask_sum is None:
             with PosteriorSample(draw, shared=False):
-                return outputs_of(bnn.network, copies), None
+                output = outputs_of(bnn.network, copies)
+            return require_output("predict", output, len(copies)), None
         self.mask_sum.log_weights = None
         with ModelPass(draw, torch.Size(), len(x), self.masks, self.mask_sum):
             output = outputs_of(bnn.network, copies)
-        return output, self.mask_sum.log_weights
+        return require_output("predict", output, len(copies)), self.mask_sum.log_weights
 
     def one_mask(self, output: Tensor, log_weights: Tensor | None) -> Tensor:
         """Return the outputs under one random mask of each example."""

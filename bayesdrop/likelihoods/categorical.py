@@ -209,6 +209,7 @@ class Categorical(Likelihood):
 
     @override
     def moments(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        self._check_output(output, self.class_dim)
         logits = self.logits(output)
         if logits.ndim == 2 and logits.shape[1] <= _FEW_CLASSES and len(logits) > _FEW_ROWS:
             # Along the rows of the transposed matrix torch's softmax is several times faster.

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError, DataError, DivergenceError
+from bayesdrop.errors import ConfigError, DataError, DivergenceError, ShapeError
 from bayesdrop.inference.draws import (
     draw_posterior,
     draw_prior,
@@ -204,3 +204,15 @@ def test_only_the_owners_that_vary_differ():
     assert torch.equal(draws[0][first]["pi"], draws[2][first]["pi"])
     assert not torch.equal(draws[0][second]["pi"], draws[2][second]["pi"])
     assert draws.logits[first]["pi"].shape == (3, 4)
+
+
+class SumOverExamples(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).sum(0)
+
+
+def test_an_output_without_a_row_for_each_input_is_refused():
+    net = nn.Sequential(bd.BetaBernoulliDropout(3), SumOverExamples(3, 1))
+    bnn = bd.BayesianNetwork(net, bd.Gaussian(), num_data=8)
+    with pytest.raises(ShapeError, match="one network output for each of 64"):  # under 8 masks
+        bd.loo(bnn, (torch.randn(8, 3), torch.randn(8, 1)), num_samples=100)

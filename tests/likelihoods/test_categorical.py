@@ -284,6 +284,12 @@ def test_outputs_that_do_not_fit_are_named(options, output, y, message):
         bd.Categorical(**options).nll(torch.zeros(output), torch.zeros(y).long())
 
 
+@pytest.mark.parametrize("shape", [(5,), (5, 1), ()])
+def test_prediction_too_refuses_an_output_without_classes(shape):
+    with pytest.raises(ShapeError, match="Categorical: expected network output of shape"):
+        bd.Categorical().moments(torch.zeros(shape))
+
+
 def test_a_softmax_in_any_dimension_is_doubted():
     output = torch.randn(ROWS, HEIGHT, CLASSES).softmax(-1)
     assert "leave out the network's own" in bd.Categorical(class_dim=-1).doubt(output)
