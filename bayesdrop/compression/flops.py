@@ -49,7 +49,9 @@ def count_flops(network: nn.Module, example_input: Example) -> int:
     Args:
         network: Any network.
         example_input: A batch of inputs, or a tuple of them. The cost of one example of a
-            recurrent layer or of attention depends on the length of the sequence.
+            recurrent layer or of attention depends on the length of the sequence. Examples are in
+            the first dimension, or in the second where a recurrent layer, attention or a mask says
+            so: by ``batch_first=False`` or ``batch_dim=1``, of inputs ``(T, N, ...)``.
 
     Raises:
         DataError: If the batch is empty, no tensor, or of another dtype than the network.
@@ -65,9 +67,9 @@ def count_flops(network: nn.Module, example_input: Example) -> int:
         1090000
     """
     inputs = example_of("count_flops", network, example_input)
-    with counted(network) as counter, evaluation_mode(network):
+    with counted(network, inputs[0]) as count, evaluation_mode(network):
         network(*inputs)
-    return counter.get_total_flops() // inputs[0].shape[0]
+    return count.total // count.examples
 
 
 class LayerFlops(fx.Interpreter):
@@ -76,22 +78,23 @@ class LayerFlops(fx.Interpreter):
     def count(self, *inputs: Tensor) -> dict[str, int]:
         """Return layer, or node, to FLOPs per example, where there are any."""
         self.found: dict[str, int] = {}
-        with torch.no_grad(), evaluation_mode(self.module), counted(self.module) as self.counter:
+        seen = counted(self.module, inputs[0])
+        with torch.no_grad(), evaluation_mode(self.module), seen as self.counted:
             self.run(*inputs)
-        examples = inputs[0].shape[0]
+        examples = self.counted.examples
         return {name: flops // examples for name, flops in self.found.items() if flops}
 
     @override
     def run_node(self, n: fx.Node) -> Any:
-        before = self.counter.get_total_flops()
+        before = self.counted.total
         result = super().run_node(n)
         name = str(n.target) if n.op == "call_module" else n.name
-        self.found[name] = self.found.get(name, 0) + self.counter.get_total_flops() - before
+        self.found[name] = self.found.get(name, 0) + self.counted.total - before
         return result
 
 
 @contextmanager
-def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
+def counted(network: nn.Module, x: Tensor) -> Iterator[_Count]:
     """Count the FLOPs of what runs inside, and warn of layers of ``network`` that are not.
 
     Fused kernels of recurrent layers and of attention hide their matrix products from the
@@ -99,18 +102,19 @@ def counted(network: nn.Module) -> Iterator[FlopCounterMode]:
 
     Args:
         network: The network that is run inside.
+        x: Its (first) input there, of which the examples are counted.
     """
     from torch.utils.flop_counter import FlopCounterMode  # which imports triton
 
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())
     counter.mod_tracker = cast("Any", _Whole())
     with _plain_operations(), counter, _Uncounted() as others:
-        watch = _Watch(network, counter)
+        count = _Count(network, x, counter)
         try:
-            yield counter
+            yield count
         finally:
-            watch.end()
-    unknown = [f"{name!r} ({kind})" for name, kind in watch.uncounted.items()]
+            count.end()
+    unknown = [f"{name!r} ({kind})" for name, kind in count.uncounted.items()]
     unknown += sorted(others.found)
     if unknown:
         warnings.warn(
@@ -175,11 +179,13 @@ def _plain_operations() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(onednn)
 
 
-class _Watch:
-    """Notes the layers that have weights to multiply by, are called, and add nothing."""
+class _Count:
+    """FLOPs so far, the examples, and layers that have weights, are called, and add nothing."""
 
-    def __init__(self, network: nn.Module, counter: FlopCounterMode) -> None:
+    def __init__(self, network: nn.Module, x: Tensor, counter: FlopCounterMode) -> None:
         self.counter = counter
+        self.leading = x.shape[:2]
+        self.examples = x.shape[0]
         self.uncounted: dict[str, str] = {}
         self.before: dict[str, int] = {}
         self.hooks: list[RemovableHandle] = []
@@ -188,6 +194,14 @@ class _Watch:
                 start, stop = partial(self._start, name), partial(self._stop, name)
                 self.hooks.append(module.register_forward_pre_hook(start))
                 self.hooks.append(module.register_forward_hook(stop))
+            if _is_sequence_first(module):
+                find = module.register_forward_pre_hook(self._find_examples, with_kwargs=True)
+                self.hooks.append(find)
+
+    @property
+    def total(self) -> int:
+        """FLOPs of all that has run."""
+        return self.counter.get_total_flops()
 
     def end(self) -> None:
         """Leave the network as it was."""
@@ -195,11 +209,27 @@ class _Watch:
             hook.remove()
 
     def _start(self, name: str, module: nn.Module, inputs: object) -> None:
-        self.before[name] = self.counter.get_total_flops()
+        self.before[name] = self.total
 
     def _stop(self, name: str, module: nn.Module, inputs: object, output: object) -> None:
-        if self.counter.get_total_flops() == self.before[name]:
+        if self.total == self.before[name]:
             self.uncounted[name] = type(module).__name__
+
+    def _find_examples(self, module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        x = next((v for v in (*inputs, *named.values()) if isinstance(v, Tensor)), None)
+        if x is None or len(self.leading) < 2:
+            return
+        if isinstance(module, nn.RNNCellBase):  # sees one step of all examples
+            found = x.shape[:1] == self.leading[1:]
+        else:
+            found = x.ndim > 2 and x.shape[:2] == self.leading
+        if found:
+            self.examples = self.leading[1]
+
+
+def _is_sequence_first(module: nn.Module) -> bool:
+    first = getattr(module, "batch_first", True) is False or getattr(module, "batch_dim", 0) == 1
+    return first or isinstance(module, nn.RNNCellBase)
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -75,6 +75,68 @@ def test_multihead_attention_counts_projections_and_products():
     assert count_flops(layer, torch.randn(3, T, K)) == 2 * T * 4 * K * K + ATTENTION
 
 
+class Steps(nn.Module):
+    """A cell, one step of ``(T, N, K)`` after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(K, H)
+
+    def forward(self, x):
+        state = None
+        for step in x:
+            state = self.cell(step, state)
+        return state
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(K, 2)
+
+    def forward(self, x):
+        return self.attention(query=x, key=x, value=x)[0]
+
+
+class Turned(nn.Module):
+    """Takes ``(N, T, K)`` and has sequences first inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(K, H)
+
+    def forward(self, x):
+        return self.layer(x.transpose(0, 1))[0][-1]
+
+
+_LSTM = 2 * T * 4 * H * (K + H)
+
+
+@pytest.mark.parametrize(
+    "network, flops",
+    [
+        (First(nn.LSTM(K, H)), _LSTM),
+        (nn.Sequential(nn.Linear(K, K), First(nn.LSTM(K, H))), _LSTM + 2 * T * K * K),
+        (nn.TransformerEncoderLayer(K, 2, H), ENCODER),
+        (Named(), 2 * T * 4 * K * K + ATTENTION),
+        (Steps(), 2 * T * 3 * H * (K + H)),
+        (nn.Sequential(nn.Linear(K, H), bd.MonteCarloDropout(H, batch_dim=1)), 2 * T * K * H),
+    ],
+    ids=["lstm", "after a Linear", "encoder layer", "named inputs", "cell", "mask"],
+)
+@pytest.mark.parametrize("examples", [1, 3, T])
+def test_examples_are_in_the_second_dimension_of_sequences_first(network, flops, examples):
+    assert count_flops(network.double(), torch.randn(T, examples, K)) == flops
+
+
+def test_sequences_first_inside_leave_the_examples_where_they_are():
+    assert count_flops(Turned(), torch.randn(3, T, K)) == _LSTM
+    words = nn.Sequential(nn.Embedding(9, K), First(nn.LSTM(K, H)))
+    assert count_flops(words, torch.randint(9, (T, 3))) == _LSTM
+    words = nn.Sequential(nn.Embedding(9, K), First(nn.LSTM(K, H, batch_first=True)))
+    assert count_flops(words, torch.randint(9, (3, T))) == _LSTM
+
+
 class Learned(nn.Module):
     """A Linear that reads a parameter, as class tokens and tables of positions are read."""
 
