@@ -55,8 +55,11 @@ METHODS = {
         ("mean_mask", "contextual, mean mask"),
         ("monte_carlo", "contextual, sampled"),
     ],
-    "-hard-concrete": [("mean_mask", "L0, test gates")],
-    "-hard-concrete-published": [("mean_mask", "L0 from scratch, test gates")],
+    "-hard-concrete": [("mean_mask", "L0, test gates"), ("monte_carlo", "L0, sampled")],
+    "-hard-concrete-published": [
+        ("mean_mask", "L0 from scratch, test gates"),
+        ("monte_carlo", "L0 from scratch, sampled"),
+    ],
     "-sparse-variational": [
         ("mean_mask", "sparse VD, mean weights"),
         ("monte_carlo", "sparse VD, sampled"),
