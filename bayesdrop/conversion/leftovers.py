@@ -14,6 +14,7 @@ from bayesdrop.conversion.modes import drop_rate
 from bayesdrop.conversion.noise import (
     ALWAYS,
     IN_TRAINING,
+    attention_rate,
     draws,
     drops_by_mode,
     is_marked,
@@ -133,8 +134,9 @@ class Leftovers:
             why, drops = noise
             told = self.request.replace_dropout and (drops or self.request.fixed_rate)
             wanted = told and self.request.wants(node.name, self.plan.root)
-            yield Left(node.name, _name(node.target), why, 0, rate or 0.0, wanted)
-        elif node.op == "call_function":
+            rate = rate or attention_rate(node) or 0.0
+            yield Left(node.name, _name(node.target), why, 0, rate, wanted)
+        if node.op == "call_function":
             yield from self._weights_of(node, node.target)
 
     def _weights_of(self, node: fx.Node, function: Any) -> Iterator[Left]:

@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from bayesdrop.networks.by_mode import ATTENTION
+
 IN_TRAINING = "it draws noise in training only, and prediction does not sample it"
 ALWAYS = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
+OF_ATTENTION = "it is on in evaluation mode too: write dropout_p=p if self.training else 0.0"
 _DROPS = {"bernoulli", "bernoulli_", "binomial", "rand", "rand_like", "uniform_"}
 """What a dropout is written with."""
 _DRAWS = {
@@ -40,12 +43,24 @@ def noise_of(node: fx.Node) -> tuple[str, bool] | None:
         node: An operation of a graph of both modes.
     """
     name = _name_of(node.target)
+    if attention_rate(node) is not None:
+        return (IN_TRAINING if is_marked(node) else OF_ATTENTION) + place_of(node), True
     if node.op not in ("call_function", "call_method") or name not in _DRAWS:
         return None
     if is_marked(node):
         cls = _owner(node)[1]
         return IN_TRAINING + place_of(node), name in _DROPS and (cls is None or is_own(cls))
     return (ALWAYS + place_of(node), True) if name.startswith("bernoulli") else None
+
+
+def attention_rate(node: fx.Node) -> float | None:
+    """Return the rate of the dropout inside a function of attention; None if it has none."""
+    if node.op != "call_function" or node.target not in ATTENTION:
+        return None
+    given = dict(zip(ATTENTION[node.target], node.args, strict=False)) | node.kwargs
+    rate = given.get("dropout_p", 0.0)
+    on = given.get("training", True) is not False
+    return float(rate) if on and isinstance(rate, int | float) and rate > 0 else None
 
 
 def draws(function: Callable[..., Any] | str) -> tuple[bool, bool]:

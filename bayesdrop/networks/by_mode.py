@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn import functional as F
 from typing_extensions import override
+
+ATTENTION: dict[Any, tuple[str, ...]] = {
+    F.scaled_dot_product_attention: ("query", "key", "value", "attn_mask", "dropout_p"),
+    F.multi_head_attention_forward: (
+        *inspect.signature(F.multi_head_attention_forward).parameters,
+    ),
+}
+"""Functions with a dropout inside, and the names of their parameters."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,10 @@ class FunctionByMode(nn.Module):
 
     def drop_rates(self) -> list[float]:
         """Return the rates of dropout, by their names, that it is called with in training mode."""
-        settings = self.by_mode[True][1].items()
-        return [float(v) for k, v in settings if "drop" in k and isinstance(v, int | float)]
+        args, kwargs = self.by_mode[True]
+        settings = {**dict(zip(ATTENTION.get(self.function, ()), args, strict=False)), **kwargs}
+        found = settings.items()
+        return [float(v) for k, v in found if "drop" in k and isinstance(v, int | float)]
 
     def forward(self, *inputs: Any) -> Any:
         """Call the function as the mode asks for."""

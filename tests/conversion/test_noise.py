@@ -134,3 +134,59 @@ def test_functional_dropout_under_a_branch_on_the_mode_is_replaced():
     assert conversion_report(converted).unexpected == ()
     x = torch.randn(4, 6)
     torch.testing.assert_close(bd.without_dropout(converted).eval()(x), net.eval()(x))
+
+
+class Attends(nn.Module):
+    """Attention by a function, whose weights are no module's."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.layer, self.attend = nn.Linear(8, 8), attend
+        self.register_buffer("weight", torch.eye(8).repeat(3, 1))
+
+    def forward(self, x):
+        return self.attend(self, self.layer(x))
+
+
+def heads(part, h, *args, **kwargs):
+    h, own = h.transpose(0, 1), part.weight
+    return F.multi_head_attention_forward(
+        h, h, h, 8, 2, own, None, None, None, False, *args, out_proj_weight=own[:8],
+        out_proj_bias=None, need_weights=False, **kwargs,
+    )[0]  # fmt: skip
+
+
+ATTENTION = {
+    "by name": lambda s, h: F.scaled_dot_product_attention(
+        h, h, h, dropout_p=0.3 if s.training else 0.0
+    ),
+    "by place": lambda s, h: F.scaled_dot_product_attention(
+        h, h, h, None, 0.3 if s.training else 0.0
+    ),
+    "heads by place": lambda s, h: heads(s, h, 0.3, training=s.training),
+    "always, by name": lambda s, h: F.scaled_dot_product_attention(h, h, h, dropout_p=0.3),
+    "always, by place": lambda s, h: F.scaled_dot_product_attention(h, h, h, None, 0.3),
+    "always, heads": lambda s, h: heads(s, h, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_dropout_inside_a_function_of_attention_is_named_with_its_rate(name):
+    net = network(Attends(ATTENTION[name])).eval()
+    with pytest.warns(ConversionWarning, match="dropout 0.3 that prediction does not sample"):
+        converted = bd.convert(net)
+    (left,) = conversion_report(converted).unexpected
+    assert left.drop_prob == 0.3 and "attention" in left.name
+    assert ("evaluation mode too: write dropout_p=" in left.why) == name.startswith("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bd.convert(net, exclude=left.name)
+
+
+@pytest.mark.parametrize("rate", [0.0, None])
+def test_attention_without_dropout_is_not_named(rate):
+    options = {} if rate is None else {"dropout_p": rate}
+    net = network(Attends(lambda s, h: F.scaled_dot_product_attention(h, h, h, **options)))
+    assert conversion_report(bd.convert(net)).left == ()
+    off = network(Attends(lambda s, h: heads(s, h, 0.3, training=False)))
+    assert conversion_report(bd.convert(off)).left == ()
