@@ -16,10 +16,10 @@ from bayesdrop.conversion.noise import (
     IN_TRAINING,
     attention_rate,
     draws,
-    drops_by_mode,
     is_marked,
     is_own,
     noise_of,
+    own_dropout,
     place_of,
 )
 from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, WINDOWS, Plan
@@ -116,7 +116,7 @@ class Leftovers:
             if rate == 0 and noisy:
                 kind, why = _name(module.function), IN_TRAINING + place
         else:
-            drops = drops_by_mode(module) or (rate > 0 and is_own(type(module)))
+            drops = own_dropout(module) == IN_TRAINING or (rate > 0 and is_own(type(module)))
             noisy = knows_its_mode(module)
         if rate == 0 and not noisy:
             return
@@ -204,8 +204,9 @@ def _left_of(place: InPlace, name: str, module: nn.Module) -> Left | None:
             why = "it is on in training, and prediction does not sample it"
             return Left(name, kind, why, 0, rate, wanted and request.replace_dropout)
     size = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    if drops_by_mode(module):
-        return Left(name, kind, IN_TRAINING, size, 0.0, wanted and request.replace_dropout)
+    noise = own_dropout(module)
+    if noise:
+        return Left(name, kind, noise, size, 0.0, wanted and request.replace_dropout)
     if name in place.masked or size == 0 or isinstance(module, _NO_LAYERS):
         return None
     if isinstance(module, _LAYERS) or is_matrix(module):

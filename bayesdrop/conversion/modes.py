@@ -10,23 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from bayesdrop.conversion.kinds import DROPOUT_FUNCTIONS
 from bayesdrop.conversion.noise import mark_training
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode, Slot
 from bayesdrop.networks.tracing import changes_in_place, trace
 
-DROPOUT_FUNCTIONS: dict[Any, type[nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
-    torch.dropout: nn.Dropout,
-    torch.alpha_dropout: nn.AlphaDropout,
-    torch.feature_dropout: nn.Dropout1d,
-    torch.feature_alpha_dropout: nn.FeatureAlphaDropout,
-}
 _OFF_BY_DEFAULT = (F.alpha_dropout, F.feature_alpha_dropout)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Callable, Mapping
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import fx, nn
 
+from bayesdrop.conversion.kinds import DROPOUT_FUNCTIONS
 from bayesdrop.networks.by_mode import ATTENTION
 
 IN_TRAINING = "it draws noise in training only, and prediction does not sample it"
@@ -74,20 +76,76 @@ def is_own(cls: type) -> bool:
     return cls.__module__.split(".")[0] not in _LIBRARIES
 
 
-def drops_by_mode(module: nn.Module) -> bool:
-    """Return whether a class of the user's own looks at the mode and draws a dropout's noise."""
-    found: set[str] = set()
-    for cls in filter(is_own, type(module).__mro__):
-        for value in vars(cls).values():
-            found |= _names_in(getattr(value, "__code__", None))
-    return "training" in found and not found.isdisjoint((*_DROPS, _DISTRIBUTION))
+def own_dropout(module: nn.Module) -> str:
+    """Return why a dropout in the code of a class of the user's own is told; nothing if none is.
+
+    Looked at are forward and what it calls: methods, and functions of the user's own. A rate that
+    is zero by all attributes that could be it is none.
+    """
+    code, number = _Code(), -1
+    own = [vars(cls) for cls in filter(is_own, type(module).__mro__)]
+    while len(code.seen) > number:
+        number = len(code.seen)
+        for name in {"forward", *code.names}:
+            found = [methods[name] for methods in own if name in methods]
+            for value in found if "super" in code.names else found[:1]:
+                code.read(value)
+    by_mode = "training" in code.names
+    called = any(function in DROPOUT_FUNCTIONS for function in code.called)
+    inside = "dropout_p" in code.names and any(function in ATTENTION for function in code.called)
+    if (called or inside) and _is_off(module):
+        return ""
+    if by_mode and (called or inside or not code.names.isdisjoint((*_DROPS, _DISTRIBUTION))):
+        return IN_TRAINING
+    return ALWAYS if called else ""
 
 
-def _names_in(code: CodeType | None) -> set[str]:
-    if code is None:
-        return set()
-    inner = (value for value in code.co_consts if isinstance(value, CodeType))
-    return {*code.co_names}.union(*map(_names_in, inner))
+def _is_off(module: nn.Module) -> bool:
+    rates = [v for k, v in vars(module).items() if ("drop" in k or k == "p") and _is_number(v)]
+    return bool(rates) and not any(rates)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class _Code:
+    """The names in the code of functions, and the functions that it calls by global names."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.called: list[Any] = []
+        self.seen: set[int] = set()
+
+    def read(self, function: Any) -> None:
+        function = getattr(function, "__func__", function)
+        code = getattr(function, "__code__", None)
+        if code is not None and id(code) not in self.seen:
+            self.seen.add(id(code))
+            self._read(code, function.__globals__)
+
+    def _read(self, code: CodeType, names: Mapping[str, Any]) -> None:
+        self.names |= {*code.co_names}
+        for value in code.co_consts:
+            if isinstance(value, CodeType):
+                self._read(value, names)
+            elif isinstance(value, tuple):  # keywords of a call
+                self.names |= {name for name in value if isinstance(name, str)}
+        found: Any = None
+        for step in dis.get_instructions(code):
+            if step.opname == "LOAD_GLOBAL":
+                found = names.get(str(step.argval))
+            elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(found, ModuleType):
+                found = getattr(found, str(step.argval), None)
+            elif step.opname != "EXTENDED_ARG":
+                found = None
+            if isinstance(found, FunctionType | BuiltinFunctionType):
+                self.called.append(found)
+                if (
+                    isinstance(found, FunctionType)
+                    and "-packages" not in found.__code__.co_filename
+                ):
+                    self.read(found)
 
 
 def _name_of(function: Any) -> str:

@@ -57,6 +57,46 @@ class Sampled(nn.Module):
         return h
 
 
+class Unseen(nn.Module):
+    """Cannot be traced, has a layer, and drops in its forward or in what that calls."""
+
+    def __init__(self, p=0.5):
+        super().__init__()
+        self.layer, self.p = nn.Linear(8, 8), p
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        self.layer.bias.data.uniform_(-0.1, 0.1)
+
+    def forward(self, x):
+        h = self.layer(x)
+        return self.dropped(h) if bool(h.isfinite().all()) else h
+
+    def dropped(self, h):
+        return F.batch_norm(h, h.mean(0), h.var(0), training=self.training)
+
+
+class ByFunction(Unseen):
+    def dropped(self, h):
+        return F.dropout(h, self.p, self.training)
+
+
+class ByHelper(Unseen):
+    def dropped(self, h):
+        return path(h, self.p) if self.training else h
+
+
+class ByAttention(Unseen):
+    def dropped(self, h):
+        rate = self.p if self.training else 0.0
+        return F.scaled_dot_product_attention(h, h, h, dropout_p=rate)
+
+
+class ByFunctionAlways(Unseen):
+    def dropped(self, h):
+        return nn.functional.dropout(h, self.p)
+
+
 def path(x, rate):
     return x * x.new_empty((x.shape[0], 1)).bernoulli_(1 - rate)
 
@@ -190,3 +230,20 @@ def test_attention_without_dropout_is_not_named(rate):
     assert conversion_report(bd.convert(net)).left == ()
     off = network(Attends(lambda s, h: heads(s, h, 0.3, training=False)))
     assert conversion_report(bd.convert(off)).left == ()
+
+
+@pytest.mark.parametrize("part", [ByFunction, ByHelper, ByAttention, ByFunctionAlways])
+def test_dropout_in_code_that_cannot_be_traced_is_named(part):
+    net = network(part())
+    with pytest.warns(ConversionWarning, match=rf"'2' \({part.__name__}\)"):
+        converted = bd.convert(net)
+    assert not isinstance(converted, torch.fx.GraphModule)
+    (left,) = [found for found in conversion_report(converted).unexpected if found.name == "2"]
+    assert ("evaluation mode too" in left.why) == (part is ByFunctionAlways)
+    bd.convert(net, exclude="2")
+    bd.convert(net, replace_dropout=False)
+
+
+@pytest.mark.parametrize("part", [Unseen(), ByFunction(0.0), ByAttention(0.0)])
+def test_code_that_drops_nothing_is_not_named(part):
+    assert conversion_report(bd.convert(network(part))).unexpected == ()
