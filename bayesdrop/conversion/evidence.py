@@ -36,7 +36,7 @@ def looks_trained(network: nn.Module) -> bool:
             return True
         bias = getattr(module, "bias", None)
         if isinstance(plain_of(module), (nn.Linear, *CONVOLUTIONS)) and _differs(bias):
-            weight = module.weight
+            weight = getattr(module, "weight", None)
             if isinstance(bias, Tensor) and isinstance(weight, Tensor):
                 shares.append(bias.flatten().double().cpu() * math.sqrt(weight[0].numel()))
     return bool(shares) and _is_not_uniform(torch.cat(shares))

@@ -23,6 +23,7 @@ from bayesdrop.nn import (
 )
 
 HAS_MASKS = "it has masks inside already"
+NOT_OWN = "its weights are not all its own parameters"
 TIED = "its weights are another layer's, too"
 NOT_INSIDE = "masks inside a layer cannot look at its input"
 NO_NOISE = "the network is trained and never had dropout there (drop_prob=0.1, say, puts it there)"
@@ -109,6 +110,11 @@ class Inside:
             self.why = HAS_MASKS
             return None
         if isinstance(layer, nn.RNNBase) and layer.proj_size:
+            return None
+        if isinstance(layer, nn.RNNBase) and not {*layer._flat_weights_names} <= {
+            *layer._parameters
+        }:
+            self.why = NOT_OWN
             return None
         if type(layer) is nn.LSTM:
             return DropoutLSTM.from_plain(layer)

@@ -128,6 +128,7 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
     """
     try:
         graph = LayerTracer(**options).trace(network)
+        _check_attributes(network, graph)
         _check_optional(network, graph, options)
     except Exception as cause:  # whatever forward does with what stands for its input
         raise error(
@@ -143,6 +144,15 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
         if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
             node.meta.pop("is_wrapped", None)
     return graph
+
+
+def _check_attributes(network: nn.Module, graph: fx.Graph) -> None:
+    """Refuse a forward that sets weights of a layer, which would keep what stood for them."""
+    for name, layer in leaf_modules(network, graph).items():
+        for module in layer.modules():
+            found = [own for own, value in vars(module).items() if isinstance(value, fx.Proxy)]
+            if found:
+                raise TraceError(f"forward sets {found[0]!r} of {name!r}")
 
 
 def _check_optional(network: nn.Module, graph: fx.Graph, options: dict[str, bool]) -> None:

@@ -288,3 +288,41 @@ def test_a_transposed_linear_of_gpt_becomes_a_linear(monkeypatch):
     with bd.impose_masks(converted, full):
         torch.testing.assert_close(converted(x), net(x))
     assert torch.equal(converted.get_parameter("2.bias"), net[2].bias)
+
+
+class Given(nn.Module):
+    """Computes a weight of its layer in forward, as AWD-LSTM and hypernetworks do."""
+
+    def __init__(self, layer, name):
+        super().__init__()
+        self.layer, self.name = layer, name
+        self.raw = nn.Parameter(layer._parameters.pop(name).detach().clone())
+
+    def forward(self, x):
+        setattr(self.layer, self.name, self.raw - self.raw.mean(1, keepdim=True))
+        out = self.layer(x)
+        return out[0][:, -1] if isinstance(out, tuple) else out
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: nn.LSTM(4, 8, batch_first=True), "weight_hh_l0"),
+        (lambda: nn.GRU(4, 8, batch_first=True), "weight_ih_l0"),
+        (lambda: nn.Linear(4, 8), "weight"),
+    ],
+    ids=["LSTM", "GRU", "Linear"],
+)
+def test_layers_that_are_given_their_weights_by_a_forward_stay_as_they_are(make, name):
+    net = nn.Sequential(Given(make(), name), nn.Sequential(nn.ReLU(), nn.Linear(8, 3))).eval()
+    with pytest.warns(ConversionWarning, match=r"'0.layer'"):
+        converted = bd.convert(net).eval()
+    x = torch.randn(2, 5, 4) if name != "weight" else torch.randn(2, 4)
+    full = {own: torch.ones(m.num_units) for own, m in bd.nn.named_dropout_layers(converted)}
+    assert list(full) == ["1.1.mask"]
+    with torch.no_grad(), bd.impose_masks(converted, full):
+        torch.testing.assert_close(converted(x), net(x))
+    close_every_other_unit(converted.get_submodule("1.1.mask"))
+    with torch.no_grad():
+        expected = converted(x)
+    torch.testing.assert_close(bd.compact(converted, x)(x), expected)
