@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 from torch import nn
 
 from bayesdrop.compression.compaction import mean_compacted
-from bayesdrop.compression.example import Example, example_of
+from bayesdrop.compression.example import Example, at_least_two, example_of
 from bayesdrop.compression.members import members_compacted
 from bayesdrop.compression.posterior import random_compacted
 from bayesdrop.errors import ConfigError
@@ -163,7 +163,7 @@ def compact(
             hint="keep_posterior leaves masks random, members draws them, per_input gathers the "
             "units of each input.",
         )
-    example = example_of("compact", network, example_input)
+    example = at_least_two(network, example_of("compact", network, example_input))
     if members is not None:
         return members_compacted(
             network,

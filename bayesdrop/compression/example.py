@@ -99,3 +99,25 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
         return (words_seen.to(parameter.device, dtype),)
     uniform = torch.rand(2, *shape, generator=generator, dtype=parameter.dtype)
     return (uniform.to(parameter.device),)
+
+
+def at_least_two(network: nn.Module, example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return an example of one twice, its numbers in another order, if the network takes two.
+
+    One does not show what an operation does to a batch: ``x.reshape(1, n * c, h, w)``, by which
+    each example has a filter of its own in one convolution, would be the identity.
+
+    Args:
+        network: As for ``example_of``.
+        example: What it returned.
+    """
+    if any(t.ndim == 0 or len(t) != 1 for t in example):
+        return example
+    module = network.network if isinstance(network, Program) else network
+    try:
+        two = tuple(torch.cat([t, t.roll(1, -1) if t.ndim > 1 else t]) for t in example)
+        with torch.no_grad(), evaluation_mode(module):
+            module(*two)
+    except Exception:  # whatever a forward does that is made for one
+        return example
+    return two
