@@ -22,7 +22,7 @@ from bayesdrop.conversion.noise import (
     own_dropout,
     place_of,
 )
-from bayesdrop.conversion.plan import NOT_PLAIN, WIDTH_UNKNOWN, WINDOWS, Plan
+from bayesdrop.conversion.plan import NO_EXAMPLES, NOT_PLAIN, WIDTH_UNKNOWN, WINDOWS, Plan
 from bayesdrop.conversion.reach import MIXES
 from bayesdrop.conversion.report import Left
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
@@ -103,7 +103,8 @@ class Leftovers:
             why = self.plan.skipped.get(name, "")
         else:
             why = "linear=False" if is_linear else "conv=False"
-        wanted = why in (NOT_PLAIN, NEVER_DROPPED, WINDOWS) and self.request.wants(name, module)
+        told = why in (NO_EXAMPLES, NOT_PLAIN, NEVER_DROPPED, WINDOWS)
+        wanted = told and self.request.wants(name, module)
         return Left(name, type(module).__name__, why, _size(module), 0.0, wanted)
 
     def _noise(self, name: str, module: nn.Module, place: str = "") -> Iterator[Left]:

@@ -25,7 +25,7 @@ from bayesdrop.conversion.kinds import (
 from bayesdrop.conversion.masks import new_mask
 from bayesdrop.conversion.modes import drop_rate, free_name
 from bayesdrop.conversion.noise import noise_of
-from bayesdrop.conversion.reach import asks_for_shape, reaches_output
+from bayesdrop.conversion.reach import asks_for_shape, reaches_output, sees_examples
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
 from bayesdrop.conversion.selection import (
@@ -49,6 +49,7 @@ from bayesdrop.nn import (
 IS_OUTPUT = "it is the network's own output (output_dropout=True masks it)"
 WIDTH_UNKNOWN = "its width cannot be told from the layers around it"
 WINDOWS = "it sees windows of an example as examples, which would have masks of their own"
+NO_EXAMPLES = "it sees no examples, which have a mask each: parameters, or positions"
 NOT_PLAIN = "its weight is computed from others, or its class has no random weights"
 
 
@@ -101,6 +102,9 @@ class Plan:
             return False
         if name.startswith(self.windows):
             self.skipped[name] = WINDOWS
+            return False
+        if not self.request.random_weights and not sees_examples(node):
+            self.skipped[name] = NO_EXAMPLES
             return False
         if once and self.calls[name] > 1:
             raise ConversionError(

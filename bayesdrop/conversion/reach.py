@@ -27,6 +27,10 @@ _ASKS_FOR_SHAPE: set[Any] = {
     "stride", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "get_device",
 }  # fmt: skip
 _SHAPE_OF_SECOND = {"view_as", "reshape_as", "expand_as", "type_as"}
+_OF_ONE_SHAPE = {
+    torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.rand_like,
+    torch.randn_like, "view_as", "reshape_as", "expand_as",
+}  # fmt: skip
 _VIEWS = ("T", "mT", "H", "mH", "data", "real", "imag")
 
 
@@ -57,6 +61,61 @@ def asks_for_shape(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim", "dtype", "device", "is_cuda", "layout")
     return node.target in _ASKS_FOR_SHAPE
+
+
+def sees_examples(node: fx.Node) -> bool:
+    """Return whether a value depends on the network's input, or on the number of its examples.
+
+    One that takes nothing of the input but other sizes, such as the table of positions of a
+    sequence, is the same for all examples.
+
+    Args:
+        node: The value.
+    """
+    seen, waiting = set(), [node]
+    while waiting:
+        value = waiting.pop()
+        if value.op == "placeholder" or value.target in (len, *_OF_ONE_SHAPE):
+            return True
+        if value not in seen:
+            seen.add(value)
+            sources = _sources(value)
+            if sources is None:
+                return True
+            waiting += sources
+    return False
+
+
+def _sources(value: fx.Node) -> list[fx.Node] | None:
+    """Return the values that one depends on; None if it may depend on the number of examples."""
+    target, args = value.target, value.args
+    asked = args[0] if target is operator.getitem else None
+    if isinstance(asked, fx.Node) and _is_shape(asked):
+        return [] if _is_other(args[1]) else None
+    if _is_shape(value):
+        return None
+    if target == "size":
+        return [] if _is_other(args[-1]) else None
+    if asks_for_shape(value) and not str(target).startswith("new_"):
+        return []
+    if str(target).startswith("new_"):
+        args = args[1:]
+    elif target in ("to", "type_as"):
+        args = args[:1]
+    found: list[fx.Node] = []
+    fx.node.map_arg(args, found.append)
+    return found + [node for node in value.kwargs.values() if isinstance(node, fx.Node)]
+
+
+def _is_shape(value: fx.Node) -> bool:
+    if value.target is getattr:
+        return bool(value.args[1] == "shape")
+    return value.target == "size" and len(value.args) + len(value.kwargs) == 1
+
+
+def _is_other(dim: object) -> bool:
+    """Return whether a dimension is not that of the examples."""
+    return isinstance(dim, int) and (dim > 0 or dim == -1)
 
 
 def _passes(user: fx.Node, value: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
