@@ -100,7 +100,9 @@ class RecurrentDropout(RecurrentPlaces):
             type(self).__name__,
             expected=f"the examples of this pass, {rows}, as sequences",
             got=f"{number} sequences",
-            hint="Pass batch_first=True for inputs (N, T, K), and False for (T, N, K).",
+            hint="Pass batch_first=True for inputs (N, T, K), and False for (T, N, K). Where "
+            "examples are merged with another dimension, leave the layer out: convert(..., "
+            "exclude=...).",
         )
 
     def _given(self, hx: Any, sequences: Sequences, single: bool) -> States:
