@@ -28,6 +28,8 @@ from bayesdrop.compression.rules import Mask
 from bayesdrop.compression.tolerance import TOLERANCE
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.computed_weights import bake, copy_of
+from bayesdrop.networks.operations import PACKED
+from bayesdrop.networks.tracing import LayerTracer
 from bayesdrop.nn import named_dropout_layers, with_plain_weights, without_fused_kernels
 from bayesdrop.program.checks import explained
 from bayesdrop.program.inputs import joined_inputs
@@ -136,6 +138,8 @@ def emitted(flow: Flow, *, per_input: bool = False) -> fx.GraphModule:
     for node in flow.source.graph.nodes:
         flow.made[node], flow.kept[node] = flow.rules[node].emit()
     flow.drop_unused()
+    if any(node.target in PACKED for node in flow.graph.nodes):
+        flow.graph._tracer_cls = LayerTracer  # which does not look inside when it is unpickled
     result = fx.GraphModule(flow.parts, flow.graph, type(flow.source).__name__)
     return result.eval()
 

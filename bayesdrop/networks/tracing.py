@@ -76,7 +76,11 @@ class LayerTracer(fx.Tracer):
                 if has_units_of(module, base):
                     self._subclasses.add(id(module))
         with types_known(root):
-            return super().trace(root, concrete_args)
+            graph = super().trace(root, concrete_args)
+        for node in graph.nodes:  # also where torch traces what it unpickles
+            if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
+                node.meta.pop("is_wrapped", None)
+        return graph
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -140,9 +144,6 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
             "the dropout layers into the network by hand.",
         ) from cause
     without_unused_parts(graph)
-    for node in graph.nodes:
-        if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
-            node.meta.pop("is_wrapped", None)
     return graph
 
 

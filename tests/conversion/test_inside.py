@@ -1,5 +1,8 @@
 """convert puts masks into recurrent layers and embeddings, and says so."""
 
+import copy
+import io
+import pickle
 import warnings
 
 import pytest
@@ -196,3 +199,20 @@ def test_a_recurrent_layer_can_be_the_whole_network():
         "input_dropout_l0",
         "state_dropout_l0",
     ]
+
+
+@pytest.mark.parametrize("form", ["converted", "compact", "posterior"])
+def test_a_network_of_packed_sequences_is_pickled_as_it_is(form):
+    net, x = converted(Tagger(packs=True), embedding=True).eval(), words()
+    for _, layer in bd.nn.named_dropout_layers(net):
+        layer.set_posterior(torch.where(torch.arange(layer.num_units) % 2 == 0, 1e-4, 5.0))
+    if form != "converted":
+        net = bd.compact(net, x, keep_posterior=form == "posterior").eval()
+    for _ in range(2):  # what one of them leaves behind is seen by the next
+        file = io.BytesIO()
+        torch.save(net, file)
+        file.seek(0)
+        copies = pickle.loads(pickle.dumps(net)), torch.load(file, weights_only=False)
+        for same in (*copies, copy.deepcopy(copies[0])):
+            torch.testing.assert_close(same(x), net(x))
+    assert isinstance(converted(Tagger(packs=True)), torch.fx.GraphModule)
