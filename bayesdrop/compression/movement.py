@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -209,7 +210,8 @@ def moved(flow: Flow, node: fx.Node) -> Rule | None:
     if found is None:
         return None
     new_dim, index = found
-    if torch.equal(index, torch.arange(shape[dim])):
+    same = torch.equal(index, torch.arange(shape[dim]))
+    if same and (node.target in _SIZED or _takes_other_numbers(node, dim, new_dim, arguments)):
         return Move(flow, node, new_dim, dim)
     if new_dim != dim or not flow.rules[source].counted:
         return None
@@ -217,6 +219,19 @@ def moved(flow: Flow, node: fx.Node) -> Rule | None:
     if not torch.equal(called(node.target, places, *arguments), places.index_select(dim, index)):
         return None
     return Choice(flow, node, dim, source, index)
+
+
+def _takes_other_numbers(node: fx.Node, dim: int, new_dim: int, arguments: Any) -> bool:
+    """Return whether an operation that leaves units in order does so with more of them."""
+    shape = shape_of(node.all_input_nodes[0]) or torch.Size()
+    units = torch.arange(2 * shape[dim] + 1)
+    more = (*shape[:dim], len(units), *shape[dim + 1 :])
+    labels = units.reshape(-1, *[1] * (len(shape) - 1 - dim)).expand(more).contiguous()
+    try:
+        found = _along(called(node.target, labels, *arguments))
+    except (RuntimeError, IndexError):  # it says the number of units
+        return False
+    return found is not None and found[0] == new_dim and torch.equal(found[1], units)
 
 
 def _is_plain(node: fx.Node, dim: int, after: torch.Size) -> bool:

@@ -236,3 +236,24 @@ def test_one_unit_of_a_table_can_be_selected():
     assert small.get_submodule("last").in_features == len(KEPT)
     for part in (slice(4), slice(1)):
         torch.testing.assert_close(small(x[part], kinds[part]), net(x[part], kinds[part]))
+
+
+WHOLE = {
+    "narrow": lambda net, x: x.narrow(1, 0, 8),
+    "torch.narrow": lambda net, x: torch.narrow(x, 1, 0, 8),
+    "slice": lambda net, x: x[:, 0:8],
+    "list": lambda net, x: x[:, [0, 1, 2, 3, 4, 5, 6, 7]],
+    "roll": lambda net, x: x.roll(8, 1),
+    "roll twice": lambda net, x: torch.roll(x, 16, 1),
+    "unflatten": lambda net, x: x.unflatten(1, (8, 1))[:, :, 0],
+    "unflatten first": lambda net, x: torch.unflatten(x, 1, (1, 8))[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_names_the_number_of_units_and_leaves_them_in_order_is_exact(name):
+    net = Between(WHOLE[name], nn.Conv2d(8, 4, 1)).eval()
+    small = bd.compact(net, torch.randn(2, 3, 4, 4))
+    x = torch.randn(3, 3, 5, 4)
+    torch.testing.assert_close(small(x), net(x))
+    assert small.head.in_channels == len(KEPT)
