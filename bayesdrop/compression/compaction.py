@@ -15,10 +15,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from bayesdrop.compression.chooser import Chooser
-from bayesdrop.compression.flow import Flow, Rule
+from bayesdrop.compression.flow import Flow, Opaque, Rule
 from bayesdrop.compression.folding import fold
 from bayesdrop.compression.gate import Gate
-from bayesdrop.compression.graph import traced
+from bayesdrop.compression.graph import reordered, traced
 from bayesdrop.compression.heads import cut_blocks
 from bayesdrop.compression.lora import cut_adapters
 from bayesdrop.compression.parts import compact_parts, open_leaves
@@ -108,19 +108,38 @@ def analysed(
         CompactionError: If the network cannot be traced.
     """
     bake(network)
-    flow = Flow(traced(network, example), example[0].device)
-    choose = chooser(flow)
+    flow = _with_rules(traced(network, example), example, chooser)
+    whole: set[str] = set()
+    while found := _lengths_reordered(flow):
+        whole |= found
+        flow = _with_rules(traced(network, example, whole), example, chooser)
     nodes = list(flow.source.graph.nodes)
-    for node in nodes:
-        rule = flow.rules[node] = choose(node)
-        flow.constant[node] = rule.constant()
-        flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
     for node in reversed(nodes):
         needed = flow.needed[node]
         if len(needed) and not needed.any():
             needed[0] = True  # Layers without units are legal in torch but not elsewhere.
         flow.rules[node].request(needed)
     return flow
+
+
+def _with_rules(
+    module: fx.GraphModule,
+    example: tuple[Tensor, ...],
+    chooser: Callable[[Flow], Callable[[fx.Node], Rule]],
+) -> Flow:
+    flow = Flow(module, example[0].device)
+    choose = chooser(flow)
+    for node in module.graph.nodes:
+        rule = flow.rules[node] = choose(node)
+        flow.constant[node] = rule.constant()
+        flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
+    return flow
+
+
+def _lengths_reordered(flow: Flow) -> set[str]:
+    """Return the ends of moves that reorder other things than units, such as as many steps."""
+    rules = flow.rules.items()
+    return {n.meta["end"] for n, r in rules if n.target is reordered and type(r) is Opaque}
 
 
 def emitted(flow: Flow, *, per_input: bool = False) -> fx.GraphModule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -35,7 +35,9 @@ _MOST_MOVES = 6
 _FLATTENS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 
 
-def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
+def traced(
+    network: nn.Module, example: tuple[Tensor, ...], whole: Collection[str] = ()
+) -> fx.GraphModule:
     """Return the traced network, with the shape of every tensor in its nodes' ``meta``.
 
     Operations that change a tensor in place are replaced by those that do not, flattening has one
@@ -45,6 +47,7 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     Args:
         network: A module in evaluation mode that may be changed.
         example: Its inputs.
+        whole: Nodes at the end of moves that are no shuffle of units, and stay as they are.
 
     Raises:
         CompactionError: If the network cannot be traced.
@@ -73,7 +76,8 @@ def traced(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     for node in list(graph.nodes):
         _simplify(module, node)
     for node in list(graph.nodes):
-        _shorten(graph, node)
+        if node.name not in whole:
+            _shorten(graph, node)
     graph.eliminate_dead_code()
     module.recompile()
     return module
@@ -182,7 +186,7 @@ def _shorten(graph: fx.Graph, end: fx.Node) -> None:
     if torch.equal(got, places.index_select(1, index.clamp(max=shape[1] - 1))):
         with graph.inserting_after(end):
             new = graph.call_function(reordered, (start, tuple(index.tolist())))
-        new.meta = dict(end.meta)
+        new.meta = {**end.meta, "end": end.name}
         end.replace_all_uses_with(new)
 
 

@@ -257,3 +257,44 @@ def test_what_names_the_number_of_units_and_leaves_them_in_order_is_exact(name):
     x = torch.randn(3, 3, 5, 4)
     torch.testing.assert_close(small(x), net(x))
     assert small.head.in_channels == len(KEPT)
+
+
+class Steps(nn.Module):
+    """Units in the last dimension, and steps in the second, which an operation moves."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.first, self.mask = nn.Linear(4, 8), keep(bd.BetaBernoulliDropout(8), KEPT)
+        self.drop, self.last, self.operation = nn.Dropout1d(0.2), nn.Linear(8, 3), operation
+
+    def forward(self, x):
+        return self.last(self.operation(self, self.mask(self.first(x))))
+
+
+def interleaved(net, x):
+    n, t, k = x.shape
+    return x.view(n, 2, t // 2, k).transpose(1, 2).reshape(n, t, k)
+
+
+def in_heads(x):
+    n, t, _ = x.shape
+    return x.view(n, t, 2, 4).transpose(1, 2)
+
+
+MOVED_STEPS = {
+    "dropout of maps": lambda net, x: net.drop(x.permute(0, 2, 1)).permute(0, 2, 1),
+    "steps first": lambda net, x: net.drop(x.transpose(0, 1)).transpose(0, 1),
+    "interleaved": interleaved,
+    "heads": lambda net, x: in_heads(x).transpose(1, 2).flatten(2),
+}
+
+
+@pytest.mark.parametrize("name", MOVED_STEPS)
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_what_moves_steps_is_exact_for_other_numbers_of_steps(name, rows):
+    net = Steps(MOVED_STEPS[name]).eval()
+    small = bd.compact(net, torch.randn(rows, 6, 4))
+    for steps in (2, 6, 10):
+        x = torch.randn(3, steps, 4)
+        torch.testing.assert_close(small(x), net(x))
+    assert small.first.out_features == len(KEPT)
