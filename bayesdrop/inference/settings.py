@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.arguments import is_real, is_whole
@@ -28,6 +29,13 @@ def check_trainable(bnn: Program) -> None:
             hint="Call it outside.",
         )
     for name, parameter in bnn.named_parameters():
+        if is_lazy(parameter):
+            raise ConfigError(
+                "fit",
+                expected="layers that know their sizes",
+                got=f"{name!r}, which has none before its layer has seen an input",
+                hint="Run the network once first, on a batch of its inputs: network(x).",
+            )
         if parameter.is_inference():
             raise ConfigError(
                 "fit",

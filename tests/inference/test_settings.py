@@ -178,3 +178,13 @@ def test_data_that_yield_nothing_are_refused():
 
     with pytest.raises(DataError, match="at least one batch, got none"):
         bd.fit(make_bnn(40), Empty(), epochs=1, progress=False)
+
+
+def test_a_lazy_layer_has_to_see_an_input_before_it_is_trained():
+    net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), bd.BetaBernoulliDropout(8), nn.LazyLinear(2))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=6)
+    data = torch.randn(6, 4), torch.randint(2, (6,))
+    with pytest.raises(ConfigError, match=r"know their sizes, got 'network.0.weight'.*network\(x"):
+        bd.fit(bnn, data, epochs=1, progress=False)
+    net(data[0])
+    assert len(bd.fit(bnn, data, epochs=1, progress=False).history) == 1
