@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.distributions import Mixture
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.checks import explained, require_output
@@ -160,7 +160,7 @@ class Model(PyroFunction):
                 for name, fn in prior.items():
                     value = pyro.sample(f"{path}.{name}", fn)
                     values[name] = value
-                    batch_shapes.append(value.shape[: value.ndim - fn.event_dim])
+                    batch_shapes.append(_global_batch(f"{path}.{name}", value, fn.event_dim))
                 latents[owner] = values
                 penalty = None if y is None else owner.penalty()
                 if penalty is not None:
@@ -192,6 +192,24 @@ class Model(PyroFunction):
                 by_example = divergence.reshape(particles + (rows, masks)).sum(-1)
                 pyro.factor(f"{layer.path}.divergence", -self.bnn.kl_weight * by_example)
         return output
+
+
+def _global_batch(site: str, value: Tensor, event_dim: int) -> torch.Size:
+    """Return a global latent's batch shape, whose last dimension is the data plate's: one wide.
+
+    Raises:
+        ShapeError: If values lie along the examples, each of which would meet another one.
+    """
+    batch = value.shape[: value.ndim - event_dim]
+    if batch and batch[-1] != 1:
+        raise ShapeError(
+            "BayesianNetwork.model",
+            expected=f"one value of {site!r} for all examples",
+            got=f"shape {tuple(value.shape)}",
+            hint="Samples for Predictive(parallel=True) are (S, 1, ...): "
+            "{name: value.unsqueeze(1) for name, value in samples.items()}.",
+        )
+    return batch
 
 
 def particle_shape(batch_shapes: Iterable[torch.Size]) -> torch.Size:

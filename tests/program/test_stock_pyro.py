@@ -26,6 +26,7 @@ from bayesdrop.errors import (
     ConfigError,
     ModeWarning,
     RandomDensityWarning,
+    ShapeError,
     UncountedDivergenceWarning,
 )
 from bayesdrop.nn import make
@@ -165,6 +166,16 @@ def test_a_guide_over_weights_goes_beside_ours_over_masks(auto):
     assert Predictive(bnn.model, guide=guide, num_samples=5)(data[0])["obs"].shape == (5, 10)
     with pytest.raises(ConfigError, match=r"1\.weight.*parallel=False"):
         Predictive(bnn.model, guide=guide, num_samples=5, parallel=True)(data[0])
+
+
+def test_parallel_samples_do_not_lie_along_the_examples():
+    # As many samples as examples: each example would meet another sample, in all of them.
+    bnn, x = bayesian().eval(), torch.randn(10, 4)
+    open_ones = torch.linspace(0, 1, 10).round()[:, None].expand(10, 4)
+    with pytest.raises(ShapeError, match=r"'1\.pi'.*got shape \(10, 4\).*unsqueeze\(1\)"):
+        Predictive(bnn.model, {"1.pi": open_ones}, parallel=True)(x)
+    drawn = Predictive(bnn.model, {"1.pi": open_ones.unsqueeze(1)}, parallel=True)(x)
+    assert torch.equal(drawn["1.z"], open_ones.unsqueeze(1).expand(10, 10, 4))
 
 
 def test_plain_torch_refuses_weights_that_only_pyro_knows():
