@@ -342,7 +342,8 @@ def _pairs(
 ) -> dict[str, dict[str, _Pair]]:
     """Return the checked scores of each OOD set by each classifier."""
     who = "bootstrap_metrics"
-    own = {name: _scores(name, values) for name, values in (scores or predictions).items()}
+    binary = {n for n, v in predictions.items() if not scores and as_tensor(who, v).ndim == 1}
+    own = {n: _scores(n, values, n in binary) for n, values in (scores or predictions).items()}
     found: dict[str, dict[str, _Pair]] = {}
     for key, by_name in ood.items():
         missing = [name for name in predictions if name not in by_name or name not in own]
@@ -353,15 +354,15 @@ def _pairs(
                 got=f"nothing of {missing[0]!r}",
                 hint="Pass ood={set: {classifier: probabilities}}.",
             )
-        found[key] = {name: _Pair(own[name], _scores(key, by_name[name])) for name in predictions}
+        found[key] = {n: _Pair(own[n], _scores(key, by_name[n], n in binary)) for n in predictions}
         _one_length({name: pair.num_outside for name, pair in found[key].items()})
         _one_length({"labels": count} | {n: pair.num_inside for n, pair in found[key].items()})
     return found
 
 
-def _scores(name: str, values: Array) -> Tensor:
+def _scores(name: str, values: Array, binary: bool) -> Tensor:
     who = "bootstrap_metrics"
-    if as_tensor(who, values).ndim == 1:
+    if as_tensor(who, values).ndim == 1 and not binary:
         return as_scores(who, name, values)
     return entropy_of(as_mean_probabilities(who, values))
 

@@ -57,6 +57,17 @@ def test_values_are_those_of_the_metric_functions(data):
     assert math.isclose(found["auroc far"], ood_metrics(*entropy)["auroc"], rel_tol=1e-9)
 
 
+def test_other_sets_of_a_binary_classifier_are_scored_by_entropy():
+    p, other, labels = torch.rand(50), 0.4 + 0.2 * torch.rand(30), torch.arange(50) % 2
+    of_one = bootstrap_metrics({"a": p}, labels, ood={"far": {"a": other}}).values["a"]
+    both = {"a": torch.stack([1 - p, p], 1)}, {"a": torch.stack([1 - other, other], 1)}
+    of_both = bootstrap_metrics(both[0], labels, ood={"far": both[1]}).values["a"]
+    assert of_one["auroc far"] == pytest.approx(of_both["auroc far"], rel=1e-9)
+    outside = (other - 0.5).abs()  # the nearer to one half, the higher the entropy
+    by_hand = ood_metrics(-(p - 0.5).abs(), -outside)["auroc"]
+    assert of_one["auroc far"] == pytest.approx(by_hand, rel=1e-9)
+
+
 def test_a_resample_is_the_test_set_with_repeated_examples(data):
     p, labels = data
     counts = _draw(3, len(p), torch.Generator().manual_seed(1))
