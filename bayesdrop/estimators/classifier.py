@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from typing_extensions import override
 
-from bayesdrop.errors import DataError
+from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.estimators.estimator import NetworkEstimator
 from bayesdrop.likelihoods import Categorical, Likelihood
 
@@ -114,8 +114,18 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
         indices = np.searchsorted(self.classes_, labels).clip(max=len(self.classes_) - 1)
         if self.class_weight is not None:
             of_class = compute_class_weight(self.class_weight, classes=self.classes_, y=counted)
+            self._check_class_weights(of_class)
             weights = of_class[indices] * (1.0 if weights is None else weights)
         return self._fit(x, torch.from_numpy(indices), weights, indices)
+
+    def _check_class_weights(self, of_class: np.ndarray) -> None:
+        if not (np.isfinite(of_class).all() and (of_class >= 0).all() and of_class.any()):
+            raise ConfigError(
+                type(self).__name__,
+                expected="class_weight >= 0 and finite, not all 0",
+                got=f"class_weight={self.class_weight!r}",
+                hint='"balanced" makes all classes count alike.',
+            )
 
     def _check_labels(self, labels: np.ndarray) -> None:
         if labels.dtype.kind != "O":

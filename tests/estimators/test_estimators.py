@@ -167,6 +167,13 @@ def test_weights_count_rows_and_classes():
     assert shares[0] < 0.3 < shares[1] < 0.7 < shares[2]
 
 
+@pytest.mark.parametrize("weight", [{0: -1.0, 1: 1.0}, {0: 0.0, 1: 0.0}, {0: np.nan, 1: 1.0}])
+def test_weights_of_classes_are_no_less_than_zero(weight):
+    # Rows of a class with a negative weight were left out.
+    with pytest.raises(ConfigError, match=r"class_weight >= 0 and finite.* got class_weight=\{0"):
+        classifier(class_weight=weight).fit(*MOONS)
+
+
 def test_weights_of_a_regression_move_its_mean():
     x, y = np.zeros((60, 1)), np.repeat([0.0, 10.0], 30)
     weights = np.repeat([9.0, 1.0], 30)
