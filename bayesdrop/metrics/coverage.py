@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import binomial_interval
+from bayesdrop.metrics.bins import width_bins
 from bayesdrop.metrics.checks import (
     Array,
     Mixture,
@@ -227,7 +228,7 @@ def _calibration(
     crps: float | None = None,
 ) -> RegressionCalibration:
     pit = pit.double().reshape(-1)
-    bins = (pit * num_bins).long().clamp(max=num_bins - 1)
+    bins = width_bins(pit, num_bins)
     total = torch.tensor(float(len(pit)))
     low, high = binomial_interval((share * total).round(), total.expand_as(share))
     return RegressionCalibration(

@@ -92,6 +92,15 @@ def test_pit_values_and_intervals_agree():
     assert (float(result.lower[0]), float(result.upper[0])) == pytest.approx(tuple(band))
 
 
+def test_shares_of_samples_on_an_edge_are_in_the_bin_above_it():
+    # 29 of 100 samples: 0.29 * 100 is 28.999999999999996 in float64.
+    samples, y = torch.arange(100.0)[:, None].expand(100, 99), torch.arange(99) + 0.5
+    once = torch.tensor([0, *[1] * 99])
+    assert torch.equal(regression_calibration(samples, y, num_bins=100).pit_count, once)
+    pit = pit_values(samples, y).float()
+    assert torch.equal(calibration_of_pit(pit, num_bins=100).pit_count, once)
+
+
 def test_too_narrow_and_too_wide_predictions_show():
     means, variances, y = mixture(rows=2000)
     narrow = regression_calibration(means.mean(0)[None], y, 0.1)
