@@ -25,8 +25,6 @@ UNLOCK_SEED = os.environ.get("BAYESDROP_UNLOCK_SEED") == "1"
 
 def pytest_collection_finish():
     gc.freeze()
-    # A test makes thousands of objects, of which few are in circles.
-    gc.set_threshold(20_000, 10, 10)
     gc.enable()
 
 
