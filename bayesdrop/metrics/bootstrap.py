@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -14,16 +13,17 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import binomial_interval
-from bayesdrop.metrics.bins import width_bins
-from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores, require_fraction
-from bayesdrop.metrics.examples import as_examples, entropy_of, nll_of
+from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores
+from bayesdrop.metrics.examples import entropy_of
+from bayesdrop.metrics.options import (
+    require_count,
+    require_fraction,
+    require_names,
+    require_seed,
+)
+from bayesdrop.metrics.resampling import CHUNK, Columns, Pair, draw
 from bayesdrop.record import Record, plain
 
-METRICS = ("error", "nll", "brier", "ece", "aurc")
-"""What is resampled of every classifier, besides ``"auroc {OOD set}"``."""
-
-_NUM_BINS = 15
-_CHUNK = 2_000_000  # Numbers at a time.
 _FEWEST = 100
 _ABOUT = ("level", "num_resamples", "num_examples", "seed")
 
@@ -222,10 +222,13 @@ def bootstrap_metrics(
     """
     who = "bootstrap_metrics"
     _check_options(predictions, num_resamples)
-    require_fraction(who, "level", level)
-    seed = int(seed)  # of NumPy too
+    for name, option in (("log_likelihood", log_likelihood), ("scores", scores)):
+        require_names(who, name, option, "classifier", predictions)
+    require_names(who, "ood", ood, "OOD set")
     given = log_likelihood or {}
-    columns = {name: _Columns(v, labels, given.get(name)) for name, v in predictions.items()}
+    require_fraction(who, "level", level)
+    seed = require_seed(who, seed)
+    columns = {name: Columns(v, labels, given.get(name)) for name, v in predictions.items()}
     labels = as_tensor(who, labels)
     count = len(labels)
     pairs = _pairs(predictions, ood or {}, scores, count)
@@ -242,11 +245,11 @@ def bootstrap_metrics(
     once = measure([torch.ones(1, size, dtype=torch.float64) for size in sizes])
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(sizes))]
     parts = []
-    rows = max(1, _CHUNK // max(sizes))
+    rows = max(1, CHUNK // max(sizes))
     for start in range(0, num_resamples, rows):
         number = min(rows, num_resamples - start)
         parts.append(
-            measure([_draw(number, *both) for both in zip(sizes, generators, strict=True)])
+            measure([draw(number, *both) for both in zip(sizes, generators, strict=True)])
         )
     return Bootstrap(
         values={name: {m: float(v) for m, v in found.items()} for name, found in once.items()},
@@ -264,88 +267,19 @@ def bootstrap_metrics(
     )
 
 
-class _Columns:
-    """What a classifier's metrics are sums of, per example; called with how often each counts."""
-
-    def __init__(self, predictions: Array, labels: Array, log_prob: Array | None = None) -> None:
-        examples = as_examples("bootstrap_metrics", predictions, labels, average=True)
-        confidence, correct, count = examples.confidence, examples.correct.double(), len(labels)
-        gaps = torch.zeros(count, _NUM_BINS, dtype=torch.float64)
-        gaps[torch.arange(count), width_bins(confidence, _NUM_BINS)] = correct - confidence
-        nll = nll_of("bootstrap_metrics", examples, log_prob)
-        figures = [100.0 * (1.0 - correct), nll, examples.brier]
-        self.per_example = torch.cat([torch.stack(figures, dim=1), gaps], dim=1)
-        self.wrong, self.confidence = 1.0 - correct, confidence
-        ordered, self.order = confidence.sort(descending=True, stable=True)
-        ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
-        self.last = ends.nonzero().squeeze(1)
-        ranks = torch.arange(1, count + 1, dtype=torch.float64)
-        self.harmonic = torch.cat([torch.zeros(1, dtype=torch.float64), (1.0 / ranks).cumsum(0)])
-
-    def __call__(self, counts: Tensor) -> dict[str, Tensor]:
-        """Return each metric ``(R,)`` of the examples taken ``counts`` ``(R, N)`` times."""
-        means = counts @ self.per_example / counts.shape[1]
-        simple = dict(zip(METRICS[:3], means[:, :3].T, strict=True))
-        return simple | {"ece": means[:, 3:].abs().sum(1), "aurc": self._aurc(counts)}
-
-    def calibrated_ece(self, number: int, level: float, seed: int) -> float:
-        """Return the quantile of the ECE if an example is right as often as its confidence."""
-        generator = torch.Generator().manual_seed(seed)
-        count = len(self.confidence)
-        bins = torch.nn.functional.one_hot(width_bins(self.confidence, _NUM_BINS), _NUM_BINS)
-        parts = []
-        rows = max(1, _CHUNK // count)
-        for start in range(0, number, rows):
-            size = min(rows, number - start), count
-            noise = torch.rand(size, generator=generator, dtype=torch.float64)
-            gaps = (noise < self.confidence).double() - self.confidence
-            parts.append((gaps @ bins.double() / count).abs().sum(1))
-        return float(torch.cat(parts).quantile(level))
-
-    def _aurc(self, counts: Tensor) -> Tensor:
-        # Equally confident examples share their average loss m. A group of c after K examples with
-        # losses L adds sum_j (L + j m) / (K + j) = c m + (L - m K) (H(K + c) - H(K)).
-        sorted_counts = counts[:, self.order]
-        answered = sorted_counts.cumsum(1)[:, self.last]
-        lost = (sorted_counts * self.wrong[self.order]).cumsum(1)[:, self.last]
-        size, loss = (
-            total.diff(dim=1, prepend=total.new_zeros(len(total), 1)) for total in (answered, lost)
-        )
-        before = answered - size
-        mean = loss / size.clamp(min=1.0)
-        weight = self.harmonic[answered.long()] - self.harmonic[before.long()]
-        terms = loss + (lost - loss - mean * before) * weight
-        return terms.sum(1) / counts.shape[1]
-
-
-class _Pair:
-    """Scores of the test set and of an OOD set; called with how often each example counts."""
-
-    def __init__(self, inside: Tensor, outside: Tensor) -> None:
-        ordered, self.order = inside.sort()
-        self.lower = torch.searchsorted(ordered, outside)
-        self.upper = torch.searchsorted(ordered, outside, right=True)
-        self.num_inside, self.num_outside = len(inside), len(outside)
-
-    def __call__(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Return the AUROC ``(R,)``: an OOD example scores higher; ties count half."""
-        known = torch.nn.functional.pad(inside[:, self.order].cumsum(1), (1, 0))
-        below = known[:, self.lower] + known[:, self.upper]
-        return (outside * below).sum(1) / (2.0 * self.num_inside * self.num_outside)
-
-
 def _pairs(
     predictions: Mapping[str, Array],
     ood: Mapping[str, Mapping[str, Array]],
     scores: Mapping[str, Array] | None,
     count: int,
-) -> dict[str, dict[str, _Pair]]:
+) -> dict[str, dict[str, Pair]]:
     """Return the checked scores of each OOD set by each classifier."""
     who = "bootstrap_metrics"
     binary = {n for n, v in predictions.items() if not scores and as_tensor(who, v).ndim == 1}
     own = {n: _scores(n, values, n in binary) for n, values in (scores or predictions).items()}
-    found: dict[str, dict[str, _Pair]] = {}
+    found: dict[str, dict[str, Pair]] = {}
     for key, by_name in ood.items():
+        require_names(who, f"ood[{key!r}]", by_name, "classifier")
         missing = [name for name in predictions if name not in by_name or name not in own]
         if missing:
             raise ConfigError(
@@ -354,7 +288,7 @@ def _pairs(
                 got=f"nothing of {missing[0]!r}",
                 hint="Pass ood={set: {classifier: probabilities}}.",
             )
-        found[key] = {n: _Pair(own[n], _scores(key, by_name[n], n in binary)) for n in predictions}
+        found[key] = {n: Pair(own[n], _scores(key, by_name[n], n in binary)) for n in predictions}
         _one_length({name: pair.num_outside for name, pair in found[key].items()})
         _one_length({"labels": count} | {n: pair.num_inside for n, pair in found[key].items()})
     return found
@@ -380,20 +314,14 @@ def _one_length(lengths: Mapping[str, int]) -> int:
     return next(iter(lengths.values()))
 
 
-def _draw(number: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return how often each of ``size`` examples is in each of ``number`` resamples."""
-    index = torch.randint(size, (number, size), generator=generator)
-    counts = torch.zeros(number, size, dtype=torch.float64)
-    return counts.scatter_add_(1, index, torch.ones_like(counts))
-
-
 def _check_options(predictions: Mapping[str, Array], num_resamples: int) -> None:
-    named = isinstance(predictions, Mapping) and bool(predictions)
-    if not named or not isinstance(num_resamples, Integral) or num_resamples < _FEWEST:
-        raise ConfigError(
-            "bootstrap_metrics",
-            expected=f"at least one classifier and {_FEWEST} resamples",
-            got=f"{len(predictions)} classifiers in a {type(predictions).__name__} and "
-            f"num_resamples={num_resamples!r}",
-            hint='For example bootstrap_metrics({"net": probabilities}, labels).',
-        )
+    if isinstance(predictions, Mapping) and predictions:
+        hint = "Intervals are quantiles of the resamples."
+        require_count("bootstrap_metrics", "num_resamples", num_resamples, hint, least=_FEWEST)
+        return
+    raise ConfigError(
+        "bootstrap_metrics",
+        expected="a mapping of at least one classifier",
+        got="none" if isinstance(predictions, Mapping) else type(predictions).__name__,
+        hint='For example bootstrap_metrics({"net": probabilities}, labels).',
+    )

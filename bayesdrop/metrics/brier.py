@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bayesdrop.metrics.bins import ClassBins
-from bayesdrop.metrics.checks import Array, require_bins, require_two_classes
+from bayesdrop.metrics.checks import Array, require_two_classes
 from bayesdrop.metrics.examples import as_examples
+from bayesdrop.metrics.options import require_bins
 from bayesdrop.record import Record
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from bayesdrop.metrics.bins import ClassBins, gap_sums, mass_bins, width_bins
-from bayesdrop.metrics.checks import Array, require_bins, require_two_classes
+from bayesdrop.metrics.checks import Array, require_two_classes
 from bayesdrop.metrics.examples import as_examples
+from bayesdrop.metrics.options import require_bins
 
 
 def expected_calibration_error(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from numbers import Integral
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,8 +14,6 @@ from bayesdrop.metrics.arrays import Array, as_tensor, check_index
 # Room for rounding in float32 softmax averages and in probabilities written with four digits; what
 # has fewer digits gets two of its own rounding errors, and is divided by its sum.
 SUM_TOLERANCE = 1e-3
-
-_MOST_BINS = 10_000
 
 ROUNDING = 1e-6
 """How far a probability or a pixel may be outside [0, 1]: float32 averages are, by less."""
@@ -182,6 +179,27 @@ def as_scores(who: str, name: str, scores: Array) -> Tensor:
     return values
 
 
+def as_indices(who: str, indices: Array | Sequence[int], count: int) -> list[int]:
+    """Return which of ``count`` examples are meant, by their indices or a boolean mask.
+
+    Raises:
+        ConfigError: If there are none, or one is no integer in 0..count-1.
+    """
+    given = as_tensor(who, indices)
+    if given.dtype == torch.bool and given.shape == (count,):
+        given = given.nonzero()
+    chosen = given.reshape(-1).tolist()
+    whole = not given.is_floating_point() and given.dtype != torch.bool
+    if not chosen or not whole or min(chosen) < 0 or max(chosen) >= count:
+        raise ConfigError(
+            who,
+            expected=f"indices in 0..{count - 1}, integers",
+            got=f"{min(chosen)} to {max(chosen)}" if chosen else "none",
+            hint="Take them from most_uncertain or least_uncertain.",
+        )
+    return chosen
+
+
 class Mixture(NamedTuple):
     """Checked predictions and targets of a regression, in float64 on the CPU."""
 
@@ -205,7 +223,7 @@ def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None
     mean, noise = as_components(who, means, variances)
     target = as_tensor(who, y).to("cpu", torch.float64)
     shape = as_tensor(who, means).shape[1:]
-    if target.shape != shape and (target.ndim != 1 or shape[1:] != (1,)):
+    if target.shape != shape and (*target.shape, 1) != tuple(shape):
         raise ShapeError(
             who,
             expected=f"targets of shape {tuple(shape)}",
@@ -257,37 +275,6 @@ def as_components(
             )
     shape = (*mean.shape[:2], -1)
     return mean.reshape(shape), None if noise is None else noise.reshape(shape)
-
-
-def require_bins(who: str, num_bins: int) -> None:
-    """Refuse fewer than one bin, a part of one, and more than memory should hold.
-
-    Raises:
-        ConfigError: If ``num_bins`` is no whole number from 1 to 10,000.
-    """
-    whole = isinstance(num_bins, Integral) and not isinstance(num_bins, bool)
-    if not whole or not 1 <= num_bins <= _MOST_BINS:
-        raise ConfigError(
-            who,
-            expected=f"num_bins >= 1, a whole number of at most {_MOST_BINS:,}",
-            got=f"num_bins={num_bins!r}",
-            hint="The usual number is 15.",
-        )
-
-
-def require_fraction(who: str, name: str, value: float) -> None:
-    """Refuse a number outside the open unit interval.
-
-    Raises:
-        ConfigError: If it is not inside (0, 1).
-    """
-    if isinstance(value, str) or value is None or not 0.0 < value < 1.0:
-        raise ConfigError(
-            who,
-            expected=f"0 < {name} < 1",
-            got=f"{name}={value!r}",
-            hint="Give a fraction: 5 % is 0.05.",
-        )
 
 
 def require_two_classes(who: str, target: Tensor) -> None:

@@ -14,13 +14,9 @@ from torch import Tensor
 
 from bayesdrop.errors import DataError, ShapeError
 from bayesdrop.metrics.arrays import as_tensor, check_index
-from bayesdrop.metrics.checks import (
-    Array,
-    as_mean_probabilities,
-    require_finite,
-    require_fraction,
-)
+from bayesdrop.metrics.checks import Array, as_mean_probabilities, require_finite
 from bayesdrop.metrics.examples import as_examples
+from bayesdrop.metrics.options import require_fraction
 from bayesdrop.record import Record
 
 

@@ -12,15 +12,9 @@ from torch import Tensor
 from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import binomial_interval
 from bayesdrop.metrics.bins import width_bins
-from bayesdrop.metrics.checks import (
-    Array,
-    Mixture,
-    as_components,
-    as_mixture,
-    require_bins,
-    require_fraction,
-)
+from bayesdrop.metrics.checks import Array, Mixture, as_components, as_mixture
 from bayesdrop.metrics.crps import crps_per_target
+from bayesdrop.metrics.options import as_fractions, require_bins, require_fraction
 from bayesdrop.record import Record
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -136,7 +130,7 @@ def regression_calibration(
         y: Targets ``(N,)`` or ``(N, D)``.
         variances: Of each sample's Gaussian, or what broadcasts to ``means``; None for samples of
             ``y`` itself.
-        levels: Nominal probabilities of central intervals, inside (0, 1).
+        levels: Nominal probabilities of central intervals, inside (0, 1); or one.
         num_bins: Bins of the PIT histogram.
 
     Raises:
@@ -153,8 +147,7 @@ def regression_calibration(
     """
     who = "regression_calibration"
     require_bins(who, num_bins)
-    for level in levels:
-        require_fraction(who, "level", level)
+    levels = as_fractions(who, "level", levels)
     mixture = as_mixture(who, means, y, variances)
     coverage, width = [], []
     for level in levels:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesdrop.metrics.bins import ClassBins
 from bayesdrop.metrics.brier import BrierDecomposition, brier_parts
 from bayesdrop.metrics.calibration import adaptive_error, calibration_errors, class_errors
-from bayesdrop.metrics.checks import Array, as_labels, as_mixture, require_bins
+from bayesdrop.metrics.checks import Array, as_labels, as_mixture
 from bayesdrop.metrics.coverage import (
     RegressionCalibration,
     calibration_of_pit,
@@ -21,6 +21,7 @@ from bayesdrop.metrics.coverage import (
 )
 from bayesdrop.metrics.crps import continuous_ranked_probability_score
 from bayesdrop.metrics.examples import TINY, Examples, examples_of
+from bayesdrop.metrics.options import require_bins
 from bayesdrop.metrics.regression import root_mean_squared_error
 from bayesdrop.metrics.selective import curve_of
 from bayesdrop.metrics.uncertainty import EntropyParts, parts_of, variance_parts

@@ -11,8 +11,9 @@ from torch import Tensor
 from bayesdrop.errors import unknown_name
 from bayesdrop.metrics.binomial import Interval, binomial_interval
 from bayesdrop.metrics.bins import mass_bins, width_bins
-from bayesdrop.metrics.checks import Array, require_bins, require_fraction
+from bayesdrop.metrics.checks import Array
 from bayesdrop.metrics.examples import as_examples
+from bayesdrop.metrics.options import require_bins, require_fraction
 from bayesdrop.record import Record
 
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.bins import ClassBins
-from bayesdrop.metrics.checks import Array, as_labels, require_bins
+from bayesdrop.metrics.checks import Array, as_labels
 from bayesdrop.metrics.examples import examples_of
 from bayesdrop.metrics.figures import ClassifierFigures, vectors_of
+from bayesdrop.metrics.options import require_bins
 from bayesdrop.metrics.uncertainty import parts_of
 
 

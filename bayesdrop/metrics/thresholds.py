@@ -12,13 +12,9 @@ from torch import Tensor
 from bayesdrop.errors import DataError
 from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.binomial import upper_bound
-from bayesdrop.metrics.checks import (
-    Array,
-    as_mean_probabilities,
-    as_scores,
-    require_fraction,
-)
+from bayesdrop.metrics.checks import Array, as_mean_probabilities, as_scores
 from bayesdrop.metrics.conformal import conformal_rank
+from bayesdrop.metrics.options import require_fraction
 from bayesdrop.metrics.selective import losses_of
 from bayesdrop.record import Record
 

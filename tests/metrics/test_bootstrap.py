@@ -13,7 +13,7 @@ from bayesdrop.metrics import (
     ood_metrics,
     risk_coverage,
 )
-from bayesdrop.metrics.bootstrap import METRICS, _Columns, _draw, _Pair
+from bayesdrop.metrics.resampling import METRICS, Columns, Pair, draw
 from bayesdrop.testing import assert_mean_close
 
 FUNCTIONS = {
@@ -70,9 +70,9 @@ def test_other_sets_of_a_binary_classifier_are_scored_by_entropy():
 
 def test_a_resample_is_the_test_set_with_repeated_examples(data):
     p, labels = data
-    counts = _draw(3, len(p), torch.Generator().manual_seed(1))
+    counts = draw(3, len(p), torch.Generator().manual_seed(1))
     assert counts.sum(1).tolist() == [80.0] * 3
-    found = _Columns(p, labels)(counts)
+    found = Columns(p, labels)(counts)
     for row, times in enumerate(counts.long()):
         repeated = p.repeat_interleave(times, 0), labels.repeat_interleave(times)
         for name, function in FUNCTIONS.items():
@@ -82,8 +82,8 @@ def test_a_resample_is_the_test_set_with_repeated_examples(data):
 
 def test_a_resampled_auroc_is_that_of_repeated_examples_with_ties():
     inside, outside = torch.randint(6, (50,)).double(), torch.randint(3, 9, (40,)).double()
-    counts = [_draw(3, n, torch.Generator().manual_seed(n)) for n in (50, 40)]
-    found = _Pair(inside, outside)(*counts)
+    counts = [draw(3, n, torch.Generator().manual_seed(n)) for n in (50, 40)]
+    found = Pair(inside, outside)(*counts)
     for row, (ours, theirs) in enumerate(zip(*(c.long() for c in counts), strict=True)):
         metrics = ood_metrics(inside.repeat_interleave(ours), outside.repeat_interleave(theirs))
         assert math.isclose(found[row], metrics["auroc"], rel_tol=1e-9)
@@ -179,7 +179,15 @@ def test_samples_are_averaged_and_scores_can_be_given(data):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        ({"predictions": {}}, ConfigError, "at least one classifier"),
+        ({"predictions": {}}, ConfigError, "at least one classifier, got none"),
+        ({"predictions": None}, ConfigError, "at least one classifier, got NoneType"),
+        ({"log_likelihood": {"b": torch.rand(80)}}, ConfigError, "'b'.* Available: a"),
+        ({"scores": {"b": torch.rand(80)}}, ConfigError, "unknown classifier in scores 'b'"),
+        ({"scores": torch.rand(80)}, ConfigError, "scores to be a mapping by classifier"),
+        ({"ood": torch.rand(80)}, ConfigError, "ood to be a mapping by OOD set, got Tensor"),
+        ({"ood": {"o": torch.rand(3)}}, ConfigError, "ood.'o'. to be a mapping by classifier"),
+        ({"seed": None}, ConfigError, "seed to be an int, got seed=None"),
+        ({"level": [0.9]}, ConfigError, "0 < level < 1, got level=.0.9."),
         ({"num_resamples": 10}, ConfigError, "num_resamples=10"),
         ({"level": 1.0}, ConfigError, "0 < level < 1"),
         ({"ood": {"o": {"b": torch.rand(3)}}}, ConfigError, "nothing of 'a'"),
@@ -216,5 +224,5 @@ def test_nll_comes_from_log_probabilities_where_they_are_given():
     terms = torch.where(torch.arange(200) == 7, -300.0, -0.1)
     found = bootstrap_metrics(p, labels, log_likelihood={"net": terms})
     assert found.interval("net", "nll").value == pytest.approx(float(-terms.mean()))
-    with pytest.raises(ShapeError, match="expected 200 log-likelihoods.* got 199"):
+    with pytest.raises(ShapeError, match="expected 200 values of log-likelihood.* got 199"):
         bootstrap_metrics(p, labels, log_likelihood={"net": terms[1:]})

@@ -124,10 +124,18 @@ def test_result_as_a_dictionary_is_plain_json():
     assert values["level"][-1] == 0.99
 
 
+def test_one_level_is_a_list_of_one():
+    means, variances, y = mixture(rows=20)
+    one = regression_calibration(means, y, variances, levels=0.9)
+    assert one.to_dict() == regression_calibration(means, y, variances, levels=[0.9]).to_dict()
+
+
 def test_bad_input_is_refused():
     means, variances, y = mixture(rows=4)
     with pytest.raises(ConfigError, match="regression_calibration: expected 0 < level < 1, got"):
         regression_calibration(means, y, variances, levels=(0.5, 1.0))
+    with pytest.raises(ConfigError, match="expected 0 < level < 1, got level=None"):
+        regression_calibration(means, y, variances, levels=())
     with pytest.raises(ConfigError, match="regression_calibration: expected num_bins >= 1"):
         regression_calibration(means, y, variances, num_bins=0)
     with pytest.raises(

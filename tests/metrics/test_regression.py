@@ -20,6 +20,8 @@ def test_flat_targets_go_with_one_output_and_do_not_broadcast():
     assert root_mean_squared_error(mean, y) == pytest.approx(expected)
     with pytest.raises(ShapeError, match=r"targets of shape \(50, 2\), got \(50,\)"):
         root_mean_squared_error(mean.expand(50, 2), y)
+    with pytest.raises(ShapeError, match=r"targets of shape \(50, 1\), got \(49,\)"):
+        root_mean_squared_error(mean, y[1:])
 
 
 def test_bad_values_are_refused():
