@@ -51,13 +51,13 @@ class Registry(Mapping[str, Value], Generic[Value]):
 
     @override
     def __getitem__(self, name: str) -> Value:
-        if name not in self._entries:
+        if name not in self:
             raise unknown_name(self.kind, name, self._entries)
         return self._entries[name]
 
     @override
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries
 
     @override
     def __iter__(self) -> Iterator[str]:

@@ -25,6 +25,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -32,6 +33,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
+from bayesdrop.metrics.arrays import Array, as_tensor
+from bayesdrop.metrics.options import require_seed
 from bayesdrop.registry import Registry
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -68,7 +71,7 @@ corruptions = Registry[Corruption]("corruption")
 """All corruptions by name, such as ``corruptions["contrast"]``; another one is registered."""
 
 
-def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
+def corrupt(x: Array, kind: str, severity: int, *, seed: int = 0) -> Tensor:
     """Return corrupted copies of images.
 
     The same seed gives the same images, at all severities with the same noise patterns and
@@ -91,20 +94,21 @@ def corrupt(x: Tensor, kind: str, severity: int, *, seed: int = 0) -> Tensor:
         torch.Size([2, 3, 8, 8])
     """
     chosen = corruptions[kind]
-    if severity not in SEVERITIES:
+    if not isinstance(severity, Integral) or severity not in SEVERITIES:
         raise ConfigError(
             "corrupt",
             expected="a severity of 1, 2, 3, 4 or 5",
             got=repr(severity),
             hint="0 would be the image itself.",
         )
+    x = as_tensor("corrupt", x)
     _check_images(x)
     constant = chosen.constants[severity - 1]
     if chosen.length:
         constant *= min(x.shape[-2:]) / _SIZE
     # Drawn on the CPU, so that the images do not depend on the device.
-    generator = torch.Generator().manual_seed(int(seed))
-    images = x.detach().clamp(0.0, 1.0)
+    generator = torch.Generator().manual_seed(require_seed("corrupt", seed))
+    images = x.clamp(0.0, 1.0)
     parts = [chosen.apply(part, constant, generator) for part in images.split(_CHUNK)]
     return torch.cat(parts).clamp(0.0, 1.0)
 

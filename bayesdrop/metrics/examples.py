@@ -82,15 +82,24 @@ def nll_of(who: str, examples: Examples, log_likelihood: Array | None) -> Tensor
     """
     if log_likelihood is None:
         return examples.nll
-    values = as_scores(who, "log-likelihood", log_likelihood)
-    if len(values) != len(examples.labels):
+    return -one_for_each(who, "log-likelihood", log_likelihood, len(examples.labels))
+
+
+def one_for_each(who: str, name: str, scores: Array, count: int) -> Tensor:
+    """Return scores ``(N,)`` in float64, as ``as_scores``, of as many examples.
+
+    Raises:
+        DataError: If one is not finite; ``ShapeError`` if there is not one for each label.
+    """
+    values = as_scores(who, name, scores)
+    if len(values) != count:
         raise ShapeError(
             who,
-            expected=f"{len(examples.labels)} log-likelihoods, one for each label",
+            expected=f"{count} values of {name}, one for each label",
             got=f"{len(values)}",
             hint="Do all come from the same data?",
         )
-    return -values
+    return values
 
 
 def entropy_of(probabilities: Tensor) -> Tensor:

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesdrop.errors import DataError
+from bayesdrop.metrics.arrays import as_tensor
+from bayesdrop.metrics.checks import as_scores
+
 _SEED = 0
 _EQUAL = 1e-12
 
@@ -98,10 +102,18 @@ def jackknife_error(values: Sequence[float]) -> float:
     Args:
         values: Of the figure, without each of the :math:`G` groups.
 
+    Raises:
+        DataError: If the values are not numbers ``(G,)``, finite and at least two.
+
     Example:
         >>> jackknife_error([1.0, 3.0])  # of a mean of two: half their distance
         1.0
     """
-    left_out = torch.tensor(values, dtype=torch.float64)
+    who = "jackknife_error"
+    left_out = as_scores(who, "left-out", as_tensor(who, values))
+    if len(left_out) < 2:
+        raise DataError(
+            who, expected="at least two values", got="one", hint="Leave out each group in turn."
+        )
     share = (len(left_out) - 1) / len(left_out)
     return math.sqrt(share * float((left_out - left_out.mean()).square().sum()))

@@ -5,7 +5,7 @@ OOD is the positive class everywhere, and a higher score means more OOD.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict
 
@@ -17,6 +17,7 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
 from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.checks import Array, as_scores
+from bayesdrop.metrics.options import require_names
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.metrics.uncertainty import parts_of
 from bayesdrop.record import TableRecord
@@ -173,7 +174,7 @@ def compare_ood(
     inside: Scorable,
     outside: Mapping[str, Scorable],
     *,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    groups: Mapping[str, str | Sequence[str]] | None = None,
 ) -> OODTable:
     """Return how well every score separates several OOD sets from one in-distribution set.
 
@@ -182,7 +183,7 @@ def compare_ood(
             probabilities ``(N, C)`` or ``(S, N, C)``. Predict all sets with one ``seed``: they
             then meet the same posterior samples.
         outside: OOD set's name to the same.
-        groups: Name to OOD sets that are averaged, such as
+        groups: Name to OOD sets that are averaged, or to one, such as
             ``{"near": ["fashion-mnist"], "far": ["noise", "digits"]}``.
 
     Raises:
@@ -195,8 +196,11 @@ def compare_ood(
         >>> table.metrics["far"]["score"]["auroc"]
         1.0
     """
-    members = {name: tuple(sets) for name, sets in (groups or {}).items()}
-    _check_groups(outside, members)
+    who = "compare_ood"
+    require_names(who, "outside", outside, "OOD set")
+    require_names(who, "groups", groups, "group")
+    members = {name: _members(sets) for name, sets in (groups or {}).items()}
+    _check_groups(outside or {}, members)
     own = _scores(inside)
     metrics: dict[str, dict[str, OODMetrics]] = {}
     for name, value in outside.items():
@@ -213,6 +217,12 @@ def compare_ood(
     for group, names in members.items():
         metrics[group] = {score: _average([sets[n][score] for n in names]) for score in own}
     return OODTable(metrics, members)
+
+
+def _members(sets: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(sets, str) or not isinstance(sets, Iterable):
+        return (sets,)
+    return tuple(sets)
 
 
 def _average(metrics: Sequence[OODMetrics]) -> OODMetrics:

@@ -15,13 +15,14 @@ from bayesdrop.metrics.calibration import class_errors
 from bayesdrop.metrics.checks import (
     Array,
     as_components,
+    as_indices,
     as_labels,
     as_probabilities,
     as_samples,
     as_scores,
-    require_bins,
 )
-from bayesdrop.metrics.examples import entropy_of, examples_of, nll_of
+from bayesdrop.metrics.examples import entropy_of, examples_of, nll_of, one_for_each
+from bayesdrop.metrics.options import require_bins, require_count
 from bayesdrop.record import Record
 
 
@@ -307,13 +308,14 @@ def table_by_class(
         >>> [(row.label, row.count, row.error) for row in table.rows]
         [(0, 1, 0.0), (1, 1, 100.0)]
     """
-    require_bins("table_by_class", num_bins)
-    parts = parts_of("table_by_class", predictions)
-    target = as_labels("table_by_class", labels, parts.mean, predictions)
+    who = "table_by_class"
+    require_bins(who, num_bins)
+    parts = parts_of(who, predictions)
+    target = as_labels(who, labels, parts.mean, predictions)
     examples = examples_of(parts.mean, target)
     information, num_classes = parts.disagreement, parts.mean.shape[1]
     if mutual_information is not None:
-        information = as_scores("table_by_class", "mutual information", mutual_information)
+        information = one_for_each(who, "mutual information", mutual_information, len(target))
     calibration = class_errors(examples.bins(num_bins), len(target)).tolist()
     count = torch.bincount(target, minlength=num_classes)
 
@@ -327,7 +329,7 @@ def table_by_class(
         range(num_classes),
         count.tolist(),
         by_class(100.0 * (~examples.correct).double()),
-        by_class(nll_of("table_by_class", examples, log_likelihood)),
+        by_class(nll_of(who, examples, log_likelihood)),
         by_class(examples.confidence),
         by_class(parts.predictive_entropy),
         by_class(information),
@@ -345,10 +347,10 @@ def example_table(
     Args:
         predictions: Posterior samples ``(S, N, C)``, or probabilities ``(N, C)`` or ``(N,)``.
         labels: Integers ``(N,)``, if known.
-        indices: Which examples, in the order of the rows.
+        indices: Which examples, in the order of the rows, or a boolean mask ``(N,)``.
 
     Raises:
-        ConfigError: If there are no indices, or one is not in 0..N-1.
+        ConfigError: If there are no indices, or one is no integer in 0..N-1.
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
@@ -359,14 +361,7 @@ def example_table(
     parts = parts_of("example_table", predictions)
     values, entropy, information = parts.mean, parts.predictive_entropy, parts.disagreement
     target = None if labels is None else as_labels("example_table", labels, values, predictions)
-    chosen = [int(index) for index in as_tensor("example_table", indices).reshape(-1)]
-    if not chosen or min(chosen) < 0 or max(chosen) >= len(values):
-        raise ConfigError(
-            "example_table",
-            expected=f"indices in 0..{len(values) - 1}",
-            got=f"{min(chosen)} to {max(chosen)}" if chosen else "none",
-            hint="Take them from most_uncertain or least_uncertain.",
-        )
+    chosen = as_indices("example_table", indices, len(values))
     confidence, predicted = values.max(1)
     rows = []
     for index in chosen:
@@ -386,10 +381,7 @@ def example_table(
 
 
 def _ranked(who: str, scores: Array, k: int, *, descending: bool) -> Tensor:
-    if k < 1:
-        raise ConfigError(
-            who, expected="k >= 1", got=f"k={k}", hint="It is the number of examples."
-        )
+    require_count(who, "k", k, "It is the number of examples.")
     values = as_scores(who, "uncertainty", scores)
     return values.argsort(descending=descending, stable=True)[:k]
 

@@ -175,12 +175,21 @@ def test_pixelating_makes_blocks_and_jpeg_loses_little_of_a_smooth_image():
     torch.testing.assert_close(corrupt(flat, "jpeg", 5), flat, atol=1.5 / 255, rtol=0)
 
 
+def test_images_of_numpy_are_corrupted_alike():
+    assert torch.equal(corrupt(images().numpy(), "contrast", 2), corrupt(images(), "contrast", 2))
+    with pytest.raises(ConfigError, match="corrupt: expected seed to be an int, got seed=None"):
+        corrupt(images(), "contrast", 2, seed=None)
+
+
 @pytest.mark.parametrize(
     ("x", "kind", "severity", "error", "message"),
     [
         (images(), "fogg", 1, ConfigError, "unknown corruption 'fogg'"),
         (images(), "contrst", 1, ConfigError, "Did you mean 'contrast'"),
         (images(), "contrast", 0, ConfigError, "expected a severity of 1, 2, 3, 4 or 5, got 0"),
+        (images(), "contrast", 1.0, ConfigError, "expected a severity of .* got 1.0"),
+        (images(), ["contrast"], 1, ConfigError, "unknown corruption"),
+        ("digits", "contrast", 1, DataError, "expected real numbers"),
         (images()[0], "contrast", 1, ShapeError, r"expected images of shape \(N, 1 or 3, H, W\)"),
         (torch.zeros(2, 784), "contrast", 1, ShapeError, r"got \(2, 784\).*nn.Flatten"),
         (torch.zeros(0, 1, 8, 8), "contrast", 1, ShapeError, "at least one"),

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.metrics import SampleGroups, monte_carlo_errors
+from bayesdrop.errors import DataError, ShapeError
+from bayesdrop.metrics import SampleGroups, jackknife_error, monte_carlo_errors
 
 
 def groups_of(values, number=16):
@@ -115,6 +116,12 @@ def test_without_enough_samples_or_memory_there_is_no_error(options):
     assert whole.monte_carlo_error and whole.to_dict()["monte_carlo_error"]["nll"] > 0
     result = bd.evaluate(classifier(), (x, y), ood={"far": x}, **{"num_samples": 8, **options})
     assert result.monte_carlo_error == {}
+
+
+@pytest.mark.parametrize("values", [[], [1.0], 1.0, [1.0, math.nan], None])
+def test_a_jackknife_of_fewer_than_two_numbers_is_refused(values):
+    with pytest.raises((DataError, ShapeError), match="jackknife_error: expected"):
+        jackknife_error(values)
 
 
 def test_sets_that_meet_samples_of_their_own_have_the_noise_of_both():

@@ -204,7 +204,7 @@ def test_a_table_has_the_metrics_of_each_set_and_averages_of_groups():
     table = compare_ood(
         {"a": inside, "b": 2 * inside},
         {"near": {"a": near, "b": -near}, "far": {"a": far, "b": far}},
-        groups={"all": ["near", "far"]},
+        groups={"all": ["near", "far"], "one": "far"},
     )
     assert table.metrics["near"]["a"] == ood_metrics(inside, near)
     assert table.metrics["far"]["b"] == ood_metrics(2 * inside, far)
@@ -212,8 +212,12 @@ def test_a_table_has_the_metrics_of_each_set_and_averages_of_groups():
         both = table.metrics["near"]["a"][key], table.metrics["far"]["a"][key]
         assert value == pytest.approx(sum(both) / 2), key
     assert "| all (mean of 2) | a |" in str(table)
-    assert str(table).count("\n") == 2 + 3 * 2 - 1
-    assert json.loads(json.dumps(table.to_dict()))["groups"] == {"all": ["near", "far"]}
+    assert str(table).count("\n") == 2 + 4 * 2 - 1
+    assert json.loads(json.dumps(table.to_dict()))["groups"] == {
+        "all": ["near", "far"],
+        "one": ["far"],
+    }
+    assert table.metrics["one"] == table.metrics["far"]
 
 
 def test_tables_take_predictions_probabilities_and_single_scores():
@@ -232,6 +236,10 @@ def test_bad_tables_are_refused():
     inside, outside = scores()
     with pytest.raises(ConfigError, match="compare_ood: expected at least one OOD set"):
         compare_ood(inside, {})
+    with pytest.raises(ConfigError, match="outside to be a mapping by OOD set, got Tensor"):
+        compare_ood(inside, outside)
+    with pytest.raises(ConfigError, match="unknown OOD set 1.0"):
+        compare_ood(inside, {"far": outside}, groups={"all": 1.0})
     with pytest.raises(ConfigError, match="unknown OOD set 'farr'. Did you mean 'far'"):
         compare_ood(inside, {"far": outside}, groups={"all": ["farr"]})
     with pytest.raises(ConfigError, match="names of their own"):

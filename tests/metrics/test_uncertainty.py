@@ -132,6 +132,8 @@ def test_example_rows_say_what_was_predicted():
     assert row.confidence == pytest.approx(float(mean[7].amax()))
     assert row.label_probability == pytest.approx(float(mean[7, 3]))
     bare = example_table(mean, indices=[7]).rows[0]
+    masked = example_table(mean, indices=torch.arange(len(mean)) == 7)
+    assert masked.rows == (bare,)
     assert bare.label is None and bare.mutual_information is None
     assert bare.predictive_entropy == pytest.approx(row.predictive_entropy)
 
@@ -158,9 +160,17 @@ S, Y = torch.tensor([[[0.9, 0.1], [0.2, 0.8]]] * 2), torch.tensor([0, 1])
         (lambda: bd.metrics.entropy_parts(S.log()), DataError, r"in \[0, 1\].*Are these logits"),
         (lambda: bd.metrics.entropy_parts(S * math.nan), DataError, "nan or infinity in row 0"),
         (lambda: table_by_class(S, Y[:1]), ShapeError, "table_by_class: expected 2 labels"),
-        (lambda: example_table(S, Y, indices=[2]), ConfigError, r"indices in 0\.\.1, got 2 to 2"),
-        (lambda: example_table(S, Y, indices=[]), ConfigError, r"indices in 0\.\.1, got none"),
+        (lambda: example_table(S, Y, indices=[2]), ConfigError, r"indices in 0\.\.1, .* got 2 to"),
+        (lambda: example_table(S, Y, indices=[0.5]), ConfigError, "integers, got 0.5 to 0.5"),
+        (lambda: example_table(S, Y, indices=[True]), ConfigError, "integers, got True to True"),
+        (lambda: example_table(S, Y, indices=[]), ConfigError, r"indices in 0\.\.1, .* got none"),
         (lambda: most_uncertain(torch.zeros(3), k=0), ConfigError, "most_uncertain: .*k >= 1"),
+        (lambda: most_uncertain(torch.zeros(3), k=2.5), ConfigError, "an int, got k=2.5"),
+        (
+            lambda: table_by_class(S, Y, mutual_information=torch.rand(3)),
+            ShapeError,
+            "expected 2 values of mutual information, one for each label, got 3",
+        ),
         (lambda: least_uncertain(S), ShapeError, "least_uncertain: .*uncertainty scores of shape"),
         (lambda: variance_parts(torch.zeros(3)), ShapeError, r"\(S, N, outputs\), got"),
         (lambda: variance_parts(torch.zeros(2, 0)), DataError, "at least one example"),
