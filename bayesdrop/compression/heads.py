@@ -168,9 +168,11 @@ def _wrong(
     for surgery in cut:
         name = surgery.block.output
         old, new = before[name], after[name]
-        surgery.why = _DIFFERS if old else _NOT_RUN
         pairs = list(itertools.zip_longest(old, new))
-        if not old or any(a is None or b is None or differs(a, b) for a, b in pairs):
+        surgery.why = "" if old else _NOT_RUN
+        if any(a is None or b is None or differs(a, b) for a, b in pairs):
+            surgery.why = _DIFFERS
+        if surgery.why:
             found.append(surgery)
     return found
 

@@ -179,11 +179,15 @@ def test_a_block_that_does_what_its_names_do_not_say_is_put_back():
             return self.even(self.odd(x) if x.sum() > -1e9 else self.idle(x))
 
     stays = ["hidden units of 'odd'", "hidden units of 'idle'"]
-    _, small = check(Net(), torch.randn(4, 8), stays=stays)
+    masked, small = check(Net(), torch.randn(4, 8), stays=stays)
     reasons = {cut.units: cut.why for cut in compaction_report(small).cuts}
     assert reasons["hidden units of 'odd'"] == "its outputs would change"
     assert reasons["hidden units of 'idle'"] == "the example does not run it"
     assert small.even[0].out_features == 6 and small.odd.fc1.out_features == 12
+    rounded = bd.compact(masked, torch.randn(4, 8), multiple_of=4)
+    reasons = {cut.units: cut.why for cut in compaction_report(rounded).cuts}
+    assert rounded.even[0].out_features == 8
+    assert reasons["hidden units of 'even'"] == "a layer needs so many"
 
 
 def test_a_mask_put_on_a_layer_by_hand_is_the_only_one_and_is_cut():
