@@ -31,7 +31,7 @@ from bayesdrop.networks.computed_weights import bake, copy_of
 from bayesdrop.networks.operations import PACKED
 from bayesdrop.networks.tracing import LayerTracer
 from bayesdrop.nn import named_dropout_layers, with_plain_weights, without_fused_kernels
-from bayesdrop.program.checks import explained
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import joined_inputs
 from bayesdrop.program.program import Program
 

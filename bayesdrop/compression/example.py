@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import check_orders, explained
+from bayesdrop.program.checks import check_orders
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import (
     GivenInputs,
     as_inputs,

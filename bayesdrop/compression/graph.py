@@ -19,7 +19,7 @@ from bayesdrop.networks.operations import MOVES
 from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
 from bayesdrop.nn import named_masked_inputs
-from bayesdrop.program.checks import explained
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import joined_inputs
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,

@@ -23,7 +23,7 @@ from bayesdrop.nn import (
     restrict_units,
     unit_tensors,
 )
-from bayesdrop.program.checks import explained
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import joined_inputs
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program

@@ -11,7 +11,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite
 from bayesdrop.nn import RecordedMasks, named_dropout_layers
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import explained
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.program import Program
 

@@ -31,7 +31,8 @@ from bayesdrop.nn import (
 )
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.ops.stable import clamp_open_unit
-from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.checks import require_output
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import Inputs, each_input, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks

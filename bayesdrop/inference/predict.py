@@ -36,7 +36,8 @@ from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import ImposedMasks
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import draws_noise, seeded
-from bayesdrop.program.checks import explained, finite_weights, require_output
+from bayesdrop.program.checks import require_output
+from bayesdrop.program.explaining import explained, finite_weights
 from bayesdrop.program.inputs import Inputs, outputs_of, tensors_of
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy

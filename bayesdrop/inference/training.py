@@ -31,7 +31,7 @@ from bayesdrop.inference.ranks import Ranks
 from bayesdrop.inference.schedules import Schedule, rates_were_changed, value_of
 from bayesdrop.inference.validation import device_of
 from bayesdrop.nn import LatentOwner
-from bayesdrop.program.checks import explained
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.finite import is_invalid_value
 from bayesdrop.program.inputs import Inputs, described, from_description
 from bayesdrop.program.program import Program

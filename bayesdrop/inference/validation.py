@@ -11,7 +11,8 @@ from bayesdrop.errors import DataError
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.diagnosis import bad_rows, bad_validation
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.checks import require_output
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.finite import is_invalid_value
 from bayesdrop.program.inputs import Inputs
 from bayesdrop.program.program import Program

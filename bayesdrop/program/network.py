@@ -24,7 +24,8 @@ from bayesdrop.nn import (
 )
 from bayesdrop.nn.mode import evaluation_mode, in_turn
 from bayesdrop.ops.transforms import takes_plain_operations
-from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.checks import require_output
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.finite import finite_rows
 from bayesdrop.program.inputs import (
     GivenInputs,

@@ -28,6 +28,7 @@ from bayesdrop.nn import (
 )
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.mode import in_turn
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import (
     GivenInputs,
     Inputs,
@@ -258,7 +259,10 @@ class Program(Abstract, nn.Module):
         several = len(args) != 1 or kwargs
         x = as_inputs(who, SeveralInputs(*args, **kwargs) if several else args[0])
         self.remember(x)
-        return outputs_of(self.network, x)
+        if torch.compiler.is_compiling():
+            return outputs_of(self.network, x)
+        with explained(who, self.network, x):
+            return outputs_of(self.network, x)
 
     def remember(self, x: Inputs) -> None:
         """Remember the shapes and dtypes of an example, from which networks are traced."""

@@ -21,7 +21,8 @@ from bayesdrop.distributions import Mixture
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn import LatentOwner, MaskSum, ModelPass, prior_among, repeat_rows
 from bayesdrop.nn.mode import in_turn
-from bayesdrop.program.checks import explained, require_output
+from bayesdrop.program.checks import require_output
+from bayesdrop.program.explaining import explained
 from bayesdrop.program.finite import finite_rows
 from bayesdrop.program.inputs import GivenInputs, Inputs, each_input, outputs_of
 from bayesdrop.program.model_use import ModelUse

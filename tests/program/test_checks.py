@@ -105,6 +105,8 @@ def test_an_input_that_does_not_fit_is_named(case):
             bnn.eval().loss(x, torch.arange(N) % 2)
         with pytest.raises(error, match=message):
             bnn.model(x, torch.arange(N) % 2)
+        with pytest.raises(error, match=message):
+            bnn(x)
 
 
 def test_numbers_of_another_type_that_the_network_turns_into_its_own_are_right():
