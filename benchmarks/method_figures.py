@@ -8,22 +8,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tables_methods import TITLES
+from rows import read
+from tables_methods import TITLES, shown
 
 from bayesdrop.reporting.plots import save_figure
 from bayesdrop.reporting.plots.style import COLOURS, styled
 
 ROOT = Path(__file__).parent
-FILES = {
-    "LeNet-500-300, MNIST": "methods-lenet-500-300-mnist.json",
-    "LeNet-500-300, Fashion": "methods-lenet-500-300-fashion-mnist.json",
-    "LeNet5-Caffe, MNIST": "methods-lenet5-caffe-mnist.json",
-    "LeNet5-Caffe, Fashion": "methods-lenet5-caffe-fashion-mnist.json",
+SETTINGS = {
+    "LeNet-500-300, MNIST": ("lenet-500-300", "mnist"),
+    "LeNet5-Caffe, MNIST": ("lenet5-caffe", "mnist"),
+    "LeNet5-Caffe, Fashion": ("lenet5-caffe", "fashion-mnist"),
 }
 PALETTE = (
     *COLOURS,
@@ -40,7 +39,8 @@ PALETTE = (
 )
 """Colours of the methods, whichever way they predict; an ensemble has one of its own."""
 
-_METHODS = {key: "ensemble" if key[1] == "ensemble" else key[0] for key in TITLES}
+_SHOWN = {key for setting in SETTINGS.values() for key in shown(*setting)}
+_METHODS = {k: "ensemble" if k[1] == "ensemble" else k[0] for k in TITLES if k in _SHOWN}
 _BY_METHOD = dict(zip(dict.fromkeys(_METHODS.values()), itertools.cycle(PALETTE), strict=False))
 COLOUR_OF = {key: _BY_METHOD[method] for key, method in _METHODS.items()}
 """A colour for each row of the tables, the same for both ways of a method."""
@@ -55,32 +55,25 @@ METRICS = {
 CURVES = {"accuracy": "accuracy %", "nll": "NLL", "ece": "ECE"}
 
 
-def load() -> dict[str, dict]:
-    """Return the results that are there, by title of the setting."""
-    paths = {title: ROOT / "results" / name for title, name in FILES.items()}
-    found = {title: json.loads(p.read_text()) for title, p in paths.items() if p.exists()}
-    if not found:
-        raise FileNotFoundError("method_figures: expected results of benchmarks/methods.py.")
+Rows = dict[tuple[str, str], list[dict]]
+
+
+def load() -> dict[str, Rows]:
+    """Return the entries of each row of the tables, by title of the setting."""
+    found = {}
+    for title, setting in SETTINGS.items():
+        methods = read("methods-{}-{}.json".format(*setting))["methods"]
+        found[title] = {key: methods[key[0]]["rows"][key[1]] for key in shown(*setting)}
     return found
 
 
-def rows(result: dict) -> dict[tuple[str, str], list[dict]]:
-    """Return the entries of each row of the table, in its order."""
-    return {
-        key: result["methods"][key[0]]["rows"][key[1]]
-        for key in TITLES
-        if key[1] in result["methods"].get(key[0], {"rows": {}})["rows"]
-    }
-
-
 @styled
-def dots(results: dict[str, dict]) -> Figure:
-    heights = [2 + len(rows(result)) for result in results.values()]
+def dots(results: dict[str, Rows]) -> Figure:
+    heights = [2 + len(found) for found in results.values()]
     figure = Figure(figsize=(13, 0.25 * sum(heights)), layout="constrained")
     ratios = {"height_ratios": heights}
     axes = figure.subplots(len(results), len(METRICS), squeeze=False, gridspec_kw=ratios)
-    for line, (setting, result) in zip(axes, results.items(), strict=True):
-        found = rows(result)
+    for line, (setting, found) in zip(axes, results.items(), strict=True):
         for ax, (metric, (title, factor)) in zip(line, METRICS.items(), strict=True):
             for height, (key, entries) in enumerate(found.items()):
                 values = [factor * entry[metric] for entry in entries]
@@ -95,22 +88,26 @@ def dots(results: dict[str, dict]) -> Figure:
 
 
 @styled
-def curves(results: dict[str, dict]) -> Figure:
+def curves(results: dict[str, Rows]) -> Figure:
     figure = Figure(figsize=(12, 1.0 + 2.4 * len(results)), layout="constrained")
     axes = figure.subplots(len(results), len(CURVES), squeeze=False)
-    for line, (setting, result) in zip(axes, results.items(), strict=True):
+    for line, (setting, found) in zip(axes, results.items(), strict=True):
         for ax, (metric, title) in zip(line, CURVES.items(), strict=True):
-            _curves(ax, result, metric)
+            _curves(ax, found, metric)
             ax.set_title(title)
             ax.set_xlabel("severity")
         line[0].set_ylabel(setting)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    pairs = [ax.get_legend_handles_labels() for ax in axes[:, 0]]
+    by_label = {
+        label: handle
+        for handles, labels in pairs
+        for handle, label in zip(handles, labels, strict=True)
+    }
+    figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=4)
     return figure
 
 
-def _curves(ax: Axes, result: dict, metric: str) -> None:
-    found = rows(result)
+def _curves(ax: Axes, found: Rows, metric: str) -> None:
     for key, entries in found.items():
         if key[1] == "mean" and (key[0], "sampled") in found:
             continue  # one curve a method: its samples, where it has any

@@ -51,7 +51,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "example-clean": partial(tables_small.example, 0.0),
     "example-choice": tables_small.example_choice,
     "demo": tables_small.demo,
-    "headline": tables_methods.headline,
+    "headline": tables_study.headline,
     "lenet-500-300": partial(tables_mnist.mnist, "lenet-500-300"),
     "lenet-300-100": partial(tables_mnist.mnist, "lenet-300-100"),
     "lenet5-caffe": partial(tables_mnist.mnist, "lenet5-caffe"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+import tables_study
 from paired import by_seed, signs
 from rows import DATA, NETWORKS, NO_KL, WIDTHS, epochs_of, kl_factor, read, spread, table
 
@@ -56,32 +57,31 @@ TITLES = {
 }
 """Method and way of predicting to its row."""
 
-HEADLINE = [
-    ("plain", "mean"),
-    ("plain", "ensemble"),
-    ("dropout", "mean"),
-    ("dropout", "sampled"),
-    ("bb", "mean"),
-    ("bb", "sampled"),
-    ("sbp", "sampled"),
-    ("gaussian-dropconnect", "sampled"),
-]
-"""The README's rows."""
+IN_STUDY = {"ibp-20": "ibp", "ssl": "group-lasso", "gnj": "normal-jeffreys"}
+"""What the study calls a method, where it has another name there."""
 
 PAIRED = ["error", "nll", "ece", "auroc"]
 SEVERITIES = ("1", "3", "5", "area")
 SHIFTED = [f"shift {name} area" for name in ("accuracy", "nll", "ece")]
 
 
+def shown(suite: str, data: str) -> list[tuple[str, str]]:
+    """Return the methods and ways of a file that the study does not have, and what they need."""
+    result = read(f"methods-{suite}-{data}.json")
+    studied = {key.split()[0] for key in tables_study.rows(suite, data)}
+    return [
+        (name, way)
+        for name, way in TITLES
+        if way in result["methods"].get(name, {"rows": {}})["rows"]
+        and (name == "plain" or IN_STUDY.get(name, name) not in studied)
+    ]
+
+
 def _rows(suite: str, data: str) -> tuple[dict, dict[tuple[str, str], tuple[dict, list[dict]]]]:
     """Return the file, and method and way to its settings and its entries by seed."""
     result = read(f"methods-{suite}-{data}.json")
-    found = {}
-    for key in TITLES:
-        method = result["methods"].get(key[0], {"rows": {}})
-        if key[1] in method["rows"]:
-            found[key] = (method["settings"], method["rows"][key[1]])
-    return result, found
+    methods = {key: result["methods"][key[0]] for key in shown(suite, data)}
+    return result, {key: (of["settings"], of["rows"][key[1]]) for key, of in methods.items()}
 
 
 def _about(key: tuple[str, str], settings: dict, entries: list[dict]) -> list[str]:
@@ -152,26 +152,6 @@ def shift(suite: str, data: str) -> str:
         cells.append([TITLES[key], about[0], about[2], *shown])
     header = [f"{NETWORKS[suite]} on {DATA[data]}, severity 1, 3, 5, area", "seeds", "KL"]
     return table([*header, "right %", "NLL", "ECE"], cells)
-
-
-def headline() -> str:
-    """Return the README's table: some rows of LeNet-500-300 on MNIST, medians over seeds."""
-    result, rows = _rows("lenet-500-300", "mnist")
-    cells = []
-    for key in HEADLINE:
-        settings, entries = rows[key]
-        figures = [("error", 2), ("nll", 3), ("ece", 4), ("auroc", 3)]
-        shown = [
-            f"{statistics.median(entry[name] for entry in entries):.{digits}f}"
-            for name, digits in figures
-        ]
-        found = _beside(key, entries, rows, PAIRED)
-        costs = [_kept(entries, WIDTHS["lenet-500-300"])[1], _kilobytes(entries)]
-        cells.append([TITLES[key], _about(key, settings, entries)[2], *shown, *costs, *found])
-    seeds = {len(entries) for _, entries in rows.values()}
-    header = [f"LeNet-500-300 on MNIST, {'/'.join(map(str, sorted(seeds)))} seeds", "KL"]
-    header += ["error %", "NLL", "ECE", f"AUROC {DATA[result['ood']]}", "FLOPs", "kB"]
-    return table([*header, "beside plain", "ensemble"], cells)
 
 
 def _kilobytes(entries: list[dict]) -> str:

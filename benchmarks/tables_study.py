@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,18 @@ from study_jobs import PINS, RESULTS, Plan
 from bayesdrop.files import read_json
 
 BASELINES = ("plain", "ensemble")
+HEADLINE = (
+    "plain",
+    "ensemble",
+    "dropout mean",
+    "dropout sampled",
+    "bb mean",
+    "bb sampled",
+    "sbp sampled",
+    "l0 sampled",
+)
+"""The README's rows."""
+
 WAYS = {"mean": "mean mask", "sampled": "sampled"}
 
 
@@ -127,10 +140,6 @@ def figures(network: str, data: str) -> str:
     lines = []
     for key, row in rows(network, data).items():
         shift = [statistics.fmean(of["nll"][1:]) for of in row.over_seeds("shift")]
-        flops = [
-            total / own
-            for total, own in zip(_total(network, data, "flops"), row.cost("flops"), strict=False)
-        ]
         lines.append(
             [
                 row.title,
@@ -144,7 +153,7 @@ def figures(network: str, data: str) -> str:
                 _spread(row.unseen, 3) if len(row.unseen) > 1 else "",
                 _spread(shift, 3),
                 _units(row),
-                f"{statistics.median(flops):.1f}x",
+                _flops(network, data, row),
                 _faster(row),
                 f"{statistics.median(row.cost('bytes')) / 1024:,.0f}",
                 f"{statistics.median(row.cost('cpu_seconds')):.0f}",
@@ -153,6 +162,37 @@ def figures(network: str, data: str) -> str:
         )
     told = [i for i in range(len(header)) if any(line[i] for line in lines)]
     return table([header[i] for i in told], [[line[i] for i in told] for line in lines])
+
+
+def headline() -> str:
+    """Return the README's table: some rows on both data sets, MNIST's figures first."""
+    network, sets = "lenet-500-300", ("mnist", "fashion-mnist")
+    found = [rows(network, data) for data in sets]
+    lines = []
+    for key in HEADLINE:
+        both = [of[key] for of in found]
+        line = [both[0].title, _either([_kl(row) for row in both])]
+        for name, digits in (("error", 2), ("nll", 3), ("ece", 4)):
+            means = [statistics.fmean(row.over_seeds(name)) for row in both]
+            line.append(" / ".join(f"{mean:.{digits}f}" for mean in means))
+        other = [
+            statistics.fmean(row.over_seeds(f"auroc {design.OTHER[data]}"))
+            for row, data in zip(both, sets, strict=True)
+        ]
+        line.append(" / ".join(f"{auroc:.3f}" for auroc in other))
+        line.append(_either([_flops(network, *of) for of in zip(sets, both, strict=True)]))
+        for name in BASELINES:
+            line.append(_either([_signs(network, data, name, key) for data in sets]))
+        lines.append(line)
+    seeds = {len(of[key].results) for of in found for key in HEADLINE}
+    names = " / ".join(DATA[data] for data in sets)
+    header = [f"{NETWORKS[network]} on {names}, {_either(map(str, sorted(seeds)))} seeds", "KL"]
+    header += ["error %", "NLL", "ECE", "AUROC of the other", "FLOPs"]
+    return table([*header, *(f"beside {name}" for name in BASELINES)], lines)
+
+
+def _either(cells: Iterable[str]) -> str:
+    return " / ".join(dict.fromkeys(cells))
 
 
 def beside(network: str, data: str, baseline: str) -> str:
@@ -178,8 +218,10 @@ def beside(network: str, data: str, baseline: str) -> str:
     return table(header, lines)
 
 
-def _total(network: str, data: str, name: str) -> list[float]:
-    return rows(network, data)["plain"].cost(name) * len(design.MEMBERS)
+def _flops(network: str, data: str, row: Row) -> str:
+    totals = rows(network, data)["plain"].cost("flops") * len(design.MEMBERS)
+    shares = [total / own for total, own in zip(totals, row.cost("flops"), strict=False)]
+    return f"{statistics.median(shares):.1f}x"
 
 
 def _signs(network: str, data: str, baseline: str, key: str) -> str:
