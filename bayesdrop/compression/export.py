@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import math
 import os
@@ -43,14 +44,13 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
     inputs = _inputs(network, example_input)
     with evaluation_mode(network):
         plain = _with_plain_outputs(network, inputs)
-        shapes = _any_batch(inputs)
         # Its archive writer ends the process if it meets a full disk.
         content = io.BytesIO()
         with _exporting(network, "export"):
             program = torch.export.export(
                 plain,
                 inputs,
-                dynamic_shapes=shapes if plain is network else (shapes,),
+                dynamic_shapes=_any_batch(plain, inputs),
                 strict=False,
             )
             torch.export.save(program, content)
@@ -116,7 +116,7 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
             network,
             inputs,
             dynamo=True,
-            dynamic_shapes=_any_batch(inputs),
+            dynamic_shapes=_any_batch(network, inputs),
             input_names=["input"] if len(inputs) == 1 else None,
             verbose=False,
         )
@@ -306,5 +306,10 @@ def _inputs(network: nn.Module, example_input: Example | None) -> tuple[Tensor, 
     return tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in inputs)
 
 
-def _any_batch(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    return tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+def _any_batch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    parameters = inspect.signature(network.forward).parameters.values()
+    for index, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL:  # one argument, which is a tuple
+            return (*shapes[:index], shapes[index:])
+    return shapes

@@ -57,7 +57,7 @@ def save_plain(
     path: str | os.PathLike[str],
     example_input: Example | None = None,
     *,
-    format: Literal["export", "sparse", "quantised", "onnx"] = "export",
+    format: Literal["export", "sparse", "quantised", "onnx"] | None = None,
 ) -> None:
     """Save a plain network so that it runs, or is filled, where bayesdrop is not installed.
 
@@ -78,7 +78,8 @@ def save_plain(
         path: The file to write; it is replaced atomically.
         example_input: A batch of inputs of any size, or a tuple of them, to trace with.
             ``"sparse"`` and ``"quantised"`` need none.
-        format: How to write it.
+        format: How to write it; by default ``"onnx"`` where the path ends in ``.onnx``, and
+            ``"export"`` elsewhere.
 
     Raises:
         CompactionError: If the network still has Bayesian layers, or an exporter cannot follow it.
@@ -96,6 +97,8 @@ def save_plain(
         >>> torch.equal(again(x), net(x))
         True
     """
+    if format is None:
+        format = "onnx" if os.fsdecode(path).lower().endswith(".onnx") else "export"
     chosen = _FORMATS[format]
     owners = named_dropout_layers if chosen.takes_random_weights else named_owners
     names = [name for name, _ in owners(network)]

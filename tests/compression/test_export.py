@@ -73,11 +73,29 @@ def test_onnx_equals_torch_for_any_batch_size(small, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     net, x = small
     path = tmp_path / "small.onnx"
-    bd.save_plain(net, path, x[:1], format="onnx")
+    bd.save_plain(net, path, x[:1])  # by the file's name
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for size in (1, 2, 5):
         (got,) = session.run(["output"], {"input": x[:size].numpy()})
         assert torch.allclose(torch.from_numpy(got), net(x[:size]), rtol=0, atol=1e-5)
+
+
+class Sums(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, first, *others):
+        return self.layer(first + sum(others))
+
+
+@pytest.mark.parametrize("file", ["sums.pt2", "sums.onnx"])
+def test_inputs_without_names_of_their_own_export(file, tmp_path):
+    pytest.importorskip("onnxruntime")
+    net, x = Sums().float(), tuple(torch.randn(3, 2, 3, dtype=torch.float32))
+    bd.save_plain(net, tmp_path / file, x)
+    more = tuple(torch.randn(3, 5, 3, dtype=torch.float32))
+    torch.testing.assert_close(bd.load_plain(tmp_path / file)(*more), net(*more))
 
 
 @pytest.mark.parametrize("name", ["lenet-500-300", "resnet"])
