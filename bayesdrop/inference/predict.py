@@ -34,7 +34,7 @@ from bayesdrop.inference.progress import progress_bar
 from bayesdrop.metrics.monte_carlo import SampleGroups
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import ImposedMasks
-from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.nn.mode import evaluation_mode, uncompiled
 from bayesdrop.ops.seeding import draws_noise, seeded
 from bayesdrop.program.checks import require_output
 from bayesdrop.program.explaining import explained, finite_weights
@@ -351,7 +351,8 @@ def probe(bnn: Program, x: Inputs) -> Cost:
     handles = [module.register_forward_hook(count) for module in bnn.network.modules()]
     try:
         # Of a single example no other dimension can be taken for the examples.
-        with explained("predict", bnn.network, x), ImposedMasks({}, num_rows=len(x)):
+        explain = explained("predict", bnn.network, x)
+        with uncompiled(), explain, ImposedMasks({}, num_rows=len(x)):
             output = outputs_of(bnn.network, x)
     finally:
         for handle in handles:

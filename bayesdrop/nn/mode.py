@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,19 @@ def evaluation_mode(*networks: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Run what ``torch.compile`` has made as Python would, within the context.
+
+    What observes a pass by hooks would otherwise be compiled with it, and once more without it.
+    """
+    if "torch._dynamo" not in sys.modules:  # its import takes seconds; nothing is compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def in_turn(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pyro
@@ -437,3 +438,13 @@ def test_noise_that_is_no_masks_is_told(masked):
     bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=10)
     with pytest.warns(ReliabilityWarning, match="more of its own in every pass"):
         bd.predict(bnn, torch.rand(5, 8), num_samples=2)
+
+
+def test_a_compiled_network_is_evaluated_as_the_one_it_was_made_of():
+    network = bd.convert(nn.Sequential(nn.Linear(NUM_FEATURES, 8), nn.ReLU(), nn.Linear(8, 3)))
+    bnn, data = bd.BayesianNetwork(network, bd.Categorical(), num_data=10), labelled()
+    ways = [{"sample": False}, {"num_samples": 4, "seed": 0}]
+    plain = copy.deepcopy(bnn)
+    bnn.network = torch.compile(bnn.network, backend="eager")
+    found = [bd.evaluate(bnn, data, **way).nll for way in ways]
+    assert found == pytest.approx([bd.evaluate(plain, data, **way).nll for way in ways])
