@@ -39,7 +39,8 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
         example_input: As for ``save_plain``.
 
     Raises:
-        CompactionError: If ``torch.export`` cannot follow the network.
+        CompactionError: If ``torch.export`` cannot follow the network, the outputs for the example
+            are others.
     """
     inputs = _inputs(network, example_input)
     with evaluation_mode(network):
@@ -54,6 +55,8 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
                 strict=False,
             )
             torch.export.save(program, content)
+        with torch.no_grad():
+            _check_outputs("export", plain, inputs, program.module()(*inputs))
     write_file(path, lambda file: file.write(content.getbuffer()))
 
 
@@ -126,7 +129,12 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     for index, value in enumerate(outputs):
         value.name = f"output_{index}" if len(outputs) > 1 else "output"
     content = program.model_proto.SerializeToString()
-    _check_outputs(network, inputs, content)
+    try:
+        found = OnnxNetwork(_session(content))(*inputs)
+    except Exception:  # onnxruntime is not there, or cannot run what another program may
+        pass
+    else:
+        _check_outputs("onnx", network, inputs, found)
     write_file(path, lambda file: file.write(content + _seal(content)))
 
 
@@ -207,25 +215,23 @@ def _session(content: bytes) -> Any:
 
 
 @torch.no_grad()
-def _check_outputs(network: nn.Module, inputs: tuple[Tensor, ...], content: bytes) -> None:
+def _check_outputs(
+    kind: str, network: nn.Module, inputs: tuple[Tensor, ...], outputs: object
+) -> None:
     """Raise if a file gives other outputs than its network, as an exporter's fault may have it."""
-    try:
-        found = OnnxNetwork(_session(content))(*inputs)
-    except Exception:  # onnxruntime is not there, or cannot run what another program may
-        return
     with evaluation_mode(network):
         expected, again = (_tensors(network(*inputs)) for _ in range(2))
     if _furthest(expected, again) > 0:  # noise, which no two runs share
         return
-    off = _furthest(expected, _tensors(found))
+    off = _furthest(expected, _tensors(outputs))
     tolerance = 2e-2 if any(a.is_floating_point() and a.itemsize == 2 for a in expected) else 1e-4
     if off > tolerance:
         raise CompactionError(
-            "save_plain, format 'onnx'",
+            f"save_plain, format {kind!r}",
             expected="a file with the outputs of its network",
             got=f"outputs of the example that are off by {off:.2g} of their largest value",
-            hint="The exporter wrote other computations: try another version of onnxscript, or "
-            "format='export'.",
+            hint="The exporter wrote other computations, as of a forward that asks whether "
+            "gradients are on; of ONNX, another version of onnxscript may do.",
         )
 
 

@@ -209,3 +209,22 @@ def test_missing_onnx_names_the_extra(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install bayesdrop\[onnx\]"):
         bd.save_plain(small[0], tmp_path / "small.onnx", small[1], format="onnx")
+
+
+class Branch(nn.Module):
+    """Another function where gradients are off, as they are when a network predicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+
+    def forward(self, x):
+        h = self.first(x)
+        return h.relu() if torch.is_grad_enabled() else h.tanh()
+
+
+def test_an_export_with_other_outputs_is_not_written(tmp_path):
+    path = tmp_path / "small.pt"
+    with pytest.raises(bd.errors.CompactionError, match="outputs of its network"):
+        bd.save_plain(Branch().eval(), path, torch.randn(2, 6))
+    assert not path.exists()
