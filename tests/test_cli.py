@@ -452,6 +452,42 @@ def test_damaged_files_give_a_message_and_are_left(run):
             (run / name).write_bytes(good)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("validation",), "x"),
+        (("recipe", "stages"), "x"),
+        (("recipe", "network_options"), "x"),
+        (("recipe", "dropout_options"), [1]),
+        (("recipe", "dependent_options"), "x"),
+    ],
+)
+def test_an_edited_description_gives_a_message(run, tmp_path, place, value):
+    description = json.loads((run / "recipe.json").read_text())
+    del description["checksum"]
+    inner = description
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (tmp_path / "recipe.json").write_text(json.dumps(description))
+    assert "Was it edited?" in invoke("evaluate", tmp_path, code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["model.pt", "recipe.json", "plain/model.pt", "../run/model.pt"])
+def test_compact_overwrites_nothing_of_a_run(run, tmp_path, name):
+    before = (run / name).read_bytes()
+    for files in (("--out", run / name), ("--out", tmp_path / "s.pt", "--onnx", run / name)):
+        assert "is made of" in invoke("compact", run, *files, code=1).stderr
+    assert (run / name).read_bytes() == before and not (tmp_path / "s.pt").exists()
+    same = invoke("compact", run, "--out", tmp_path / "s", "--onnx", tmp_path / "s", code=2)
+    assert "two files" in same.stderr
+
+
+def test_a_seed_that_torch_does_not_take_gives_a_message(tmp_path):
+    result = invoke("train", "digits-mlp", "--seed", 2**70, "--out", tmp_path / "run", code=1)
+    assert "expected seed" in result.stderr and not (tmp_path / "run").exists()
+
+
 def test_a_missing_extra_gives_a_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     result = invoke("train", "lenet-500-300", "--out", "unused", code=1)

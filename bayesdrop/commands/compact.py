@@ -20,11 +20,16 @@ def compact(
 ) -> None:
     """Remove the pruned units of a run and save what is left as plain torch."""
     from bayesdrop.recipes import compact_run, load_run
+    from bayesdrop.recipes.folder import check_new_file
     from bayesdrop.record import plain
 
+    written = [path for path in (out, onnx) if path is not None]
+    if onnx is not None and onnx.resolve() == out.resolve():
+        raise typer.BadParameter("--out and --onnx are two files")
+    for path in written:
+        check_new_file(run, path)
     loaded = load_run(run)
     _, cost = compact_run(loaded, out, onnx=onnx)
-    written = [path for path in (out, onnx) if path is not None]
     if as_json:
         kept = {"kept": loaded.bnn.kept(), "total": loaded.bnn.total()}
         print_json(plain({**cost.to_dict(), **kept, "written": [str(path) for path in written]}))

@@ -19,6 +19,7 @@ VOCABULARY = "vocabulary.json"
 FORMAT = 1
 """Format of ``recipe.json``."""
 
+_OWN = ("model.pt", "training.pt", "recipe.json", "history.json", VOCABULARY)
 # What may differ between a run and the one that it continues: words, not what is trained.
 _OTHERS_OWN = ("recipe.name", "recipe.summary")
 
@@ -185,7 +186,32 @@ def read_description(out: Path) -> dict[str, Any]:
             hint="Was it written by another version of bayesdrop?",
         )
     recipe = found.get("recipe")
-    return {**found, "recipe": with_todays_names(recipe) if isinstance(recipe, dict) else recipe}
+    if not isinstance(recipe, dict):
+        return found
+    try:
+        return {**found, "recipe": with_todays_names(recipe)}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"run {out}",
+            expected="recipe.json with the fields of a recipe",
+            got=f"{type(error).__name__}: {first_line(error)}",
+            hint="Was it edited?",
+        ) from error
+
+
+def check_new_file(run: Path, path: Path) -> None:
+    """Check that a file to be written is none that a run is made of.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if path.name in _OWN and path.resolve().is_relative_to(run.resolve()):
+        raise ConfigError(
+            f"file {path}",
+            expected="a file of its own",
+            got=f"one that the run {run} is made of",
+            hint="Choose another name: it would be lost.",
+        )
 
 
 def write_history(path: Path, records: Mapping[str, Any]) -> None:

@@ -232,7 +232,11 @@ class Recipe:
                 Stage(**{**stage, "milestones": tuple(stage["milestones"])})
                 for stage in values["stages"]
             )
-            return cls(**{**values, "stages": stages})
+            recipe = cls(**{**values, "stages": stages})
+            for name in ("network_options", "dropout_options", "dependent_options"):
+                if not isinstance(getattr(recipe, name), Mapping):
+                    raise TypeError(f"{name}={getattr(recipe, name)!r}")
+            return recipe
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 "recipe",

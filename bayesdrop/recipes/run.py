@@ -20,6 +20,8 @@ from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.inference.schedules import warm_up
 from bayesdrop.inference.score_function import SCORE_FUNCTIONS
 from bayesdrop.likelihoods import Categorical
+from bayesdrop.nn.arguments import is_whole
+from bayesdrop.ops.seeding import as_seed
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.recipes.augment import augmented_loader
 from bayesdrop.recipes.building import assemble, build_network, check_size, network_of
@@ -144,6 +146,7 @@ def run_recipe(
     recipe = get(recipe) if isinstance(recipe, str) else recipe
     data = recipe.data if data is None else data
     parse_name(data)
+    seed = as_seed(seed)
     _check_device(device)
     out = Path(out)
     recipe, tokenizer = with_encoder(recipe)
@@ -213,6 +216,8 @@ def load_run(out: str | Path) -> Run:
         image_shape = tuple(int(size) for size in description["image_shape"])
         num_words = description.get("num_words")
         num_words = None if num_words is None else int(num_words)
+        if validation is not None and not is_whole(validation):
+            raise TypeError(f"validation={validation!r}")
         if not image_shape or min(num_words or 1, num_classes, *image_shape) < 1:
             raise ValueError(f"num_classes={num_classes}, image_shape={image_shape}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
