@@ -111,6 +111,7 @@ def test_a_network_learns_from_texts_and_does_not_see_padding(tmp_path):
         ("id,words,label\n1,a,b\n", r"one column 'text'.*Pass text= and label="),
         ("text,label\na,b,c\n", r"expected 2 columns, got 3 in line 2"),
         ('text,label\n"a,b\n', r"quoted texts, got unexpected end of data in line 2"),
+        ("text,label\na,x\nb,\n", r"a 'label' in every line, got none in line 3"),
         ("text,label\na,x\nb,x\n", r"at least two classes, got \['x'\]"),
         ("text,label\na,x\nb,y\n", r"at least two texts of every class"),
         ("", r"one column 'text'"),

@@ -234,6 +234,13 @@ def _read_table(path: Path, text: str, label: str) -> Rows:
                     got=f"{len(values)} in line {reader.line_num}",
                     hint="Put texts that hold the separator or a new line into double quotes.",
                 )
+            if not values[names.index(label)].strip():
+                raise DataError(
+                    f"texts of {str(path)!r}",
+                    expected=f"a {label!r} in every line",
+                    got=f"none in line {reader.line_num}",
+                    hint="Leave lines without one out.",
+                )
             rows.append((values[names.index(text)], values[names.index(label)]))
     except csv.Error as error:
         raise DataError(

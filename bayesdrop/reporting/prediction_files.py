@@ -74,7 +74,7 @@ def _from_npz(path: Path) -> PredictionFile:
         _refuse(path, "arrays of numbers and of text", first_line(error))
     if "probabilities" not in arrays:
         _refuse(path, "an array 'probabilities'", f"the arrays {sorted(arrays)}")
-    names = tuple(str(name) for name in arrays.get("class_names", ()))
+    names = tuple(str(name) for name in np.atleast_1d(arrays.get("class_names", ())))
     return PredictionFile(arrays["probabilities"], arrays.get("labels", np.array([])), names)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import (
     compare_ood,
     entropy_parts,
@@ -146,7 +146,21 @@ def _like(given: Mapping[str, Array], what: str, value: Any) -> dict[str, Array]
             got=f"those of {sorted(own)}",
             hint="Pass a dict with the same names as the probabilities.",
         )
+    for name, values in given.items():
+        classes, others = _num_classes(values), _num_classes(own[name])
+        if classes != others:
+            raise ShapeError(
+                _WHO,
+                expected=f"{what} with probabilities of {classes} classes",
+                got=f"those of {others}",
+                hint="Are they another classifier's?",
+            )
     return {name: own[name] for name in given}
+
+
+def _num_classes(values: Array) -> int:
+    shape = as_tensor(_WHO, values).shape
+    return shape[-1] if len(shape) > 1 else 2  # P(y = 1)
 
 
 def _mean(values: Array) -> Tensor:

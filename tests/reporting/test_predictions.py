@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import ClassifierFigures
 from bayesdrop.reporting import predictions_document, report_predictions, write_predictions
 from bayesdrop.reporting.prediction_files import read_predictions
@@ -114,6 +114,11 @@ def test_what_does_not_fit_is_said(found):
         report_predictions({"a": p}, labels, ood={"far": {"b": p}})
     with pytest.raises(DataError, match="softmax"):
         report_predictions(10 * p, labels)
+    four = torch.full((5, 4), 0.25)
+    with pytest.raises(ShapeError, match="OOD set 'far' with probabilities of 3 classes, got.*4"):
+        report_predictions(p, labels, ood={"far": four})
+    with pytest.raises(ShapeError, match="validation data with probabilities of 3 classes"):
+        report_predictions(p, labels, validation=(four, torch.zeros(5, dtype=torch.long)))
 
 
 @pytest.fixture
@@ -183,6 +188,8 @@ def test_bad_files_give_a_message(tmp_path, no_figures):
     np.savez(bad, probabilities=np.array([object()], dtype=object), labels=labels.numpy())
     assert "same order" in invoke("report", one, other, code=1).stderr
     assert "expected arrays of numbers" in invoke("report", bad, code=1).stderr
+    np.savez(bad, probabilities=p.numpy(), labels=labels.numpy(), class_names=np.array("abc"))
+    assert "3 names of classes" in invoke("report", bad, code=1).stderr
     np.savez(bad, p=p.numpy())
     assert "an array 'probabilities'" in invoke("report", bad, code=1).stderr
     bad.write_bytes(one.read_bytes()[:300])
