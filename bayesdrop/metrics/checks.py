@@ -133,11 +133,14 @@ def as_labels(who: str, labels: Array, probabilities: Tensor, given: object = No
     values = as_tensor(who, labels).to("cpu")
     count, num_classes = probabilities.shape
     if values.shape != (count,):
+        column = values.shape == (count, 1)
         raise ShapeError(
             who,
             expected=f"{count} labels, one for each row of probabilities",
             got=f"labels of shape {tuple(values.shape)}",
-            hint="One-hot labels? Use labels.argmax(1).",
+            hint="A column of labels? Pass labels[:, 0]."
+            if column
+            else "One-hot labels? Use labels.argmax(1).",
         )
     if values.is_floating_point():
         require_finite(who, "labels", values)

@@ -92,6 +92,7 @@ Y = torch.tensor([0, 1, 1])
         (P + torch.tensor([[0], [math.nan], [0]]), Y, DataError, "finite .* nan .* in row 1"),
         (P[:2], Y, ShapeError, r"2 labels, one for each row.* got labels of shape \(3,\)"),
         (P, torch.eye(3)[:, :2], ShapeError, "One-hot labels"),
+        (P, Y[:, None], ShapeError, r"A column of labels\? Pass labels\[:, 0\]"),
         (P, torch.tensor([0, 1, 2]), DataError, r"labels in 0..1, got labels from 0 to 2"),
         (P, torch.tensor([0, -1, 1]), DataError, r"labels in 0..1, got labels from -1 to 1"),
         (P, torch.tensor([0, 0.5, 1]), DataError, "integer labels, got .* with fractions"),
