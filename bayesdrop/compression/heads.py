@@ -143,7 +143,7 @@ def _attempt(
     wrong = _wrong(network, together, example, before)
     if wrong is None or wrong:  # one that is wrong changes what those after it see
         wrong = []
-        for surgery in together:
+        for surgery in reversed(together):  # two may have a layer in common
             surgery.undo()
         for surgery in together:
             surgery.cut(attempt)

@@ -336,3 +336,23 @@ def test_a_compact_language_model_generates_with_its_cache(name):
     expected = masked.generate(IDS[:1, :5], **options)
     assert torch.equal(small.generate(IDS[:1, :5], **options), expected)
     assert torch.equal(small.generate(IDS[:1, :5], use_cache=False, **options), expected)
+
+
+class Sliced(nn.Module):
+    """Runs parts of a Sequential, of which the middle layer is in two pairs of layers."""
+
+    def __init__(self):
+        super().__init__()
+        layers = nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.body[2:](self.body[:2](x) * 0.5)
+
+
+def test_hidden_units_on_both_sides_of_one_layer_are_cut_or_left():
+    masked = bd.convert(Sliced()).eval()
+    for _, mask in named_dropout_layers(masked):
+        mask.set_posterior(torch.linspace(-1.0, 5.0, mask.num_units).clamp(min=1e-5))
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(bd.compact(masked, x)(x), masked(x))
