@@ -29,6 +29,7 @@ from bayesdrop.compression.tolerance import TOLERANCE
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.computed_weights import bake, copy_of
 from bayesdrop.networks.operations import PACKED
+from bayesdrop.networks.side_effects import has_hooks
 from bayesdrop.networks.tracing import LayerTracer
 from bayesdrop.nn import named_dropout_layers, with_plain_weights, without_fused_kernels
 from bayesdrop.program.explaining import explained
@@ -56,6 +57,7 @@ def mean_compacted(
 
         cuts = cut_adapters(work) + cut_blocks(work, example, multiple_of) + open_leaves(work)
         try:
+            _check_call(work)
             result = by_graph(work, example)
         except CompactionError:
             cuts += compact_parts(work, example, by_graph)
@@ -134,6 +136,17 @@ def _with_rules(
         flow.constant[node] = rule.constant()
         flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
     return flow
+
+
+def _check_call(network: nn.Module) -> None:
+    # The hooks of a graph may only look on; if they do not, the check of the outputs says so.
+    if has_hooks(network) and not isinstance(network, fx.GraphModule):
+        raise CompactionError(
+            "compact",
+            expected="a network that is called by its forward alone",
+            got=f"{type(network).__name__} with a hook on itself, which a graph leaves out",
+            hint="Register the hook on what compact returns.",
+        )
 
 
 def _lengths_reordered(flow: Flow) -> set[str]:

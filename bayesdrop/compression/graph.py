@@ -15,9 +15,10 @@ from typing_extensions import override
 
 from bayesdrop.compression.functional import as_layers
 from bayesdrop.errors import CompactionError
+from bayesdrop.networks.aliases import read_later
 from bayesdrop.networks.operations import MOVES
 from bayesdrop.networks.shapes import Shapes
-from bayesdrop.networks.tracing import leaf_modules, shape_of, trace
+from bayesdrop.networks.tracing import changes_in_place, leaf_modules, shape_of, trace
 from bayesdrop.nn import named_masked_inputs
 from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import joined_inputs
@@ -104,12 +105,13 @@ def _takes_mode(function: Any) -> bool:
 def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
     order = {node: position for position, node in enumerate(graph.nodes)}
     leaves = leaf_modules(module, graph)
+    _check_views(graph, leaves)
     for node in list(graph.nodes):
         leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
         changes = node.target in _OUT_OF_PLACE or node.kwargs.get("inplace") is True
         if leaf is not None and getattr(leaf, "inplace", False) is True:
             changes, leaf.inplace = True, False  # type: ignore[assignment]
-        if not changes:
+        if not changes and not changes_in_place(node):
             continue
         source = node.all_input_nodes[0]
         for user in list(source.users):
@@ -119,6 +121,21 @@ def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
             node.op, node.target = "call_function", _OUT_OF_PLACE[node.target]
         if "inplace" in node.kwargs:
             node.update_kwarg("inplace", False)
+
+
+def _check_views(graph: fx.Graph, leaves: Mapping[str, nn.Module]) -> None:
+    """Refuse what changes a tensor of which a view is read later."""
+    for node in graph.nodes:
+        leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
+        if getattr(leaf, "inplace", False) is not True and not changes_in_place(node):
+            continue
+        if read_later(node, node.all_input_nodes[0], leaves)[1]:
+            raise CompactionError(
+                "compact",
+                expected="operations in place on what no other name is read of",
+                got=f"{node.name!r}, which changes a view of what is read later",
+                hint="Write it out of place, as y = x * 2.",
+            )
 
 
 def _simplify(module: fx.GraphModule, node: fx.Node) -> None:

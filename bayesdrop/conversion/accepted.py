@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from bayesdrop.errors import ConfigError, ConversionError
 from bayesdrop.networks.computed_weights import as_linear, copy_of, renew
+from bayesdrop.networks.side_effects import borrowed_forward, modes_held
 from bayesdrop.networks.subclasses import base_of, computes_as
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -27,6 +28,7 @@ def copied(network: object) -> nn.Module:
         raise _not_a_network(network)
     _refuse_wrapped(network)
     _refuse_unfinished(network)
+    _refuse_borrowed(network)
     try:
         work = copy_of(network)
     except (RuntimeError, TypeError) as cause:
@@ -78,6 +80,27 @@ def _refuse_wrapped(network: nn.Module) -> None:
         if got:
             expected = "a network as Python runs it"
             raise ConfigError("convert", expected=expected, got=got, hint=hint)
+
+
+def _refuse_borrowed(network: nn.Module) -> None:
+    name = borrowed_forward(network)
+    if name is not None:
+        raise ConversionError(
+            "convert",
+            expected="modules whose forward is their class's",
+            got=f"a function that was set as the forward of {name or type(network).__name__!r}, "
+            "which would run the modules it was made for, not their copies",
+            hint="Write a subclass with that forward, or a module around the network.",
+        )
+    held = modes_held(network)[True]
+    if held:
+        raise ConversionError(
+            "convert",
+            expected="a network that eval() puts into evaluation mode",
+            got=f"a train() or eval() of its own that leaves {held[0]!r} in training mode",
+            hint="Take it out: predict samples what stays random, and all else is deterministic "
+            "in evaluation mode. 'mc-dropout' samples each nn.Dropout at its rate.",
+        )
 
 
 def _refuse_unfinished(network: nn.Module) -> None:

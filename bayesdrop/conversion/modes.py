@@ -14,6 +14,7 @@ from bayesdrop.conversion.kinds import DROPOUT_FUNCTIONS
 from bayesdrop.conversion.noise import mark_training
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode, Slot
+from bayesdrop.networks.side_effects import has_hooks
 from bayesdrop.networks.tracing import changes_in_place, trace
 
 _OFF_BY_DEFAULT = (F.alpha_dropout, F.feature_alpha_dropout)
@@ -34,6 +35,7 @@ def graph_of_both_modes(work: nn.Module, *, keep_attention: bool = False) -> fx.
         ConversionError: If it cannot be traced, draws random numbers while it is, or runs a layer
             in evaluation mode only.
     """
+    _check_call(work)
     before = {name: buffer.clone() for name, buffer in work.named_buffers()}
     keep = {"keep_attention": keep_attention}
     graphs = [_trace(work, mode, before, **keep) for mode in (True, False)]
@@ -94,7 +96,8 @@ def _trace(
     work: nn.Module, training: bool, before: Mapping[str, Tensor], **options: bool
 ) -> fx.Graph:
     options["keep_modes"] = True
-    graph = trace(work.train(training), "convert", ConversionError, **options)
+    _check_mode(work.train(training))
+    graph = trace(work, "convert", ConversionError, **options)
     constants = _constants(work, graph)
     if constants:
         _restored(work, before)  # else the second time may see what the first one has left there
@@ -109,6 +112,29 @@ def _trace(
                 hint="Draw them with torch.randn_like or rand_like, or in a module of its own.",
             )
     return graph
+
+
+def _check_call(work: nn.Module) -> None:
+    if has_hooks(work):
+        raise ConversionError(
+            "convert",
+            expected="a network that is called by its forward alone",
+            got=f"{type(work).__name__} with a hook on itself, which a graph leaves out",
+            hint="Register the hook on what convert returns, or write it into forward.",
+        )
+
+
+def _check_mode(work: nn.Module) -> None:
+    held = [name for name, m in work.named_modules() if m.training != work.training]
+    if held:
+        raise ConversionError(
+            "convert",
+            expected="a network all of which train() puts into training mode",
+            got=f"a train() of its own that holds {held[0]!r} in evaluation mode, which a graph "
+            "leaves out",
+            hint=f"Take it out, convert, and call network.get_submodule({held[0]!r}).eval(): fit "
+            "keeps that.",
+        )
 
 
 def _constants(work: nn.Module, graph: fx.Graph) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from bayesdrop.conversion.in_place import InPlace, matrices_in
 from bayesdrop.conversion.inside import mask_in_place
-from bayesdrop.conversion.leftovers import HANDED_OVER, left_inside
+from bayesdrop.conversion.leftovers import HANDED_OVER, NO_GRAPH, left_inside
 from bayesdrop.conversion.plan import NOT_PLAIN, WINDOWS
 from bayesdrop.conversion.report import Left, Placed
 from bayesdrop.conversion.request import CLOSED, NEVER_DROPPED, Request
@@ -70,7 +70,8 @@ def by_parts(
     place.finish()
     left = tuple(left_inside(place))
     if not place.placed:
-        raise refusal if not left else nothing_to_do(names, left)
+        for_want_of_a_graph = all(part.why == NO_GRAPH for part in left)
+        raise refusal if for_want_of_a_graph else nothing_to_do(names, left)
     place.join()
     return place.root, tuple(place.placed.values()), left
 

@@ -6,29 +6,26 @@ traced is neither a tuple nor a tensor, so that it would go on as no value lets 
 
 from __future__ import annotations
 
-import inspect
 import operator
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.proxy import TraceError
 
-from bayesdrop.networks.operations import PACKED
-from bayesdrop.nn import BayesianLayer
+from bayesdrop.networks.kinds_of_values import kind_of
 
-_LISTS = {"chunk", "split", "tensor_split", "unbind"}
 _CUTS = ("chunk", "split", "tensor_split")
 _OF_TENSOR_SPLIT = ("indices_or_sections", "indices", "sections")
-_NUMBERS = {"size", "dim", "ndimension", "numel", "item", "tolist"}
-_VIEWS = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
-_KNOWN = ("torch.nn.", "bayesdrop.")
+_KNOWN = ("torch.", "numpy.", "bayesdrop.")
 _LOCK = threading.Lock()
-_OPEN: Counter[int] = Counter()
+_OPEN: Counter[tuple[int, str]] = Counter()
 
 
 @contextmanager
@@ -36,25 +33,36 @@ def types_known(root: nn.Module) -> Iterator[None]:
     """Let the code of a network's classes see the types of values that are traced.
 
     As ``torch.fx`` puts its own functions into the global names of forwards, this puts an
-    ``isinstance`` there, and into those of ``torch.is_tensor``.
+    ``isinstance``, ``hasattr``, ``getattr`` and ``type`` there, and an ``isinstance`` into those
+    of ``torch.is_tensor``.
 
     Args:
         root: What is traced meanwhile.
     """
-    found = (vars(torch), *_global_names(root))
-    places = {id(n): n for n in found if n.get("isinstance", _isinstance) is _isinstance}
+    found = {(id(n), key): n for n in _global_names(root) for key in _ASKING}
+    found[id(vars(torch)), "isinstance"] = vars(torch)
+    places = {
+        place: names
+        for place, names in found.items()
+        if names.get(place[1], _ASKING[place[1]]) is _ASKING[place[1]]
+    }
     with _LOCK:
-        for key, names in places.items():
-            _OPEN[key] += 1
-            names["isinstance"] = _isinstance
+        for place, names in places.items():
+            _OPEN[place] += 1
+            names[place[1]] = _ASKING[place[1]]
     try:
         yield
     finally:
         with _LOCK:
-            for key, names in places.items():
-                _OPEN[key] -= 1
-                if not _OPEN[key]:
-                    del _OPEN[key], names["isinstance"]
+            for place, names in places.items():
+                _OPEN[place] -= 1
+                if not _OPEN[place]:
+                    del _OPEN[place], names[place[1]]
+
+
+def asks_for_gradients(root: nn.Module) -> bool:
+    """Return whether the code of a network's classes asks if gradients are on."""
+    return any("is_grad_enabled" in _names_in(f.__code__) for f in _functions(root))
 
 
 def opened(module: nn.Module, result: Any) -> Any:
@@ -65,7 +73,7 @@ def opened(module: nn.Module, result: Any) -> Any:
         result: What stands for its result, if it is one operation of the graph.
     """
     several = isinstance(module, nn.RNNBase | nn.LSTMCell | nn.MultiheadAttention)
-    if not several or type(result) is not fx.Proxy:
+    if not several or not isinstance(result, fx.Proxy):
         return result
     parts: Any = result
     first, second = parts[0], parts[1]
@@ -101,43 +109,88 @@ def without_unused_parts(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def _global_names(root: nn.Module) -> Iterator[dict[str, Any]]:
-    """Yield the global names of what a network's classes, other than torch's and our own, call."""
-    for module in root.modules():
-        owners = (module, *type(module).__mro__)
-        for function in (value for owner in owners for value in vars(owner).values()):
-            if inspect.isfunction(function) and not f"{function.__module__}.".startswith(_KNOWN):
-                yield function.__globals__
+def _global_names(root: nn.Module) -> list[dict[str, Any]]:
+    """Return the global names of what a network's classes call, other than torch's and our own."""
+    return list({id(f.__globals__): f.__globals__ for f in _functions(root)}.values())
+
+
+def _functions(root: nn.Module) -> Iterator[FunctionType]:
+    """Yield the functions of a network's classes, and those that they call by global names."""
+    owners = {id(o): o for m in root.modules() for o in (m, *type(m).__mro__)}
+    waiting = [value for owner in owners.values() for value in vars(owner).values()]
+    seen: set[int] = set()
+    while waiting:
+        function = waiting.pop()
+        function = getattr(function, "__func__", function)
+        if not isinstance(function, FunctionType) or id(function.__code__) in seen:
+            continue
+        seen.add(id(function.__code__))
+        home = str(function.__module__)
+        if f"{home}.".startswith(_KNOWN) or home.split(".")[0] in sys.stdlib_module_names:
+            continue
+        yield function
+        own, called = function.__globals__, _names_in(function.__code__)
+        for name in called & own.keys():
+            value = own[name]
+            if isinstance(value, ModuleType):
+                waiting += [vars(value)[other] for other in called & vars(value).keys()]
+            else:
+                waiting.append(value)
+
+
+def _names_in(code: CodeType) -> set[str]:
+    inner = (_names_in(value) for value in code.co_consts if isinstance(value, CodeType))
+    return {*code.co_names}.union(*inner)
 
 
 def _isinstance(value: Any, kinds: Any) -> bool:
-    if isinstance(value, kinds):
-        return True
-    if type(value) is not fx.Proxy or not _is_tensor(value.node, value.tracer):
-        return False
-    return issubclass(Tensor, kinds)
+    kinds = _with_type(kinds)
+    if isinstance(value, kinds) or not isinstance(value, fx.Proxy):
+        return isinstance(value, kinds)
+    return issubclass(_kind_of(value, "the type of"), kinds)
 
 
-def _is_tensor(node: fx.Node, tracer: Any) -> bool:
-    """Return whether the value of a node is known to be a tensor."""
-    if node.op == "call_module":
-        module = tracer.root.get_submodule(str(node.target))
-        if not f"{type(module).__module__}.".startswith("torch.nn.") and not isinstance(
-            module, BayesianLayer
-        ):
-            raise TraceError(f"forward looks at the type of what {str(node.target)!r} returns")
-        return not getattr(module, "return_indices", False)
-    if node.op not in ("call_function", "call_method"):
-        return not str(node.target).startswith("*")
-    if node.target is getattr:
-        return node.args[1] in _VIEWS
-    if _name(node) in _LISTS | _NUMBERS or node.target in PACKED:
-        return False
-    plain = str(getattr(node.target, "__module__", None)) in ("_operator", "math", "builtins")
-    if node.op == "call_function" and not plain:
-        return True
-    sources = node.all_input_nodes
-    return any(_name(source) in _LISTS or _is_tensor(source, tracer) for source in sources)
+def _with_type(kinds: Any) -> Any:
+    if isinstance(kinds, tuple):
+        return tuple(_with_type(kind) for kind in kinds)
+    return type if kinds is _type else kinds
+
+
+def _hasattr(value: Any, name: str) -> bool:
+    if not isinstance(value, fx.Proxy):
+        return hasattr(value, name)
+    given = value.node.op == "placeholder"
+    known = hasattr(_kind_of(value, f"whether {name!r} is in"), name)
+    if given and not known:  # an object of any class may be passed
+        raise TraceError(f"forward asks whether {name!r} is in an input")
+    return known
+
+
+def _getattr(value: Any, name: str, *default: Any) -> Any:
+    if default and isinstance(value, fx.Proxy) and not _hasattr(value, name):
+        return default[0]
+    return getattr(value, name, *default)
+
+
+def _type(value: Any, *args: Any, **kwargs: Any) -> Any:
+    if args or not isinstance(value, fx.Proxy):
+        return type(value, *args, **kwargs)
+    return _kind_of(value, "the type of")
+
+
+_ASKING: dict[str, Any] = {
+    "isinstance": _isinstance,
+    "hasattr": _hasattr,
+    "getattr": _getattr,
+    "type": _type,
+}
+
+
+def _kind_of(value: fx.Proxy, what: str) -> type:
+    kind = kind_of(value.node, value.tracer)
+    if kind is None:
+        raise TraceError(f"forward asks for {what} {value.node.name!r}")
+    return kind
 
 
 def _name(node: fx.Node) -> str:

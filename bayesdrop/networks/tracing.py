@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,31 @@ from torch.nn.utils import rnn
 from typing_extensions import override
 
 from bayesdrop.errors import BayesdropError
+from bayesdrop.networks.aliases import read_later
 from bayesdrop.networks.blocks import attention_of
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.networks.operations import PACKED
-from bayesdrop.networks.proxies import in_pieces, opened, types_known, without_unused_parts
+from bayesdrop.networks.proxies import (
+    asks_for_gradients,
+    in_pieces,
+    opened,
+    types_known,
+    without_unused_parts,
+)
+from bayesdrop.networks.side_effects import (
+    check_state,
+    check_switches,
+    contexts,
+    generators,
+    hides_gradients,
+    state_of,
+    told,
+)
 from bayesdrop.networks.subclasses import base_of, has_units_of
+from bayesdrop.networks.traced_value import PLAIN_ARITHMETIC, TracedValue
 from bayesdrop.nn import BayesianLayer, InnerMasks
+
+_TIMES = 3  # other threads may draw random numbers meanwhile
 
 
 class LayerTracer(fx.Tracer):
@@ -35,6 +55,7 @@ class LayerTracer(fx.Tracer):
         keep_attention: Whether a block of attention is one.
         keep_buffers: Whether what happens to a buffer alone is an operation, too; else it happens
             while the network is traced, once.
+        gradients: Whether forward finds gradients on.
     """
 
     def __init__(
@@ -43,6 +64,7 @@ class LayerTracer(fx.Tracer):
         keep_modes: bool = False,
         keep_attention: bool = False,
         keep_buffers: bool = False,
+        gradients: bool = True,
     ) -> None:
         super().__init__(autowrap_functions=tuple(PACKED))
         self._autowrap_search.append(rnn)  # for those who write nn.utils.rnn.pad_packed_sequence
@@ -50,6 +72,31 @@ class LayerTracer(fx.Tracer):
         self.keep_modes, self.keep_attention = keep_modes, keep_attention
         self.proxy_buffer_attributes = keep_buffers
         self._thread = threading.get_ident()
+        self._contexts, self.gradients = contexts(), gradients
+        self.refused: list[Exception] = []
+
+    @override
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return TracedValue(node, self)
+
+    @override
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        return told(super().create_node(*args, **kwargs), self._contexts)
+
+    @override
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return self._noted(super().to_bool, obj)
+
+    @override
+    def iter(self, obj: fx.Proxy) -> Any:
+        return self._noted(super().iter, obj)
+
+    def _noted(self, ask: Callable[[fx.Proxy], Any], value: fx.Proxy) -> Any:
+        try:
+            return ask(value)
+        except TraceError as refusal:
+            self.refused.append(refusal)
+            raise
 
     @override
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
@@ -75,18 +122,39 @@ class LayerTracer(fx.Tracer):
             if base is not None and (self.keep_modes or not _is_traceable(module)):
                 if has_units_of(module, base):
                     self._subclasses.add(id(module))
-        with types_known(root):
-            graph = super().trace(root, concrete_args)
+        with types_known(root), torch.set_grad_enabled(self.gradients):
+            graph = self._traced(root, concrete_args)
         for node in graph.nodes:  # also where torch traces what it unpickles
             if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
                 node.meta.pop("is_wrapped", None)
+        return graph
+
+    def _traced(self, root: nn.Module, concrete_args: dict[str, Any] | None) -> fx.Graph:
+        if "forward" in vars(root):
+            raise TraceError("its forward was set on the object")
+        before, self._contexts = state_of(root), contexts()
+        for _ in range(_TIMES):
+            drawn = generators()
+            graph = super().trace(root, concrete_args)
+            if generators() == drawn:
+                break
+        else:
+            raise TraceError(
+                "forward draws random numbers of a fixed shape, or for a branch, which would be "
+                "the same for ever"
+            )
+        if self.refused:  # and forward has caught that
+            raise self.refused[0]
+        check_state(root, before)
+        check_switches(root, graph)
+        _without_needless_changes(root, graph)
         return graph
 
     @override
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, BayesianLayer | InnerMasks) or (self.keep_modes and knows_its_mode(m)):
             return True
-        if isinstance(m, nn.MultiheadAttention):
+        if isinstance(m, nn.MultiheadAttention) or hides_gradients(m):
             return True
         if self.keep_attention and attention_of(module_qualified_name, m) is not None:
             return True
@@ -95,6 +163,16 @@ class LayerTracer(fx.Tracer):
         if id(m) in self._subclasses:
             return True
         return super().is_leaf_module(m, module_qualified_name)
+
+
+def _without_needless_changes(root: nn.Module, graph: fx.Graph) -> None:
+    """Write ``x += y`` as a sum where nothing else reads what it has changed."""
+    modules = leaf_modules(root, graph)
+    for node in graph.nodes:
+        if node.target not in PLAIN_ARITHMETIC or not isinstance(node.args[0], fx.Node):
+            continue
+        if not any(read_later(node, node.args[0], modules)):
+            node.target = PLAIN_ARITHMETIC[node.target]
 
 
 def _is_traceable(layer: nn.Module) -> bool:
@@ -133,7 +211,9 @@ def trace(network: nn.Module, who: str, error: type[BayesdropError], **options: 
     try:
         graph = LayerTracer(**options).trace(network)
         _check_attributes(network, graph)
+        _check_graph(graph)
         _check_optional(network, graph, options)
+        _check_gradients(network, graph, options)
     except Exception as cause:  # whatever forward does with what stands for its input
         raise error(
             who,
@@ -156,6 +236,12 @@ def _check_attributes(network: nn.Module, graph: fx.Graph) -> None:
                 raise TraceError(f"forward sets {found[0]!r} of {name!r}")
 
 
+def _check_graph(graph: fx.Graph) -> None:
+    """Refuse a forward that has kept a value of an earlier trace, as in a cache by a text."""
+    if any(source.graph is not graph for n in graph.nodes for source in n.all_input_nodes):
+        raise TraceError("forward keeps a value of an earlier pass")
+
+
 def _check_optional(network: nn.Module, graph: fx.Graph, options: dict[str, bool]) -> None:
     """Refuse a forward that does something else where an input is None, as it is by default."""
     inputs = [n for n in graph.nodes if n.op == "placeholder" and n.args == (None,)]
@@ -168,6 +254,15 @@ def _check_optional(network: nn.Module, graph: fx.Graph, options: dict[str, bool
         return
     if _calls(graph) != _calls(other):
         raise TraceError(f"forward asks whether {' or '.join(map(repr, given))} is None")
+
+
+def _check_gradients(network: nn.Module, graph: fx.Graph, options: dict[str, bool]) -> None:
+    """Refuse a forward that does something else where gradients are off."""
+    if not asks_for_gradients(network):
+        return
+    other = LayerTracer(gradients=False, **options).trace(network)
+    if _calls(graph) != _calls(other):
+        raise TraceError("forward asks whether gradients are on")
 
 
 def _calls(graph: fx.Graph) -> list[Any]:
