@@ -39,8 +39,8 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
         example_input: As for ``save_plain``.
 
     Raises:
-        CompactionError: If ``torch.export`` cannot follow the network, or the file's outputs for the
-            example are others.
+        CompactionError: If ``torch.export`` cannot follow the network, or if the outputs from the
+            file for the example are others.
     """
     inputs = _inputs(network, example_input)
     with evaluation_mode(network):
