@@ -39,6 +39,7 @@ def copied(network: object) -> nn.Module:
             hint="A module holds a tensor that was computed: take it out, or compute it in "
             "forward.",
         ) from cause
+    _refuse_held(work)
     renew(work)
     for name, module in list(work.named_modules(remove_duplicate=False)):
         # An adapter of peft knows which form the layer in it has.
@@ -92,7 +93,10 @@ def _refuse_borrowed(network: nn.Module) -> None:
             "which would run the modules it was made for, not their copies",
             hint="Write a subclass with that forward, or a module around the network.",
         )
-    held = modes_held(network)[True]
+
+
+def _refuse_held(work: nn.Module) -> None:
+    held = modes_held(work)[True]
     if held:
         raise ConversionError(
             "convert",
