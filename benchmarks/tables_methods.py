@@ -66,7 +66,7 @@ SHIFTED = [f"shift {name} area" for name in ("accuracy", "nll", "ece")]
 
 
 def shown(suite: str, data: str) -> list[tuple[str, str]]:
-    """Return the methods and ways of a file that the study does not have, and what they need."""
+    """Return the methods and ways of a file that the study has not, and its two baselines."""
     result = read(f"methods-{suite}-{data}.json")
     studied = {key.split()[0] for key in tables_study.rows(suite, data)}
     return [

@@ -50,12 +50,17 @@ def kind_of(node: fx.Node, tracer: Any) -> type | None:
         return _ATTRIBUTES.get(str(node.args[1]))
     if node.target in _PACKED:
         return _PACKED[node.target]
-    name = str(getattr(node.target, "__name__", node.target))
+    name = name_of(node)
     if name == "size":
         return int if len(node.args) + len(node.kwargs) > 1 else torch.Size
     if name in _RESULTS or name == "item":
         return _RESULTS.get(name)
     return _kind_of_result(node, tracer)
+
+
+def name_of(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
+    return str(getattr(node.target, "__name__", node.target))
 
 
 def _kind_of_attribute(target: str, root: Any) -> type:
@@ -79,10 +84,7 @@ def _kind_of_result(node: fx.Node, tracer: Any) -> type | None:
     sources = [kind_of(source, tracer) for source in node.all_input_nodes]
     if node.target is operator.getitem and sources[0] in (torch.Size, tuple):
         if sources[0] is tuple:
-            made = str(getattr(node.all_input_nodes[0].target, "__name__", "")) or str(
-                node.all_input_nodes[0].target
-            )
-            return Tensor if made in LISTS else None
+            return Tensor if name_of(node.all_input_nodes[0]) in LISTS else None
         return torch.Size if isinstance(node.args[1], slice) else int
     if Tensor in sources or torch.nn.Parameter in sources:
         return Tensor

@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import TraceError
 
-from bayesdrop.networks.kinds_of_values import kind_of
+from bayesdrop.networks.kinds_of_values import kind_of, name_of
 
 _CUTS = ("chunk", "split", "tensor_split")
 _OF_TENSOR_SPLIT = ("indices_or_sections", "indices", "sections")
@@ -89,14 +89,14 @@ def in_pieces(result: fx.Proxy) -> Any:
         result: What stands for the result of any function or method.
     """
     node = result.node
-    if node.op not in ("call_function", "call_method") or _name(node) not in _CUTS:
+    if node.op not in ("call_function", "call_method") or name_of(node) not in _CUTS:
         return result
     names = ("chunks", "split_size_or_sections", "split_size", *_OF_TENSOR_SPLIT)
     given = [*node.args[1:2], *(node.kwargs[name] for name in names if name in node.kwargs)]
     how: Any = given[0] if given else None
-    between = _name(node) == "tensor_split"  # a list says where, not how many
+    between = name_of(node) == "tensor_split"  # a list says where, not how many
     number = len(how) + between if isinstance(how, list | tuple) else how
-    if not isinstance(number, int) or (number is how and _name(node) == "split"):
+    if not isinstance(number, int) or (number is how and name_of(node) == "split"):
         return result
     parts: Any = result
     return tuple(parts[index] for index in range(number))
@@ -191,7 +191,3 @@ def _kind_of(value: fx.Proxy, what: str) -> type:
     if kind is None:
         raise TraceError(f"forward asks for {what} {value.node.name!r}")
     return kind
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
