@@ -26,6 +26,7 @@ from bayesdrop.conversion.selection import Selection, plain_of
 from bayesdrop.errors import ConversionError, ConversionWarning, unknown_name
 from bayesdrop.networks.blocks import blocks_of
 from bayesdrop.networks.sources import releases_sources
+from bayesdrop.networks.traced_network import TracedNetwork
 from bayesdrop.networks.tracing import leaf_modules
 from bayesdrop.nn import (
     BayesianDropout,
@@ -268,7 +269,7 @@ def _by_graph(
         new = (*plan.inserted, *place.placed)
         order += [own for own in new if own == name or own.startswith(f"{name}.")]
     share(work, request, order)
-    result = fx.GraphModule(work, graph, type(work).__name__)
+    result = TracedNetwork(work, graph, type(work).__name__)
     return result, (*plan.inserted.values(), *place.placed.values()), left
 
 
