@@ -135,7 +135,8 @@ class Categorical(Likelihood):
         require_rows("Categorical", output, y)
         logits = output if class_dim == 1 else output.movedim(class_dim, 1)
         shape, classes = (len(logits), *logits.shape[2:]), logits.shape[1]
-        if tuple(y.shape) != shape or y.is_floating_point():
+        truth = y.dtype == torch.bool and classes > 2
+        if tuple(y.shape) != shape or y.is_floating_point() or truth:
             raise DataError(
                 "Categorical",
                 expected=f"integer labels of shape {shape}",
@@ -283,6 +284,8 @@ def _label_hint(output: Tensor, y: Tensor, class_dim: int) -> str:
         return "The classes seem to be in dimension 1: leave class_dim out."
     if y.shape == (len(output), 1):
         return "A column of labels? Use y.squeeze(1)."
+    if y.dtype == torch.bool and y.ndim == 1:
+        return "Truth values are the labels of two classes: were they compared with one class?"
     return "One-hot labels? Use y.argmax(1). Float labels? Use y.long()."
 
 

@@ -151,6 +151,13 @@ def as_labels(who: str, labels: Array, probabilities: Tensor, given: object = No
                 got=f"{values.dtype} with fractions",
                 hint="Are these regression targets?",
             )
+    if values.dtype == torch.bool and num_classes > 2:
+        raise DataError(
+            who,
+            expected=f"labels in 0..{num_classes - 1}",
+            got="truth values, which would be the labels 0 and 1",
+            hint="Pass the labels themselves, not whether they are right.",
+        )
     values = values.long()
     if values.min() < 0 or values.max() >= num_classes:
         raise DataError(

@@ -308,3 +308,11 @@ def test_a_softmax_in_any_dimension_is_doubted():
 def test_labels_that_do_not_fit_are_named(output, y, message):
     with pytest.raises(DataError, match=message):
         bd.Categorical().nll(torch.zeros(output), y)
+
+
+def test_truth_values_are_labels_of_two_classes_alone():
+    truth, law = torch.tensor([True, False, True]), bd.Categorical()
+    output = torch.randn(3, 2)
+    torch.testing.assert_close(law.nll(output, truth), law.nll(output, truth.long()))
+    with pytest.raises(DataError, match="got torch.bool of shape .3,.*the labels of two classes"):
+        law.nll(torch.randn(3, 4), truth)

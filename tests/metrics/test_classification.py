@@ -97,6 +97,7 @@ Y = torch.tensor([0, 1, 1])
         (P, torch.tensor([0, -1, 1]), DataError, r"labels in 0..1, got labels from -1 to 1"),
         (P, torch.tensor([0, 0.5, 1]), DataError, "integer labels, got .* with fractions"),
         (P, torch.tensor([0, math.nan, 1]), DataError, "finite labels, got nan"),
+        (torch.full((3, 3), 1 / 3), Y == 1, DataError, r"labels in 0..2, got truth values"),
         (P[:0], Y[:0], DataError, "at least one example, got none"),
         (P[:, :1], Y, ShapeError, r"got \(3, 1\)"),
         (P[None], Y, ShapeError, r"got \(1, 3, 2\)\. Average posterior samples first"),
