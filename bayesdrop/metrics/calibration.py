@@ -21,7 +21,8 @@ def expected_calibration_error(
         B_b = \left\{n : \frac{b}{M} \le \max_c p_{nc} < \frac{b + 1}{M}\right\}
 
     over :math:`b = 0 \dots M - 1`, equal-width bins of the whole set; the last one includes 1, and
-    what is below an edge by rounding, less than 9.5e-7, counts as on it.
+    what is below an edge by rounding, less than 9.5e-7, counts as on it. Probabilities of 16 bits
+    are taken as the simplest shares that round to them, of up to 100.
 
     Args:
         probabilities: ``(N, C)``, or P(y = 1) of shape ``(N,)``.

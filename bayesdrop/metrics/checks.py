@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.arrays import Array, as_tensor, check_index
+from bayesdrop.metrics.sixteen_bits import held_in, simplest_fractions
 
 # Room for rounding in float32 softmax averages and in probabilities written with four digits; what
 # has fewer digits gets two of its own rounding errors, and is divided by its sum.
@@ -22,7 +23,8 @@ ROUNDING = 1e-6
 def as_probabilities(who: str, probabilities: Array) -> Tensor:
     """Return class probabilities ``(N, C)`` in float64 on the CPU, or say what is wrong.
 
-    ``(N,)`` holds P(y = 1) of a binary problem and becomes ``(N, 2)``.
+    ``(N,)`` holds P(y = 1) of a binary problem and becomes ``(N, 2)``. Numbers of 16 bits are the
+    simplest fractions that round to them, divided by their sum.
 
     Raises:
         ShapeError: If the shape is neither.
@@ -41,8 +43,8 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
         )
     require_examples(who, "probabilities", values)
     require_finite(who, "probabilities", values)
-    coarse = raw.dtype in (torch.float16, torch.bfloat16)
-    digits = 2.0 * torch.finfo(raw.dtype).eps if coarse else 0.0
+    coarse = held_in(raw)
+    digits = 0.0 if coarse is None else 2.0 * torch.finfo(coarse).eps
     rounding = max(ROUNDING, digits)
     if values.min() < -rounding or values.max() > 1.0 + rounding:
         raise DataError(
@@ -52,12 +54,11 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             hint="Are these logits? Apply softmax first.",
         )
     values = values.clamp(0.0, 1.0)
+    if coarse is not None:
+        values = simplest_fractions(values, coarse)
     if values.ndim == 1:
         return torch.stack([1.0 - values, values], dim=1)
     error = (values.sum(1) - 1.0).abs()
-    if not coarse and error.max() > SUM_TOLERANCE:  # NumPy has no bfloat16: it comes as float32
-        digits = 2.0 * _spacing(values)
-        coarse = digits > 0.0
     if error.max() > max(SUM_TOLERANCE, digits):
         row = int(error.argmax())
         raise DataError(
@@ -67,15 +68,7 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             hint="Several binary outputs? Evaluate them one at a time. Rounded? Divide by the "
             "sums: p / p.sum(1, keepdims=True).",
         )
-    return values / values.sum(1, keepdim=True) if coarse else values
-
-
-def _spacing(values: Tensor) -> float:
-    """Return the spacing above 1 of the 16-bit dtype that holds all values; 0.0 if none does."""
-    for dtype in (torch.float16, torch.bfloat16):
-        if torch.equal(values.to(dtype).to(values.dtype), values):
-            return torch.finfo(dtype).eps
-    return 0.0
+    return values if coarse is None else values / values.sum(1, keepdim=True)
 
 
 def as_samples(who: str, samples: Array) -> Iterator[Tensor]:

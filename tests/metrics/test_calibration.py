@@ -15,6 +15,7 @@ from bayesdrop.metrics import (
     reliability,
 )
 from bayesdrop.metrics.bins import width_bins
+from bayesdrop.metrics.sixteen_bits import held_in, simplest_fractions
 
 ERRORS = [
     expected_calibration_error,
@@ -251,3 +252,33 @@ def test_precision_does_not_move_votes_between_bins():
     wide = (votes * 10).round().double() / 10
     wide = torch.stack([wide, 1 - wide], 1)
     assert expected_calibration_error(wide, labels, num_bins=10) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("num_bins", [10, 12, 15, 20, 25, 30, 50])
+def test_shares_in_sixteen_bits_are_in_the_bins_that_they_are_edges_of(num_bins, dtype):
+    shares = torch.arange(num_bins // 2 + 1, num_bins, dtype=torch.float64) / num_bins
+    p, labels = torch.stack([shares, 1 - shares], 1).to(dtype), torch.zeros(len(shares))
+    for given in (p, p.float(), p.float().numpy()):
+        diagram = reliability(given, labels, num_bins=num_bins)
+        assert diagram.count.nonzero().flatten().tolist() == list(
+            range(num_bins // 2 + 1, num_bins)
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_votes_have_the_calibration_error_in_sixteen_bits_that_they_have_in_64(dtype):
+    votes = torch.randint(5, 11, (2000,)).double() / 10
+    p, labels = torch.stack([votes, 1 - votes], 1), (torch.rand(2000) > votes).long()
+    for metric in (expected_calibration_error, classwise_calibration_error):
+        expected = metric(p, labels, num_bins=10)
+        assert metric(p.to(dtype), labels, num_bins=10) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_number_of_sixteen_bits_stands_for_one_that_rounds_to_it(dtype):
+    numbers = torch.linspace(0, 1, 100_000).to(dtype).unique()
+    meant = simplest_fractions(numbers, dtype)
+    assert torch.equal(meant.to(dtype), numbers)
+    assert held_in(numbers) == dtype
+    assert held_in(torch.tensor([0.1, 0.9])) is None
