@@ -7,8 +7,9 @@ import inspect
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -69,16 +70,27 @@ class _PlainOutputs(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """Return the tensors, or the one."""
-        found = tuple(x for x in self.network(*inputs).values() if isinstance(x, Tensor))
+        parts = _parts_of(self.network(*inputs)) or ()
+        found = tuple(x for x in parts if isinstance(x, Tensor))
         return found[0] if len(found) == 1 else found
+
+
+def _parts_of(output: Any) -> Iterable[Any] | None:
+    """Return what is in an output of a class of somebody's own; None if it is of none."""
+    if isinstance(output, Mapping) and type(output) is not dict:
+        return output.values()
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return output
+    if is_dataclass(output):
+        return [getattr(output, field.name) for field in fields(output)]
+    return None
 
 
 @torch.no_grad()
 def _with_plain_outputs(network: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
     """Return a network whose outputs a file can hold without a class of another library."""
-    output = network(*inputs)
-    foreign = isinstance(output, Mapping) and type(output) is not dict
-    return _PlainOutputs(network).eval() if foreign else network
+    own = _parts_of(network(*inputs)) is not None
+    return _PlainOutputs(network).eval() if own else network
 
 
 def read_export(path: Path) -> nn.Module:
@@ -114,13 +126,15 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     """
     _require("onnx", "onnxscript")
     inputs = _inputs(network, example_input)
+    with evaluation_mode(network):
+        plain = _with_plain_outputs(network, inputs)
     with evaluation_mode(network), _exporting(network, "onnx"):
         program = torch.onnx.export(
-            network,
+            plain,
             inputs,
             dynamo=True,
-            dynamic_shapes=_any_batch(network, inputs),
-            input_names=["input"] if len(inputs) == 1 else None,
+            dynamic_shapes=_any_batch(plain, inputs),
+            input_names=["input"] if len(inputs) == 1 else _names_of(network, len(inputs)),
             verbose=False,
         )
         if program is None:
@@ -134,7 +148,7 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     except Exception:  # onnxruntime is not there, or cannot run what another program may
         pass
     else:
-        _check_outputs("onnx", network, inputs, found)
+        _check_outputs("onnx", plain, inputs, found)
     write_file(path, lambda file: file.write(content + _seal(content)))
 
 
@@ -310,6 +324,14 @@ def _inputs(network: nn.Module, example_input: Example | None) -> tuple[Tensor, 
     # torch.export takes a batch of one for a network that is made for one.
     inputs = example_of("save_plain", network, example_input)
     return tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in inputs)
+
+
+def _names_of(network: nn.Module, count: int) -> list[str] | None:
+    """Return the names of the first arguments of a forward; None if not all have one."""
+    parameters = list(inspect.signature(network.forward).parameters.values())[:count]
+    if len(parameters) < count or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    return [parameter.name for parameter in parameters]
 
 
 def _any_batch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:

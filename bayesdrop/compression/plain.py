@@ -66,7 +66,8 @@ def save_plain(
       unpickles what it is given: use it on files of your own, and ``load_plain`` on others.)
     * ``"onnx"``: architecture and weights as ONNX, for any batch size; the input is called
       ``input``, the output ``output``; several have the names of the arguments, and ``output_0``,
-      ``output_1``, ... Needs ``pip install bayesdrop[onnx]``.
+      ``output_1``, ... Needs ``pip install bayesdrop[onnx]``. Outputs of a class of one's own (a
+      dataclass, a named tuple, Hugging Face's) come from both as the tuple of their tensors.
     * ``"sparse"``: the weights that are not zero and where they are; no architecture. Random
       weights are stored as their means, pruned ones being zero, under the plain network's names.
     * ``"quantised"``: the weights that are not zero in as few bits as their posterior allows, for

@@ -2,10 +2,12 @@ import copy
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import bayesdrop as bd
@@ -228,3 +230,41 @@ def test_an_export_with_other_outputs_is_not_written(tmp_path):
     with pytest.raises(bd.errors.CompactionError, match="outputs of its network"):
         bd.save_plain(Branch().eval(), path, torch.randn(2, 6))
     assert not path.exists()
+
+
+class Named(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+@dataclass
+class Held:
+    logits: Tensor
+    hidden: Tensor
+    note: str = ""
+
+
+class Both(nn.Module):
+    def __init__(self, made):
+        super().__init__()
+        self.inner, self.outer, self.made = nn.Linear(4, 8), nn.Linear(8, 3), made
+
+    def forward(self, features, shift):
+        hidden = torch.relu(self.inner(features)) + shift
+        return self.made(self.outer(hidden), hidden)
+
+
+@pytest.mark.parametrize("made", [Named, Held])
+@pytest.mark.parametrize("format", ["export", "onnx"])
+def test_outputs_of_a_class_of_ones_own_are_saved_as_a_tuple(format, made, tmp_path):
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    network = Both(made).float()
+    given = torch.randn(5, 4, dtype=torch.float32), torch.randn(5, 1, dtype=torch.float32)
+    bd.save_plain(network, tmp_path / "net", tuple(x[:2] for x in given), format=format)
+    read, expected = bd.load_plain(tmp_path / "net"), network(*given)
+    for found, wanted in zip(read(*given), (expected.logits, expected.hidden), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    if format == "onnx":
+        assert read.names == ["features", "shift"]
