@@ -2,6 +2,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -503,3 +504,11 @@ def test_mnist_trains_and_meets_fashion_mnist(data_dir, tmp_path, no_figures):
     invoke("evaluate", tmp_path, *options, "--data-dir", data_dir)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["error"]["plain"] < 5.0 and "fashion-mnist" in report["ood"]
+
+
+def test_the_package_runs_as_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bayesdrop", "cite"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("bayesdrop", run_name="__main__")
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith("@software{bayesdrop")

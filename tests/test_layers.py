@@ -47,6 +47,7 @@ LAYERS = [
     {"listing", "citations"},
     {"commands"},
     {"cli"},
+    {"__main__"},
     {"testing"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
