@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.arrays import Array, as_tensor, check_index
-from bayesdrop.metrics.sixteen_bits import held_in, simplest_fractions
+from bayesdrop.metrics.sixteen_bits import SIXTEEN_BITS, held_in, simplest_shares
 
 # Room for rounding in float32 softmax averages and in probabilities written with four digits; what
 # has fewer digits gets two of its own rounding errors, and is divided by its sum.
@@ -24,7 +24,7 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
     """Return class probabilities ``(N, C)`` in float64 on the CPU, or say what is wrong.
 
     ``(N,)`` holds P(y = 1) of a binary problem and becomes ``(N, 2)``. Numbers of 16 bits are the
-    simplest fractions that round to them, divided by their sum.
+    simplest shares that round to them, divided by their sum.
 
     Raises:
         ShapeError: If the shape is neither.
@@ -43,9 +43,8 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
         )
     require_examples(who, "probabilities", values)
     require_finite(who, "probabilities", values)
-    coarse = held_in(raw)
-    digits = 0.0 if coarse is None else 2.0 * torch.finfo(coarse).eps
-    rounding = max(ROUNDING, digits)
+    coarse = raw.dtype if raw.dtype in SIXTEEN_BITS else None
+    rounding = max(ROUNDING, _digits(coarse))
     if values.min() < -rounding or values.max() > 1.0 + rounding:
         raise DataError(
             who,
@@ -54,12 +53,15 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             hint="Are these logits? Apply softmax first.",
         )
     values = values.clamp(0.0, 1.0)
-    if coarse is not None:
-        values = simplest_fractions(values, coarse)
     if values.ndim == 1:
+        values = values if coarse is None else simplest_shares(values, coarse)
         return torch.stack([1.0 - values, values], dim=1)
     error = (values.sum(1) - 1.0).abs()
-    if error.max() > max(SUM_TOLERANCE, digits):
+    if (
+        coarse is None and error.max() > SUM_TOLERANCE
+    ):  # NumPy has no bfloat16: it comes as float32
+        coarse = held_in(values)
+    if error.max() > max(SUM_TOLERANCE, _digits(coarse)):
         row = int(error.argmax())
         raise DataError(
             who,
@@ -68,7 +70,15 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
             hint="Several binary outputs? Evaluate them one at a time. Rounded? Divide by the "
             "sums: p / p.sum(1, keepdims=True).",
         )
-    return values if coarse is None else values / values.sum(1, keepdim=True)
+    if coarse is None:
+        return values
+    values = simplest_shares(values, coarse)
+    return values / values.sum(1, keepdim=True)
+
+
+def _digits(coarse: torch.dtype | None) -> float:
+    """Return two rounding errors of numbers of 16 bits near one; 0.0 for others."""
+    return 0.0 if coarse is None else 2.0 * torch.finfo(coarse).eps
 
 
 def as_samples(who: str, samples: Array) -> Iterator[Tensor]:

@@ -7,31 +7,20 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_DTYPES = (torch.bfloat16, torch.float16)  # What fits in the first has fewer digits.
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 _DENOMINATORS = (*range(1, 11), 12, 15, 20, 25, 30, 50, 100)  # Usual numbers of bins.
-_ROWS = 64
 
 
 def held_in(values: Tensor) -> torch.dtype | None:
-    """Return the 16-bit dtype that holds all values, if one does: they were rounded to it.
-
-    Args:
-        values: Floats of any dtype.
-    """
-    if values.dtype in _DTYPES:
-        return values.dtype
-    for dtype in _DTYPES:
-        if all(_same(part, dtype) for part in (values[:_ROWS], values)):
+    """Return the 16-bit dtype that holds all values, if one does."""
+    for dtype in SIXTEEN_BITS:
+        if torch.equal(values.to(dtype).to(values.dtype), values):
             return dtype
     return None
 
 
-def _same(values: Tensor, dtype: torch.dtype) -> bool:
-    return torch.equal(values.to(dtype).to(values.dtype), values)
-
-
-def simplest_fractions(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return, in float64, the simplest fraction that rounds to each value of 16 bits in [0, 1].
+def simplest_shares(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return, in float64, the simplest share that rounds to each value of 16 bits in [0, 1].
 
     A number of 16 bits stands for all that round to it. Of those a share of 1 to 10, 12, 15, 20,
     25, 30, 50 or 100 is taken, of the fewest, or else the number itself: the share 4/5, which
@@ -51,8 +40,8 @@ def _table(dtype: torch.dtype) -> Tensor:
     numbers = bits.view(dtype).double()
     open_, result = (numbers > 0) & (numbers < 1), numbers.clone()
     for denominator in _DENOMINATORS:
-        fraction = (numbers * denominator).round() / denominator
-        hit = open_ & (fraction.to(dtype).double() == numbers)
-        result[hit] = fraction[hit]
+        share = (numbers * denominator).round() / denominator
+        hit = open_ & (share.to(dtype).double() == numbers)
+        result[hit] = share[hit]
         open_ &= ~hit
     return result
