@@ -128,17 +128,17 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     inputs = _inputs(network, example_input)
     with evaluation_mode(network):
         plain = _with_plain_outputs(network, inputs)
-    with evaluation_mode(network), _exporting(network, "onnx"):
-        program = torch.onnx.export(
-            plain,
-            inputs,
-            dynamo=True,
-            dynamic_shapes=_any_batch(plain, inputs),
-            input_names=["input"] if len(inputs) == 1 else _names_of(network, len(inputs)),
-            verbose=False,
-        )
-        if program is None:
-            raise RuntimeError("torch.onnx.export returned no program")
+        with _exporting(network, "onnx"):
+            program = torch.onnx.export(
+                plain,
+                inputs,
+                dynamo=True,
+                dynamic_shapes=_any_batch(plain, inputs),
+                input_names=["input"] if len(inputs) == 1 else _names_of(network, len(inputs)),
+                verbose=False,
+            )
+            if program is None:
+                raise RuntimeError("torch.onnx.export returned no program")
     outputs = program.model.graph.outputs
     for index, value in enumerate(outputs):
         value.name = f"output_{index}" if len(outputs) > 1 else "output"

@@ -57,10 +57,8 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
         values = values if coarse is None else simplest_shares(values, coarse)
         return torch.stack([1.0 - values, values], dim=1)
     error = (values.sum(1) - 1.0).abs()
-    if (
-        coarse is None and error.max() > SUM_TOLERANCE
-    ):  # NumPy has no bfloat16: it comes as float32
-        coarse = held_in(values)
+    if coarse is None and error.max() > SUM_TOLERANCE:
+        coarse = held_in(values)  # NumPy has no bfloat16: it comes as float32.
     if error.max() > max(SUM_TOLERANCE, _digits(coarse)):
         row = int(error.argmax())
         raise DataError(

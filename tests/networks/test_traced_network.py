@@ -78,7 +78,7 @@ def test_the_backward_hooks_of_a_copy_run(converted):
     assert seen == [torch.Size([2, 3])]
 
 
-def test_an_ensemble_of_copies_has_the_hooks(converted):
+def test_a_copy_of_a_bayesian_network_has_the_hooks(converted):
     converted.register_forward_hook(doubled)
     bnn = bd.BayesianNetwork(converted, bd.Categorical(), num_data=10).eval()
     x = torch.randn(2, 4)
