@@ -100,7 +100,7 @@ small, table
 # by heart. Under the ELBO it does not pay: what a weight says about the training labels must be
 # worth more than its KL divergence, and a memorised label earns at most $\log 10 = 2.3$ nats.
 # What remains are the biases, and a few weights so close to zero that their ratio $\alpha$ means
-# little: the network is not literally empty (35 of 7,400 weights after 200 epochs), but its logits
+# little: the network is not literally empty (a few dozen of 7,400 weights), but its logits
 # differ between inputs by a few hundredths.
 
 # %%

@@ -61,7 +61,7 @@ data = bd.load_data(f"folder:{folder}")
 data
 
 # %% [markdown]
-# Values are in [0, 1], in three channels; `folder:PATH:32` also makes all images 32x32. The split
+# Values are in [0, 1], in three channels; `folder:PATH@32` also makes all images 32x32. The split
 # is by class, and the same at every call.
 
 # %%
