@@ -16,7 +16,7 @@ from typing_extensions import override
 from bayesdrop.compression.functional import as_layers
 from bayesdrop.errors import CompactionError
 from bayesdrop.networks.aliases import read_later
-from bayesdrop.networks.operations import MOVES
+from bayesdrop.networks.operations import MOVES, operation
 from bayesdrop.networks.shapes import Shapes
 from bayesdrop.networks.tracing import changes_in_place, leaf_modules, shape_of, trace
 from bayesdrop.nn import named_masked_inputs
@@ -108,7 +108,7 @@ def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
     _check_views(graph, leaves)
     for node in list(graph.nodes):
         leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
-        changes = node.target in _OUT_OF_PLACE or node.kwargs.get("inplace") is True
+        changes = operation(node) in _OUT_OF_PLACE or node.kwargs.get("inplace") is True
         if leaf is not None and getattr(leaf, "inplace", False) is True:
             changes, leaf.inplace = True, False  # type: ignore[assignment]
         if not changes and not changes_in_place(node):
@@ -117,7 +117,7 @@ def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
         for user in list(source.users):
             if order[user] > order[node]:
                 user.replace_input_with(source, node)
-        if node.target in _OUT_OF_PLACE:
+        if operation(node) in _OUT_OF_PLACE:
             node.op, node.target = "call_function", _OUT_OF_PLACE[node.target]
         if "inplace" in node.kwargs:
             node.update_kwarg("inplace", False)
@@ -149,7 +149,7 @@ def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
         node.replace_all_uses_with(new)
     elif passes:
         node.replace_all_uses_with(node.all_input_nodes[0])
-    elif isinstance(leaf, nn.Flatten) or node.target in _FLATTENS:
+    elif isinstance(leaf, nn.Flatten) or operation(node) in _FLATTENS:
         source = node.all_input_nodes[0]
         before, after = shape_of(source), shape_of(node)
         if before is None or after is None:
@@ -164,7 +164,7 @@ def _simplify(module: fx.GraphModule, node: fx.Node) -> None:
 def _picked(node: fx.Node) -> tuple[Any, ...] | None:
     """Return the arguments of the selection that takes a piece of an unbind, if it does."""
     source = node.args[0] if node.target is operator.getitem else None
-    if not isinstance(source, fx.Node) or source.target not in (torch.unbind, "unbind"):
+    if not isinstance(source, fx.Node) or operation(source) not in (torch.unbind, "unbind"):
         return None
     dim = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
     known = len(source.args) > 0 and isinstance(dim, int) and isinstance(node.args[1], int)
@@ -179,9 +179,9 @@ def reordered(x: Tensor, index: tuple[int, ...]) -> Tensor:
 def _shorten(graph: fx.Graph, end: fx.Node) -> None:
     """Write a channel shuffle, which is a view, a permutation and a view, as one operation."""
     shape, moves, start = shape_of(end), [end], end
-    if end.target not in MOVES or shape is None or len(shape) < 3 or shape[1] < 2:
+    if operation(end) not in MOVES or shape is None or len(shape) < 3 or shape[1] < 2:
         return
-    while len(moves) < _MOST_MOVES and moves[-1].target in MOVES:
+    while len(moves) < _MOST_MOVES and operation(moves[-1]) in MOVES:
         start = moves[-1].all_input_nodes[0]
         found = shape_of(start)
         # A batch of one would not show that examples are mixed.

@@ -38,6 +38,7 @@ from bayesdrop.conversion.units import Units, inputs_of, outputs_of, weight_of
 from bayesdrop.errors import ConversionError, unknown_name
 from bayesdrop.networks.blocks import in_windows
 from bayesdrop.networks.by_mode import FunctionByMode
+from bayesdrop.networks.operations import operation
 from bayesdrop.nn import (
     BayesianDropout,
     BayesianWeights,
@@ -324,7 +325,7 @@ class Plan:
         return isinstance(module, NORMS) or function is nn.functional.batch_norm
 
     def _is_activation(self, node: fx.Node) -> bool:
-        return isinstance(self.module(node), ACTIVATIONS) or node.target in ACTIVATION_FUNCTIONS
+        return isinstance(self.module(node), ACTIVATIONS) or operation(node) in ACTIVATION_FUNCTIONS
 
     def _keeps_units(self, node: fx.Node) -> bool:
         """Return whether the operation neither mixes nor reorders units."""
@@ -332,8 +333,8 @@ class Plan:
             self._is_norm(node)
             or self._is_activation(node)
             or isinstance(self.module(node), (*POOLS, *DROPOUTS, nn.Identity))
-            or node.target in POOL_FUNCTIONS
-            or node.target in SUMS
+            or operation(node) in POOL_FUNCTIONS
+            or operation(node) in SUMS
         )
 
     def _before(self, node: fx.Node) -> Units | None:

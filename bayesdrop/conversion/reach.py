@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bayesdrop.conversion.kinds import NORMALISATIONS
+from bayesdrop.networks.operations import operation
 from bayesdrop.nn import BayesianDropout
 
 MIXES: set[Any] = {
@@ -60,7 +61,7 @@ def asks_for_shape(node: fx.Node) -> bool:
     """Return whether an operation looks at a tensor's shape or type, not at its values."""
     if node.target is getattr:
         return node.args[1] in ("shape", "ndim", "dtype", "device", "is_cuda", "layout")
-    return node.target in _ASKS_FOR_SHAPE
+    return operation(node) in _ASKS_FOR_SHAPE
 
 
 def sees_examples(node: fx.Node) -> bool:
@@ -75,7 +76,7 @@ def sees_examples(node: fx.Node) -> bool:
     seen, waiting = set(), [node]
     while waiting:
         value = waiting.pop()
-        if value.op == "placeholder" or value.target in (len, *_OF_ONE_SHAPE):
+        if value.op == "placeholder" or operation(value) in (len, *_OF_ONE_SHAPE):
             return True
         if value not in seen:
             seen.add(value)
@@ -88,7 +89,7 @@ def sees_examples(node: fx.Node) -> bool:
 
 def _sources(value: fx.Node) -> list[fx.Node] | None:
     """Return the values that one depends on; None if it may depend on the number of examples."""
-    target, args = value.target, value.args
+    target, args = operation(value), value.args
     asked = args[0] if target is operator.getitem else None
     if isinstance(asked, fx.Node) and _is_shape(asked):
         return [] if _is_other(args[1]) else None
@@ -110,7 +111,7 @@ def _sources(value: fx.Node) -> list[fx.Node] | None:
 def _is_shape(value: fx.Node) -> bool:
     if value.target is getattr:
         return bool(value.args[1] == "shape")
-    return value.target == "size" and len(value.args) + len(value.kwargs) == 1
+    return operation(value) == "size" and len(value.args) + len(value.kwargs) == 1
 
 
 def _is_other(dim: object) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 from torch.fx.proxy import TraceError
 from torch.nn.utils import rnn
 
+from bayesdrop.networks.operations import operation
 from bayesdrop.nn import BayesianLayer
 
 LISTS = {"chunk", "split", "tensor_split", "unbind"}
@@ -60,7 +61,8 @@ def kind_of(node: fx.Node, tracer: Any) -> type | None:
 
 def name_of(node: fx.Node) -> str:
     """Return the name of the function or method that a node calls."""
-    return str(getattr(node.target, "__name__", node.target))
+    called = operation(node)
+    return str(getattr(called, "__name__", called))
 
 
 def _kind_of_attribute(target: str, root: Any) -> type:

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import rnn
 
@@ -59,3 +59,11 @@ PACKED: set[Any] = {
     rnn.unpad_sequence, rnn.pad_sequence,
 }  # fmt: skip
 """Functions of packed sequences; they look at lengths, so that tracing must not look inside."""
+
+
+def operation(node: fx.Node) -> Any:
+    """Return the function, or the name of the method, that a node calls; None of other nodes.
+
+    Layers, inputs and parameters may be called as methods are, such as ``self.view``.
+    """
+    return node.target if node.op in ("call_function", "call_method") else None
