@@ -211,3 +211,13 @@ def test_a_multiple_is_a_whole_number(options):
 def test_per_input_and_a_posterior_exclude_each_other():
     with pytest.raises(bd.errors.ConfigError, match="one of per_input"):
         bd.compact(network(), torch.randn(2, 2, 6, 6), per_input=True, keep_posterior=True)
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_works_whatever_the_dtypes_of_the_network_and_of_torch(default, dtype):
+    torch.set_default_dtype(default)
+    net, x = network().to(dtype), torch.randn(5, 2, 6, 6, dtype=dtype)
+    small = bd.compact(net, x, keep_posterior=True)
+    assert small.get_submodule("conv1").out_channels == 3
+    torch.testing.assert_close(small(x), net(x))
