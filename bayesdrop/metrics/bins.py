@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bayesdrop.metrics.ties import tied
+
 _EDGE = 2.0**-20  # Sums of a hundred shares in float32 are off by half as much.
 
 
@@ -24,7 +26,7 @@ def mass_bins(values: Tensor, num_bins: int) -> Tensor:
     Bin ``b`` holds the ranks ``[b N / M, (b + 1) N / M)``. Equal values go together to the bin of
     the middle one, so that the order of the examples does not matter.
     """
-    _, group, count = torch.unique(values, return_inverse=True, return_counts=True)
+    _, group, count = torch.unique(tied(values), return_inverse=True, return_counts=True)
     last = count.cumsum(0) - 1
     middle = last - count // 2
     return (middle * num_bins // len(values))[group]
@@ -34,13 +36,6 @@ def gap_sums(confidence: Tensor, correct: Tensor, bins: Tensor, num_bins: int) -
     """Return each bin's sum of (right or wrong) minus confidence."""
     sums = torch.zeros(num_bins, dtype=torch.float64)
     return sums.index_add(0, bins, correct.double() - confidence)
-
-
-def share_ties(values: Tensor, ordered_by: Tensor) -> Tensor:
-    """Replace values by their average wherever ``ordered_by``, which is sorted, is equal."""
-    _, group, count = torch.unique_consecutive(ordered_by, return_inverse=True, return_counts=True)
-    sums = torch.zeros(len(count), dtype=torch.float64).index_add(0, group, values)
-    return (sums / count)[group]
 
 
 class ClassBins:

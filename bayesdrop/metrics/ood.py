@@ -19,6 +19,7 @@ from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.metrics.checks import Array, as_scores
 from bayesdrop.metrics.options import require_names
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.metrics.ties import of_one_precision, tied
 from bayesdrop.metrics.uncertainty import parts_of
 from bayesdrop.record import TableRecord
 
@@ -47,6 +48,9 @@ def ood_metrics(in_scores: Array, ood_scores: Array) -> OODMetrics:
     smallest error of any threshold if both kinds are equally frequent,
     :math:`\min_t \frac12 (1 - \mathrm{TPR}_t + \mathrm{FPR}_t)`.
 
+    Scores within 1e-12 of their size are ties, as they differ by rounding, and sets of two dtypes
+    are compared in the coarser one.
+
     Args:
         in_scores: Scores of in-distribution examples, ``(N,)``.
         ood_scores: Scores of OOD examples, ``(M,)``.
@@ -66,9 +70,11 @@ def ood_metrics(in_scores: Array, ood_scores: Array) -> OODMetrics:
     """
     from sklearn.metrics import auc, average_precision_score, roc_curve
 
-    inside = as_scores("ood_metrics", "in-distribution", in_scores)
-    outside = as_scores("ood_metrics", "OOD", ood_scores)
-    scores = torch.cat([inside, outside]).numpy()
+    who = "ood_metrics"
+    first, second = of_one_precision(as_tensor(who, in_scores), as_tensor(who, ood_scores))
+    inside = as_scores(who, "in-distribution", first)
+    outside = as_scores(who, "OOD", second)
+    scores = tied(torch.cat([inside, outside])).numpy()
     positive = np.repeat([0, 1], [len(inside), len(outside)])
     # Dropped collinear points could hide the first threshold that reaches 95 %.
     false_rate, true_rate, _ = roc_curve(positive, scores, drop_intermediate=False)
@@ -204,7 +210,7 @@ def compare_ood(
     own = _scores(inside)
     metrics: dict[str, dict[str, OODMetrics]] = {}
     for name, value in outside.items():
-        scores = _scores(value)
+        known, scores = _scores_of_both(inside, value) or (own, _scores(value))
         if set(scores) != set(own):
             raise DataError(
                 "compare_ood",
@@ -212,7 +218,7 @@ def compare_ood(
                 got=f"{sorted(scores)} for {name!r}",
                 hint="Predict all sets in the same way and with as many posterior samples.",
             )
-        metrics[name] = {score: ood_metrics(own[score], scores[score]) for score in own}
+        metrics[name] = {score: ood_metrics(known[score], scores[score]) for score in own}
     sets = dict(metrics)
     for group, names in members.items():
         metrics[group] = {score: _average([sets[n][score] for n in names]) for score in own}
@@ -236,6 +242,14 @@ def _scores(value: Scorable) -> dict[str, Tensor]:
     if not isinstance(value, Prediction) and as_tensor("compare_ood", value).ndim == 1:
         return {"score": as_tensor("compare_ood", value)}
     return uncertainty_scores(value)
+
+
+def _scores_of_both(first: Scorable, second: Scorable) -> tuple[dict[str, Tensor], ...] | None:
+    """Return the scores of two arrays of different dtypes, both in the coarser one; else None."""
+    if isinstance(first, Prediction | Mapping) or isinstance(second, Prediction | Mapping):
+        return None
+    given = as_tensor("compare_ood", first), as_tensor("compare_ood", second)
+    return tuple(map(_scores, of_one_precision(*given))) if given[0].dtype != given[1].dtype else None
 
 
 def _check_groups(sets: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> None:

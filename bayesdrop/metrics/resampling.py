@@ -8,6 +8,7 @@ from torch import Tensor
 from bayesdrop.metrics.bins import width_bins
 from bayesdrop.metrics.checks import Array
 from bayesdrop.metrics.examples import as_examples, nll_of
+from bayesdrop.metrics.ties import tied
 
 METRICS = ("error", "nll", "brier", "ece", "aurc")
 """What is resampled of every classifier, besides ``"auroc {OOD set}"``."""
@@ -30,7 +31,7 @@ class Columns:
         figures = [100.0 * (1.0 - correct), nll, examples.brier]
         self.per_example = torch.cat([torch.stack(figures, dim=1), gaps], dim=1)
         self.wrong, self.confidence = 1.0 - correct, confidence
-        ordered, self.order = confidence.sort(descending=True, stable=True)
+        ordered, self.order = tied(confidence).sort(descending=True, stable=True)
         ends = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])
         self.last = ends.nonzero().squeeze(1)
         ranks = torch.arange(1, count + 1, dtype=torch.float64)
@@ -76,6 +77,7 @@ class Pair:
     """Scores of the test set and of an OOD set; called with how often each example counts."""
 
     def __init__(self, inside: Tensor, outside: Tensor) -> None:
+        inside, outside = tied(torch.cat([inside, outside])).split([len(inside), len(outside)])
         ordered, self.order = inside.sort()
         self.lower = torch.searchsorted(ordered, outside)
         self.upper = torch.searchsorted(ordered, outside, right=True)

@@ -11,12 +11,12 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.arrays import check_index
-from bayesdrop.metrics.bins import share_ties
 from bayesdrop.metrics.checks import (
     Array,
     as_scores,
 )
 from bayesdrop.metrics.examples import as_examples
+from bayesdrop.metrics.ties import share_ties, tied
 from bayesdrop.record import Record, plain
 
 _CURVE = ("threshold", "coverage", "risk")
@@ -89,7 +89,8 @@ def risk_coverage(
 
     with losses :math:`\ell` (1 for a wrong class) from the most to the least confident example.
     Equally confident examples are answered together or not at all, and share their average loss
-    in the areas, which is what a random order gives on average.
+    in the areas, which is what a random order gives on average. Confidences within 1e-12 of their
+    size are equal: they differ by rounding.
 
     Args:
         predictions: Probabilities ``(N, C)``, P(y = 1) of shape ``(N,)``, or posterior samples
@@ -148,7 +149,7 @@ def curve_of(losses: Tensor, confidence: Tensor) -> RiskCoverage:
     """Return the risk-coverage curve of checked losses and confidences ``(N,)``, float64."""
     count = len(losses)
     ranks = torch.arange(1, count + 1, dtype=torch.float64)
-    ordered, order = confidence.sort(descending=True, stable=True)
+    ordered, order = tied(confidence).sort(descending=True, stable=True)
     total = share_ties(losses[order], ordered).cumsum(0)
     best = losses.sort().values.cumsum(0)
     aurc = float((total / ranks).mean())

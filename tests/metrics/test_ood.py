@@ -269,3 +269,60 @@ def test_regression_has_no_uncertainty_scores():
 def test_bad_scores_are_refused(inside, outside, error, message):
     with pytest.raises(error, match=f"ood_metrics: expected {message}"):
         ood_metrics(inside, outside)
+
+
+def votes(count, seed=0):
+    """Shares of ten votes over five classes."""
+    generator = torch.Generator().manual_seed(seed)
+    choices = torch.randint(5, (count, 10), generator=generator)
+    return torch.nn.functional.one_hot(choices, 5).double().mean(1)
+
+
+def test_scores_that_differ_by_rounding_are_ties():
+    shares = torch.tensor([0.1, 0.3, 0.2, 0.4]).double().expand(50, 4)
+    table = bd.metrics.compare_ood(shares, {"other classes": shares.flip(1)})
+    for scores in table.metrics["other classes"].values():
+        assert scores["auroc"] == 0.5
+        assert scores["fpr95"] == 1.0
+
+
+def test_the_order_of_classes_or_samples_changes_nothing():
+    inside, outside = votes(300), votes(400, seed=1) ** 2 + 0.1
+    outside = outside / outside.sum(1, keepdim=True)
+    expected = bd.metrics.compare_ood(inside, {"o": outside}).metrics
+    for order in torch.stack([torch.randperm(5) for _ in range(5)]):
+        assert bd.metrics.compare_ood(inside, {"o": outside[:, order]}).metrics == expected
+    samples = torch.stack([votes(200, seed) for seed in range(7)])
+    table = bd.metrics.compare_ood(samples, {"o": samples.flip(0)})
+    for scores in table.metrics["o"].values():
+        assert scores["auroc"] == pytest.approx(0.5, abs=1e-12)
+
+
+def test_ties_of_votes_are_those_of_exact_shares():
+    shares, labels = votes(1000), torch.arange(1000) % 5
+    entropy = bd.metrics.uncertainty_scores(shares)["entropy"]
+    exact = (entropy * 1e9).round() / 1e9
+    metrics = bd.metrics.ood_metrics(entropy[:500], entropy[500:])
+    assert metrics == bd.metrics.ood_metrics(exact[:500], exact[500:])
+    curve = bd.metrics.risk_coverage(shares, labels, confidence=-entropy)
+    rounded = bd.metrics.risk_coverage(shares, labels, confidence=-exact)
+    assert len(curve.risk) == len(rounded.risk) < len(entropy.unique())
+    assert curve.aurc == pytest.approx(rounded.aurc, abs=1e-12)
+
+
+def test_sets_of_two_dtypes_are_compared_in_the_coarser_one():
+    inside, outside = votes(500)[:, 0], votes(500, seed=1)[:, 0]
+    expected = bd.metrics.ood_metrics(inside, outside)
+    assert bd.metrics.ood_metrics(inside, outside.float()) == expected
+    assert bd.metrics.ood_metrics(inside.float(), outside.half()) == expected
+    arrays = votes(500), votes(500, seed=1)
+    mixed = bd.metrics.compare_ood(arrays[0], {"o": arrays[1].float()}).metrics["o"]
+    alike = bd.metrics.compare_ood(arrays[0].float(), {"o": arrays[1].float()}).metrics["o"]
+    assert mixed == alike
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1.0, 1e6])
+def test_scores_that_differ_by_more_than_rounding_are_no_ties(scale):
+    inside, outside = torch.zeros(20), torch.arange(20) * scale * 1e-3 + scale
+    assert bd.metrics.ood_metrics(inside, outside)["auroc"] == 1.0
+    assert bd.metrics.ood_metrics(outside[:-1], outside[-1:])["auroc"] == 1.0

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.metrics import ood_metrics, uncertainty_scores
 from bayesdrop.metrics.checks import Array, as_scores
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.metrics.ties import tied
 from bayesdrop.reporting.plots.style import COLOURS, styled
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def plot_roc(inside: Scores, outside: Mapping[str, Scores], *, name: str = "test
         axis.axhline(0.95, color="#cccccc", linewidth=1, linestyle=":")
         for index, (label, values) in enumerate(groups.items()):
             positive = np.repeat([0, 1], [len(own[score]), len(values[score])])
-            both = np.concatenate([own[score], values[score]])
+            both = tied(torch.from_numpy(np.concatenate([own[score], values[score]]))).numpy()
             false_rate, true_rate, _ = roc_curve(positive, both)
             auroc = ood_metrics(own[score], values[score])["auroc"]
             title = f"{label}: AUROC {auroc:.3f}"
