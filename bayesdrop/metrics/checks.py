@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics.arrays import Array, as_tensor, check_index
-from bayesdrop.metrics.sixteen_bits import SIXTEEN_BITS, held_in, simplest_shares
+from bayesdrop.metrics.sixteen_bits import SIXTEEN_BITS, held_in, simplest_rows, simplest_shares
 
 # Room for rounding in float32 softmax averages and in probabilities written with four digits; what
 # has fewer digits gets two of its own rounding errors, and is divided by its sum.
@@ -24,7 +24,8 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
     """Return class probabilities ``(N, C)`` in float64 on the CPU, or say what is wrong.
 
     ``(N,)`` holds P(y = 1) of a binary problem and becomes ``(N, 2)``. Numbers of 16 bits are the
-    simplest shares that round to them, divided by their sum.
+    simplest shares that round to them, in a row those of one denominator, or else divided by their
+    sum.
 
     Raises:
         ShapeError: If the shape is neither.
@@ -70,8 +71,7 @@ def as_probabilities(who: str, probabilities: Array) -> Tensor:
         )
     if coarse is None:
         return values
-    values = simplest_shares(values, coarse)
-    return values / values.sum(1, keepdim=True)
+    return simplest_rows(values, coarse)
 
 
 def _digits(coarse: torch.dtype | None) -> float:

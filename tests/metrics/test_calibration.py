@@ -15,7 +15,7 @@ from bayesdrop.metrics import (
     reliability,
 )
 from bayesdrop.metrics.bins import width_bins
-from bayesdrop.metrics.sixteen_bits import simplest_shares
+from bayesdrop.metrics.sixteen_bits import simplest_rows, simplest_shares
 
 ERRORS = [
     expected_calibration_error,
@@ -287,3 +287,39 @@ def test_shares_of_256_in_32_bits_are_themselves():
     diagram = reliability(p, torch.zeros(127), num_bins=128)
     assert torch.equal(diagram.count[64:].cumsum(0), torch.arange(1, 128, 2))
     assert float(diagram.confidence[-1]) == 254.5 / 256
+
+
+@pytest.mark.parametrize(
+    ("members", "dtype"),
+    [
+        *((members, torch.float16) for members in (3, 7, 10, 16, 25, 32, 40, 50, 64, 100)),
+        *((members, torch.bfloat16) for members in (3, 7, 10, 16, 20, 32, 64)),  # more are one
+    ],
+)
+@pytest.mark.parametrize("classes", [2, 5])
+def test_votes_of_members_are_shares_of_their_number(members, classes, dtype):
+    choices = torch.randint(classes, (300, members))
+    shares = torch.nn.functional.one_hot(choices, classes).double().mean(1)
+    found = simplest_rows(shares.to(dtype).double(), dtype)
+    torch.testing.assert_close(found, shares, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rows_that_are_no_votes_are_divided_by_their_sum(dtype):
+    numbers = torch.randn(500, 7).softmax(1).to(dtype).double()
+    found = simplest_rows(numbers, dtype)
+    torch.testing.assert_close(found.sum(1), torch.ones(500, dtype=torch.float64))
+    assert (found / (numbers / numbers.sum(1, keepdim=True)) - 1).abs().max() < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    ("members", "dtype"), [(40, torch.float16), (64, torch.float16), (64, torch.bfloat16)]
+)
+def test_many_members_have_one_calibration_error_for_as_many_bins(members, dtype):
+    votes = torch.randint(members // 2, members + 1, (400,))
+    shares = torch.stack([votes, members - votes], 1).double() / members
+    labels = (torch.rand(400) > shares[:, 0]).long()
+    for bins in (members, members // 2):
+        found = expected_calibration_error(shares.to(dtype), labels, num_bins=bins)
+        expected = expected_calibration_error(shares, labels, num_bins=bins)
+        assert found == pytest.approx(expected, abs=1e-9)
