@@ -143,6 +143,7 @@ class Categorical(Likelihood):
                 got=f"{y.dtype} of shape {tuple(y.shape)}",
                 hint=_label_hint(output, y, class_dim),
             )
+        y = y.long()  # first: -1 is 255 to a tensor of uint8
         # On an accelerator the check would wait for the device at every step; under a transform
         # there is no value.
         if y.device.type == "cpu" and not takes_plain_operations():
@@ -155,7 +156,7 @@ class Categorical(Likelihood):
                     hint="Does the network have one output per class? A missing label is "
                     f"{self.ignore_index} here, see ignore_index of bd.Categorical.",
                 )
-        return y.long()
+        return y
 
     def _check_output(self, output: Tensor, class_dim: int) -> None:
         there = output.ndim >= 2 and -output.ndim < class_dim < output.ndim

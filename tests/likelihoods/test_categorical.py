@@ -316,3 +316,13 @@ def test_truth_values_are_labels_of_two_classes_alone():
     torch.testing.assert_close(law.nll(output, truth), law.nll(output, truth.long()))
     with pytest.raises(DataError, match="got torch.bool of shape .3,.*the labels of two classes"):
         law.nll(torch.randn(3, 4), truth)
+
+
+@pytest.mark.parametrize("ignore_index", [-1, -100])
+def test_a_negative_missing_label_is_no_label_of_unsigned_targets(ignore_index):
+    likelihood = bd.Categorical(ignore_index=ignore_index)
+    target = torch.tensor([0, 1, 256 + ignore_index], dtype=torch.uint8)
+    with pytest.raises(DataError, match=rf"labels from 0 to {256 + ignore_index}"):
+        likelihood.log_prob(torch.zeros(3, 10), target)
+    seen = bd.Categorical(ignore_index=255).log_prob(torch.zeros(2, 10), target.new_tensor([1, 255]))
+    torch.testing.assert_close(seen, torch.tensor([-math.log(10), 0.0]))
