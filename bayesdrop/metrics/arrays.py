@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,6 +65,9 @@ def _native(who: str, values: object) -> np.ndarray:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
         raise _no_numbers(who, f"a {type(values).__name__} that NumPy cannot read") from error
+    boxed = array.dtype.kind == "O" and hasattr(values, "columns")  # pandas' own Float64
+    if boxed and all(isinstance(cell, Real) for cell in array.flat):
+        array = array.astype(np.float64)
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind not in "biuf" or (kind == "f" and size > np.dtype(np.float64).itemsize):
         raise _no_numbers(who, f"a {type(values).__name__} of dtype {array.dtype}")

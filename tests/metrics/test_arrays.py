@@ -86,6 +86,14 @@ def test_frames_and_series_keep_their_rows_and_not_their_index():
             metric(series, series.sort_index())
 
 
+def test_frames_may_have_the_dtypes_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    frame, series = pandas.DataFrame(P).astype("Float64"), pandas.Series(Y).astype("Int64")
+    assert negative_log_likelihood(frame, series) == negative_log_likelihood(P, Y)
+    with pytest.raises(DataError, match="got a DataFrame of dtype object"):
+        negative_log_likelihood(frame.mask(frame > 0.9 * frame.max().max()), Y)
+
+
 BAD = {
     "strings": (Y.astype(str), "got a ndarray of dtype <U"),
     "objects": (Y.astype(object), "got a ndarray of dtype object"),
