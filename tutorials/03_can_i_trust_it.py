@@ -183,8 +183,8 @@ for name, curve in curves.items():
 # What held in the full form for `SEED` of 10, 20 and so on to 90. Beta-Bernoulli dropout finds
 # unknown digits better than the plain network, and has the lowest NLL under strong shift, of all
 # kinds together (with fewer epochs it may not); some of that is the doubt that makes its
-# probabilities of clean images the worst, until they are scaled. Whether MC dropout and the ensemble have
-# a smaller AURC than the plain network is not checked.
+# probabilities of clean images the worst, until they are scaled. Whether MC dropout and the
+# ensemble have a smaller AURC than the plain network is not checked.
 
 # %%
 gates = comparison.rows[-1]

@@ -325,7 +325,9 @@ class Plan:
         return isinstance(module, NORMS) or function is nn.functional.batch_norm
 
     def _is_activation(self, node: fx.Node) -> bool:
-        return isinstance(self.module(node), ACTIVATIONS) or operation(node) in ACTIVATION_FUNCTIONS
+        return (
+            isinstance(self.module(node), ACTIVATIONS) or operation(node) in ACTIVATION_FUNCTIONS
+        )
 
     def _keeps_units(self, node: fx.Node) -> bool:
         """Return whether the operation neither mixes nor reorders units."""

@@ -249,7 +249,9 @@ def _scores_of_both(first: Scorable, second: Scorable) -> tuple[dict[str, Tensor
     if isinstance(first, Prediction | Mapping) or isinstance(second, Prediction | Mapping):
         return None
     given = as_tensor("compare_ood", first), as_tensor("compare_ood", second)
-    return tuple(map(_scores, of_one_precision(*given))) if given[0].dtype != given[1].dtype else None
+    return (
+        tuple(map(_scores, of_one_precision(*given))) if given[0].dtype != given[1].dtype else None
+    )
 
 
 def _check_groups(sets: Mapping[str, object], groups: Mapping[str, Sequence[str]]) -> None:

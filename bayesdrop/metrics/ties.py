@@ -35,7 +35,9 @@ def share_ties(values: Tensor, ordered_by: Tensor) -> Tensor:
 
 def of_one_precision(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return two sets of values in the coarser of their dtypes, so that equal ones are equal."""
-    if first.dtype == second.dtype or not (first.is_floating_point() and second.is_floating_point()):
+    if first.dtype == second.dtype or not (
+        first.is_floating_point() and second.is_floating_point()
+    ):
         return first, second
     coarser = max(first.dtype, second.dtype, key=lambda dtype: torch.finfo(dtype).eps)
     return first.to(coarser), second.to(coarser)

@@ -324,5 +324,7 @@ def test_a_negative_missing_label_is_no_label_of_unsigned_targets(ignore_index):
     target = torch.tensor([0, 1, 256 + ignore_index], dtype=torch.uint8)
     with pytest.raises(DataError, match=rf"labels from 0 to {256 + ignore_index}"):
         likelihood.log_prob(torch.zeros(3, 10), target)
-    seen = bd.Categorical(ignore_index=255).log_prob(torch.zeros(2, 10), target.new_tensor([1, 255]))
+    seen = bd.Categorical(ignore_index=255).log_prob(
+        torch.zeros(2, 10), target.new_tensor([1, 255])
+    )
     torch.testing.assert_close(seen, torch.tensor([-math.log(10), 0.0]))

@@ -309,7 +309,9 @@ def test_rows_that_are_no_votes_are_divided_by_their_sum(dtype):
     numbers = torch.randn(500, 7).softmax(1).to(dtype).double()
     found = simplest_rows(numbers, dtype)
     torch.testing.assert_close(found.sum(1), torch.ones(500, dtype=torch.float64))
-    assert (found / (numbers / numbers.sum(1, keepdim=True)) - 1).abs().max() < torch.finfo(dtype).eps
+    assert (found / (numbers / numbers.sum(1, keepdim=True)) - 1).abs().max() < torch.finfo(
+        dtype
+    ).eps
 
 
 @pytest.mark.parametrize(
