@@ -133,7 +133,7 @@ def _with_rules(
     choose = chooser(flow)
     for node in module.graph.nodes:
         rule = flow.rules[node] = choose(node)
-        flow.constant[node] = rule.constant()
+        flow.constant[node] = rule.constant().double()  # whatever torch's default
         flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
     return flow
 

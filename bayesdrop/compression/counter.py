@@ -75,7 +75,7 @@ class CostCounter:
         for node, rule in flow.rules.items():
             if isinstance(rule, Mask):
                 rule.mask = self.fixed[str(node.target)].value.detach().double().cpu()
-            flow.constant[node] = rule.constant()
+            flow.constant[node] = rule.constant().double()
             flow.needed[node] = torch.zeros(rule.size, dtype=torch.bool)
         for node, rule in reversed(flow.rules.items()):
             if rule.size and not flow.needed[node].any():

@@ -199,8 +199,21 @@ EDGES = {
         nn.Linear(32, 8), mask(8), nn.Sigmoid(), nn.Linear(8, 8), mask(8, seed=1),
         nn.Softplus(), nn.Linear(8, 3),
     ),
+    "norms without weights": lambda: Stack(
+        nn.Conv2d(2, 8, 3), mask(8, **CONV), nn.InstanceNorm2d(8), nn.ReLU(),
+        mask(8, seed=1, **CONV), nn.GroupNorm(4, 8, affine=False),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), mask(8, seed=2, **CONV),
+        nn.BatchNorm2d(8, affine=False), nn.Flatten(), nn.Linear(128, 3),
+    ),
 }  # fmt: skip
 IMAGE = {name for name in EDGES if "2d" in str(EDGES[name]())}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_every_order_of_layers_works_under_the_default_dtype_of_torch(name):
+    torch.set_default_dtype(torch.float32)
+    net, x = EDGES[name]().eval(), torch.randn(3, *((2, 6, 6) if name in IMAGE else (32,)))
+    torch.testing.assert_close(bd.compact(net, x[:2])(x), net(x))
 
 
 @pytest.mark.parametrize("name", EDGES)
