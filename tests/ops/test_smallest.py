@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from bayesdrop.ops.smallest import smallest
@@ -24,3 +25,12 @@ def test_a_share_in_single_precision_is_not_rounded_to_one_less():
 
 def test_equals_of_the_last_count_too():
     assert smallest(torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.5).tolist() == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 1.0])
+def test_it_is_the_same_where_it_is_compiled(share, monkeypatch):
+    magnitudes, share = torch.rand(3, 50).mul(20).round(), torch.tensor(share)
+    expected = smallest(magnitudes, share), smallest(magnitudes[0], share)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(smallest(magnitudes, share), expected[0])
+    assert torch.equal(smallest(magnitudes[0], share), expected[1])

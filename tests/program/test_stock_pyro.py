@@ -318,8 +318,10 @@ def test_checkpointing_gives_the_gradient_or_our_sentence(key):
         assert "checkpointing" in str(error) and key not in ("mc-dropout", "nested")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("keys", [MASKS, WEIGHTS], ids=["masks", "weights"])
-def test_the_loss_compiles_as_one_graph(keys, monkeypatch):
+def test_the_loss_compiles_as_one_graph(keys, dtype, monkeypatch):
+    torch.set_default_dtype(dtype)
     monkeypatch.setattr(noise, "uniform", lambda shape, like: like.new_full(tuple(shape), 0.3))
     monkeypatch.setattr(noise, "normal", lambda shape, like: like.new_full(tuple(shape), 0.7))
     # All in one network: a graph costs half a second whatever is in it. An error names the layer.
