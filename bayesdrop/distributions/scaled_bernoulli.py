@@ -75,7 +75,7 @@ class ScaledBernoulli(TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        kept = torch.isclose(value * self.probs, self.loc)
+        kept = torch.isclose(value * self.probs, self.loc, atol=0.0)
         probs = torch.where(self.loc == 0, 1.0, self.probs)
         dropped = torch.where(value == 0, torch.log1p(-probs), -torch.inf)
         return torch.where(kept, probs.log(), dropped)

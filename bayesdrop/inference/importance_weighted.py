@@ -48,8 +48,10 @@ class ImportanceWeighted:
         gradient: ``"doubly-reparameterised"``: the score of the posterior's parameters is replaced
             by its pathwise form, so that the encoder's gradient is
             :math:`\sum_k \tilde w_k^2\,\partial \log w_k / \partial (z, h)_k` along the samples,
-            with normalised weights :math:`\tilde w`. It has the same mean, and its signal does not
-            drown in noise as :math:`K` grows. ``"reparameterised"``: of the bound as it stands.
+            with normalised weights :math:`\tilde w`; under a ``kl_weight`` of :math:`c` it is
+            :math:`c\,\tilde w_k^2 + (1 - c)\,\tilde w_k`. It has the same mean, and its signal
+            does not drown in noise as :math:`K` grows. ``"reparameterised"``: of the bound as it
+            stands.
 
     Raises:
         ConfigError: If an argument makes no sense; when called, if the program is no
@@ -111,6 +113,7 @@ class ImportanceWeighted:
             log_weight = log_weight + vae.kl_weight * ratio
         if self.gradient == "doubly-reparameterised":
             share = torch.softmax(log_weight.detach(), 0).unsqueeze(-1)
+            share = vae.kl_weight * share + (1.0 - vae.kl_weight)
             for value in latents.values():
                 if value.requires_grad:
                     value.register_hook(lambda gradient: gradient * share)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
@@ -199,7 +200,8 @@ class BayesianNetwork(Program):
             return
         context = ImposedMasks({}, num_rows=len(x) - 1)
         devices = [t.device for t in tensors_of(x) if t.device.type != "cpu"]
-        with torch.random.fork_rng(devices), evaluation_mode(self.network), context:
+        quietly = poutine.block()  # No handler hears of sites of the network's own.
+        with torch.random.fork_rng(devices), evaluation_mode(self.network), context, quietly:
             try:
                 outputs_of(self.network, each_input(lambda t: t[:-1], x))
             except ShapeError:

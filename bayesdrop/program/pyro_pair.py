@@ -71,6 +71,14 @@ class PyroFunction(Abstract, nn.Module):
             if not parameter.requires_grad:
                 continue
             key = f"{prefix}.{name}"
+            if self.bnn.owns_store_name and key in store and _is_foreign(key, parameter):
+                raise ConfigError(
+                    "BayesianNetwork",
+                    expected=f"what this network has put under {key!r} in the parameter store",
+                    got="something else, as after get_param_store().load(...)",
+                    hint="Weights are kept by bd.save and bd.load, or by state_dict. Of other "
+                    "networks? pyro.clear_param_store() forgets them.",
+                )
             if key not in store or (
                 store.param_name(parameter) is None
                 if store[key] is parameter
@@ -114,6 +122,14 @@ class PyroFunction(Abstract, nn.Module):
 
 # Model or guide to what it has put into the store: key and identity of each parameter.
 _STORED: weakref.WeakKeyDictionary[PyroFunction, dict[str, int]] = weakref.WeakKeyDictionary()
+
+
+def _is_foreign(key: str, parameter: nn.Parameter) -> bool:
+    """Return whether the store has a value of a name that nobody gave, and no network put it."""
+    value = pyro.get_param_store()[key]
+    return value is not parameter and all(
+        stored.get(key) != id(value) for stored in _STORED.values()
+    )
 
 
 def _forget(stored: dict[str, int]) -> None:

@@ -79,6 +79,13 @@ def test_log_prob_of_a_number_is_that_of_its_mask():
     assert bool((fn.log_prob(torch.full((3,), 0.1)) == -torch.inf).all())
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-9, 1e-30])
+def test_a_tiny_number_is_told_from_none(size):
+    fn = ScaledBernoulli(PROB, torch.tensor(size))
+    torch.testing.assert_close(fn.log_prob(torch.zeros(())), torch.log1p(-PROB))
+    torch.testing.assert_close(fn.log_prob(size / PROB), PROB.log())
+
+
 def test_kl_is_registered_plain_and_under_to_event():
     """It is zero or infinite: two of them have no value but zero in common, or all."""
     q = ScaledBernoulli(PROB, LOC)

@@ -42,7 +42,7 @@ def line(gradient, num_samples):
     return vae, ImportanceWeighted(num_samples, gradient)
 
 
-def log_weights(vae, x, noise):
+def log_weights(vae, x, noise, kl_weight=1.0):
     """Return log w of standard normal noise, any shape, by hand."""
     mean, log_variance = vae.network.encoder(x)[0]
     w = vae.network.decoder.weight[0, 0]
@@ -53,16 +53,19 @@ def log_weights(vae, x, noise):
         return -0.5 * ((value - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
 
     one = torch.ones(())
-    return normal(x[0, 0], w * h, one) + normal(h, 0.0 * one, one) - normal(h, mean, scale)
+    ratio = normal(h, 0.0 * one, one) - normal(h, mean, scale)
+    return normal(x[0, 0], w * h, one) + kl_weight * ratio
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_value_and_gradient_of_two_samples_are_those_of_the_integral(gradient):
+@pytest.mark.parametrize("kl_weight", [0.01, 0.3, 1.0, 2.0])
+def test_value_and_gradient_of_two_samples_are_those_of_the_integral(kl_weight, gradient):
     vae, objective = line(gradient, 2)
+    vae.kl_weight = kl_weight
     x = torch.tensor([[1.7]])
     node, weight = np.polynomial.hermite_e.hermegauss(40)
     node, weight = torch.tensor(node), torch.tensor(weight / math.sqrt(2 * math.pi))
-    first = log_weights(vae, x, node)
+    first = log_weights(vae, x, node, kl_weight)
     pairs = torch.logaddexp(first[:, None], first) - math.log(2)
     exact = -(weight[:, None] * weight * pairs).sum()
     parameters = list(vae.network.parameters())

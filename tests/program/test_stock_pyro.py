@@ -343,3 +343,49 @@ def test_the_loss_compiles_as_one_graph(keys, dtype, monkeypatch):
     loss = compiled(*data)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(gradients(loss, bnn), slopes)
+
+
+class Shifted(nn.Module):
+    """A network with sites of its own in ``forward``."""
+
+    def __init__(self):
+        super().__init__()
+        self.mask, self.linear = bd.BetaBernoulliDropout(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        shift = pyro.sample("shift", Normal(0.0, 1.0))
+        return pyro.deterministic("shifted", self.linear(self.mask(x)) + shift)
+
+
+@pytest.mark.parametrize("rows", [3, 4, 10])
+def test_sites_of_a_network_are_met_once_whatever_the_number_of_rows(rows):
+    bnn = bd.BayesianNetwork(Shifted(), bd.Categorical(), num_data=40)
+    x, y = torch.randn(rows, 4), torch.randint(3, (rows,))
+    with poutine.condition(data={"shift": torch.tensor(2.0)}):
+        trace = poutine.trace(bnn.model).get_trace(x, y)
+    assert float(trace.nodes["shift"]["value"]) == 2.0
+    assert trace.nodes["shifted"]["value"].shape == (rows, 3)
+    assert torch.isfinite(trace.log_prob_sum())
+
+
+def test_values_that_were_loaded_into_the_store_are_not_dropped_in_silence(tmp_path):
+    def program():
+        net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
+        return bd.BayesianNetwork(net, bd.Categorical(), num_data=40)
+
+    x, y = torch.randn(10, 4), torch.randint(3, (10,))
+    bnn, store = program(), pyro.get_param_store()
+    svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 0.1}), TraceMeanField_ELBO())
+    svi.step(x, y)
+    store.save(tmp_path / "store.pt")
+    pyro.clear_param_store()
+    svi.evaluate_loss(x, y)  # the network's own are registered again
+    store.load(tmp_path / "store.pt")
+    with pytest.raises(ConfigError, match=r"put under 'bayesdrop.*load\(.*bd\.save and bd\.load"):
+        svi.evaluate_loss(x, y)
+    pyro.clear_param_store()
+    bnn.network[1].weight = nn.Parameter(torch.zeros(3, 4))
+    svi.evaluate_loss(x, y)
+    bnn.network[1].weight = nn.Parameter(torch.ones(3, 4))  # its own, that another has replaced
+    svi.evaluate_loss(x, y)
+    assert any(value is bnn.network[1].weight for value in store.values())
