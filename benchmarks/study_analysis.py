@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from study_evidence import Evidence, Floats
 
-RESAMPLES, LEVEL, BINS = 2000, 0.05, 15
+RESAMPLES, LEVEL, BINS = 10000, 0.05, 15
 MEASURES = ("error", "nll", "ece")
 """Of which evidence is kept; less of each is better."""
 
