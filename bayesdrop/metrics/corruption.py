@@ -113,6 +113,12 @@ def corrupt(x: Array, kind: str, severity: int, *, seed: int = 0) -> Tensor:
     return torch.cat(parts).clamp(0.0, 1.0)
 
 
+def has_grey_levels(x: Tensor) -> bool:
+    """Return whether all values of images are floating-point numbers in [0, 1]."""
+    # A comparison with NaN is false.
+    return x.is_floating_point() and bool(((x >= -_OVERSHOOT) & (x <= 1 + _OVERSHOOT)).all())
+
+
 def _check_images(x: Tensor) -> None:
     if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < 4 or not len(x):
         raise ShapeError(
@@ -121,8 +127,7 @@ def _check_images(x: Tensor) -> None:
             got=str(tuple(x.shape)),
             hint="Flat images? Reshape them, and put nn.Flatten first in the network.",
         )
-    # A comparison with NaN is false.
-    if not x.is_floating_point() or not bool(((x >= -_OVERSHOOT) & (x <= 1 + _OVERSHOOT)).all()):
+    if not has_grey_levels(x):
         raise DataError(
             "corrupt",
             expected="floating-point images with values in [0, 1]",

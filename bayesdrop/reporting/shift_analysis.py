@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesdrop.diagnostics import ShiftCurves, measure_shift
 from bayesdrop.metrics import corruptions
+from bayesdrop.metrics.corruption import has_grey_levels
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.results import MethodResult, Pair
@@ -68,13 +69,18 @@ def analyse_shift(
         test: The test images and labels.
         num_samples: Posterior samples of the Monte Carlo prediction, of which 16 are used at most.
         wanted: True for up to 2,000 images, whatever it takes; None for as many as take a minute
-            or two, if these are at least 200; False for none.
+            or two, if these are at least 200 and have values in [0, 1]; False for none.
     """
     shape = test[0].shape[1:] if isinstance(test[0], Tensor) else ()
     if wanted is False:
         return ShiftAnalysis(note="Left out on request.")
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape[1:]) < 4:
         note = "Left out: only images of at least 4 x 4 pixels, grey or RGB, can be corrupted."
+        return ShiftAnalysis(note=note)
+    if wanted is None and not has_grey_levels(cast(Tensor, test[0])):
+        note = (
+            "Left out: images are corrupted as they are before normalising, with values in [0, 1]."
+        )
         return ShiftAnalysis(note=note)
     samples = min(_SAMPLES, num_samples)
     conditions = 5 * len(corruptions) + 1

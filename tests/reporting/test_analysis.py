@@ -7,6 +7,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
+from bayesdrop.errors import DataError
 from bayesdrop.metrics import adaptive_calibration_error, corruptions
 from bayesdrop.reporting import add_analysis, build_report, report_document, write_report
 from tests.reporting.page import check_page
@@ -171,6 +172,15 @@ def test_flat_inputs_are_not_corrupted(networks, data):
     report = build_report(*networks, flat, description=DESCRIPTION, num_samples=2)
     text = report_document(add_analysis(report)).to_markdown()
     assert "only images" in text and "uncertain_images" not in text
+
+
+def test_normalised_images_are_not_corrupted_unless_asked_for(networks, data):
+    x, y = data.test
+    normalised = 4 * x - 2, y
+    base = build_report(*networks, normalised, description=DESCRIPTION, num_samples=2)
+    assert "before normalising" in add_analysis(base).to_dict()["analysis"]["notes"]["shift"]
+    with pytest.raises(DataError, match=r"values in \[0, 1\], got torch.float64 from -2 to 2"):
+        add_analysis(base, shift=True)
 
 
 def test_diagnostics_use_the_whole_training_set(networks, data):
