@@ -66,7 +66,7 @@ class Resampling:
 
     def __init__(self, images: int, resamples: int = RESAMPLES, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
-        # Row by row, which takes a quarter of the time and of the memory of one multinomial.
+        # Row by row, which takes less time and memory than one multinomial.
         self._weights = np.empty((resamples, images), dtype=np.float32)
         for row in self._weights:
             row[:] = np.bincount(generator.integers(images, size=images), minlength=images)

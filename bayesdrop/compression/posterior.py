@@ -130,7 +130,7 @@ class RandomMask(Unary):
     @override
     def constant(self) -> Tensor:
         known = self.flow.constant_along(self.input, self.dim)
-        return known.new_full(known.shape, NAN).masked_fill(self.closed | (known == 0), 0.0)
+        return torch.where(self.closed | (known == 0), 0.0, NAN)
 
     @override
     def request(self, needed: Tensor) -> None:

@@ -26,7 +26,7 @@ def smallest(magnitudes: Tensor, share: Tensor | float) -> Tensor:
     # Shares are kept in single precision, in which 0.9 of 500 is less than 450.
     room = size * (1.0 + 4.0 * torch.finfo(torch.float32).eps)
     if torch.compiler.is_compiling():
-        # One graph cannot be chosen by a number that is in a tensor. Three times as slow as below.
+        # One graph cannot be chosen by a number that is in a tensor. Sorting is slower than below.
         count = (torch.as_tensor(share, device=magnitudes.device).double() * room).long()
         last = count.clamp(1, size).sub(1).expand(*magnitudes.shape[:-1], 1)
         return (magnitudes <= magnitudes.sort(dim=-1).values.gather(-1, last)) & (count > 0)
