@@ -15,7 +15,7 @@ import bayesdrop as bd
 from sitebuild.formulas import visit_math, visit_math_block
 from sitebuild.methods import Docstring
 from sitebuild.stage import stage
-from sitebuild.surface import documented, documented_by_id, resolve
+from sitebuild.surface import documented, documented_by_id, home_of, resolve
 
 _RUN_IN = re.compile(r"^(\w[\w ]*):\s{2,}(\S.*)$")
 _NAME = re.compile(r"^(?:bd|bayesdrop)((?:\.[A-Za-z]\w*)+)(?:\(.*\))?$", re.DOTALL)
@@ -96,9 +96,7 @@ def resolve_type(
 ) -> nodes.Element | None:
     """Resolve the name of a type in its own module to the name it is documented under."""
     target = node.get("reftarget", "")
-    public = (
-        documented_by_id().get(id(resolve(target))) if target.startswith("bayesdrop.") else None
-    )
+    public = home_of(target)
     if public is None or public == target:
         return None
     domain = env.get_domain("py")
