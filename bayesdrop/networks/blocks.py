@@ -58,7 +58,6 @@ _ACTIVATIONS = (
     nn.ReLU, nn.LeakyReLU, nn.ReLU6, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid,
 )  # fmt: skip
-_DROPOUTS = ("dropout", "drop1", "drop")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ ROWS: dict[str, dict[str, str]] = {
     "two loader workers": {"WORKERS": "2"},
     "two threads": {"OMP_NUM_THREADS": "2"},
 }
-SMALL = ("first process", "PYTHONHASHSEED=1")
 
 
 def train() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -143,14 +143,6 @@ class KumaraswamyPosterior(LatentOwner):
         """Yield the two parameters of the Kumaraswamy posteriors."""
         for name in _NAMES[self.parametrization]:
             yield getattr(self, name)  # no nn.Parameter where torch.func gives the values
-
-    def _posterior_pair(self) -> tuple[Tensor, Tensor]:
-        """Return the same two, in a fraction of the time where they are parameters."""
-        first, second = _NAMES[self.parametrization]
-        own = self._parameters
-        if first in own and second in own:
-            return cast(Tensor, own[first]), cast(Tensor, own[second])
-        return getattr(self, first), getattr(self, second)
 
     @override
     def carried(self) -> dict[str, Tensor]:
