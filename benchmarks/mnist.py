@@ -386,7 +386,7 @@ def test_one(recipe: str, seed: int, args: argparse.Namespace) -> dict:
     return {**report.to_dict(), "wall_minutes": (time.time() - started) / 60}
 
 
-def describe(run, split: str) -> dict:  # noqa: ANN001 - bayesdrop.recipes.run.Run
+def describe(run, split: str) -> dict:
     return {
         "recipe": run.recipe.name,
         "data": run.data,

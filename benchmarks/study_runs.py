@@ -49,7 +49,7 @@ OUT_OF_TIME = 75
 Predict = Callable[[Tensor], Tensor]
 
 
-class OutOfTime(Exception):  # noqa: N818 - not an error
+class OutOfTime(Exception):
     """The hours given are over."""
 
 

@@ -227,7 +227,7 @@ def measured(
     return [{**record, "minutes": minutes, "clock": "process"} for record in records]
 
 
-def chosen_from(  # noqa: PLR0913 - a set, a method and where its results are kept
+def chosen_from(
     name: str,
     key: str,
     candidates: list[dict],

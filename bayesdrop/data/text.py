@@ -124,7 +124,7 @@ def read_texts(path: str | Path, *, text: str = "text", label: str = "label") ->
     return {"all": _read_table(path, text, label)}
 
 
-def split_texts(  # noqa: PLR0913 - as load_text
+def split_texts(
     who: str,
     parts: dict[str, Rows],
     *,

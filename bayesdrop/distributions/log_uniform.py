@@ -114,7 +114,7 @@ def _kl_normal_log_uniform(q: Normal, p: LogUniform) -> Tensor:
 
     As a function of :math:`\theta / \sigma` it is smooth, also at :math:`\theta = 0`, so that
     nothing needs to be clamped.
-    """  # noqa: D400, D415 - ends in a formula
+    """  # noqa: D415 - ends in a formula
     ratio = _wide(q.loc / q.scale)
     if p.divergence == "exact":
         kl = _plain_exact_kl(ratio) if takes_plain_operations() else _ExactKL.apply(ratio)

@@ -79,7 +79,7 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
 
     def fit(
         self,
-        X: ArrayLike,  # noqa: N803
+        X: ArrayLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
@@ -143,22 +143,22 @@ class BayesdropClassifier(ClassifierMixin, NetworkEstimator):
     def _likelihood(self) -> tuple[Likelihood, int]:
         return Categorical(), len(self.classes_)
 
-    def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the most probable class of each row, ``(N,)``."""
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
-    def predict_proba(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the probabilities of ``classes_``, averaged over masks, ``(N, C)``."""
         mean = self._predict(X).mean.double().numpy()
         return mean / mean.sum(1, keepdims=True)
 
-    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the logarithms of ``predict_proba``, minus infinity where that is 0."""
         with np.errstate(divide="ignore"):
             return np.log(self.predict_proba(X))
 
-    def predict_uncertainty(self, X: ArrayLike) -> dict[str, np.ndarray]:  # noqa: N803
+    def predict_uncertainty(self, X: ArrayLike) -> dict[str, np.ndarray]:
         """Return what ``bd.predict`` says of each row, by name, ``(N,)``.
 
         ``confidence``, and in nats ``predictive_entropy``, of which ``expected_entropy`` is what

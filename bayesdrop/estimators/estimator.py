@@ -160,7 +160,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
         held_out[order[((np.arange(number) + 0.5) * count / number).astype(int)]] = True
         return held_out
 
-    def _rows(self, X: object, y: object, **options: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+    def _rows(self, X: object, y: object, **options: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets as scikit-learn checks them, inputs as doubles."""
         who = type(self).__name__
         check_index(who, X, y)
@@ -274,7 +274,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
 
     # -- predicting ----------------------------------------------------------------------------
 
-    def _predict(self, X: object, *, keep_samples: bool = False) -> Prediction:  # noqa: N803
+    def _predict(self, X: object, *, keep_samples: bool = False) -> Prediction:
         check_is_fitted(self)
         _check_unmasked(type(self).__name__, X)
         x = dense(validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64))

@@ -55,7 +55,7 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
 
     def fit(
         self,
-        X: ArrayLike,  # noqa: N803
+        X: ArrayLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
@@ -93,7 +93,7 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
 
     def predict(
         self,
-        X: ArrayLike,  # noqa: N803
+        X: ArrayLike,
         return_std: bool = False,
     ) -> Any:
         """Return the predictive mean, and with ``return_std`` its standard deviation.
@@ -109,7 +109,7 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
 
     def predict_interval(
         self,
-        X: ArrayLike,  # noqa: N803
+        X: ArrayLike,
         level: float = 0.9,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return both ends of the central interval that holds a new target with ``level``.
@@ -125,7 +125,7 @@ class BayesdropRegressor(RegressorMixin, NetworkEstimator):
         )
         return lower, upper
 
-    def predict_uncertainty(self, X: ArrayLike) -> dict[str, np.ndarray]:  # noqa: N803
+    def predict_uncertainty(self, X: ArrayLike) -> dict[str, np.ndarray]:
         """Return what ``bd.predict`` says of each row, by name, in squared units of the target.
 
         ``variance`` is the sum of ``aleatoric_variance``, the noise, and ``epistemic_variance``,

@@ -83,7 +83,7 @@ def _rows(source: Any) -> Iterator[Any]:
     return iter(())
 
 
-def diagnose(  # noqa: PLR0913 - all that a step knows
+def diagnose(
     bnn: Program, data: Data, x: Inputs, y: Tensor, terms: LossTerms, step: int
 ) -> Exception:
     """Return the error for a non-finite loss, naming the first cause found upstream.

@@ -244,7 +244,7 @@ class PrivateSteps:
         )
 
 
-def private_steps(  # noqa: PLR0913 - what a run is made of
+def private_steps(
     settings: Private | None,
     bnn: Program,
     data: Data,

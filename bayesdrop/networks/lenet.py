@@ -89,7 +89,7 @@ def lenet_300_100(
     return _perceptron(in_features, 300, 100, num_classes, dropout, center, init_scale)
 
 
-def _perceptron(  # noqa: PLR0913 - sizes and settings of one shape
+def _perceptron(
     in_features: int,
     first: int,
     second: int,

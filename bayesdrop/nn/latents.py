@@ -89,7 +89,7 @@ class LatentOwner(Abstract, nn.Module):
         """Return the number of units, or weights, of which ``kept`` says what is kept."""
         return self.kept().numel()
 
-    def after_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: B027 - most do nothing
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Do what an optimiser's step alone does not; ``fit`` calls it after each.
 
         A proximal step belongs here, or units that are switched on again. It runs without

@@ -192,7 +192,7 @@ class BayesianDropout(LatentOwner):
         """The layer and dimension of ``bind_weights``, if this layer remembers them."""
         return self._bound
 
-    def bind_weights(self, layer: nn.Module, dim: int) -> None:  # noqa: B027 - most priors do not ask
+    def bind_weights(self, layer: nn.Module, dim: int) -> None:
         """Say which layer's weights the units belong to; ``convert`` calls it.
 
         Only layers whose penalty depends on those weights, or on their number, listen.
@@ -236,7 +236,7 @@ class BayesianDropout(LatentOwner):
             layers: Those of this class that one call put in, in the order in which they run.
         """
 
-    def rank_units(self, importance: Tensor) -> None:  # noqa: B027 - most masks have no order
+    def rank_units(self, importance: Tensor) -> None:
         """Say which units of a pretrained network matter most; only ordered masks listen.
 
         Args:

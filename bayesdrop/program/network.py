@@ -207,7 +207,7 @@ class BayesianNetwork(Program):
             except ShapeError:
                 self.input_shape = self.several_inputs = None  # and so once more, if asked again
                 raise
-            except Exception:  # noqa: BLE001 - the pass itself will say it better
+            except Exception:  # the pass itself will say it better
                 return
 
     def _output(self, x: Inputs) -> Tensor:

@@ -263,7 +263,7 @@ def _first_network(recipe: Recipe, splits: DataSplits, seed: int) -> nn.Module:
     return network
 
 
-def _train(  # noqa: PLR0913 - a run's parts
+def _train(
     bnn: BayesianNetwork,
     recipe: Recipe,
     stage: Stage,

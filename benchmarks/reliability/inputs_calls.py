@@ -88,7 +88,7 @@ def steps_first() -> bd.BayesianNetwork:
 
 
 def tables(metric: Any, order: slice) -> Any:
-    import pandas  # noqa: PLC0415 - an extra
+    import pandas
 
     frame = pandas.DataFrame(P.numpy(), index=range(7, 67))
     return metric(frame, pandas.Series(Y.numpy(), index=frame.index)[order])

@@ -10,7 +10,7 @@ import bayesdrop as bd
 from bayesdrop.errors import CheckpointError, ConfigError
 
 pytest.importorskip("safetensors")
-from bayesdrop.integrations.pretrained import from_pretrained, save_pretrained  # noqa: E402
+from bayesdrop.integrations.pretrained import from_pretrained, save_pretrained
 
 
 class Tied(nn.Module):

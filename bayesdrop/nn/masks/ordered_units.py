@@ -266,7 +266,7 @@ class OrderedUnits(BayesianDropout):
         root._plain_pass = root._plain_pass or _PlainPass()
         self._drop_law()
 
-    def _drop_law(self) -> None:  # noqa: B027 - a fixed law has no parameters
+    def _drop_law(self) -> None:
         """Forget the parameters of a law that is not used any more."""
 
     @classmethod
