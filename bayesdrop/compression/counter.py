@@ -38,10 +38,7 @@ class CostCounter:
         self.fixed: dict[str, FixedMask] = {}
         for name, layer in list(named_dropout_layers(work)):
             self.fixed[name] = FixedMask(layer)
-            if name:
-                work.set_submodule(name, self.fixed[name])
-            else:
-                work = self.fixed[name]
+            work = replaced(work, name, self.fixed[name])
         self.flow = analysed(work.eval(), inputs)
         plain = self.flow.source
         self._weights = _weights(plain.named_children())
@@ -119,6 +116,14 @@ class FixedMask(BayesianDropout):
     @override
     def mean_mask(self, x: Tensor | None = None) -> Tensor:
         return self.value
+
+
+def replaced(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """Return a network with a module in a place, which may be that of all of it."""
+    if not name:
+        return module
+    network.set_submodule(name, module)
+    return network
 
 
 def _weights(parts: Iterable[tuple[str, Any]]) -> dict[str, int]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from bayesdrop.compression.alignment import UngroupedError
 from bayesdrop.compression.compaction import analysed, detached, emitted, verify
-from bayesdrop.compression.counter import FixedMask
+from bayesdrop.compression.counter import FixedMask, replaced
 from bayesdrop.compression.grouping import Grouping
 from bayesdrop.errors import CompactionError, ConfigError
 from bayesdrop.nn import (
@@ -76,19 +76,12 @@ def _member(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     for layer in layers:
         fixed = FixedMask(layer)
         fixed.value = sample.masks[layer]
-        work = _replaced(work, names[layer], fixed)
+        work = replaced(work, names[layer], fixed)
     for owner in random:
         plain: Any = owner.to_plain(prune=False)
         plain.weight.copy_(latents[owner]["weight"])
-        work = _replaced(work, names[owner], plain)
+        work = replaced(work, names[owner], plain)
     return emitted(analysed(work.eval(), example))
-
-
-def _replaced(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    if not name:
-        return module
-    network.set_submodule(name, module)
-    return network
 
 
 def side_by_side(parts: Sequence[fx.GraphModule]) -> fx.GraphModule:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.compression.compaction import analysed, detached, mean_compacted, verify
-from bayesdrop.compression.counter import FixedMask
+from bayesdrop.compression.counter import FixedMask, replaced
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.grid import Grid, grid_of, on_grid
 from bayesdrop.compression.quantised_file import Stored, entries_of, file_of, note_grids
@@ -299,19 +299,12 @@ def _factors(module: nn.Module, example: tuple[Tensor, ...], power: int) -> nn.M
     for name, layer in list(named_weight_layers(work)):
         ones: Any = layer.to_plain()
         ones.weight.fill_(1.0)
-        work = _replaced(work, name, ones)
+        work = replaced(work, name, ones)
     for name, mask in list(named_dropout_layers(work)):
         fixed = FixedMask(mask)
         mean = mask.mean_mask()
         # Whatever the law of a mask, keep_prob is E[z]^2 / E[z^2].
         squares = mean.square() / mask.keep_prob().clamp(min=torch.finfo(mean.dtype).tiny)
         fixed.value = mean if power == 1 else squares
-        work = _replaced(work, name, fixed)
+        work = replaced(work, name, fixed)
     return mean_compacted(work.eval(), example, multiple_of=_ALL, check=False)
-
-
-def _replaced(network: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    if not name:
-        return module
-    network.set_submodule(name, module)
-    return network
