@@ -297,16 +297,6 @@ def _plain_slope(rate: Tensor, logits: Tensor, z: Tensor, grad: Tensor | None) -
     return plain_gradients(mask, (logits,), grad)[0]
 
 
-class _RoundStraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, soft: Tensor) -> Tensor:
-        return soft.round()
-
-    @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
-        return grads[0]
-
-
 class BinaryConcreteStraightThrough(BinaryConcrete):
     r"""Binary concrete distribution whose samples are 0 or 1, with the relaxed sample's gradient.
 
@@ -331,10 +321,7 @@ class BinaryConcreteStraightThrough(BinaryConcrete):
     @override
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         soft = super().rsample(sample_shape)
-        if takes_plain_operations():
-            hard = soft + (soft.round() - soft).detach()  # exactly 0 or 1
-        else:
-            hard = _RoundStraightThrough.apply(soft)
+        hard = soft + (soft.round() - soft).detach()  # exactly 0 or 1
         hard._relaxed = soft  # type: ignore[attr-defined]
         return hard
 
