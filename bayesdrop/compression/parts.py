@@ -34,7 +34,7 @@ def compact_parts(
             outputs of a recurrent layer.
     """
     cuts: list[Cut] = []
-    for name in list(_candidates(network, "")):
+    for name in list(_candidates(network)):
         try:
             part = network.get_submodule(name)
         except AttributeError:  # gone with a larger part
@@ -118,9 +118,9 @@ def _counts(prefix: str, part: nn.Module) -> Iterator[Cut]:
         yield Cut(path, f"units of {path!r}", total, kept, kept, "")
 
 
-def _candidates(network: nn.Module, prefix: str) -> Iterator[str]:
+def _candidates(network: nn.Module) -> Iterator[str]:
     """Yield the names of the parts of a network, larger ones first."""
-    waiting = [(prefix, network)]
+    waiting = [("", network)]
     while waiting:
         name, module = waiting.pop(0)
         if name and not isinstance(module, nn.ModuleList | nn.ModuleDict):
@@ -161,9 +161,9 @@ def _part(
     try:
         network(*example)
     except Exception:  # whatever the network wants of a module of its own class
-        network.set_submodule(name, part)
         return None
-    network.set_submodule(name, part)
+    finally:
+        network.set_submodule(name, part)
     return made
 
 

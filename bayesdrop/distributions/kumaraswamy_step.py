@@ -116,7 +116,7 @@ class _DrawWithKL(torch.autograd.Function):
         with m.quiet():
             of_x = _joined(m, of_drawn[: len(sizes)], uniform, sizes)
             of_logit = _joined(m, of_drawn[len(sizes) :], uniform, sizes)
-            pair = _gradients(m, state, of_x, of_logit)
+            pair = _gradients(state, of_x, of_logit)
             if of_kl is not None and prior is not None:
                 scale = m.array(of_kl) if factor is None else m.array(of_kl) * factor
                 pair = [x + scale * y for x, y in zip(pair, _slopes(m, state, prior), strict=True)]
@@ -185,7 +185,7 @@ def _draw(m: Elementwise, a: Any, b: Any, uniform: Any) -> _State:
     return _State(a, b, t, odds, log_x, x, m.log(x / (1 - x)))
 
 
-def _gradients(m: Elementwise, state: _State, of_x: Any, of_logit: Any) -> list[Any]:
+def _gradients(state: _State, of_x: Any, of_logit: Any) -> list[Any]:
     a, b, t, odds, log_x, x, _ = state
     if of_x is None and of_logit is None:
         return [0.0 * a, 0.0 * b]

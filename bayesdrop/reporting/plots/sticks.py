@@ -26,7 +26,7 @@ def plot_sticks(network: nn.Module) -> Figure:
     Raises:
         ConfigError: If there are none.
     """
-    layers = {name: layer for name, layer in named_dropout_layers(network)}
+    layers = dict(named_dropout_layers(network))
     with torch.no_grad():
         found = {name: layer.order_curves() for name, layer in layers.items()}
     curves = {name: values for name, values in found.items() if values}
