@@ -15,7 +15,6 @@ from bayesdrop.conversion.modes import graph_of_both_modes
 from bayesdrop.conversion.plan import WIDTH_UNKNOWN, Plan, input_of
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
-from bayesdrop.conversion.selection import matches
 from bayesdrop.conversion.units import Units, inputs_of, weight_of
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.blocks import (
@@ -65,13 +64,9 @@ class InPlace:
 
     def selected(self, name: str, module: nn.Module) -> bool:
         """Return whether the user wants this layer."""
-        if self.request.select is not None and not matches(self.request.select, name, module):
-            self.skipped[name] = "not in select"
-            return False
-        if self.request.exclude is not None and matches(self.request.exclude, name, module):
-            self.skipped[name] = "in exclude"
-            return False
-        return True
+        if why := self.request.why_not(name, module):
+            self.skipped[name] = why
+        return not why
 
     def gate(self, block: Block) -> None:
         """Put a mask on the heads, or the hidden units, of a block."""

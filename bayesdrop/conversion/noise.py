@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from bayesdrop.conversion.kinds import DROPOUT_FUNCTIONS
 from bayesdrop.networks.by_mode import ATTENTION
+from bayesdrop.nn.arguments import is_real
 
 IN_TRAINING = "it draws noise in training only, and prediction does not sample it"
 ALWAYS = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
@@ -101,12 +102,8 @@ def own_dropout(module: nn.Module) -> str:
 
 
 def _is_off(module: nn.Module) -> bool:
-    rates = [v for k, v in vars(module).items() if ("drop" in k or k == "p") and _is_number(v)]
+    rates = [v for k, v in vars(module).items() if ("drop" in k or k == "p") and is_real(v)]
     return bool(rates) and not any(rates)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Code:

@@ -28,12 +28,7 @@ from bayesdrop.conversion.noise import noise_of
 from bayesdrop.conversion.reach import asks_for_shape, reaches_output, sees_examples
 from bayesdrop.conversion.report import Placed
 from bayesdrop.conversion.request import NEVER_DROPPED, Request
-from bayesdrop.conversion.selection import (
-    matches,
-    named_layers,
-    patterns_of,
-    plain_of,
-)
+from bayesdrop.conversion.selection import named_layers, patterns_of, plain_of
 from bayesdrop.conversion.units import Units, inputs_of, outputs_of, weight_of
 from bayesdrop.errors import ConversionError, unknown_name
 from bayesdrop.networks.blocks import in_windows
@@ -95,11 +90,8 @@ class Plan:
     def selected(self, node: fx.Node, module: nn.Module, *, once: bool = True) -> bool:
         """Return whether the user wants this layer, which ``once`` says must be called once."""
         name = str(node.target)
-        if self.request.select is not None and not matches(self.request.select, name, module):
-            self.skipped[name] = "not in select"
-            return False
-        if self.request.exclude is not None and matches(self.request.exclude, name, module):
-            self.skipped[name] = "in exclude"
+        if why := self.request.why_not(name, module):
+            self.skipped[name] = why
             return False
         if name.startswith(self.windows):
             self.skipped[name] = WINDOWS

@@ -114,6 +114,13 @@ class Request:
             return "" if self.linear else "linear=False"
         return "" if self.recurrent else "recurrent=False"
 
+    def why_not(self, name: str, module: nn.Module) -> str:
+        """Return why a layer is not selected; nothing if it is."""
+        if self.select is not None and not matches(self.select, name, module):
+            return "not in select"
+        excluded = self.exclude is not None and matches(self.exclude, name, module)
+        return "in exclude" if excluded else ""
+
     def wants(self, name: str, module: nn.Module) -> bool:
         """Return whether a part of the network is selected that may be no layer.
 
