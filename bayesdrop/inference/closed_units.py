@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.inference.optimizers import require_state_of_weights
 from bayesdrop.inference.unit_graph import Cut, Gate, Plan, UnitGraph
 from bayesdrop.nn import BayesianDropout, restrict_units, unit_tensors
 from bayesdrop.program.program import Program
@@ -103,7 +104,8 @@ class ClosedUnits:
             for name, value in unit_tensors(gate.layer).items()
         ]
         whole = {id(tensor): (cut, tensor) for cut in cuts for tensor in [cut.whole()]}
-        _check_state(optimizer, [tensor for _, tensor in whole.values()])
+        tensors = [tensor for _, tensor in whole.values()]
+        require_state_of_weights("fit", optimizer, tensors, "; or pass compact_every=None")
         sizes = [gate.layer.num_units for gate in plan.gates]
         divergence = _divergence(plan)
         hooks = []
@@ -159,19 +161,6 @@ def _gathering(gate: Gate) -> Any:
         return (x if index is None else x.index_select(layer.unit_dim, index.to(x.device)),)
 
     return hook
-
-
-def _check_state(optimizer: torch.optim.Optimizer, tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        for name, value in optimizer.state.get(tensor, {}).items():
-            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape:
-                raise ConfigError(
-                    "fit",
-                    expected="with compact_every, an optimizer whose state is of single weights",
-                    got=f"a {type(optimizer).__name__} with {name!r} of shape "
-                    f"{tuple(value.shape)} for a parameter of shape {tuple(tensor.shape)}",
-                    hint="Adam and SGD have such a state; or pass compact_every=None.",
-                )
 
 
 def _narrow(

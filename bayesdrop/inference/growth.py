@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.inference.optimizers import require_state_of_weights
 from bayesdrop.inference.unit_graph import UnitGraph
 from bayesdrop.inference.unit_rules import Flatten, Mask, Norm, Unary, Weighted
 from bayesdrop.nn import BayesianDropout, unit_tensors
@@ -79,7 +80,8 @@ def grow(
     plan = _plan(UnitGraph(bnn, "grow"), units, options)
     replaced: dict[nn.Parameter, nn.Parameter] = {}
     if optimizer is not None:
-        _check_state(optimizer, [getattr(part.module, name) for part in plan for name in part.new])
+        tensors = [getattr(part.module, name) for part in plan for name in part.new]
+        require_state_of_weights("grow", optimizer, tensors)
     for part in plan:
         for name, new in part.new.items():
             old = getattr(part.module, name)
@@ -220,19 +222,6 @@ def _joined(old: Tensor, new: Tensor) -> Tensor:
     """Return the new tensor with the old one's values in its first rows and columns."""
     new[tuple(slice(size) for size in old.shape)] = old
     return new.detach()
-
-
-def _check_state(optimizer: torch.optim.Optimizer, tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        for name, value in optimizer.state.get(tensor, {}).items():
-            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape:
-                raise ConfigError(
-                    "grow",
-                    expected="an optimizer whose state is of single weights",
-                    got=f"a {type(optimizer).__name__} with {name!r} of shape "
-                    f"{tuple(value.shape)} for a parameter of shape {tuple(tensor.shape)}",
-                    hint="Adam and SGD have such a state.",
-                )
 
 
 def _hand_over(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from pyro.optim import PyroOptim
-from torch import nn
+from torch import Tensor, nn
 
 from bayesdrop.errors import BayesdropWarning, ConfigError
 from bayesdrop.files import first_line
@@ -214,6 +214,26 @@ def parameter_groups(
             hint="Were they frozen with requires_grad_(False)?",
         )
     return groups
+
+
+def require_state_of_weights(
+    who: str, optimizer: torch.optim.Optimizer, tensors: Iterable[Tensor], otherwise: str = ""
+) -> None:
+    """Refuse an optimiser whose state of a parameter is not of its single weights.
+
+    Raises:
+        ConfigError: If a tensor of its state, of more than one number, has another shape.
+    """
+    for tensor in tensors:
+        for name, value in optimizer.state.get(tensor, {}).items():
+            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != tensor.shape:
+                raise ConfigError(
+                    who,
+                    expected="an optimizer whose state is of single weights",
+                    got=f"a {type(optimizer).__name__} with {name!r} of shape "
+                    f"{tuple(value.shape)} for a parameter of shape {tuple(tensor.shape)}",
+                    hint=f"Adam and SGD have such a state{otherwise}.",
+                )
 
 
 def posterior_parameters(network: nn.Module) -> tuple[set[nn.Parameter], set[nn.Parameter]]:
