@@ -9,9 +9,9 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bayesdrop.errors import DataError, ShapeError, unknown_name
+from bayesdrop.errors import ConfigError, DataError, ShapeError, unknown_name
 
 
 def is_whole(value: object) -> bool:
@@ -124,3 +124,26 @@ def check_units(name: str, x: Tensor, units: int, dim: int, hint: str) -> None:
         got=f"input of shape {tuple(x.shape)}",
         hint=hint,
     )
+
+
+def check_weights(name: str, layer: nn.Module, units: int, dim: int) -> None:
+    """Raise an error unless a layer has weights, of so many units.
+
+    Args:
+        name: Of the mask that the layer is given to, for the message.
+        layer: The layer.
+        units: How many there should be.
+        dim: The dimension of its weights that counts them, 0 or 1.
+
+    Raises:
+        ConfigError: If it has none, or of others.
+    """
+    weight: Any = getattr(layer, "weight", None)
+    matrix = isinstance(weight, Tensor) and weight.ndim > 1 and dim in (0, 1)
+    if not matrix or weight.shape[dim] != units:
+        raise ConfigError(
+            name,
+            expected=f"a layer with {units} inputs (dim=1) or outputs (dim=0)",
+            got=f"{layer} and dim={dim}",
+            hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
+        )

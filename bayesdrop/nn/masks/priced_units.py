@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import check_weights
 from bayesdrop.nn.mask import BayesianDropout
 
 
@@ -44,16 +45,9 @@ class PricedUnits(BayesianDropout):
 
     @override
     def bind_weights(self, layer: nn.Module, dim: int) -> None:
-        parameters = _governed(layer, dim)
-        if not parameters or parameters[0].shape[0] != self.num_units:
-            raise ConfigError(
-                self.name,
-                expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
-                got=f"{layer} and dim={dim}",
-                hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
-            )
+        check_weights(self.name, layer, self.num_units, dim)
         self._bound = (layer, dim)
-        self.parameters_per_unit.fill_(sum(value[0].numel() for value in parameters))
+        self.parameters_per_unit.fill_(sum(value[0].numel() for value in _governed(layer, dim)))
 
     def _price(self) -> Tensor:
         """Return what a unit costs that is on, in nats: a number or ``(K,)``."""
@@ -79,8 +73,5 @@ class PricedUnits(BayesianDropout):
 
 def _governed(layer: Any, dim: int) -> list[Tensor]:
     """Return a layer's parameters with the units first: ``weight``, and for outputs ``bias``."""
-    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
-    if not isinstance(weight, Tensor) or dim not in (0, 1) or weight.ndim < 2:
-        return []
-    found = [weight.transpose(0, dim)]
+    found, bias = [layer.weight.transpose(0, dim)], getattr(layer, "bias", None)
     return [*found, bias[:, None]] if dim == 0 and isinstance(bias, Tensor) else found

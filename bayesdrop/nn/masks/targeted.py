@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions.masked_delta import MaskedDelta
 from bayesdrop.errors import ConfigError
+from bayesdrop.nn.arguments import check_weights
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.ops.smallest import smallest
@@ -112,15 +113,7 @@ class TargetedDropout(BayesianDropout):
 
     @override
     def bind_weights(self, layer: nn.Module, dim: int) -> None:
-        weight = getattr(layer, "weight", None)
-        size = weight.shape[dim] if isinstance(weight, Tensor) and dim in (0, 1) else None
-        if size != self.num_units:
-            raise ConfigError(
-                self.name,
-                expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
-                got=f"{layer} and dim={dim}",
-                hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
-            )
+        check_weights(self.name, layer, self.num_units, dim)
         self._bound = (layer, dim)
 
     @torch.no_grad()

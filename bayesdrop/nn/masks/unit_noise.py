@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
-from bayesdrop.nn.arguments import is_real
+from bayesdrop.nn.arguments import check_weights, is_real
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.mask import BayesianDropout, MaskKind
 
@@ -76,15 +76,7 @@ class UnitNoiseDropout(BayesianDropout):
 
     @override
     def bind_weights(self, layer: nn.Module, dim: int) -> None:
-        weight = layer.weight
-        size = weight.shape[dim] if isinstance(weight, Tensor) and dim in (0, 1) else None
-        if size != self.num_units:
-            raise ConfigError(
-                self.name,
-                expected=f"a layer with {self.num_units} inputs (dim=1) or outputs (dim=0)",
-                got=f"{layer} and dim={dim}",
-                hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
-            )
+        check_weights(self.name, layer, self.num_units, dim)
         self._bound = (layer, dim)
 
     @override
