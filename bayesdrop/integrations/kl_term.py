@@ -21,7 +21,7 @@ from bayesdrop.integrations.checks import (
     check_whole,
 )
 from bayesdrop.nn import LatentOwner, LocalDivergences, kl_divergence, named_owners, named_shared
-from bayesdrop.nn.arguments import is_real
+from bayesdrop.nn.arguments import check_num_data
 from bayesdrop.nn.context import divergences_asked
 from bayesdrop.program.program import Program
 
@@ -77,13 +77,7 @@ class KLTerm:
                 got=f"a {type(network).__name__} without any",
                 hint="Put them in with bd.convert(network) before the optimizer is made.",
             )
-        if not is_real(num_data) or not 1 <= num_data < math.inf or num_data != int(num_data):
-            raise ConfigError(
-                "KLTerm",
-                expected="a whole num_data >= 1, the size of the training set",
-                got=f"num_data={num_data!r}",
-                hint="Pass len(train_set), not the batch size.",
-            )
+        check_num_data("KLTerm", num_data)
         for module in network.modules():
             if isinstance(module, Program) and module.kl_weight != 1.0:
                 raise ConfigError(

@@ -147,3 +147,14 @@ def check_weights(name: str, layer: nn.Module, units: int, dim: int) -> None:
             got=f"{layer} and dim={dim}",
             hint="Attach the layer behind the mask with dim=1, the one before with dim=0.",
         )
+
+
+def check_num_data(who: str, num_data: float) -> None:
+    """Raise ``ConfigError`` unless a number is the size of a data set."""
+    if not is_real(num_data) or not 1 <= num_data < math.inf or num_data != int(num_data):
+        raise ConfigError(
+            who,
+            expected="a whole num_data >= 1, the size of the training set",
+            got=f"num_data={num_data!r}",
+            hint="Pass len(train_set), not the batch size.",
+        )

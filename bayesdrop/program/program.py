@@ -26,7 +26,7 @@ from bayesdrop.nn import (
     named_weight_layers,
     without_fused_kernels,
 )
-from bayesdrop.nn.arguments import is_real
+from bayesdrop.nn.arguments import check_num_data, is_real
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import (
@@ -101,17 +101,7 @@ class Program(Abstract, nn.Module):
                 else f"a {type(network).__name__}",
                 hint="Pass the module itself, such as net or Net().",
             )
-        if (
-            not is_real(num_data)
-            or not 1 <= num_data < math.inf
-            or num_data != math.floor(num_data)
-        ):
-            raise ConfigError(
-                type(self).__name__,
-                expected="a whole num_data >= 1, the size of the training set",
-                got=f"num_data={num_data!r}",
-                hint="Pass len(train_set), not the batch size.",
-            )
+        check_num_data(type(self).__name__, num_data)
         without_fused_kernels(network)
         self.network = network
         self.likelihood = likelihood
