@@ -27,6 +27,7 @@ from bayesdrop.nn import (
     with_plain_weights,
 )
 from bayesdrop.nn.arguments import is_real
+from bayesdrop.program.checks import check_classifier
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
@@ -196,13 +197,7 @@ def sweep_magnitudes(
         >>> [row.params for row in sweep_magnitudes(bnn, data, [0.0, 0.5, 0.8]).rows]
         [83, 43, 19]
     """
-    if not isinstance(bnn, Program) or not bnn.likelihood.is_classifier:
-        raise ConfigError(
-            "sweep_magnitudes",
-            expected="a BayesianNetwork that classifies",
-            got=type(bnn).__name__,
-            hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
-        )
+    check_classifier("sweep_magnitudes", bnn)
     values = sorted({float(share) for share in shares})
     _check("sweep_magnitudes", values, by)
     validation_data = arrays_of("sweep_magnitudes", bnn, validation_data)

@@ -25,6 +25,7 @@ from bayesdrop.networks.operations import NORMS
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.checks import check_classifier
 from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
@@ -242,13 +243,7 @@ def sweep_widths(
         >>> [row.units for row in sweep.rows], sweep.rows[0].flops
         ([(4,), (8,)], 48)
     """
-    if not isinstance(bnn, Program) or not bnn.likelihood.is_classifier:
-        raise ConfigError(
-            "sweep_widths",
-            expected="a BayesianNetwork that classifies",
-            got=type(bnn).__name__,
-            hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
-        )
+    check_classifier("sweep_widths", bnn)
     if not widths:
         raise ConfigError("sweep_widths: expected at least one width, got none. Pass [0.5, 1.0].")
     data = arrays_of("sweep_widths", bnn, data)

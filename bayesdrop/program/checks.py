@@ -39,6 +39,17 @@ def check_program(who: str, bnn: object) -> None:
     check_orders(who, bnn.network)
 
 
+def check_classifier(who: str, bnn: object) -> None:
+    """Raise ``ConfigError`` unless ``bnn`` is a program whose likelihood is that of classes."""
+    if not isinstance(bnn, Program) or not bnn.likelihood.is_classifier:
+        raise ConfigError(
+            who,
+            expected="a BayesianNetwork that classifies",
+            got=type(bnn).__name__,
+            hint="Wrap it: bd.BayesianNetwork(network, bd.Categorical(), num_data).",
+        )
+
+
 def check_orders(
     who: str, network: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = ""
 ) -> None:
