@@ -283,7 +283,7 @@ class Plan:
         where: str,
         replace: bool = False,
         *,
-        like: nn.Module | None = None,
+        like: nn.Module | None,
     ) -> fx.Node:
         own = {"unit_dim": units.unit_dim}
         new = new_mask(self.request, layer, units.number, own, self.keep_prob, like)

@@ -234,9 +234,7 @@ def load_ood(
     return load_images(name, data_dir=data_dir, validation=0, download=download).test[0]
 
 
-def _load_texts(
-    name: str, validation: int | None, tokenizer: Tokenizer | None = None
-) -> DataSplits:
+def _load_texts(name: str, validation: int | None, tokenizer: Tokenizer | None) -> DataSplits:
     found = read_splits(name, validation, tokenizer)
     return DataSplits(
         name=name,

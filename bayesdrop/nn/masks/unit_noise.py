@@ -108,6 +108,7 @@ class UnitNoiseDropout(BayesianDropout):
                 hint="bd.convert tells it; in a network built by hand call "
                 "dropout.bind_weights(linear, dim=1), or leave length_scale=None.",
             )
+        layer: Any
         layer, dim = self._bound
         if isinstance(layer, LatentOwner):
             raise ConfigError(
@@ -116,14 +117,12 @@ class UnitNoiseDropout(BayesianDropout):
                 got=f"length_scale={self.length_scale} and {type(layer).__name__}",
                 hint="One prior on the weights is enough.",
             )
-        weight, offset = layer.weight, layer.bias
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"{self.name}: expected a weight tensor, got {type(weight).__name__}")
-        energy = weight.square().transpose(0, dim).flatten(1).sum(1)
-        if bias and isinstance(offset, Tensor) and dim == 0:
+        offset = layer.bias if bias else None
+        energy = layer.weight.square().transpose(0, dim).flatten(1).sum(1)
+        if offset is not None and dim == 0:
             energy = energy + offset.square()
         total = (second_moment * energy).sum()
-        if bias and isinstance(offset, Tensor) and dim == 1:
+        if offset is not None and dim == 1:
             total = total + offset.square().sum()
         return 0.5 * self.length_scale**2 * total
 
