@@ -46,11 +46,11 @@ Network = Callable[[bool], nn.Module]
 """A network with masks or without."""
 
 
-def stack(widths: list[int], classes: int = 10) -> Network:
+def stack(widths: list[int]) -> Network:
     """Dense layers, with a mask on the inputs of each."""
 
     def build(masked: bool) -> nn.Module:
-        sizes, parts = [*widths, classes], [nn.Flatten()]
+        sizes, parts = [*widths, 10], [nn.Flatten()]
         for before, after in zip(sizes, sizes[1:], strict=False):
             gate = [bd.BetaBernoulliDropout(before)] if masked else []
             parts += [*gate, nn.Linear(before, after), nn.ReLU()]

@@ -350,7 +350,7 @@ def main() -> None:
         }
         if args.validation:
             runs = [
-                {**head, **settings_of(*task, args), **future.result()}
+                {**head, **settings_of(*task[:2], args), **future.result()}
                 for task, future in tasks.items()
             ]
             result_files.write({"runs": added(earlier.get("runs", []), runs)}, args.out)
@@ -366,7 +366,7 @@ def main() -> None:
             areas = [sweep.area for sweep in by_seed]
             result["methods"][method] = {
                 **head,
-                **settings_of(method, None, None, args),
+                **settings_of(method, None, args),
                 "area": _mean(areas),
                 "areas": areas,
                 "mean": means,
@@ -380,9 +380,7 @@ def main() -> None:
         save_figure(plot_widths(sweeps), args.figure)
 
 
-def settings_of(
-    method: str, width: float | None, seed: int | None, args: argparse.Namespace
-) -> dict[str, Any]:
+def settings_of(method: str, width: float | None, args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that a method has and others do not."""
     return {
         "trained_at": width,

@@ -200,7 +200,7 @@ def main() -> None:
         "baseline": BASELINE,
         "methods": {
             method: {
-                **nested.settings_of(method, None, None, args),
+                **nested.settings_of(method, None, args),
                 "cpu_minutes": [round(float(images["minutes"]), 2) for images in found.values()],
                 "mean": means_of(found, args.widths),
                 "less_baseline": None

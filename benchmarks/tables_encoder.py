@@ -49,22 +49,26 @@ def _factor(settings: dict, has_kl: bool) -> str:
     return f"{settings.get('kl_scale', 1.0):g}" if has_kl else NO_KL
 
 
-def lora(part: str = "test") -> str:
+def _quality(runs: list[dict]) -> list[str]:
+    """Return accuracy, NLL and ECE with the mean masks, and the NLL of those that were sampled."""
+    figures = (("accuracy", 1), ("nll", 3), ("ece", 3))
+    cells = [_cell([run["mean"][name] for run in runs], digits) for name, digits in figures]
+    sampled = [run["sampled"]["nll"] for run in runs if "sampled" in run]
+    return [*cells, _cell(sampled, 3) if sampled else ""]
+
+
+def lora() -> str:
     """Return accuracy, NLL and ECE of adapters, by the mean mask and sampled, with their ranks."""
-    name = "encoder-lora.json" if part == "test" else "encoder-lora-choice.json"
-    runs, rows = read(name)["runs"], []
+    runs, rows = read("encoder-lora.json")["runs"], []
     for method, title in LORA.items():
-        found = [run for run in runs if run["method"] == method and run["part"] == part]
+        found = [run for run in runs if run["method"] == method]
         if not found:
             continue
         settings = found[0]["settings"]
         cells = [title, _factor(settings, "dropout" in settings), str(len(found))]
         cells.append(_cell([sum(run["ranks"]) for run in found], 0))
         cells.append(_cell([run["params"] / 1e3 for run in found], 1))
-        for figure, digits in (("accuracy", 1), ("nll", 3), ("ece", 3)):
-            cells.append(_cell([run["mean"][figure] for run in found], digits))
-        sampled = [run["sampled"]["nll"] for run in found if "sampled" in run]
-        rows.append([*cells, _cell(sampled, 3) if sampled else ""])
+        rows.append([*cells, *_quality(found)])
     header = ["adapter", "KL", "seeds", "ranks left, of 48", "parameters, thousands"]
     return table([*header, "accuracy, %", "NLL", "ECE", "NLL, sampled"], rows)
 
@@ -107,10 +111,7 @@ def gates() -> str:
         cells.append(_cell([run["params"] / 1e6 for run in found], 2))
         cells.append(_cell([run["flops"] / 1e6 for run in found], 0))
         cells += [_cell([run["latency_ms"][batch] for run in found], 1) for batch in ("1", "32")]
-        for figure, digits in (("accuracy", 1), ("nll", 3), ("ece", 3)):
-            cells.append(_cell([run["mean"][figure] for run in found], digits))
-        sampled = [run["sampled"]["nll"] for run in found if "sampled" in run]
-        rows.append([*cells, _cell(sampled, 3) if sampled else ""])
+        rows.append([*cells, *_quality(found)])
     header = ["trained on", "KL", "seeds", "heads left", "hidden units left"]
     header += ["parameters, million", "MFLOPs", "ms, one", "ms, 32"]
     return table([*header, "accuracy, %", "NLL", "ECE", "NLL, sampled"], rows)

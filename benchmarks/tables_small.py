@@ -16,10 +16,9 @@ EXAMPLE = {
 """Kinds and ways of ``first_example.py`` to their rows."""
 
 
-def _example(share: float, split: str = "test") -> dict[tuple[str, str, str], list[dict]]:
+def _example(share: float) -> dict[tuple[str, str, str], list[dict]]:
     """Return kind, settings ("shared" or "own") and way to the runs of all seeds."""
-    file = "first-example.json" if split == "test" else "first-example-choice.json"
-    runs = [run for run in read(file)["runs"] if run["share"] == share]
+    runs = [run for run in read("first-example.json")["runs"] if run["share"] == share]
     shared = next(run["settings"] for run in runs if run["kind"] == "beta-bernoulli")
     found: dict[tuple[str, str, str], list[dict]] = {}
     for run in runs:

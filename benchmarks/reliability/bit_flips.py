@@ -116,7 +116,7 @@ KINDS: dict[str, Callable[[Path], tuple[Path, Use]]] = {
 }
 
 
-def outcome(path: Path, use: Use, expected: str, kept: Path) -> str:
+def outcome(use: Use, expected: str, kept: Path) -> str:
     """Return what came of using a file, and restore its folder."""
     try:
         found = "harmless" if use() == expected else "silent"
@@ -145,7 +145,7 @@ def flip(kind: str, count: int, chance: random.Random) -> Counter[str]:
             flipped = bytearray(whole)
             flipped[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
             path.write_bytes(flipped)
-            found[outcome(path, use, expected, kept)] += 1
+            found[outcome(use, expected, kept)] += 1
     return found
 
 

@@ -84,9 +84,9 @@ def evaluate(data: Any, function: Any = None, likelihood: Any = None, **options:
     return bd.evaluate(program(function, likelihood, outputs), data, **settings)
 
 
-def changed(value: float, row: int = 7) -> torch.Tensor:
+def changed(value: float) -> torch.Tensor:
     x = X.clone()
-    x[row, 1] = value
+    x[7, 1] = value
     return x
 
 

@@ -32,14 +32,14 @@ def trained(result: Any) -> bool:
     return all(bool(torch.isfinite(torch.tensor(record["loss"]))) for record in result.history)
 
 
-def regression(y: Any = REAL, x: Any = X, **options: Any) -> Any:
+def regression(y: Any = REAL, **options: Any) -> Any:
     bnn = program(nn.Linear(4, 1), likelihood=bd.Gaussian())
-    return fit((x, y), bnn, **options)
+    return fit((X, y), bnn, **options)
 
 
-def changed(value: float, rows: Any = 7) -> torch.Tensor:
+def changed(value: float) -> torch.Tensor:
     x = X.clone()
-    x[rows, 1] = value
+    x[7, 1] = value
     return x
 
 
@@ -293,11 +293,11 @@ SCHEDULES = [
 ]
 
 
-def resumed(data: Any = None, bnn: Any = None, epochs: int = 2, **options: Any) -> Any:
+def resumed(data: Any = None, epochs: int = 2, **options: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         shared = {"schedule": (), "checkpoint_dir": folder}
         fit(epochs=2, **shared)
-        return fit(data, bnn, **{**shared, "epochs": epochs, **options})
+        return fit(data, **{**shared, "epochs": epochs, **options})
 
 
 RESUMED = [
