@@ -201,6 +201,10 @@ def test_a_prior_without_its_layer_is_refused():
         bd.MonteCarloDropout(4, length_scale=0.1).penalty()
     with pytest.raises(ConfigError, match="a layer with 4 inputs.*dim=1"):
         bd.MonteCarloDropout(4).bind_weights(nn.Linear(5, 2), 1)
+    for layer in (nn.LayerNorm(4), nn.ReLU()):  # weights of no inputs and outputs, or none
+        for dim in (0, 1):
+            with pytest.raises(ConfigError, match="a layer with 4 inputs"):
+                bd.MonteCarloDropout(4).bind_weights(layer, dim)
 
 
 @pytest.mark.parametrize("cls", FIXED)
