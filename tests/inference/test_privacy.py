@@ -78,6 +78,13 @@ def test_runs_add_up_as_their_steps_do():
     assert combined([]) == 0.0
 
 
+def test_runs_are_counted_at_the_largest_of_their_deltas_unless_told_another():
+    tight, loose = (Privacy(1.0, d, 1.0, 1.0, 1.0, 20.0, 1.0, 1, True) for d in (1e-6, 1e-4))
+    assert combined([tight, loose]) == combined([loose, tight]) == combined([loose, loose])
+    assert combined([tight, loose], delta=1e-6) == combined([tight, tight])
+    assert combined([tight, tight]) > combined([loose, loose])
+
+
 def test_no_noise_promises_nothing():
     assert spent([(0.0, 0.1, 5)], DELTA) == (math.inf, math.inf)
     privacy = Privacy(math.inf, DELTA, math.inf, math.inf, 1.0, 0.0, 0.1, 5, True)

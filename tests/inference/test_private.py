@@ -88,6 +88,14 @@ def test_the_noise_is_normal_with_the_deviation_it_should_have():
     assert kstest(values.numpy(), "norm").pvalue > 2e-5
 
 
+def test_the_loss_is_that_of_the_batch_under_as_many_masks():
+    network = nn.Sequential(bd.nn.NeuralPlasticityDropout(4, init_score=0.1), nn.Linear(4, 2))
+    bnn = bd.BayesianNetwork(network, bd.Categorical(), N)
+    steps = PrivateSteps(noisy(), bnn, (X, Y), 10, 1, "exact")
+    ours, plain = steps(bnn, X[:7], Y[:7]), bnn.loss(X[:7], Y[:7], num_masks="exact")
+    torch.testing.assert_close(ours.loss, plain.loss)
+
+
 def test_each_batch_is_a_poisson_sample():
     steps = PrivateSteps(noisy(seed=0), program(), (X, torch.arange(N)), 10, 1, 1)
     assert steps.steps_per_epoch == 4
@@ -105,8 +113,8 @@ def test_each_batch_is_a_poisson_sample():
 
 def test_epsilon_is_met_and_told_everywhere(tmp_path):
     bnn = program()
-    found = fit(bnn, Private(clip_norm=0.5, epsilon=4.0, delta=1e-3), epochs=1)
-    assert 0.98 * 4.0 <= found.privacy.epsilon <= 4.0
+    found = fit(bnn, Private(clip_norm=0.5, epsilon=4.0, delta=1e-3), epochs=2)
+    assert found.privacy.steps == 8 and 0.98 * 4.0 <= found.privacy.epsilon <= 4.0
     assert found.privacy.epsilon <= found.privacy.epsilon_rdp
     assert found.privacy.secret_seed
     assert bnn.privacy == found.privacy
