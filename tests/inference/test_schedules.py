@@ -16,12 +16,14 @@ NAN, INF = float("nan"), float("inf")
         (schedules.steps(0.5, 4), [1.0, 1.0, 0.1, 0.1, 0.01]),
         (schedules.steps(1, factor=0.0), [1.0, 0.0, 0.0, 0.0, 0.0]),
         (schedules.linear(1.0, 0.2), [1.0, 0.8, 0.6, 0.4, 0.2]),
+        (schedules.linear(1.0, 0.2, until=0.6), [1.0, 0.6, 0.2, 0.2, 0.2]),
         (schedules.ramp((0.5, 2.0)), [2.0] * 5),
         (schedules.ramp((0.25, 0.0), (0.75, 1.0)), [0.0, 0.0, 0.5, 1.0, 1.0]),
         (schedules.decay(), [1.0, 0.8, 0.6, 0.4, 0.2]),
         (schedules.warm_up(0.4), [0.5, 1.0, 1.0, 1.0, 1.0]),
         (schedules.warm_up(0), [1.0] * 5),
         (schedules.cosine(1.0), [1.0] * 5),
+        (schedules.cosine(0.2), [1.0, 0.92360680, 0.72360680, 0.47639320, 0.27639320]),
     ],
 )
 def test_values_by_epoch(schedule, expected):
