@@ -113,6 +113,25 @@ def test_both_gradients_have_the_same_mean():
     assert_means_equal(*samples)
 
 
+def test_the_weight_counts_for_the_divergence_of_the_rates_too():
+    vae = autoencoder(latent_options={"concentration": 0.2, "init_concentration1": 9.0})
+    vae.kl_weight = 0.3
+    kl = vae.code.mask.kl_divergence()
+    assert kl > 1.0
+    torch.testing.assert_close(ImportanceWeighted(2)(vae, batch()).kl, 0.3 * kl)
+
+
+def test_what_is_reconstructed_may_be_another_target_than_the_input():
+    vae, objective = line("reparameterised", 3)
+    vae.network.decoder.weight.data.zero_()  # so that y ~ N(0, 1) whatever the code is
+    losses = []
+    for y in (1.7, -0.4):
+        torch.manual_seed(1)
+        losses.append(objective(vae, torch.tensor([[1.7]]), torch.tensor([[y]])).loss)
+    expected = torch.tensor(8 * 0.5 * (1.7**2 - 0.4**2))
+    torch.testing.assert_close(losses[0] - losses[1], expected)
+
+
 def test_evaluation_mode_is_the_bound_of_exact_masks():
     vae, x = autoencoder().eval(), batch()
     with torch.no_grad():
