@@ -44,6 +44,13 @@ def test_a_pyro_elbo_takes_several_masks(elbo):
     torch.testing.assert_close(stock.loss, bnn.loss(*data, num_masks=2).loss)
 
 
+def test_the_divergence_in_the_loss_of_a_pyro_elbo_is_recorded_under_its_weight():
+    bnn, (x, y) = make_bnn(), make_data()
+    bnn.kl_weight = 0.25
+    found = PyroObjective(Trace_ELBO())(bnn, x, y).kl
+    torch.testing.assert_close(found, 0.25 * bd.kl_divergence(bnn.network))
+
+
 def test_importance_weights_tighten_the_bound():
     """E[-log mean of 16 weights] is below E[-log of one]: the same model, one bound nearer."""
     bnn, (x, y) = make_bnn(600), make_data(600)
