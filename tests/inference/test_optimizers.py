@@ -6,10 +6,12 @@ import warnings
 import pyro
 import pytest
 import torch
+from torch import nn
 from torch.optim import lr_scheduler
 
 import bayesdrop as bd
 from bayesdrop.errors import BayesdropWarning, ConfigError
+from bayesdrop.inference.optimizers import parameter_groups
 from tests.inference.test_fit import make_bnn, make_data
 
 
@@ -56,6 +58,27 @@ def test_a_rate_that_the_groups_override_is_warned_of(name, value):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fitted(lambda bnn: lambda _: torch.optim.SGD(bnn.parameters(), **{name: value}))
+
+
+def test_each_kind_of_parameter_has_its_own_rate_and_decay():
+    layers = bd.nn.GaussianWeights(nn.Linear(4, 3)), bd.BetaBernoulliDropout(3), nn.Linear(3, 1)
+    bnn = bd.BayesianNetwork(nn.Sequential(*layers), bd.Gaussian("learned"), num_data=10)
+    rates = {"learning_rate": 0.1, "variational_learning_rate": 0.5, "weight_decay": 0.3}
+    found = {
+        parameter: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(bnn, **rates)
+        for parameter in group["params"]
+    }
+    assert {name: found[p] for name, p in bnn.named_parameters()} == {
+        "network.0.weight": (0.1, 0.0),
+        "network.0.log_variance": (0.5, 0.0),
+        "network.0.bias": (0.1, 0.3),
+        "network.1.location": (0.5, 0.0),
+        "network.1.log_shape": (0.5, 0.0),
+        "network.2.weight": (0.1, 0.3),
+        "network.2.bias": (0.1, 0.3),
+        "likelihood.raw_scale": (0.1, 0.0),
+    }
 
 
 def test_an_optimizer_of_a_part_trains_that_part_alone():

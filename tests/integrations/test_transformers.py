@@ -75,12 +75,14 @@ def test_a_run_is_the_plain_loop(tmp_path, accumulated):
     schedules["buffers"] = {"temperature": bd.schedules.linear(1.0, 0.1)}
     model, theirs = bert(), bert()
     run = trainer(
-        tmp_path, model, gradient_accumulation_steps=accumulated, weight_decay=0.1, **schedules
-    )
+        tmp_path, model, gradient_accumulation_steps=accumulated, weight_decay=0.1,
+        variational_learning_rate=0.03, **schedules,
+    )  # fmt: skip
     run.add_callback(Seed())
     run.create_optimizer()
     run.train()
-    optimizer = torch.optim.AdamW(parameter_groups(theirs, learning_rate=0.01, weight_decay=0.0))
+    rates = {"learning_rate": 0.01, "variational_learning_rate": 0.03, "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(parameter_groups(theirs, **rates))
     own_decay(optimizer, theirs, run)
     term = KLTerm(theirs, 8, **schedules)
     data, steps = examples(), 4 // accumulated
