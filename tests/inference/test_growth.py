@@ -89,6 +89,16 @@ def test_the_optimiser_goes_on_with_its_state_and_trains_what_is_new(make):
     assert bool((linear[1].weight[:, 5:] != before[:, 5:]).any())
 
 
+def test_new_units_start_as_torch_starts_them_and_what_is_frozen_stays_so():
+    bnn, _ = images()
+    linear = next(m for m in bnn.modules() if isinstance(m, nn.Linear))
+    linear.weight.requires_grad_(False)
+    grow(bnn, {names(bnn)[-1]: 400})
+    assert not linear.weight.requires_grad and linear.bias.requires_grad
+    for new in (linear.weight[5:], linear.bias[5:]):  # uniform up to 1 / sqrt(16)
+        assert 0.24 < float(new.detach().abs().max()) <= 0.25
+
+
 def test_new_units_can_sleep():
     bnn, (x, y) = images()
     name = names(bnn)[-1]
