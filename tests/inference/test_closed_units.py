@@ -290,6 +290,13 @@ def test_what_is_closed_stays_as_it_was_and_the_network_is_whole_between_epochs(
     assert abs(kls[2] - kls[1]) < 3 * abs(kls[1] - kls[0]) + 1e-3
 
 
+def test_the_divergence_of_closed_units_has_the_weight_of_all_others():
+    bnn, result = fitted([4], kl_weight=0.25, schedule=lambda epoch, epochs: 0.0)
+    assert result.history[-1]["units"] == [5, 6]
+    expected = 0.25 * bd.kl_divergence(bnn.network).item() / 20
+    assert [record["kl"] for record in result.history] == pytest.approx([expected] * 4)
+
+
 def test_what_cannot_leave_says_why():
     with pytest.raises(ConfigError, match="compact_every=None, since an example has latents"):
         vae = bd.networks.vae(20, input_shape=(1, 4, 4), latent_size=2)
