@@ -139,6 +139,13 @@ def test_early_stopping_returns_the_best_weights():
         assert torch.equal(value, states[result.best_epoch - 1][name])
 
 
+def test_of_equally_good_epochs_the_first_is_the_best():
+    data = make_data()
+    options = {"validation": data, "schedule": lambda epoch, epochs: 0.0, "patience": 2}
+    result = fit(make_bnn(), data, epochs=9, **options)
+    assert (result.best_epoch, len(result.history)) == (1, 3)
+
+
 def test_a_callback_sees_every_record_and_can_stop():
     seen = []
     result = fit(
@@ -360,6 +367,14 @@ def test_regression_is_fitted_and_reports_rmse():
     bnn = bd.BayesianNetwork(network, bd.Gaussian("learned"), num_data=200)
     result = fit(bnn, (x, y), epochs=60, learning_rate=3e-2, validation=(x, y))
     assert result.history[-1]["val_rmse"] < 0.5 * result.history[0]["val_rmse"]
+
+
+def test_the_rmse_of_several_outputs_is_over_all_of_them():
+    x, y = torch.randn(20, 3), torch.randn(20, 2)
+    bnn = bd.BayesianNetwork(nn.Linear(3, 2), bd.Gaussian("learned", num_outputs=2), num_data=20)
+    found = fit(bnn, (x, y), epochs=1, validation=(x, y)).history[0]["val_rmse"]
+    expected = (bnn.eval()(x) - y).square().mean().sqrt()
+    assert found == pytest.approx(expected.item())
 
 
 def test_no_weight_is_left_in_the_range_of_denormals():
