@@ -98,12 +98,14 @@ def test_pruned_units_take_no_bytes_and_compact_takes_them_out(key):
     net, x = network(key), images()
     small = quantise(net, x, coarseness=0.1)
     # 2 of 4 channels, 4 of 7 units of the hidden layer, 24 of 36 positions.
-    channels, positions, hidden = (int(m.kept().sum()) for _, m in bd.nn.named_dropout_layers(net))
+    kept = [mask.kept() for _, mask in bd.nn.named_dropout_layers(net)]
+    channels, positions, hidden = (int(units.sum()) for units in kept)
     assert (channels, positions, hidden) == (2, 24, 4)
     used = positions_used(net)
     counts = {t.name: t.weights for t in small.tensors if t.is_weight}
     assert counts == {"0.weight": 9 * channels, "4.weight": used * hidden, "6.weight": 3 * hidden}
     assert small.weights_total == 9 * 4 + 36 * 7 + 7 * 3
+    assert torch.equal(small.network.get_submodule("4").bias != 0, kept[2])
     cut = bd.compact(small.network, x)
     torch.testing.assert_close(cut(x), small.network(x))
     assert cut.get_submodule("0").out_channels == channels
