@@ -21,7 +21,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError
-from bayesdrop.estimators import BayesdropClassifier, BayesdropRegressor
+from bayesdrop.estimators import BayesdropClassifier, BayesdropRegressor, estimator
 
 MOONS = make_moons(80, noise=0.2, random_state=0)
 FRIEDMAN = make_friedman1(60, n_features=5, random_state=0)
@@ -165,6 +165,26 @@ def test_weights_count_rows_and_classes():
         for weight in (None, "balanced", {0: 1.0, 1: 200.0})
     ]
     assert shares[0] < 0.3 < shares[1] < 0.7 < shares[2]
+
+
+def test_weights_of_rows_and_of_classes_are_multiplied():
+    x, y = MOONS
+    rows = np.linspace(0.5, 1.5, 80)
+    both = classifier(epochs=2, class_weight={0: 1.0, 1: 3.0}).fit(x, y, rows)
+    once = classifier(epochs=2).fit(x, y, rows * np.where(y == 1, 3.0, 1.0))
+    np.testing.assert_allclose(both.predict_proba(x), once.predict_proba(x), rtol=1e-6)
+
+
+def test_what_training_takes_is_what_fit_gets(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        estimator, "fit", lambda *args, **given: seen.update(given) or bd.fit(*args, **given)
+    )
+    options = {"batch_size": 7, "learning_rate": 0.02, "variational_learning_rate": 0.3}
+    options |= {"weight_decay": 0.1, "kl_weight": 0.5, "epochs": 3, "patience": 2}
+    classifier(**options).fit(*MOONS)
+    assert {name: seen[name] for name in options} == options
+    assert not seen["progress"] and seen["schedule"](1, 2) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("weight", [{0: -1.0, 1: 1.0}, {0: 0.0, 1: 0.0}, {0: np.nan, 1: 1.0}])
