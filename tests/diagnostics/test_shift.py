@@ -91,10 +91,13 @@ def test_noise_has_its_standard_deviation():
     flipped = corrupt(x, "impulse-noise", 5) != x
     spread = math.sqrt(0.27 * 0.73 / count)
     assert float(flipped.double().mean()) == pytest.approx(0.27, abs=4.3 * spread)
+    white = float((corrupt(x, "impulse-noise", 5) == 1).double().mean())
+    assert white == pytest.approx(0.135, abs=4.3 * math.sqrt(0.135 * 0.865 / count))
     # Poisson: the mean stays, the variance is mean / photons; 0.5 x 60 is far from both ends.
     shot = corrupt(x, "shot-noise", 1)
     spread = math.sqrt(0.5 / 60)
     assert float(shot.mean()) == pytest.approx(0.5, abs=4.3 * spread / math.sqrt(count))
+    assert float(shot.std()) == pytest.approx(spread, rel=4.4 / math.sqrt(2 * count))
 
 
 @pytest.mark.parametrize("kind", ["gaussian-blur", "defocus-blur", "motion-blur", "zoom-blur"])
@@ -132,6 +135,19 @@ def test_blur_spans_the_same_share_of_an_image_of_any_size(kind):
         pixel = math.sqrt(1 / 3) / size
         assert width(size) >= 0.97 * expected
         assert width(size) <= 1.01 * math.hypot(expected, pixel)
+
+
+def test_zooms_and_displacements_of_a_ramp_are_as_large_as_they_say():
+    ramp = torch.linspace(0.1, 0.9, 64).expand(20, 1, 64, 64)
+    inner = (..., slice(8, -8), slice(8, -8))
+    # A zoom divides the slope; the image itself is averaged with eleven of them.
+    share = (1 + (1 / torch.linspace(1.0, 1.3, 11)).sum()) / 12
+    zoomed = 0.5 + share * (ramp - 0.5)
+    torch.testing.assert_close(corrupt(ramp, "zoom-blur", 5)[inner], zoomed[inner])
+    # 1.5 of 32 pixels along each axis, and less inside: smooth noise is larger at the border.
+    for image in (ramp, ramp.mT):
+        moved = (corrupt(image, "elastic", 5) - image)[inner] / (0.8 / 63)
+        assert 2.4 < float(moved.square().mean().sqrt()) < 3.0
 
 
 def test_contrast_and_brightness_follow_their_formulas():
