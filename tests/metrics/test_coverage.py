@@ -112,6 +112,13 @@ def test_too_narrow_and_too_wide_predictions_show():
     assert right.crps < min(narrow.crps, wide.crps)
 
 
+def test_too_many_at_one_level_do_not_make_up_for_too_few_at_another():
+    pit = torch.tensor([0.5] * 6 + [0.1, 0.9, 0.0, 1.0])
+    result = calibration_of_pit(pit, levels=(0.5, 0.9))
+    torch.testing.assert_close(result.coverage, torch.tensor([0.6, 0.8]))
+    assert result.calibration_error == pytest.approx(0.1)
+
+
 def test_wider_levels_hold_more_and_nest():
     result = regression_calibration(*(lambda m, v, y: (m, y, v))(*mixture()))
     assert (result.coverage.diff() >= 0).all() and (result.width.diff() > 0).all()
