@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.compression import count_bytes, count_params, measure_latency
+from bayesdrop.compression import cost, count_bytes, count_params, measure_latency
 from tests.compression.networks import keep
 
 
@@ -23,6 +23,22 @@ def test_flops_and_parameters_equal_hand_counts_for_lenet5():
     hand = 24 * 24 * 20 * 25 + 8 * 8 * 50 * 20 * 25 + 800 * 500 + 500 * 10
     assert bd.compression.count_flops(net, torch.zeros(3, 1, 28, 28)) == 2 * hand
     assert count_params(net) == 20 * 25 + 20 + 50 * 500 + 50 + 800 * 500 + 500 + 5000 + 10
+
+
+def test_bytes_are_those_of_buffers_too():
+    # Two parameters and two running statistics of three numbers, and an int64.
+    assert count_bytes(nn.BatchNorm1d(3)) == 8 * (4 * 3 + 1)
+
+
+def test_the_first_two_rounds_are_not_timed(monkeypatch):
+    clock = [0.0]
+
+    def slow_at_first():
+        clock[0] += 1.0 if clock[0] < 2.0 else 0.001
+
+    monkeypatch.setattr(cost, "_now", lambda device: clock[0])
+    (time,) = cost.time_in_turns([slow_at_first], device=torch.device("cpu"), repeats=1)
+    assert time == pytest.approx(1.0)  # ms
 
 
 def test_flops_are_per_example():

@@ -30,6 +30,16 @@ def test_times_stand_beside_flops():
     assert not table.left_out
 
 
+def test_each_time_is_in_its_column_and_the_full_network_has_no_masks(monkeypatch):
+    timed = []
+    monkeypatch.setitem(latency._MAKERS, "eager", lambda net, example: timed.append(net) or net)
+    monkeypatch.setattr(latency, "both_times", lambda *_, **__: [(4.0, 3.0), (2.0, 1.0)])
+    net, small, x = pair()
+    (row,) = bd.compression.compare_latency(net, small, x, batch_sizes=(1,), ways=("eager",)).rows
+    assert (row.before, row.after, row.before_cpu, row.after_cpu) == (4.0, 2.0, 3.0, 1.0)
+    assert not list(bd.nn.named_dropout_layers(timed[0])) and timed[1] is small
+
+
 def test_onnx_is_measured_where_it_is_installed():
     pytest.importorskip("onnxscript")
     net, small, x = pair()
