@@ -43,6 +43,16 @@ def test_the_smallest_storage_is_chosen_and_its_bytes_are_counted():
         assert (entry.storage, entry.bytes, entry.bytes_dense) == (storage, size, 16_000)
 
 
+def test_a_row_of_as_many_values_as_a_byte_cannot_count_is_whole(tmp_path):
+    layer = nn.Linear(256, 40, bias=False)
+    with torch.no_grad():
+        layer.weight[torch.arange(40) != 3] = 0.0
+    assert measure_sparsity(layer).tensors[0].storage == "csr"
+    save_plain(layer, tmp_path / "net.pt", format="sparse")
+    other = load_plain(tmp_path / "net.pt", nn.Linear(256, 40, bias=False))
+    assert torch.equal(other.weight, layer.weight)
+
+
 def test_the_figures_are_those_of_the_literature():
     net = nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Conv2d(1, 1, 3))
     with torch.no_grad():
