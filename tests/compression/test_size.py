@@ -164,6 +164,14 @@ def test_every_dropout_has_a_posterior_over_size(dropout):
         assert measure_size(bnn, num_samples=3).total("units").shape == (3,)
 
 
+def test_masks_that_depend_on_the_input_are_drawn_for_the_examples_in_turn():
+    net = nn.Sequential(bd.DependentBetaBernoulliDropout(4), nn.Linear(4, 3)).eval()
+    net[0].set_posterior(1e4)
+    x = torch.tensor([[-50.0], [50.0]]).expand(2, 4)  # one closes all gates, the other none
+    size = measure_size(net, num_samples=6, example_input=x, seed=0)
+    assert size.units["0"].tolist() == [0, 4] * 3
+
+
 def test_bad_requests_are_refused():
     net = two_layers()
     x = torch.rand(1, 3)
