@@ -22,6 +22,13 @@ def test_missing_labels_change_neither_the_loss_nor_its_gradient():
     assert bool((output.grad[~there] == 0).all()) and bool((output.grad[there] != 0).all())
 
 
+def test_entropies_of_an_examples_labels_are_summed_and_their_confidences_averaged():
+    likelihood, p = bd.Bernoulli(), torch.tensor([[0.9, 0.4], [0.5, 1.0]])
+    expected = torch.distributions.Bernoulli(p).entropy().sum(1)
+    torch.testing.assert_close(likelihood.entropy(p), expected)
+    torch.testing.assert_close(likelihood.confidence(p), torch.tensor([0.75, 0.75]))
+
+
 def test_draws_are_never_missing():
     fn = bd.Bernoulli(ignore_index=-1).distribution(torch.zeros(5, 4))
     draws = fn.expand((50, 5)).sample()
