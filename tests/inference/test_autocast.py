@@ -90,6 +90,14 @@ def test_without_noise_it_is_the_step_of_float32_to_the_precision_of_bfloat16():
     assert 0 < error < 8 * torch.finfo(torch.bfloat16).eps
 
 
+def test_an_example_has_as_many_masks_in_bfloat16():
+    bnn, rows = network("beta-bernoulli"), []
+    bnn.network[1].register_forward_hook(lambda m, inputs, out: rows.append(len(out)))
+    options = {"epochs": 1, "batch_size": 20, "progress": False, "num_masks": 3}
+    bd.fit(bnn, data(), autocast=torch.bfloat16, **options)
+    assert rows[-1] == 3 * 20
+
+
 def test_terms_of_one_s_own_are_taken_as_they_are():
     bnn = network("beta-bernoulli")
 
