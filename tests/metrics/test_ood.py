@@ -101,6 +101,13 @@ def test_every_score_is_higher_where_the_logits_shrink_to_nothing():
         assert inside[name].max() < outside[name].min(), name
 
 
+def test_scores_of_logits_average_energies_and_take_the_norm_of_the_average():
+    logits = torch.randn(4, 6, 3)
+    found = uncertainty_scores(logits.softmax(-1), logits=logits)
+    torch.testing.assert_close(found["energy"], -logits.logsumexp(-1).mean(0))
+    torch.testing.assert_close(found["logit_norm"], -logits.mean(0).norm(dim=-1))
+
+
 def test_swapped_sets_mirror_auroc():
     inside, outside = scores()
     forward, backward = ood_metrics(inside, outside), ood_metrics(outside, inside)
