@@ -6,7 +6,13 @@ import torch
 from torch import nn
 
 import bayesdrop as bd
-from bayesdrop.compression import compact, count_flops, count_params, measure_size
+from bayesdrop.compression import (
+    SizePosterior,
+    compact,
+    count_flops,
+    count_params,
+    measure_size,
+)
 from bayesdrop.compression.counter import CostCounter, FixedMask
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn import named_dropout_layers
@@ -112,6 +118,13 @@ def test_intervals_hold_the_mass_they_claim():
         assert row.upper <= row.full
     assert json.loads(json.dumps(size.to_dict()))["level"] == 0.9
     assert "| units | total |" in str(size)
+
+
+def test_ends_of_intervals_are_sizes_that_were_drawn():
+    samples = {"a": torch.tensor([0, 10])}
+    full = {name: {"a": 12} for name in ("units", "params", "flops")}
+    row = SizePosterior(samples, samples, samples, full).summary(0.5)[0]
+    assert (row.mean, row.lower, row.upper) == (5.0, 0.0, 10.0)
 
 
 def test_a_certain_posterior_has_one_size_that_of_compact():

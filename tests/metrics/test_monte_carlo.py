@@ -34,6 +34,12 @@ def test_error_of_an_average_is_its_standard_error(num_samples):
     assert (root_mean_square / expected - 1).abs().max() < 4.3 * relative + 0.02
 
 
+def test_a_group_counts_by_its_samples():
+    groups, weights = SampleGroups(torch.tensor([1, 3]), torch.eye(2)), set()
+    monte_carlo_errors(groups, lambda one: weights.add(round(float(one.mean[0, 0]), 9)) or {})
+    assert weights == {0.0, 0.25, 1.0}  # neither, both or only the smaller was drawn
+
+
 def classifier(dropout="beta-bernoulli"):
     mask = bd.nn.make(dropout, 24)
     net = nn.Sequential(nn.Linear(5, 24), nn.Tanh(), mask, nn.Linear(24, 4, bias=False))
