@@ -75,6 +75,21 @@ def test_loss_and_gradient_are_those_of_the_expected_loss_over_all_masks(key, ob
     assert_mean_close(errors(objective, bnn, *data), 0.0)
 
 
+@pytest.mark.parametrize("key", ["neural-plasticity", "contextual"])
+def test_the_weight_counts_for_all_divergences_those_of_examples_too(key):
+    bnn, (x, y) = classifier(key), batch()
+    losses = []
+    for bnn.kl_weight in (1.0, 0.25):
+        torch.manual_seed(0)
+        losses.append(Reinforce("none")(bnn, x, y).loss.detach())
+    layer = bnn.network[0]
+    whole = bd.kl_divergence(layer).detach()
+    if layer.input_dependent:
+        whole = whole + NUM_DATA / ROWS * layer.divergence_by_example(x).sum().detach()
+    assert whole > 0.1
+    torch.testing.assert_close(losses[0] - losses[1], 0.75 * whole)
+
+
 BERNOULLI = [
     key
     for key, cls in bd.nn.registered(bd.BayesianDropout).items()
