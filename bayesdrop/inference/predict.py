@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -234,7 +234,8 @@ def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
             log_likelihood=joined.get("group_log_likelihood"),
             pit=joined.get("group_pit"),
         )
-    fields = {name: value for name, value in joined.items() if not name.startswith("group_")}
+    fields: dict[str, Any] = {k: v for k, v in joined.items() if not k.startswith("group_")}
+    fields["has_normal_noise"] = bnn.likelihood.has_normal_noise
     return Prediction(num_samples=len(passes), unbiased=unbiased, **fields), found
 
 

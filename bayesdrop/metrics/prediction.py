@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,7 @@ class Prediction(ShortRepr):
         sample_variances: Variance of each posterior sample's noise, ``(S, N, D)``, kept along with
             ``samples``, if the likelihood has a ``crps``; regression only. The samples' laws are
             normal with these variances only if it ``has_normal_noise``.
+        has_normal_noise: Whether the noise of a regression is normal.
         pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
             only, and only if the likelihood has a ``cdf``.
     """
@@ -83,6 +84,7 @@ class Prediction(ShortRepr):
     log_likelihood: Tensor | None = None
     sample_variances: Tensor | None = None
     pit: Tensor | None = None
+    has_normal_noise: bool = field(default=False, repr=False)
 
     def to_frame(
         self, *, classes: Sequence[object] | None = None, level: float = 0.9
@@ -154,8 +156,10 @@ class Prediction(ShortRepr):
         for name in ("", "aleatoric_", "epistemic_"):
             if (value := getattr(self, f"{name}variance")) is not None:
                 columns |= _side_by_side(f"{name}std", ends, value.sqrt())
-        if self.samples is not None and self.sample_variances is not None:
-            interval = predictive_interval(self.samples, level, self.sample_variances)
+        # Without normal noise the variances are those of other laws, whose intervals are others.
+        variances = self.sample_variances if self.has_normal_noise else None
+        if self.samples is not None and variances is not None:
+            interval = predictive_interval(self.samples, level, variances)
             for name, value in zip(("lower", "upper"), interval, strict=True):
                 columns |= _side_by_side(name, ends, value)
         return columns

@@ -7,6 +7,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ShapeError
+from bayesdrop.likelihoods import NegativeBinomial, Poisson, StudentT
 from bayesdrop.metrics import Prediction, predictive_interval
 
 pandas = pytest.importorskip("pandas")
@@ -57,6 +58,16 @@ def test_a_regression_has_its_interval_and_both_kinds_of_noise(outputs):
     assert "mean_first" in named.columns
     without = predicted(2 * outputs, bd.Gaussian("heteroscedastic"), y, x, keep_samples=False)
     assert f"lower{end}" not in without.to_frame().columns
+
+
+@pytest.mark.parametrize(
+    "likelihood", [Poisson(), NegativeBinomial(0.5), StudentT(1.0, df=3.0)], ids=repr
+)
+def test_noise_that_is_not_normal_has_no_normal_interval(likelihood):
+    found = predicted(1, likelihood, torch.ones(5, 1), X.to(torch.get_default_dtype()))
+    assert found.sample_variances is not None
+    columns = found.to_frame().columns
+    assert "std" in columns and not {"lower", "upper"} & {*columns}
 
 
 def test_names_that_do_not_fit_and_pixels_are_refused():
