@@ -173,7 +173,7 @@ class WidthSweep(TableRecord, also=("area",)):
         By the trapezoidal rule; NaN unless all widths are shares and there are two.
         """
         points = [(row.width, row.accuracy) for row in self.rows]
-        shares = sorted((w, a) for w, a in points if not isinstance(w, dict))
+        shares = sorted((w, a) for w, a in points if isinstance(w, float))  # int: units
         if len(shares) < max(2, len(points)) or shares[0][0] == shares[-1][0]:
             return float("nan")
         total = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairwise(shares))

@@ -166,6 +166,10 @@ def test_area_is_the_average_accuracy_over_widths():
     uneven = rows((0.2, 1, 1, 50.0, 1), (0.4, 2, 1, 10.0, 1), (1.0, 3, 2, 0.0, 1))
     assert uneven.area == pytest.approx((0.2 * 70 + 0.6 * 95) / 0.8)
     assert math.isnan(rows((1.0, 1, 1, 20.0, 1)).area)
+    for units in (8, {"dropout": 0.5}):  # which are no shares of the groups
+        assert math.isnan(
+            rows((0.5, 1, 1, 20.0, 1), (1.0, 2, 2, 10.0, 1), (units, 3, 3, 0, 1)).area
+        )
 
 
 def test_choosing_a_width():
