@@ -150,7 +150,7 @@ class ARM(ScoreFunction):
     @override
     def log_odds_gradients(self, masks: ExactMasks, losses: Tensor, run: _Run) -> list[Tensor]:
         difference = run(masks.again(antithetic=True)) - losses
-        return [_rows(difference, draw) * (draw.uniform - 0.5) for draw in masks.draws]
+        return [difference[:, None] * (draw.uniform - 0.5) for draw in masks.draws]
 
 
 class DisARM(ScoreFunction):
@@ -176,9 +176,7 @@ class DisARM(ScoreFunction):
         other = masks.again(antithetic=True)
         difference = 0.5 * (losses - run(other))
         return [
-            _rows(difference, draw)
-            * (draw.kept - antithetic.kept)
-            * torch.sigmoid(draw.logits.abs())
+            difference[:, None] * (draw.kept - antithetic.kept) * torch.sigmoid(draw.logits.abs())
             for draw, antithetic in zip(masks.draws, other.draws, strict=True)
         ]
 
@@ -215,22 +213,17 @@ class Reinforce(ScoreFunction):
             other = masks.again(antithetic=False)
             difference = losses - run(other)
             return [
-                _rows(difference, draw)
+                difference[:, None]
                 * (_score(draw) if draw.layer.input_dependent else 0.5 * (draw.kept - second.kept))
                 for draw, second in zip(masks.draws, other.draws, strict=True)
             ]
         others = max(1, len(losses) - 1)
         centre = (losses.sum() - losses) / others if self.baseline == "examples" else 0.0
-        return [_rows(losses - centre, draw) * _score(draw) for draw in masks.draws]
+        return [(losses - centre)[:, None] * _score(draw) for draw in masks.draws]
 
 
 def _score(draw: ExactDraw) -> Tensor:
     return draw.kept - torch.sigmoid(draw.logits)
-
-
-def _rows(values: Tensor, draw: ExactDraw) -> Tensor:
-    """Return a number for each example in the shape of a draw; one mask for all gets the sum."""
-    return (values if len(draw.kept) == len(values) else values.sum(0, keepdim=True))[:, None]
 
 
 SCORE_FUNCTIONS: dict[str, ScoreFunction] = {

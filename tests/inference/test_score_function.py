@@ -131,6 +131,13 @@ def test_the_golden_gradient_of_arm():
     torch.testing.assert_close(found, expected)
 
 
+def test_losses_that_are_equal_leave_nothing_above_the_mean_of_the_other_examples():
+    bnn = classifier(cost_per_parameter=0.0)
+    x, y = torch.zeros(ROWS, K), torch.zeros(ROWS).long()  # no mask changes the output
+    (found,) = torch.autograd.grad(Reinforce("examples")(bnn, x, y).nll, bnn.network[0].scores)
+    torch.testing.assert_close(found, torch.zeros(K))
+
+
 def test_disarm_varies_least_and_reinforce_without_a_baseline_most():
     bnn, (x, y) = classifier(), batch(1)
     x, y = x.expand(2000, K), y.expand(2000)
