@@ -127,6 +127,12 @@ def test_the_bound_is_that_of_the_model_however_training_weighed_the_divergence(
     assert scaled.published_metric == pytest.approx(plain.published_metric, rel=1e-12)
 
 
+def test_a_penalty_of_the_mask_is_no_divergence_of_its_rates(x):
+    vae = linear_gaussian(mask=bd.nn.NeuralPlasticityDropout(2, kl_scale=2.0))
+    assert vae.code.mask.kl_divergence() > 0
+    assert log_likelihood_bound(vae, x, num_samples=2).global_kl == pytest.approx(0.0, abs=1e-9)
+
+
 def test_a_scaled_divergence_does_not_carry_the_evidence_over_the_exact_value():
     # The decoder ignores the code, so that every example has log-density log N(x; 0, 1) exactly.
     mask = bd.IndianBuffetDropout(2, concentration=0.2, kl_scale=0.01)
