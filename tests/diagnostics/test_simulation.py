@@ -8,7 +8,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.diagnostics import simulation_based_calibration
-from bayesdrop.diagnostics.simulation import _settled, _summary
+from bayesdrop.diagnostics.simulation import _known, _settled, _summary
 from bayesdrop.errors import ConfigError
 
 
@@ -65,6 +65,14 @@ def test_ranks_that_are_not_uniform_say_in_which_way(change, word):
         assert "fit with num_masks=8" in result.verdict
         several = _summary({"a": ranks}, 199, num_masks=8).verdict
         assert several.startswith(word) and "num_masks" not in several
+
+
+def test_all_but_latents_and_means_of_random_weights_is_known():
+    net = nn.Sequential(bd.nn.GaussianWeights(nn.Linear(2, 1)), bd.BetaBernoulliDropout(1))
+    bnn = bd.BayesianNetwork(net, bd.Gaussian("learned"), num_data=60)
+    known = {id(parameter) for parameter in _known(bnn)}
+    named = {name for name, p in bnn.named_parameters() if id(p) in known}
+    assert named == {"network.0.bias", "likelihood.raw_scale"}
 
 
 def test_data_are_drawn_under_the_running_statistics_that_the_fit_has():
