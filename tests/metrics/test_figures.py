@@ -91,3 +91,13 @@ def test_figures_of_samples_are_those_of_the_mixture():
     expected = metrics.regression_calibration(means, y, levels=(0.5, 0.9, 0.95))
     assert list(samples.width.values()) == pytest.approx(expected.width.tolist())
     assert samples.crps == expected.crps
+
+
+def test_the_density_of_an_example_is_that_of_all_its_targets_together():
+    means, y = torch.randn(7, 50, 2), torch.randn(50, 2)
+    normal = torch.distributions.Normal(means.transpose(0, 1), 0.5**0.5)
+    uniform = torch.distributions.Categorical(torch.ones(50, 7))
+    components = torch.distributions.Independent(normal, 1)
+    mixture = torch.distributions.MixtureSameFamily(uniform, components)
+    figures = RegressionFigures.from_samples(means, y, 0.5)
+    assert figures.nll == pytest.approx(-float(mixture.log_prob(y).mean()))
