@@ -85,6 +85,20 @@ def test_shared_sticks_are_the_prior_of_units_that_were_added_since_an_update(tm
     torch.testing.assert_close(bd.kl_divergence(other), torch.tensor(0.0), rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize("random", [False, True], ids=["plain", "random"])
+def test_new_weights_have_no_more_noise_than_the_most_certain_and_biases_are_zero(random):
+    parts = layers("beta-bernoulli", random=random)
+    for layer in (parts[0], parts[2]) if random else ():
+        nn.init.uniform_(layer.log_variance, -9.0, -3.0)
+    least = [p.log_variance.min().item() if random else 0.0 for p in (parts[0], parts[2])]
+    bd.nn.widen(*parts, 2)
+    assert bool((parts[0].bias[6:] == 0).all()) and bool((parts[2].weight[:, 6:] == 0).all())
+    assert bool((parts[0].weight[6:] != 0).all())
+    if random:
+        assert bool((parts[0].log_variance[6:] == least[0]).all())
+        assert bool((parts[2].log_variance[:, 6:] == least[1]).all())
+
+
 def test_new_weights_have_their_first_prior():
     parts = layers("beta-bernoulli", random=True)
     bd.update_prior(nn.Sequential(*parts))
