@@ -60,6 +60,12 @@ def test_the_gradients_of_drawn_lengths_are_on_average_those_of_the_sum():
     assert_mean_close(torch.stack([law for law, _ in samples]), summed[0])
 
 
+def test_the_loss_of_several_drawn_lengths_is_their_average():
+    matryoshka = with_law(num_widths=7, kl_scale=0.5)
+    found = matryoshka.loss(lambda x: x.square().sum(-1).mean(), PAIR[0])
+    torch.testing.assert_close(found, 1.0 + matryoshka.law.kl_divergence())  # cut or not
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_the_law_that_is_learned_is_the_prior_times_the_exponential_loss(scale):
     matryoshka = with_law(num_widths="exact", kl_scale=scale)
