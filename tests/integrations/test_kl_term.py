@@ -90,6 +90,11 @@ def test_a_loop_with_the_term_is_fit():
     assert term.figures() == {"kl": term.last, "kl_weight": 1.0, "units/0": 4.0}
 
 
+def test_what_layers_share_is_not_among_the_figures():
+    sticks = bd.nn.layers["hierarchical-indian-buffet"]
+    assert [name for name in KLTerm(network(sticks(4)), 6).figures() if "/" in name] == ["units/0"]
+
+
 def as_a_loop(bnn, x, y):
     nll = F.cross_entropy(bnn.network(x), y) * bnn.num_data
     return bd.inference.training.LossTerms(nll, bnn.shared_divergence())
