@@ -5,6 +5,7 @@ import pytest
 import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import nn
+from torch.utils.data import DataLoader
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ShapeError
@@ -101,11 +102,12 @@ def test_the_compact_network_has_the_gate(per_input):
     assert small.get_submodule("0").out_channels == 5
 
 
-def test_units_that_no_example_needs_are_pruned():
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_units_that_no_example_of_any_batch_needs_are_pruned(batch_size):
     net = nn.Sequential(StandoutDropout(3, threshold=0.5), nn.Linear(3, 2))
     x = torch.tensor([[1.0, -1.0, 2.0], [-1.0, -2.0, 1.0]])
     bnn = bd.BayesianNetwork(net, bd.Categorical(), 2)
-    assert bd.prune_unused_units(bnn, x) == {"0": 1}
+    assert bd.prune_unused_units(bnn, DataLoader(x, batch_size)) == {"0": 1}
     assert net[0].kept().tolist() == [True, False, True]
 
 
