@@ -99,6 +99,9 @@ def test_loss_is_the_svi_step(mask, prior_temperature, kl_weight):
     torch.manual_seed(1)
     ours = vae.loss(x).loss
     torch.testing.assert_close(ours, theirs)
+    torch.manual_seed(1)
+    split = vae.data_term(x) * (NUM_DATA / BATCH) + vae.shared_divergence()
+    torch.testing.assert_close(split, theirs)
     for a, b in zip(
         torch.autograd.grad(ours, parameters), torch.autograd.grad(theirs, parameters), strict=True
     ):
@@ -241,6 +244,7 @@ def test_mean_field_ignores_the_sticks():
         for _ in range(2)
     ]
     assert torch.equal(logits[0], logits[1]) and torch.equal(logits[0], encoding.offset)
+    assert torch.equal(vae.feature_probs(x), torch.sigmoid(encoding.offset))
 
 
 def test_straight_through_masks_are_zero_or_one_with_a_gradient():
