@@ -268,8 +268,10 @@ def test_to_dependent_copies():
 
 
 def test_overrides_reach_only_the_layers_that_match():
-    net = bd.to_dependent(network(), overrides={"2": {"init_shift": 0.5}}, init_shift=2.0)
+    common = {"init_shift": 2.0, "init_slope": 0.7}
+    net = bd.to_dependent(network(), overrides={"2": {"init_shift": 0.5}}, **common)
     assert [float(net[i].shift_loc[0].detach()) for i in (2, 4)] == [0.5, 2.0]
+    assert [float(net[i].slope[0].detach()) for i in (2, 4)] == [0.7, 0.7]
     with pytest.raises(ConfigError, match="unknown dropout layer"):
         bd.to_dependent(network(), overrides={"conv*": {"init_shift": 0.5}})
 
