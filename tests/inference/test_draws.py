@@ -92,6 +92,13 @@ def test_common_noise_leaves_the_latents_as_the_only_difference():
     assert not torch.equal(fresh[0], fresh[1])
 
 
+def test_common_noise_is_another_for_each_batch():
+    bnn, alike = bayesian(), (torch.ones(6, 4), torch.zeros(6).long())
+    draws = draw_posterior(bnn, 1)
+    first, second = evaluate_draws(bnn, alike, draws, noise_seed=1, batch_size=3)
+    assert not torch.equal(first.log_likelihood, second.log_likelihood)
+
+
 @pytest.mark.parametrize("kind", ["pair", "dataset", "loader", "small batches"])
 def test_every_kind_of_data_gives_every_example_once(kind):
     x, y = data()
