@@ -111,6 +111,17 @@ def test_units_that_no_example_of_any_batch_needs_are_pruned(batch_size):
     assert net[0].kept().tolist() == [True, False, True]
 
 
+def test_units_that_are_pruned_for_good_pay_no_divergence():
+    layer, x = StandoutDropout(3, prior_keep_prob=0.9), torch.randn(4, 3)
+    Bernoulli = torch.distributions.Bernoulli
+    each = torch.distributions.kl_divergence(
+        Bernoulli(logits=layer.log_odds(x)), Bernoulli(torch.tensor(0.9))
+    )
+    torch.testing.assert_close(layer.divergence_by_example(x), each.sum(1))
+    layer.prune(torch.arange(3) == 1)
+    torch.testing.assert_close(layer.divergence_by_example(x), each[:, [0, 2]].sum(1))
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ConfigError, match="a finite scale and shift"):
         StandoutDropout(3, scale=math.inf)
