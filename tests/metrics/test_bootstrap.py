@@ -148,6 +148,19 @@ def test_several_classifiers_are_taken_by_their_median(data):
     assert found.calibrated_ece(["a", "b", "c"]) == found.calibrated_ece("a")
 
 
+def test_an_interval_of_the_ece_holds_its_resamples_and_these_mirrored(data):
+    p, labels = data
+    sure = p.pow(4.0) / p.pow(4.0).sum(1, keepdim=True)
+    found = bootstrap_metrics({"a": p, "b": sure}, labels, level=0.9)
+    low, high = found.resamples["b"]["ece"].quantile(torch.tensor([0.05, 0.95])).tolist()
+    ece = found.interval("b", "ece")
+    assert ece.value > found.calibrated_ece("b") and low + high > 2 * ece.value
+    assert (ece.lower, ece.upper) == pytest.approx((2 * ece.value - high, high))
+    own = (found.resamples["b"]["ece"] - found.resamples["a"]["ece"]).quantile(0.95).item()
+    difference = found.difference("b", "a", "ece")
+    assert difference.lower <= 2 * difference.value - own and difference.upper >= own
+
+
 def test_without_a_single_error_the_upper_end_is_not_zero():
     p = torch.tensor([[0.9, 0.1]] * 50)
     error = bootstrap_metrics({"a": p}, torch.zeros(50).long()).interval("a", "error")
