@@ -249,10 +249,14 @@ def _summary(
         low, high = binomial_interval(inside * count, torch.tensor(count))
         coverage[level], intervals[level] = float(inside), (float(low), float(high))
     uniform = 1.0 / 12.0
-    num_bins = min(_MOST_BINS, max(2, int(count) // 5))
-    bins = ((scaled + 0.5) * num_bins).long().clamp(max=num_bins - 1)
-    shares = torch.bincount(bins.flatten(), minlength=num_bins) / every.numel()
-    statistic = float(count * num_bins * ((shares - 1 / num_bins) ** 2).sum())
+    num_bins = min(_MOST_BINS, max(2, int(count) // 5), num_draws + 1)
+    # Bins may hold different numbers of ranks: few draws have few of them.
+    shares, expected = (
+        torch.bincount(r.long().flatten() * num_bins // (num_draws + 1), minlength=num_bins)
+        / r.numel()
+        for r in (every, torch.arange(num_draws + 1))
+    )
+    statistic = float(count * ((shares - expected).square() / expected).sum())
     shift = float(scaled.mean() / math.sqrt(uniform / count))
     # The variance of the square of a uniform number is 1 / 180.
     spread = float((scaled.square().mean() - uniform) / math.sqrt(1.0 / 180.0 / count))

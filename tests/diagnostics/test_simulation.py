@@ -47,6 +47,13 @@ def test_uniform_ranks_raise_no_alarm_and_intervals_hold_what_they_say():
     assert abs(result.shift) < 3 and abs(result.spread) < 3
 
 
+@pytest.mark.parametrize("num_draws", [9, 25, 50, 199])
+def test_ranks_among_few_draws_are_uniform_too(num_draws):
+    ranks = torch.arange(num_draws + 1).repeat(20)[:, None]
+    assert _summary({"a": ranks}, num_draws).p_value == 1.0
+    assert _summary({"a": torch.zeros_like(ranks)}, num_draws).p_value < 1e-6
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
