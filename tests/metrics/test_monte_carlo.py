@@ -8,6 +8,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import DataError, ShapeError
+from bayesdrop.inference.predict import predict_in_groups
 from bayesdrop.metrics import SampleGroups, jackknife_error, monte_carlo_errors
 
 
@@ -96,6 +97,21 @@ def test_errors_of_an_evaluation_are_the_spread_over_seeds(make, shared_by, name
     # overrated besides.
     ratio = dict(zip(names, (reported / spread).tolist(), strict=True))
     assert all(0.6 < value < 1.9 for value in ratio.values()), ratio
+
+
+def test_samples_take_turns_in_the_groups():
+    bnn, x = regression(), torch.randn(7, 5)
+    options = {"num_samples": 11, "num_groups": 4, "seed": 0}
+    prediction, groups = predict_in_groups(bnn, (x, x[:, 0]), **options)
+    assert groups.sizes.tolist() == [3, 3, 3, 2]
+    for group in range(4):
+        own = prediction.samples[group::4]
+        torch.testing.assert_close(groups.mean[group], own.mean(0))
+        each = torch.distributions.Normal(own, 0.3).log_prob(x[:, :1])
+        expected = each.logsumexp(0)[:, 0] - math.log(len(own))
+        torch.testing.assert_close(groups.log_likelihood[group], expected)
+        below = torch.distributions.Normal(own, 0.3).cdf(x[:, :1]).mean(0)
+        torch.testing.assert_close(groups.pit[group], below)
 
 
 def test_noise_of_shared_masks_does_not_shrink_with_the_test_set():
