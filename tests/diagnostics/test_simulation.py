@@ -135,6 +135,14 @@ def test_the_same_seed_gives_the_same_ranks_and_the_network_stays():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_simulated_set_is_as_large_as_its_inputs_whatever_the_network_was_for():
+    bnn, other = one_layer(**FLAT), one_layer(**FLAT)
+    other.num_data = 1000
+    options = {"num_simulations": 10, "epochs": 2, "progress": False}
+    first, second = (simulation_based_calibration(b, inputs(), **options) for b in (bnn, other))
+    assert torch.equal(first.ranks["0.pi"], second.ranks["0.pi"])
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
