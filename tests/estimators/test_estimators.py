@@ -159,6 +159,10 @@ def test_weights_count_rows_and_classes():
     rest = classifier(epochs=3).fit(x[without], y[without])
     np.testing.assert_allclose(zero.predict_proba(x), rest.predict_proba(x), rtol=1e-6)
     assert isinstance(zero.bnn_.likelihood, bd.Categorical) and zero.bnn_.num_data == 60
+    balanced = classifier(epochs=2, class_weight="balanced")
+    some = clone(balanced).fit(x, y, 2.0 * (without | (y == 0))).predict_proba(x)
+    own = balanced.fit(x[without | (y == 0)], y[without | (y == 0)]).predict_proba(x)
+    np.testing.assert_allclose(some, own, rtol=1e-6)
     rare = (np.arange(80) % 16 == 0).astype(int)
     shares = [
         classifier(class_weight=weight, patience=20).fit(x, rare).predict_proba(x)[:, 1].mean()
@@ -201,6 +205,14 @@ def test_weights_of_a_regression_move_its_mean():
     assert abs(mean[0] - 1.0) < 0.5
     with pytest.raises(ValueError, match="at least one non-zero"):
         regressor().fit(x, y, sample_weight=np.zeros(60))
+
+
+def test_rows_are_standardised_as_they_are_weighted():
+    x, y = np.repeat([[0.0], [4.0]], 30, 0), np.repeat([0.0, 10.0], 30)
+    model = regressor(epochs=1).fit(x, y, sample_weight=np.repeat([9.0, 1.0], 30))
+    np.testing.assert_allclose(model._scaler.mean_, [0.4])
+    np.testing.assert_allclose(model._target_scaler.mean_, [1.0])
+    np.testing.assert_allclose(model._target_scaler.scale_, [3.0])
 
 
 def test_sparse_inputs_are_those_they_stand_for():
