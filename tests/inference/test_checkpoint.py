@@ -11,6 +11,7 @@ import bayesdrop as bd
 from bayesdrop.errors import CheckpointError
 from bayesdrop.inference import checkpoint
 from tests.forked import run_code
+from tests.inference import test_fit
 
 
 def make_bnn(units=4):
@@ -143,3 +144,16 @@ def test_a_file_with_a_missing_entry_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(CheckpointError, match="the entries that bd.save writes, got none called"):
         bd.load(other, path)
     torch.testing.assert_close(dict(other.state_dict()), before, rtol=0, atol=0)
+
+
+def test_checkpoints_are_written_after_every_so_many_epochs(tmp_path):
+    epochs = []
+
+    def look(bnn, record):
+        path = tmp_path / "training.pt"
+        epochs.append(checkpoint.read(path, "training")["epoch"] if path.exists() else 0)
+
+    options = {"checkpoint_dir": tmp_path, "checkpoint_every": 2, "callbacks": [look]}
+    test_fit.fit(test_fit.make_bnn(), test_fit.make_data(), epochs=5, **options)
+    assert epochs == [0, 0, 2, 2, 4]  # before that of the epoch itself
+    assert checkpoint.read(tmp_path / "training.pt", "training")["epoch"] == 5

@@ -113,9 +113,13 @@ def test_clip_norm_bounds_the_update():
 
 def test_a_fraction_holds_out_data_and_sets_num_data():
     bnn = make_bnn()
-    result = fit(bnn, make_data(), validation=0.25)
+    data = make_data()
+    result = fit(bnn, data, validation=0.25)
     assert bnn.num_data == 90
     assert "val_nll" in result.history[-1]
+    still = {"validation": 0.25, "schedule": lambda epoch, epochs: 0.0, "epochs": 1}
+    found = [fit(make_bnn(), data, seed=seed, **still).history[0]["val_nll"] for seed in (1, 1, 2)]
+    assert found[0] == found[1] != found[2]  # the seed says which rows
 
 
 def test_early_stopping_returns_the_best_weights():
