@@ -268,6 +268,19 @@ def test_curves_start_clean_and_average_over_kinds():
     assert len(plain["rows"]) == 5
 
 
+def test_the_seed_is_that_of_the_corruptions_too():
+    bnn = bayesian().eval()
+
+    def predict(x):
+        return bnn(x).detach().softmax(1)
+
+    options = {"kinds": ["gaussian-noise"], "severities": [3]}
+    found = [
+        measure_shift(predict, test_set(), seed=seed, **options).curve("nll") for seed in (1, 1, 2)
+    ]
+    assert found[0] == found[1] != found[2] and found[0][0] == found[2][0]
+
+
 def test_any_function_to_probabilities_will_do():
     bnn, data = bayesian(), test_set()
     options = {"kinds": ["gaussian-noise"], "severities": [3]}
