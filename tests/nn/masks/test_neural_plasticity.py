@@ -50,6 +50,12 @@ def test_masks_are_exact_in_both_modes_and_the_test_gate_is_the_gate_above_one_h
     assert layer().kept().tolist() == [False, True, True, True]
 
 
+def test_gates_of_a_trained_network_begin_where_they_are_told():
+    options = bd.nn.NeuralPlasticityDropout.options_for_trained(3, 0.9)
+    keep = bd.nn.NeuralPlasticityDropout(3, **options).keep_prob().detach()
+    torch.testing.assert_close(keep, torch.full((3,), 0.9))
+
+
 def test_slope_zero_is_dropout_of_rate_one_half():
     plain, bnn = pair(slope=0.0, cost_per_parameter=0.0)
     x = X.double().repeat(500, 1)
