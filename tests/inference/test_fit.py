@@ -349,15 +349,21 @@ def test_targets_are_required():
 
 
 def test_progress_and_tensorboard_show_the_run(tmp_path, capfd, monkeypatch):
-    pytest.importorskip("tensorboard")
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
     for name in ("TTY_COMPATIBLE", "TTY_INTERACTIVE"):  # there are bars on terminals alone
         monkeypatch.setenv(name, "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorBoard's own deprecations
         data = make_data()
-        fit(make_bnn(), data, progress=True, tensorboard=tmp_path, validation=data)
+        history = fit(
+            make_bnn(), data, progress=True, tensorboard=tmp_path, validation=data
+        ).history
+        events = event_accumulator.EventAccumulator(str(tmp_path)).Reload().Scalars("nll")
     assert "val error" in capfd.readouterr().err
-    assert any(name.startswith("events") for name in os.listdir(tmp_path))
+    assert [event.step for event in events] == [1, 2, 3, 4]
+    assert [event.value for event in events] == pytest.approx([r["nll"] for r in history])
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="TensorBoard folder .*can be written"):
         fit(make_bnn(), data, tensorboard=tmp_path / "file" / "x")
