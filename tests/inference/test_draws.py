@@ -92,6 +92,16 @@ def test_common_noise_leaves_the_latents_as_the_only_difference():
     assert not torch.equal(fresh[0], fresh[1])
 
 
+def test_an_example_is_simulated_from_its_own_output_however_many_masks_it_has():
+    net = nn.Sequential(bd.BetaBernoulliDropout(1), nn.Linear(1, 1, bias=False))
+    net[0].set_posterior(1e5)
+    nn.init.ones_(net[1].weight)
+    bnn = bd.BayesianNetwork(net, bd.Gaussian(1e-3), num_data=5).eval()
+    x = torch.arange(1.0, 6.0)[:, None]
+    (part,) = evaluate_draws(bnn, x, draw_posterior(bnn, 3), num_masks=4)
+    torch.testing.assert_close(part.observations, x.expand(3, 5, 1), rtol=0, atol=0.01)
+
+
 def test_common_noise_is_another_for_each_batch():
     bnn, alike = bayesian(), (torch.ones(6, 4), torch.zeros(6).long())
     draws = draw_posterior(bnn, 1)
