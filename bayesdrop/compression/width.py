@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -24,6 +23,7 @@ from bayesdrop.inference.batches import Data, batches
 from bayesdrop.networks.operations import NORMS
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
+from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.checks import check_classifier
 from bayesdrop.program.inputs import outputs_of
@@ -78,8 +78,10 @@ def hold_width(
 
 
 def _share(width: float) -> float:
-    # 1 is the full width, whether it is written as an integer or not.
-    return int(width) if isinstance(width, Integral) and width != 1 else float(width)
+    # 1 is the full width, whether it is written as an integer or not. Layers refuse no numbers.
+    if not is_real(width):
+        return width
+    return int(width) if is_whole(width) and width != 1 else float(width)
 
 
 @releases_sources

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from bayesdrop.distributions import OrderedMask
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.nn.context import active_context
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.masks.importance import importance_ranks
@@ -75,8 +76,7 @@ class OrderedUnits(BayesianDropout):
         kl_scale: Factor on this layer's KL divergence.
         num_groups: Number of groups :math:`G` of neighbouring units, equal but for rounding; None
             takes 32, or one unit a group where there are fewer.
-        always_kept: Number of groups :math:`F < G` that every mask keeps; None takes 1, or 0 if
-            there is one group only.
+        always_kept: Number of groups :math:`F < G` that every mask keeps; None: 1, or 0 of one.
         ordering: ``"index"``: a prefix is the first units by index. ``"importance"``: by what
             ``rank_units`` says; ``convert`` calls it with the norms of each unit's weights.
         share_widths: Whether the layers that one call of ``convert`` puts in share the width of
@@ -113,15 +113,16 @@ class OrderedUnits(BayesianDropout):
         if ordering not in ("index", "importance"):
             raise unknown_name("ordering", ordering, ("index", "importance"))
         groups = min(_GROUPS, num_units) if num_groups is None else num_groups
-        fixed = min(1, groups - 1) if always_kept is None else always_kept
-        if not 1 <= groups <= num_units or not 0 <= fixed < groups:
+        fixed = 0 if always_kept is None else always_kept
+        if not is_whole(groups) or not is_whole(fixed) or not 0 <= fixed < groups <= num_units:
             raise ConfigError(
                 type(self).__name__,
-                expected=f"1 <= num_groups <= {num_units} and 0 <= always_kept < num_groups",
-                got=f"num_groups={num_groups}, always_kept={always_kept}",
+                expected=f"ints 1 <= num_groups <= {num_units} and 0 <= always_kept < num_groups",
+                got=f"num_groups={num_groups!r}, always_kept={always_kept!r}",
                 hint="By default there are at most 32 groups, of which one is always kept.",
             )
-        self.num_groups, self.always_kept, self.ordering = groups, fixed, ordering
+        self.num_groups, self.ordering = groups, ordering
+        self.always_kept = min(1, groups - 1) if always_kept is None else always_kept
         self.share_widths, self.stratified = share_widths, stratified
         self.held_groups: int | None = None
         # In a tuple, so that the other layer is no child of this module.
@@ -191,8 +192,8 @@ class OrderedUnits(BayesianDropout):
         Raises:
             ConfigError: If a share is not in (0, 1], or a number not in 1..K.
         """
-        share = isinstance(width, float)
-        if isinstance(width, bool) or not 0 < width <= (1 if share else self.num_units):
+        share = not is_whole(width)
+        if not is_real(width) or not 0 < width <= (1 if share else self.num_units):
             raise ConfigError(
                 self.name,
                 expected=f"a share in (0, 1], or a number of units from 1 to {self.num_units}",

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, TruncationWarning
-from bayesdrop.nn.arguments import shown_arguments
+from bayesdrop.nn.arguments import is_whole, shown_arguments
 from bayesdrop.nn.latents import JointDraw, LatentOwner, extend_tensor
 from bayesdrop.nn.masks.bernoulli import BernoulliDropout
 from bayesdrop.nn.masks.importance import importance_ranks
@@ -74,11 +74,11 @@ class IndianBuffetSticks(KumaraswamyPosterior):
     ) -> None:
         super().__init__()
         who = type(self).__name__
-        if num_sticks < 1:
+        if not is_whole(num_sticks) or num_sticks < 1:
             raise ConfigError(
                 who,
                 expected="at least 1 stick",
-                got=f"num_sticks={num_sticks}",
+                got=f"num_sticks={num_sticks!r}",
                 hint="Pass the number of units of the widest layer.",
             )
         if init_concentration1 is None:

@@ -295,6 +295,8 @@ def test_bad_sticks_raise():
         ConfigError, match="IndianBuffetSticks: expected at least 1 stick, got num"
     ):
         IndianBuffetSticks(0)
+    with pytest.raises(ConfigError, match="at least 1 stick, got num_sticks=2.5"):
+        IndianBuffetSticks(2.5)
     with pytest.raises(ConfigError, match="IndianBuffetSticks: expected kl_scale > 0"):
         IndianBuffetSticks(3, kl_scale=0.0)
 

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -119,12 +120,25 @@ def test_bad_arguments_are_refused():
         bd.NestedDropout(4, continue_prob=1.0)
     with pytest.raises(ConfigError, match="always_kept < num_groups"):
         bd.NestedDropout(4, num_groups=2, always_kept=2)
+    for given in ({"num_groups": 2.5}, {"always_kept": 1.5}, {"num_groups": "4"}):
+        with pytest.raises(ConfigError, match="ints 1 <= num_groups"):
+            bd.NestedDropout(4, **given)
     with pytest.raises(ConfigError, match="unknown ordering"):
         bd.NestedDropout(4, ordering="size")
     with pytest.raises(ShapeError, match="one importance for each of the 4 units"):
         bd.NestedDropout(4).rank_units(torch.ones(3))
     with pytest.raises(ConfigError, match="NaN"):
         bd.NestedDropout(2).rank_units([1.0, math.nan])
+
+
+def test_a_share_of_any_float_type_is_a_share():
+    layer = bd.NestedDropout(8)
+    assert layer.groups_at(np.float32(0.5)) == layer.groups_at(0.5) == 4
+    for width in (torch.tensor(0.5), "half", 2.0):
+        with pytest.raises(ConfigError, match=r"a share in \(0, 1\]"):
+            layer.groups_at(width)
+        with pytest.raises(ConfigError, match=r"a share in \(0, 1\]"):
+            bd.compression.hold_width(layer, width)
 
 
 @pytest.mark.parametrize("law", ["uniform", "geometric"])
