@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -13,6 +14,7 @@ from typing_extensions import override
 from bayesdrop.distributions import LogUniform, Normal
 from bayesdrop.distributions.log_uniform import summed_kl
 from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.nn.catalogue import register
 from bayesdrop.nn.latents import is_own
 from bayesdrop.nn.weight import BayesianWeights, Noise
@@ -140,12 +142,13 @@ class SparseVariational(BayesianWeights):
                 got=f"{noise=}",
                 hint="The rule cuts means beside variances; weights drawn whole have neither.",
             )
-        if log_alpha_threshold != log_alpha_threshold:
+        numbers = (log_alpha_threshold, init_log_variance or 0.0, init_log_alpha or 0.0)
+        if not all(is_real(value) and not math.isnan(value) for value in numbers):
             raise ConfigError(
                 who,
-                expected="a log_alpha_threshold that is a number",
-                got=f"{log_alpha_threshold=}",
-                hint="The default is 3.",
+                expected="a log_alpha_threshold that is a number, and initial values, if any",
+                got=f"{log_alpha_threshold=}, {init_log_variance=}, {init_log_alpha=}",
+                hint="The defaults are 3, -10 and -2.",
             )
         by_weight = granularity == "weight"
         if init_log_alpha is not None if by_weight else init_log_variance is not None:

@@ -321,6 +321,9 @@ def test_bad_input_is_explained():
         linear(init_log_alpha=-2.0)
     with pytest.raises(ConfigError, match="a log_alpha_threshold that is a number"):
         linear(log_alpha_threshold=math.nan)
+    for given in ({"log_alpha_threshold": "3"}, {"init_log_variance": math.nan}):
+        with pytest.raises(ConfigError, match="a log_alpha_threshold that is a number"):
+            linear(**given)
     with pytest.raises(ConfigError, match="Did you mean 'prior'\\? Available: granularity, init"):
         make("sparse-variational", nn.Linear(2, 2), priors="exact")
     with pytest.raises(ConfigError, match="Did you mean 'sparse-variational'"):
