@@ -18,8 +18,10 @@ from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.sparse import SparsityTable, measure_sparsity
 from bayesdrop.conversion import without_dropout
+from bayesdrop.metrics.options import as_several, require_count
 from bayesdrop.nn import named_dropout_layers, named_weight_layers
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.checks import require_module
 from bayesdrop.record import TableRecord
 
 
@@ -53,8 +55,12 @@ def measure_latency(
         seconds: After which fewer will do: two that are timed at least.
 
     Raises:
+        ConfigError: If there is less than one example, or pass.
         DataError: If the batch is empty.
     """
+    for net in nets:
+        require_module("measure_latency", net)
+    require_count("measure_latency", "batch_size", batch_size, "It is the examples of a pass.")
     batch = batch_of(example_of("measure_latency", nets[0], example_input), batch_size)
     calls = [partial(net, *batch) for net in nets]
     with evaluation_mode(*nets), torch.no_grad():
@@ -81,6 +87,9 @@ def time_in_turns(
         repeats: Number of timed rounds, after two that are not timed.
         seconds: After which fewer will do: two that are timed at least, after one that is not.
 
+    Raises:
+        ConfigError: If ``repeats`` is no whole number of at least 1.
+
     Example:
         >>> len(time_in_turns([dict, list], device=torch.device("cpu"), repeats=3))
         2
@@ -97,6 +106,7 @@ def both_times(
     seconds: float = math.inf,
 ) -> list[tuple[float, float]]:
     """Return the same, and beside it the median CPU time of the process, in milliseconds."""
+    require_count("time_in_turns", "repeats", repeats, "The default is 30.")
     times: list[list[tuple[float, float]]] = [[] for _ in calls]
     begun = time.perf_counter()
     for turn in range(repeats + 2):
@@ -230,6 +240,9 @@ def measure_compression(
         repeats: Number of timed passes.
         seconds: For each batch size, after which two timed passes will do.
 
+    Raises:
+        ConfigError: If there is no batch size, or a number is less than one.
+
     Example:
         >>> import bayesdrop as bd
         >>> net = bd.networks.lenet_500_300()
@@ -238,6 +251,7 @@ def measure_compression(
         (1.0, True)
     """
     plain = without_dropout(before)
+    batch_sizes = as_several("measure_compression", "batch_sizes", batch_sizes, "[1, 100]")
     times = {
         size: measure_latency(
             plain,

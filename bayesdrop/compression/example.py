@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import check_orders
+from bayesdrop.program.checks import check_orders, require_module
 from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import (
     GivenInputs,
@@ -45,15 +45,7 @@ def example_of(who: str, network: nn.Module, given: Example | None = None) -> tu
             of another dtype than the network.
         ShapeError: If the network does not take its shape.
     """
-    if not isinstance(network, nn.Module):
-        raise ConfigError(
-            who,
-            expected="a BayesianNetwork or another module",
-            got=f"the class {network.__name__}"
-            if isinstance(network, type)
-            else f"a {type(network).__name__}",
-            hint="Pass the network itself, such as net or Net().",
-        )
+    require_module(who, network)
     module = network.network if isinstance(network, Program) else network
     check_orders(who, module)
     if given is not None:

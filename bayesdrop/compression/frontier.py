@@ -15,6 +15,7 @@ from bayesdrop.diagnostics import evaluate
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.metrics.options import as_several
 from bayesdrop.nn.arguments import is_real
 from bayesdrop.program.inputs import positional_inputs
 from bayesdrop.program.network import BayesianNetwork
@@ -117,13 +118,17 @@ def sweep_thresholds(
     _check_network(bnn)
     work = copy.deepcopy(bnn)
     layers = work.named_dropout_layers()
-    values = _default_thresholds(work) if thresholds is None else list(thresholds)
-    if not values or not all(is_real(value) and 0.0 <= value < 1.0 for value in values):
+    who, example = "sweep_thresholds", "[0.0, 1e-3, 0.1, 0.5]"
+    if thresholds is None:
+        values = _default_thresholds(work)
+    else:
+        values = as_several(who, "thresholds", thresholds, example)
+    if not all(is_real(value) and 0.0 <= value < 1.0 for value in values):
         raise ConfigError(
-            "sweep_thresholds",
+            who,
             expected="at least one threshold, all in [0, 1)",
             got=str(values),
-            hint="They are keep probabilities, such as [0.0, 1e-3, 0.1, 0.5].",
+            hint=f"They are keep probabilities, such as {example}.",
         )
     values = sorted(set(values))
     validation_data = arrays_of("sweep_thresholds", bnn, validation_data)

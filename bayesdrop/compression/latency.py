@@ -20,6 +20,7 @@ from bayesdrop.compression.plain import load_plain, save_plain
 from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.files import first_line
+from bayesdrop.metrics.options import as_several, require_count
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.record import TableRecord
 
@@ -140,16 +141,15 @@ def compare_latency(
         >>> table.flops_speedup, table.speedup(1) > 0
         (1.0, True)
     """
+    who = "compare_latency"
+    ways = as_several(who, "ways", ways, '["eager"]')
+    batch_sizes = as_several(who, "batch_sizes", batch_sizes, "[1, 100]")
     for way in ways:
         if way not in get_args(Way):
             raise unknown_name("way of compare_latency", way, get_args(Way))
-    if not batch_sizes or min(batch_sizes) < 1 or not ways or repeats < 1:
-        raise ConfigError(
-            "compare_latency",
-            expected="batch sizes, ways and repeats of at least 1",
-            got=f"batch_sizes={list(batch_sizes)}, ways={list(ways)}, repeats={repeats}",
-            hint="The defaults are (1, 100, 1000), all three ways and 30.",
-        )
+    for size in batch_sizes:
+        require_count(who, "batch size", size, "The defaults are 1, 100 and 1000.")
+    require_count(who, "repeats", repeats, "The default is 30.")
     plain = without_dropout(before)
     example = example_of("compare_latency", plain, example_input)
     device = example[0].device

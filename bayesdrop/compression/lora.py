@@ -14,6 +14,7 @@ from bayesdrop.compression.report import Cut
 from bayesdrop.conversion.lora import lora_layers
 from bayesdrop.errors import CompactionError
 from bayesdrop.nn.lora import LoRALinear, MaskedRanks
+from bayesdrop.program.checks import require_module
 
 _TOLERANCE = 1e-5
 
@@ -50,6 +51,7 @@ def cut_lora_ranks(model: nn.Module) -> nn.Module:
         >>> cut_lora_ranks(net)[0].rank
         1
     """
+    require_module("cut_lora_ranks", model)
     work = copy.deepcopy(model)
     masked = [m for m in work.modules() if isinstance(m, MaskedRanks)]
     if not masked:

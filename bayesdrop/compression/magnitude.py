@@ -19,6 +19,7 @@ from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.metrics.options import as_several
 from bayesdrop.nn import (
     InnerMasks,
     LoRALinear,
@@ -198,8 +199,9 @@ def sweep_magnitudes(
         [83, 43, 19]
     """
     check_classifier("sweep_magnitudes", bnn)
-    values = sorted({float(share) for share in shares})
+    values = as_several("sweep_magnitudes", "shares", shares, "[0.0, 0.5, 0.9]")
     _check("sweep_magnitudes", values, by)
+    values = sorted({float(share) for share in values})
     validation_data = arrays_of("sweep_magnitudes", bnn, validation_data)
     x, _ = next(iter(batches(validation_data, 2)))
     example = example_of("sweep_magnitudes", bnn, x.to(next(bnn.parameters()).device))
@@ -216,7 +218,7 @@ def sweep_magnitudes(
 def _check(who: str, shares: Sequence[float], by: str) -> None:
     if by not in get_args(Part):
         raise unknown_name(f"part of a network that {who} prunes", by, get_args(Part))
-    if not shares or not all(is_real(share) and 0.0 <= share <= 1.0 for share in shares):
+    if not all(is_real(share) and 0.0 <= share <= 1.0 for share in shares):
         raise ConfigError(
             who,
             expected="shares in [0, 1]",

@@ -23,6 +23,7 @@ from bayesdrop.errors import DataError
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.nn import named_dropout_layers
+from bayesdrop.program.checks import require_module
 from bayesdrop.program.inputs import Inputs, positional_inputs
 from bayesdrop.record import Record
 
@@ -94,6 +95,7 @@ def measure_per_input(
         >>> cost.units_total["fc3_dropout"], cost.flops_total
         (300, 1090000)
     """
+    require_module("measure_per_input", network)
     data = arrays_of("measure_per_input", network, data)
     device = next(network.parameters(), torch.empty(0)).device
     counter: _Counter | None = None

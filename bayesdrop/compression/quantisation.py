@@ -20,6 +20,7 @@ from bayesdrop.conversion import without_dropout
 from bayesdrop.errors import CompactionError, ConfigError, unknown_name
 from bayesdrop.nn import named_dropout_layers, named_weight_layers
 from bayesdrop.nn.arguments import is_real
+from bayesdrop.program.checks import require_module
 from bayesdrop.program.program import Program
 from bayesdrop.record import ShortRepr, TableRecord
 
@@ -186,6 +187,7 @@ def quantise(
         )
     if group not in get_args(Group):
         raise unknown_name("group of quantise", group, get_args(Group))
+    require_module("quantise", network)
     module = network.network if isinstance(network, Program) else network
     if not list(named_weight_layers(module)):
         raise ConfigError(

@@ -13,9 +13,11 @@ from typing_extensions import override
 
 from bayesdrop.compression.counter import CostCounter
 from bayesdrop.compression.example import Example, example_of
-from bayesdrop.errors import ConfigError
+from bayesdrop.errors import ConfigError, unknown_name
+from bayesdrop.metrics.options import require_count, require_fraction
 from bayesdrop.nn import BayesianDropout, PosteriorSample, RecordedMasks, named_dropout_layers
 from bayesdrop.ops.seeding import seeded
+from bayesdrop.program.checks import require_module
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
 from bayesdrop.tables import markdown_table
@@ -50,7 +52,11 @@ class SizePosterior(Record):
     full: dict[str, dict[str, int]]
 
     def total(self, quantity: str) -> Tensor:
-        """Return samples of ``"units"``, ``"params"`` or ``"flops"`` of all layers together."""
+        """Return samples of ``"units"``, ``"params"`` or ``"flops"`` of all layers together.
+
+        Raises:
+            ConfigError: If the quantity is unknown.
+        """
         return torch.stack(list(self._samples(quantity).values())).sum(0)
 
     def summary(self, level: float = 0.9) -> list[SizeInterval]:
@@ -62,13 +68,7 @@ class SizePosterior(Record):
         Raises:
             ConfigError: If ``level`` is not in (0, 1).
         """
-        if not 0.0 < level < 1.0:
-            raise ConfigError(
-                "measure_size",
-                expected="a level in (0, 1)",
-                got=f"level={level}",
-                hint="0.9 leaves 5 % on either side.",
-            )
+        require_fraction("measure_size", "level", level)
         return list(self._intervals(level))
 
     @override
@@ -90,7 +90,10 @@ class SizePosterior(Record):
         return self.to_markdown()
 
     def _samples(self, quantity: str) -> dict[str, Tensor]:
-        return {"units": self.units, "params": self.params, "flops": self.flops}[quantity]
+        known = {"units": self.units, "params": self.params, "flops": self.flops}
+        if quantity not in known:
+            raise unknown_name("quantity of measure_size", quantity, known)
+        return known[quantity]
 
     def _intervals(self, level: float) -> Iterator[SizeInterval]:
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
@@ -148,13 +151,15 @@ def measure_size(
         >>> size.total("params").shape, bool((size.params["1"] == 3 * left + 3).all())
         (torch.Size([50]), True)
     """
+    require_module("measure_size", bnn)
+    require_count("measure_size", "num_samples", num_samples, "The default is 200.")
     work = copy.deepcopy(bnn.network if isinstance(bnn, Program) else bnn).eval()
     layers = dict(named_dropout_layers(work))
-    if num_samples < 1 or not layers:
+    if not layers:
         raise ConfigError(
             "measure_size",
-            expected="num_samples >= 1 and a network with Bayesian dropout layers",
-            got=f"num_samples={num_samples} and {len(layers)} layers",
+            expected="a network with Bayesian dropout layers",
+            got=f"a {type(bnn).__name__} without any",
             hint="Use bd.convert to put dropout layers into a network.",
         )
     if example_input is None and any(layer.input_dependent for layer in layers.values()):

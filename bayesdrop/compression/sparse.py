@@ -32,6 +32,7 @@ from bayesdrop.errors import CheckpointError, CompactionError
 from bayesdrop.files import first_line
 from bayesdrop.inference import checkpoint
 from bayesdrop.nn import named_dropout_layers, with_plain_weights
+from bayesdrop.program.checks import require_module
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
 
@@ -188,6 +189,7 @@ def read_sparse(path: str | os.PathLike[str], network: nn.Module) -> nn.Module:
 
 
 def _plain(who: str, network: nn.Module) -> nn.Module:
+    require_module(who, network)
     names = [name for name, _ in named_dropout_layers(network)]
     if names:
         raise CompactionError(

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import nn
@@ -20,12 +20,13 @@ from bayesdrop.diagnostics.evaluator import evaluate
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.metrics.options import as_several
 from bayesdrop.networks.operations import NORMS
 from bayesdrop.networks.sources import releases_sources
 from bayesdrop.nn import OrderedUnits, named_dropout_layers, named_owners
 from bayesdrop.nn.arguments import is_real, is_whole
 from bayesdrop.nn.mode import evaluation_mode
-from bayesdrop.program.checks import check_classifier
+from bayesdrop.program.checks import check_classifier, require_module
 from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
@@ -47,9 +48,9 @@ def hold_width(
     Args:
         network: A ``BayesianNetwork`` or any module with nested dropout layers; not changed.
         width: A share in (0, 1] for all nested layers, a number of units (int) of 2 or more for
-            all, or layer name to a share (float) or a number of units (int); layers without one
-            are at full width. Shares are rounded to
-            whole groups, and what is always kept stays: see ``OrderedUnits.groups_at``.
+            all, or layer name to a share (float) or units (int); layers without one are at full
+            width. Shares are rounded to whole groups, and what is always kept stays: see
+            ``OrderedUnits.groups_at``.
         recalibrate: Inputs to compute each BatchNorm's statistics anew at this width, such as the
             training data; None keeps those of training, which are an average over widths.
         batch_size: Examples at a time for that, where ``recalibrate`` is not a DataLoader.
@@ -64,6 +65,7 @@ def hold_width(
         >>> hold_width(bnn, 0.5).units()
         [4]
     """
+    require_module("hold_width", network)
     result = copy.deepcopy(network)
     layers = _nested_layers(result)
     if isinstance(width, Mapping):
@@ -246,16 +248,13 @@ def sweep_widths(
         ([(4,), (8,)], 48)
     """
     check_classifier("sweep_widths", bnn)
-    if not widths:
-        raise ConfigError("sweep_widths: expected at least one width, got none. Pass [0.5, 1.0].")
+    widths = as_several("sweep_widths", "widths", widths, "[0.5, 1.0]")
     data = arrays_of("sweep_widths", bnn, data)
     x, _ = next(iter(batches(data, 1)))
     x = x[:1].to(next(bnn.parameters(), torch.empty(0)).device)
     rows, nets, samples = [], [], 1
     for width in widths:
-        held = hold_width(bnn, width, recalibrate=recalibrate)
-        if not isinstance(held, Program):
-            raise TypeError("sweep_widths: a copy of a BayesianNetwork is one")
+        held = cast(Program, hold_width(bnn, width, recalibrate=recalibrate))
         result = evaluate(
             held,
             data,

@@ -35,6 +35,7 @@ from bayesdrop.nn import (
     registered,
     with_plain_weights,
 )
+from bayesdrop.program.checks import require_module
 from bayesdrop.program.program import Program
 
 
@@ -308,6 +309,7 @@ def without_dropout(network: nn.Module) -> nn.Module:
         >>> without_dropout(net)[0]
         Identity()
     """
+    require_module("without_dropout", network)
     result = copy.deepcopy(network.network if isinstance(network, Program) else network)
     result = with_plain_weights(result, prune=False)
     unplaced(result)

@@ -237,18 +237,16 @@ def check_options(
             else "one without: there is nothing to draw",
             hint="Put layers in with bd.convert, wrap with bd.BayesianNetwork.",
         )
-    if num_masks not in (None, "exact") and not (
-        isinstance(num_masks, int) and not isinstance(num_masks, bool) and num_masks >= 1
-    ):
+    if num_masks not in (None, "exact") and not (is_whole(num_masks) and int(num_masks) >= 1):
         raise ConfigError(
             who,
             expected="num_masks of at least 1, or 'exact', or None",
             got=f"num_masks={num_masks!r}",
             hint="32 are enough for most; 'exact' sums over those of one small layer.",
         )
-    others = (memory_limit, 1 if batch_size is None else batch_size)
-    numbers = is_whole(num_samples) and all(is_real(count) for count in others)
-    if not numbers or num_samples < fewest or min(others) < 1:
+    counts = (num_samples, fewest if batch_size is None else batch_size)
+    numbers = all(map(is_whole, counts)) and is_real(memory_limit)
+    if not numbers or num_samples < fewest or counts[1] < 1 or not memory_limit >= 1:
         raise ConfigError(
             who,
             expected=f"num_samples of at least {fewest}, and batch_size and memory_limit of at "

@@ -12,6 +12,7 @@ from torch import Tensor
 from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
+from bayesdrop.nn.arguments import is_whole
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.autoencoder import VariationalAutoencoder
@@ -187,10 +188,11 @@ def _check_finite(what: str, values: Tensor, start: int) -> None:
 def _check_options(num_samples: int, num_rates: int, batch_size: int, masks: str) -> None:
     if masks not in ("exact", "relaxed"):
         raise unknown_name("masks", masks, ("exact", "relaxed"))
-    if min(num_samples, num_rates, batch_size) < 1 or num_samples % num_rates:
+    counts = (num_samples, num_rates, batch_size)
+    if not all(map(is_whole, counts)) or min(counts) < 1 or num_samples % num_rates:
         raise ConfigError(
             "log_likelihood_bound",
             expected="num_samples >= 1, a multiple of num_rates >= 1, and batch_size >= 1",
-            got=f"num_samples={num_samples}, num_rates={num_rates}, batch_size={batch_size}",
+            got=f"{num_samples=}, {num_rates=}, {batch_size=}",
             hint="Leave num_rates out for one draw of the rates for each sample.",
         )

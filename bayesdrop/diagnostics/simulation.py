@@ -16,9 +16,12 @@ from bayesdrop.errors import ConfigError, TruncationWarning
 from bayesdrop.inference.fit import fit
 from bayesdrop.inference.progress import progress_bar
 from bayesdrop.metrics.binomial import binomial_interval
+from bayesdrop.metrics.options import require_seed
 from bayesdrop.nn import LatentOwner, PosteriorSample, prior_among
+from bayesdrop.nn.arguments import is_whole
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
+from bayesdrop.program.checks import check_program
 from bayesdrop.program.inputs import GivenInputs, Inputs, as_inputs, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord
@@ -157,6 +160,7 @@ def simulation_based_calibration(
         torch.Size([10, 2])
     """
     _check(bnn, num_simulations, num_draws)
+    seed = require_seed("simulation_based_calibration", seed)
     x = as_inputs("simulation_based_calibration", x)
     options = {"batch_size": len(x), "epochs": 500, "progress": False, **options}
     ranks: dict[str, list[Tensor]] = {}
@@ -275,11 +279,13 @@ def _summary(
 
 def _check(bnn: Program, num_simulations: int, num_draws: int) -> None:
     who = "simulation_based_calibration"
-    if num_simulations < 10 or num_draws < 9:
+    check_program(who, bnn)
+    whole = is_whole(num_simulations) and is_whole(num_draws)
+    if not whole or num_simulations < 10 or num_draws < 9:
         raise ConfigError(
             who,
             expected="at least 10 simulations and 9 draws",
-            got=f"num_simulations={num_simulations}, num_draws={num_draws}",
+            got=f"{num_simulations=}, {num_draws=}",
             hint="A hundred of each show a coverage to within 5 points.",
         )
     improper = False

@@ -19,7 +19,7 @@ def check_options(
     if shared_by not in get_args(SharedBy):
         raise unknown_name("shared_by of predict", shared_by, get_args(SharedBy))
     counts = (num_samples, memory_limit, 1 if batch_size is None else batch_size)
-    if any(not is_real(count) or count < 1 or count != int(count) for count in counts):
+    if any(not is_real(count) or not count >= 1 or count % 1 for count in counts):
         raise ConfigError(
             "predict",
             expected="num_samples, batch_size and memory_limit, whole numbers of at least 1",

@@ -68,6 +68,24 @@ def as_fractions(who: str, name: str, values: Any) -> list[float]:
     return [float(value) for value in given]
 
 
+def as_several(who: str, name: str, values: Any, example: str) -> list[Any]:
+    """Return the entries of a sequence of at least one.
+
+    Raises:
+        ConfigError: If it is none: a number, a name, a mapping, or empty.
+    """
+    single = isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable)
+    if not single and not (isinstance(values, Tensor) and values.ndim == 0):
+        if given := list(values):
+            return given
+    raise ConfigError(
+        who,
+        expected=f"{name} to be a sequence with at least one entry",
+        got=repr(values),
+        hint=f"For example {name}={example}.",
+    )
+
+
 def require_seed(who: str, seed: int) -> int:
     """Return a seed as an integer of Python, which NumPy's are not.
 

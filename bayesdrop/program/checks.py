@@ -50,6 +50,24 @@ def check_classifier(who: str, bnn: object) -> None:
         )
 
 
+def require_module(who: str, network: object) -> None:
+    """Raise ``ConfigError`` unless ``network`` is a module, and not its class.
+
+    Args:
+        who: Who asks, for the message.
+        network: Anything.
+    """
+    if not isinstance(network, nn.Module):
+        raise ConfigError(
+            who,
+            expected="a BayesianNetwork or another module",
+            got=f"the class {network.__name__}"
+            if isinstance(network, type)
+            else f"a {type(network).__name__}",
+            hint="Pass the network itself, such as net or Net().",
+        )
+
+
 def check_orders(
     who: str, network: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = ""
 ) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.compression import cost, count_bytes, count_params, measure_latency
+from bayesdrop.errors import ConfigError
 from tests.compression.networks import keep
 
 
@@ -92,6 +93,29 @@ def test_table_is_markdown():
 def test_empty_example_is_refused():
     with pytest.raises(bd.errors.DataError, match=r"at least one example, got .*\(0, 4\)"):
         bd.compression.count_flops(nn.Linear(4, 2), torch.zeros(0, 4))
+
+
+@pytest.mark.parametrize("function", ["compact", "without_dropout", "hold_width", "quantise"])
+def test_a_class_is_no_network(function):
+    place = bd.conversion if function == "without_dropout" else bd.compression
+    options = {"width": 0.5} if function == "hold_width" else {}
+    with pytest.raises(ConfigError, match=f"{function}: expected a .*, got .*Linear"):
+        getattr(place, function)(nn.Linear, **options)
+
+
+@pytest.mark.parametrize("function", ["measure_sparsity", "cut_lora_ranks", "measure_size"])
+def test_none_is_no_network(function):
+    with pytest.raises(ConfigError, match=f"{function}: expected .*module, got a NoneType"):
+        getattr(bd.compression, function)(None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"repeats": 0}, {"repeats": 2.5}, {"batch_sizes": 1}, {"batch_sizes": [-1]}]
+)
+def test_a_pass_is_timed_at_least_once_on_one_example(options):
+    net, x = nn.Linear(4, 2), torch.rand(2, 4)
+    with pytest.raises(ConfigError, match=">= 1, an int|batch_sizes to be a sequence"):
+        bd.compression.measure_compression(net, net, x, **options)
 
 
 def test_a_slow_network_is_timed_twice_when_the_seconds_are_over():

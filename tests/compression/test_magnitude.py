@@ -112,6 +112,9 @@ def test_bad_arguments_are_named():
     bnn, pair = bd.BayesianNetwork(dense(), bd.Categorical(), 40), data()
     with pytest.raises(ConfigError, match=r"shares in \[0, 1\]"):
         sweep_magnitudes(bnn, pair, [0.5, 1.5])
+    for shares in (0.5, "half", []):
+        with pytest.raises(ConfigError, match="shares to be a sequence"):
+            sweep_magnitudes(bnn, pair, shares)
     with pytest.raises(ConfigError, match="weigh"):
         sweep_magnitudes(bnn, pair, by="weights")
     with pytest.raises(ConfigError, match="classifies"):

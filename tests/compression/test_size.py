@@ -188,15 +188,18 @@ def test_masks_that_depend_on_the_input_are_drawn_for_the_examples_in_turn():
 def test_bad_requests_are_refused():
     net = two_layers()
     x = torch.rand(1, 3)
-    with pytest.raises(ConfigError, match="measure_size: expected num_samples >= 1"):
-        measure_size(net, num_samples=0, example_input=x)
-    with pytest.raises(ConfigError, match="got num_samples=200 and 0 layers"):
+    for number in (0, 2.5, "3"):
+        with pytest.raises(ConfigError, match="measure_size: expected num_samples >= 1, an int"):
+            measure_size(net, num_samples=number, example_input=x)
+    with pytest.raises(ConfigError, match="Bayesian dropout layers, got a Linear without any"):
         measure_size(nn.Linear(3, 2), example_input=x)
     with pytest.raises(ConfigError, match="measure_size: expected an example input"):
         measure_size(net)
     size = measure_size(net, num_samples=2, example_input=x)
-    with pytest.raises(ConfigError, match=r"expected a level in \(0, 1\), got level=1.0"):
+    with pytest.raises(ConfigError, match="expected 0 < level < 1, got level=1.0"):
         size.summary(1.0)
+    with pytest.raises(ConfigError, match="unknown quantity of measure_size 'unit'.*'units'"):
+        size.total("unit")
 
 
 class Tokens(nn.Module):

@@ -193,6 +193,9 @@ def test_networks_without_nested_layers_are_refused():
         bd.cut_to_width(nn.Linear(2, 2), 0.5, torch.ones(1, 2))
     with pytest.raises(ConfigError, match="a BayesianNetwork that classifies"):
         bd.compression.sweep_widths(nn.Linear(2, 2), torch.ones(1, 2), [0.5])
+    bnn = bd.BayesianNetwork(bd.NestedDropout(2), bd.Categorical(), num_data=1)
+    with pytest.raises(ConfigError, match="widths to be a sequence .*, got 0.5"):
+        bd.compression.sweep_widths(bnn, (torch.ones(1, 2), torch.zeros(1).long()), 0.5)
 
 
 def test_sampled_weights_are_averaged_at_each_width():

@@ -204,6 +204,9 @@ def test_bad_options_raise():
     bnn, data = conjugate()
     with pytest.raises(ConfigError, match="num_samples of at least 100"):
         bd.guide_diagnostic(bnn, data, num_samples=99)
+    for given in ({"batch_size": 2.5}, {"memory_limit": math.nan}):
+        with pytest.raises(ConfigError, match="batch_size and memory_limit"):
+            bd.guide_diagnostic(bnn, data, **given)
     with pytest.raises(ConfigError, match=r"unknown dropout layer 'fc'.* Available: 0"):
         bd.guide_diagnostic(bnn, data, layer="fc")
     with pytest.raises(ConfigError, match="there is nothing to draw"):

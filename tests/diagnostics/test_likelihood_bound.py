@@ -194,7 +194,12 @@ def test_modes_are_restored(x):
 
 @pytest.mark.parametrize(
     "options",
-    [{"num_samples": 0}, {"num_samples": 10, "num_rates": 3}, {"batch_size": 0}],
+    [
+        {"num_samples": 0},
+        {"num_samples": 2.0},
+        {"num_samples": 10, "num_rates": 3},
+        {"batch_size": 0},
+    ],
 )
 def test_bad_options_are_refused(options, x):
     with pytest.raises(ConfigError, match="log_likelihood_bound: expected num_samples >= 1"):

@@ -149,6 +149,9 @@ def test_a_simulated_set_is_as_large_as_its_inputs_whatever_the_network_was_for(
         (lambda: one_layer(**FLAT), {"num_simulations": 5}, "at least 10 simulations"),
         (lambda: one_layer(**FLAT), {"num_draws": 3}, "at least 10 simulations and 9 draws"),
         (lambda: one_layer("mc-dropout"), {}, "got no global latents"),
+        (lambda: one_layer(**FLAT), {"num_draws": "99"}, "at least 10 simulations and 9 draws"),
+        (lambda: one_layer(**FLAT), {"seed": None}, "expected seed to be an int"),
+        (lambda: one_layer(**FLAT).network, {}, "expected a BayesianNetwork"),
         (log_uniform, {}, "got a prior that cannot be drawn from"),
     ],
 )

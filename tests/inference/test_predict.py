@@ -344,6 +344,8 @@ def test_non_finite_outputs_name_the_row(likelihood):
 def test_sizes_below_one_are_refused(option):
     with pytest.raises(ConfigError, match="predict: expected num_samples, batch_size and memory"):
         bd.predict(bayesian(), inputs(), **{option: 0})
+    with pytest.raises(ConfigError, match="predict: expected num_samples, batch_size and memory"):
+        bd.predict(bayesian(), inputs(), **{option: math.nan})
 
 
 def test_unknown_shared_by_is_refused():
