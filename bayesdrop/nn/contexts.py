@@ -282,7 +282,7 @@ class PosteriorSample(MaskContext):
 
 
 class RecordedMasks(MaskContext):
-    """Keeps the mask that each layer has in the last pass.
+    """Keeps the mask that each layer has in the last pass: in its last call, if there are several.
 
     Args:
         source: Decides on masks and weights; None runs with mean masks.

@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 
 import bayesdrop as bd
 from bayesdrop import BetaBernoulliDropout, DependentBetaBernoulliDropout
-from bayesdrop.errors import ConfigError, ConversionError, ShapeError
+from bayesdrop.errors import ConfigError, ConversionError, DataError, ShapeError
 from bayesdrop.inference.pruning import prune_unused_units
 from bayesdrop.testing import assert_mean_close, assert_means_equal
 
@@ -363,6 +363,26 @@ def test_bad_options_are_refused(options):
 def test_an_unknown_mean_is_refused():
     with pytest.raises(ConfigError, match="unknown gate_mean 'nave'. Did you mean 'naive'"):
         DependentBetaBernoulliDropout(3, gate_mean="nave")
+
+
+def test_a_unit_that_any_call_of_its_layer_uses_is_not_pruned():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mask, self.head = DependentBetaBernoulliDropout(4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(self.mask(x) + self.mask(torch.full_like(x, -5.0)))
+
+    bnn = bd.BayesianNetwork(Twice(), bd.Categorical(), 50).eval()
+    x = torch.randn(50, 4)
+    before = bnn(x)
+    assert bool((bnn.network.mask.mean_mask(torch.full_like(x, -5.0)) == 0).all())
+    assert prune_unused_units(bnn, x.numpy()) == {"mask": 0}
+    torch.testing.assert_close(bnn(x), before, rtol=0, atol=0)
+    with pytest.raises(DataError, match="prune_unused_units: .*infinity in row 3"):
+        prune_unused_units(bnn, x.index_fill(0, torch.tensor([3]), math.nan))
+    assert bool(bnn.network.mask.kept().all())
 
 
 def test_a_mask_without_its_input_is_refused():
