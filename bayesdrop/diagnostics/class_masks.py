@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bayesdrop.errors import DataError
+from bayesdrop.errors import DataError, ShapeError
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import check_finite
+from bayesdrop.metrics.arrays import Array, as_tensor
 from bayesdrop.nn import RecordedMasks, named_dropout_layers
 from bayesdrop.nn.mode import evaluation_mode
+from bayesdrop.program.checks import require_module
 from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.program import Program
@@ -31,7 +33,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
 
     Returns:
         Layer name to ``(C, K)``. Masks that do not depend on the input are the same for all
-        classes.
+        classes; of a layer that is called several times in a pass it is the last call's.
 
     Raises:
         DataError: If there are no labels, or a class has no example.
@@ -42,6 +44,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
         >>> class_averaged_masks(net, (torch.randn(6, 4), torch.arange(6) % 2))["0"].shape
         torch.Size([2, 4])
     """
+    require_module("class_averaged_masks", network)
     data = arrays_of("class_averaged_masks", network, data)
     network = network.network if isinstance(network, Program) else network
     device = next(network.parameters(), torch.empty(0)).device
@@ -76,7 +79,7 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
     return {name: total / counts[:, None] for name, total in totals.items()}
 
 
-def class_correlations(masks: Tensor) -> Tensor:
+def class_correlations(masks: Array) -> Tensor:
     """Return the correlation between classes over the units that some class has open, ``(C, C)``.
 
     NaN for a class whose open units all have the same mask.
@@ -84,11 +87,22 @@ def class_correlations(masks: Tensor) -> Tensor:
     Args:
         masks: One layer's class averages ``(C, K)``.
 
+    Raises:
+        DataError: If they are no numbers; ``ShapeError`` if they are no matrix.
+
     Example:
         >>> class_correlations(torch.rand(3, 5)).shape
         torch.Size([3, 3])
     """
-    units = masks.double()[:, (masks != 0).any(0)]
+    averages = as_tensor("class_correlations", masks).double()
+    if averages.ndim != 2:
+        raise ShapeError(
+            "class_correlations",
+            expected="one layer's class averages, (classes, units)",
+            got=str(tuple(averages.shape)),
+            hint='Pass one entry of class_averaged_masks, such as found["fc1_dropout"].',
+        )
+    units = averages[:, (averages != 0).any(0)]
     centred = units - units.mean(1, keepdim=True)
     length = centred.norm(dim=1)
     # What rounding leaves of equal entries is no variation.

@@ -15,14 +15,16 @@ from bayesdrop.errors import ConfigError, DataError, unknown_name
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
 from bayesdrop.inference.predict import predict
-from bayesdrop.metrics.checks import Array
+from bayesdrop.metrics.checks import Array, as_mean_probabilities
 from bayesdrop.metrics.corruption import SEVERITIES, corrupt, corruptions
 from bayesdrop.metrics.figures import ClassifierFigures
+from bayesdrop.metrics.options import as_several
 from bayesdrop.program.program import Program
 from bayesdrop.record import TableRecord, plain
 
 Classifier: TypeAlias = "Program | Callable[[Tensor], Array]"
-"""A Bayesian network, or a function from images to class probabilities ``(N, C)``."""
+"""A Bayesian network, or a function from images to class probabilities ``(N, C)``, P(y = 1) of
+shape ``(N,)``, or those of members ``(S, N, C)``, which are averaged."""
 
 METRICS = ("accuracy", "nll", "ece", "entropy")
 """What is measured at each severity."""
@@ -122,8 +124,9 @@ def measure_shift(
     """Return accuracy, NLL, ECE and predictive entropy as a test set is corrupted more and more.
 
     Args:
-        model: A Bayesian network, or a function from images ``(N, C, H, W)`` to averaged class
-            probabilities, such as an ensemble's; it gets at most 1000 images at a time.
+        model: A Bayesian network, or a function from images ``(N, C, H, W)`` to class
+            probabilities ``(N, classes)``, P(y = 1) of shape ``(N,)``, or those of an ensemble's
+            members ``(S, N, classes)``; it gets at most 1000 images at a time.
         data: Images ``(N, C, H, W)`` in [0, 1] and labels: ``(x, y)``, a Dataset, a DataLoader.
         kinds: Names from ``corruptions``; None takes all.
         severities: Which of 1 to 5.
@@ -146,15 +149,10 @@ def measure_shift(
         >>> len(curves.rows), len(curves.curve("entropy"))
         (3, 3)
     """
-    kinds = tuple(corruptions if kinds is None else kinds)
-    severities = tuple(severities)
-    if not kinds or not severities:
-        raise ConfigError(
-            "measure_shift",
-            expected="at least one kind and one severity",
-            got=f"kinds={kinds} and severities={severities}",
-            hint="Leave them out to take all.",
-        )
+    who = "measure_shift"
+    kinds = list(corruptions) if kinds is None else kinds
+    kinds = tuple(as_several(who, "kinds", kinds, '["rotation"]'))
+    severities = tuple(as_several(who, "severities", severities, "[1, 3, 5]"))
     if isinstance(model, Program) and not model.likelihood.is_classifier:
         raise ConfigError(
             "measure_shift",
@@ -162,14 +160,22 @@ def measure_shift(
             got=f"likelihood {type(model.likelihood).__name__}",
             hint="For regression corrupt the inputs and call evaluate on each.",
         )
+    if not callable(model):
+        raise ConfigError(
+            "measure_shift",
+            expected="a BayesianNetwork, or a function from images to probabilities",
+            got=f"a {type(model).__name__}",
+            hint="For example lambda x: network(x).softmax(-1), of a network in evaluation mode.",
+        )
     x, y = _tensors(
         arrays_of("measure_shift", model, data) if isinstance(model, Program) else data
     )
-    options = {"num_samples": num_samples, "seed": seed, **(predict_options or {})}
+    options = {"num_samples": num_samples, "seed": seed, "keep_samples": False}
+    options |= predict_options or {}
 
     def measure(kind: str, severity: int, images: Tensor) -> ShiftRow:
         if isinstance(model, Program):
-            prediction = predict(model, (images, y), keep_samples=False, **cast(Any, options))
+            prediction = predict(model, (images, y), **cast(Any, options))
             figures: Any = figures_of(model, prediction)
         else:
             figures = ClassifierFigures.from_predictions(_probabilities(model, images), y)
@@ -213,5 +219,5 @@ def _tensors(data: Data) -> tuple[Tensor, Tensor]:
 
 def _probabilities(model: Callable[[Tensor], Array], x: Tensor) -> Tensor:
     with torch.no_grad():
-        parts = [torch.as_tensor(model(part)).cpu() for part in x.split(_ROWS)]
-    return torch.cat(parts)
+        found = (model(part) for part in x.split(_ROWS))
+        return torch.cat([as_mean_probabilities("measure_shift", part) for part in found])

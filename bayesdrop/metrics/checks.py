@@ -234,7 +234,7 @@ def as_mixture(who: str, means: Array, y: Array, variances: Array | float | None
     mean, noise = as_components(who, means, variances)
     target = as_tensor(who, y).to("cpu", torch.float64)
     shape = as_tensor(who, means).shape[1:]
-    if target.shape != shape and (*target.shape, 1) != tuple(shape):
+    if target.ndim == 0 or target.shape != shape and (*target.shape, 1) != tuple(shape):
         raise ShapeError(
             who,
             expected=f"targets of shape {tuple(shape)}",

@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 
@@ -295,6 +296,20 @@ def test_any_function_to_probabilities_will_do():
         assert a.entropy == pytest.approx(b.entropy)
 
 
+def test_a_function_may_return_a_table_or_members(monkeypatch):
+    pd = pytest.importorskip("pandas")
+    options = {"kinds": ["rotation"], "severities": [1]}
+    probabilities = torch.rand(2, 7, 3).softmax(-1)
+    data = test_set()[0][:7], test_set()[1][:7]
+    monkeypatch.setattr("bayesdrop.diagnostics.shift._ROWS", 4)
+    parts = itertools.cycle([slice(0, 4), slice(4, 7)])
+    members = measure_shift(lambda x: probabilities[:, next(parts)], data, **options)
+    table = measure_shift(
+        lambda x: pd.DataFrame(probabilities.mean(0)[next(parts)].numpy()), data, **options
+    )
+    assert members.rows == table.rows
+
+
 def test_a_model_that_sees_the_average_only_is_hurt_by_brightness_but_not_by_pixelating():
     torch.manual_seed(0)
     x = torch.rand(200, 1, 8, 8) * 0.1 + torch.linspace(0.2, 0.6, 200)[:, None, None, None]
@@ -316,7 +331,10 @@ def test_a_model_that_sees_the_average_only_is_hurt_by_brightness_but_not_by_pix
     [
         ({"kinds": ["blur"]}, ConfigError, "unknown corruption 'blur'"),
         ({"severities": [6]}, ConfigError, "expected a severity of 1"),
-        ({"kinds": []}, ConfigError, "measure_shift: expected at least one kind"),
+        ({"kinds": []}, ConfigError, "measure_shift: expected kinds to be a sequence"),
+        ({"kinds": "rotation"}, ConfigError, r"kinds=\[.rotation.\]"),
+        ({"severities": 3}, ConfigError, "severities to be a sequence .*, got 3"),
+        ({"model": "net"}, ConfigError, "a function from images to probabilities, got a str"),
         ({"data": test_set()[0]}, DataError, "measure_shift: expected images with labels"),
         ({"model": bayesian(bd.Gaussian())}, ConfigError, "expected a classifier, .*Gaussian"),
         ({"model": lambda x: torch.ones(len(x), 3)}, DataError, "sum to one"),

@@ -86,6 +86,8 @@ def test_bad_input_is_refused():
         ShapeError, match=r"targets of shape \(5,\), got \(4,\). Samples come first"
     ):
         crps(torch.zeros(3, 5), torch.zeros(4))
+    with pytest.raises(ShapeError, match=r"targets of shape \(1,\), got \(\)"):
+        crps(torch.zeros(3, 1), 2.5)
     with pytest.raises(ShapeError, match=r"targets of shape \(5, 2\), got \(5,\)"):
         crps(torch.zeros(3, 5, 2), torch.zeros(5))
     with pytest.raises(DataError, match="expected finite targets, got nan or infinity in row 1"):

@@ -86,6 +86,9 @@ def test_correlations_are_those_of_numpy_over_open_units():
     expected = torch.from_numpy(np.corrcoef(values[:, :5].numpy()))
     got = class_correlations(values)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+    assert torch.equal(class_correlations(values.numpy()), got)
+    with pytest.raises(ShapeError, match="class_correlations: expected one layer's"):
+        class_correlations(values[0])
 
 
 def test_masks_that_are_the_same_for_all_classes_correlate_fully():
