@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bayesdrop.diagnostics.class_masks import class_averaged_masks
 from bayesdrop.errors import ConfigError
+from bayesdrop.metrics.options import require_names
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.inputs import as_inputs, joined_inputs, positional_inputs
 from bayesdrop.program.network import BayesianNetwork
@@ -27,7 +28,13 @@ from bayesdrop.reporting.methods import Method
 from bayesdrop.reporting.model_card import describe_network
 from bayesdrop.reporting.report_pages import write_page
 from bayesdrop.reporting.report_record import Report
-from bayesdrop.reporting.results import GivenPair, MethodResult, Pair, measure_method
+from bayesdrop.reporting.results import (
+    GivenPair,
+    MethodResult,
+    Pair,
+    check_pair,
+    measure_method,
+)
 
 
 def report(
@@ -80,7 +87,7 @@ def report(
         ConfigError: If it is no ``BayesianNetwork``, or there are OOD sets, validation or training
             data with a regression, or the latter two where an example has several labels, or
             ``class_names`` are not as many as classes.
-        DataError: If targets are missing or do not fit the likelihood.
+        DataError: If data are no pair, or targets are missing or do not fit the likelihood.
         ImportError: If ``html`` is given without matplotlib, or ``train`` without ArviZ.
         CheckpointError: If the page cannot be written.
 
@@ -101,6 +108,14 @@ def report(
             hint="Wrap a module with bd.BayesianNetwork. Of any other model report the "
             "probabilities: bd.reporting.report_predictions(p, y). An auto-encoder: bd.evaluate.",
         )
+    if plain is not None and not isinstance(plain, BayesianNetwork):
+        raise ConfigError(
+            "report",
+            expected="plain to be a BayesianNetwork too",
+            got=type(plain).__name__,
+            hint="Wrap it: bd.BayesianNetwork(network, likelihood, num_data).",
+        )
+    require_names("report", "ood", ood, "OOD set")
     if not bnn.likelihood.is_classifier:
         given = {"validation": validation, "train": train, "ood": ood}
         bad = [name for name, value in given.items() if value]
@@ -113,9 +128,9 @@ def report(
                 "predict(...).epistemic_variance with bd.metrics.ood_metrics.",
             )
     test, validation, train = (
-        _positional(bnn, test),
-        None if validation is None else _positional(bnn, validation),
-        None if train is None else _positional(bnn, train),
+        _positional(bnn, "test", test),
+        None if validation is None else _positional(bnn, "validation", validation),
+        None if train is None else _positional(bnn, "train", train),
     )
     with evaluation_mode(*(network for network in (bnn, plain) if network is not None)):
         found = build_report(
@@ -150,8 +165,9 @@ def report(
     return found
 
 
-def _positional(bnn: BayesianNetwork, given: GivenPair) -> Pair:
+def _positional(bnn: BayesianNetwork, name: str, given: GivenPair) -> Pair:
     """Return inputs as positional arguments, which the compact network takes too."""
+    check_pair("report", name, given)
     x = as_inputs("report", given[0])
     return joined_inputs(positional_inputs("report", bnn.network, x)), given[1]
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError
 from bayesdrop.metrics import Bootstrap, Estimate, bootstrap_metrics
 from bayesdrop.metrics.checks import Array
+from bayesdrop.metrics.options import require_names
 from bayesdrop.record import Record, plain
 from bayesdrop.reporting.estimates import figure_text, metric_title
 
@@ -131,7 +132,8 @@ def compare_predictions(
         seed: Of the resampling.
 
     Raises:
-        ConfigError: If groups are not made of the classifiers, or as ``bootstrap_metrics``.
+        ConfigError: If groups are not made of the classifiers, details are of another one, or as
+            ``bootstrap_metrics``.
         DataError: If the values make no sense; ``ShapeError`` if the shapes do not.
 
     Example:
@@ -144,6 +146,10 @@ def compare_predictions(
         >>> comparison.rows[1].differences["nll"].excludes_zero
         True
     """
+    who = "compare_predictions"
+    require_names(who, "probabilities", probabilities, "classifier")
+    require_names(who, "groups", groups, "row")
+    require_names(who, "details", details, "classifier", probabilities)
     chosen = {name: [name] for name in probabilities} if groups is None else groups
     members = {name: tuple(names) for name, names in chosen.items()}
     _check_groups(members, probabilities)

@@ -19,11 +19,13 @@ from bayesdrop.metrics import (
 )
 from bayesdrop.metrics.arrays import Array, as_tensor
 from bayesdrop.metrics.checks import as_probabilities, as_samples
+from bayesdrop.metrics.options import require_names
 from bayesdrop.reporting.compare import compare_predictions
 from bayesdrop.reporting.held_out import temperature_effect, threshold_effect
 from bayesdrop.reporting.prediction_pages import predictions_document
 from bayesdrop.reporting.prediction_record import PredictionReport
 from bayesdrop.reporting.publish import publish_page
+from bayesdrop.reporting.results import check_pair
 
 _WHO = "report_predictions"
 _ONLY = "the classifier"
@@ -75,6 +77,9 @@ def report_predictions(
         >>> sorted(found.comparison.bootstrap.metrics)
         ['aurc', 'brier', 'ece', 'error', 'nll']
     """
+    require_names(_WHO, "ood", ood, "OOD set")
+    if validation is not None:
+        check_pair(_WHO, "validation", validation)
     given = _by_name(probabilities)
     outside = {name: _like(given, f"OOD set {name!r}", value) for name, value in _items(ood)}
     means = {name: _mean(values) for name, values in given.items()}

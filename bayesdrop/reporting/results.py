@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bayesdrop.diagnostics.evaluator import figures_of, monte_carlo_error_of, ood_errors
+from bayesdrop.errors import DataError
 from bayesdrop.inference.predict import predict_in_groups
 from bayesdrop.metrics import ClassifierFigures, RegressionFigures, compare_ood, uncertainty_scores
 from bayesdrop.metrics.ood import OODMetrics
@@ -24,6 +25,25 @@ GivenPair = tuple[GivenInputs, Tensor]
 
 SHOWN_SCORES = ("entropy", "mutual_information", "energy")
 """Scores that figures show; tables have all."""
+
+
+def check_pair(who: str, name: str, given: object) -> None:
+    """Raise ``DataError`` unless something is inputs and targets, in a tuple or list.
+
+    Args:
+        who: Who asks, for the message.
+        name: The argument's.
+        given: Anything. A tensor of two rows has two entries as well, and is no pair.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        many = f"{len(given)} entries" if isinstance(given, tuple | list) else None
+        raise DataError(
+            who,
+            expected=f"{name} to be a pair, of inputs (or probabilities) and targets",
+            got=many or ("None" if given is None else f"a {type(given).__name__}"),
+            hint="Join the batches of a DataLoader: x, y = (torch.cat(part) for part in "
+            "zip(*loader)).",
+        )
 
 
 @dataclass(frozen=True, eq=False)

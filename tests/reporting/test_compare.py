@@ -93,6 +93,8 @@ def test_a_star_marks_what_is_more_than_noise():
         ({"groups": {"a": ["net 9"]}}, ConfigError, r"got 'a' made of \['net 9'\]"),
         ({"groups": {"a": []}}, ConfigError, r"got 'a' made of \[\]"),
         ({"groups": {}}, ConfigError, "got none"),
+        ({"groups": ["net 0"]}, ConfigError, "groups to be a mapping by row"),
+        ({"details": {"net": {"flops": 1}}}, ConfigError, "unknown classifier in details 'net'"),
         ({"labels": torch.zeros(7).long()}, ShapeError, "120 labels"),
     ],
 )

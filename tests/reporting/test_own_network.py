@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError
@@ -124,5 +125,15 @@ def test_what_a_report_cannot_take_is_refused():
         bd.report(nn.Linear(2, 2), labelled())
     with pytest.raises(DataError, match="data with targets"):
         bd.report(network(3), (torch.randn(4, 5), None))
+    x, y = labelled()
+    for given in (DataLoader(TensorDataset(x, y)), x[:2], (x, y, y), None):
+        with pytest.raises(DataError, match="report: expected test to be a pair, of inputs"):
+            bd.report(network(3), given)
+    with pytest.raises(DataError, match="expected validation to be a pair"):
+        bd.report(network(3), (x, y), validation=x)
+    with pytest.raises(ConfigError, match="plain to be a BayesianNetwork too, got Linear"):
+        bd.report(network(3), (x, y), plain=nn.Linear(5, 3))
+    with pytest.raises(ConfigError, match="report: expected ood to be a mapping by OOD set"):
+        bd.report(network(3), (x, y), ood=x)
     with pytest.raises(ConfigError, match="one name for each class.*got 1 of class_names"):
         bd.report(network(3), labelled(), class_names=["a"], num_samples=2)

@@ -114,6 +114,10 @@ def test_what_does_not_fit_is_said(found):
         report_predictions({"a": p}, labels, ood={"far": {"b": p}})
     with pytest.raises(DataError, match="softmax"):
         report_predictions(10 * p, labels)
+    with pytest.raises(DataError, match="expected validation to be a pair"):
+        report_predictions(p, labels, validation=p[:2])
+    with pytest.raises(ConfigError, match="expected ood to be a mapping by OOD set"):
+        report_predictions(p, labels, ood=p)
     four = torch.full((5, 4), 0.25)
     with pytest.raises(ShapeError, match="OOD set 'far' with probabilities of 3 classes, got.*4"):
         report_predictions(p, labels, ood={"far": four})
