@@ -29,8 +29,10 @@ class VariationalMatryoshka(nn.Module):
     are cut alike, and normalised. A cut embedding has zeros behind it, which neither cosine nor
     distance sees.
 
-    Training mode draws ``num_widths`` lengths; the law's gradient is that of the expectation. In
-    evaluation mode, and without gradients, the expectation is summed.
+    Training mode draws ``num_widths`` lengths, between two of which the features of one group may
+    count in part (``OrderedMaskInterpolated``): the law's gradient is then that of the
+    expectation, while the loss itself is near it only. ``gradient="straight-through"`` cuts whole
+    groups. In evaluation mode, and without gradients, the expectation is summed.
 
     Args:
         num_features: Length of the embedding.

@@ -66,6 +66,14 @@ def test_the_loss_of_several_drawn_lengths_is_their_average():
     torch.testing.assert_close(found, 1.0 + matryoshka.law.kl_divergence())  # cut or not
 
 
+def test_whole_lengths_have_the_expected_loss_on_average():
+    drawn = with_law(gradient="straight-through")
+    with torch.enable_grad():
+        losses = torch.stack([drawn.loss(ranking, *PAIR).detach() for _ in range(400)])
+    assert_mean_close(losses, drawn.eval().loss(ranking, *PAIR).detach())
+    assert len(losses.unique()) == 3
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_the_law_that_is_learned_is_the_prior_times_the_exponential_loss(scale):
     matryoshka = with_law(num_widths="exact", kl_scale=scale)
