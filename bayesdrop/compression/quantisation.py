@@ -146,7 +146,9 @@ def quantise(
     and becomes the nearest multiple of its group's step :math:`\Delta_g`, an integer of as many
     bits as the largest of the group needs. An error that is uniform within the step adds
     :math:`c^2 / 24` to the mean of :math:`(w - E[w])^2 / (2 \mathrm{Var}[w])`, whatever the
-    variances are. Where a posterior is narrower than float32 is fine, a step is the largest
+    variances are. Of a mask, :math:`E[z]` is its mean mask, and :math:`E[z^2]` that squared over
+    ``keep_prob``: exact but for hard-concrete gates and targeted masks, whose mean mask is another
+    number than the mean. Where a posterior is narrower than float32 is fine, a step is the largest
     weight times 2^-30: then nothing changes.
 
     Args:
@@ -305,7 +307,7 @@ def _factors(module: nn.Module, example: tuple[Tensor, ...], power: int) -> nn.M
     for name, mask in list(named_dropout_layers(work)):
         fixed = FixedMask(mask)
         mean = mask.mean_mask()
-        # Whatever the law of a mask, keep_prob is E[z]^2 / E[z^2].
+        # Of masks whose mean mask is their mean, keep_prob is E[z]^2 / E[z^2].
         squares = mean.square() / mask.keep_prob().clamp(min=torch.finfo(mean.dtype).tiny)
         fixed.value = mean if power == 1 else squares
         work = replaced(work, name, fixed)
