@@ -375,6 +375,13 @@ def impose_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> ImposedMask
         ...     bool((net(torch.ones(1, 3)) == 0).all())
         True
     """
+    if not isinstance(masks, Mapping):
+        raise ConfigError(
+            "impose_masks",
+            expected="a mapping of layers' names to masks",
+            got=f"a {type(masks).__name__}",
+            hint='For example {"fc1_dropout": torch.ones(500)}.',
+        )
     layers = dict(named_dropout_layers(network))
     given: dict[BayesianDropout, Tensor] = {}
     for name, mask in masks.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn.mask import BayesianDropout
 
 _NAME = "mask"
@@ -23,6 +24,9 @@ def mask_inputs(layer: nn.Module, mask: BayesianDropout) -> None:
         layer: A layer with inputs ``(..., F)``, such as an ``nn.Linear``; it is changed.
         mask: What multiplies them.
 
+    Raises:
+        ConfigError: If it is no mask.
+
     Example:
         >>> import torch, bayesdrop as bd
         >>> output = nn.Linear(6, 4)
@@ -30,6 +34,13 @@ def mask_inputs(layer: nn.Module, mask: BayesianDropout) -> None:
         >>> output(torch.ones(5, 7, 6)).shape
         torch.Size([5, 7, 4])
     """
+    if not isinstance(mask, BayesianDropout):
+        raise ConfigError(
+            "mask_inputs",
+            expected="a mask",
+            got=repr(mask),
+            hint="bd.nn.make(key, units) makes one; unmask_inputs takes it off.",
+        )
     unmask_inputs(layer)
     layer.add_module(_NAME, mask)
     layer.register_forward_pre_hook(_multiply)

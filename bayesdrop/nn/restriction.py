@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from bayesdrop.errors import ConfigError
 from bayesdrop.nn.latents import is_own
 from bayesdrop.nn.mask import BayesianDropout
 
@@ -30,7 +32,10 @@ def restrict_units(layer: BayesianDropout, units: Tensor) -> bool:
 
     Args:
         layer: The layer; a copy, where the whole one is still needed.
-        units: The units that are left, by number, ``(J,)`` with ``J >= 1``.
+        units: The units that are left, by number, ``(J,)`` with ``J >= 1``, each once.
+
+    Raises:
+        ConfigError: If these are no such numbers.
 
     Example:
         >>> import torch, bayesdrop as bd
@@ -40,6 +45,15 @@ def restrict_units(layer: BayesianDropout, units: Tensor) -> bool:
         >>> layer(torch.ones(7, 2)).shape
         torch.Size([7, 2])
     """
+    whole = isinstance(units, Tensor) and units.dtype in (torch.int32, torch.int64)
+    good = whole and units.ndim == 1 and len(units) > 0 and len(units.unique()) == len(units)
+    if not good or int(units.min()) < 0 or int(units.max()) >= layer.num_units:
+        raise ConfigError(
+            "restrict_units",
+            expected=f"a tensor of different integers in 0..{layer.num_units - 1}",
+            got=repr(units),
+            hint="Of a mask they are layer.kept().nonzero().flatten().",
+        )
     tensors = unit_tensors(layer)
     for name, value in tensors.items():
         part = value.detach().index_select(0, units.to(value.device))

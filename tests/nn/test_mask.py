@@ -252,3 +252,12 @@ def test_no_dimension_is_advised_that_may_not_be_that_of_the_examples(key, unit_
     net.forward = lambda x: nn.Sequential(*net)(torch.randn(shape)).expand(len(x), 3)
     with pytest.raises(ShapeError, match="examples must not be merged with another dimension"):
         bnn.loss(torch.randn(rows, 2), torch.zeros(rows, dtype=torch.long))
+
+
+def test_what_is_no_mask_is_neither_put_on_inputs_nor_imposed():
+    layer = nn.Linear(3, 2)
+    with pytest.raises(ConfigError, match="mask_inputs: expected a mask, got None"):
+        bd.nn.mask_inputs(layer, None)
+    assert not layer._forward_pre_hooks
+    with pytest.raises(ConfigError, match="impose_masks: expected a mapping .*, got a list"):
+        bd.impose_masks(bd.BetaBernoulliDropout(3), [torch.ones(3)])

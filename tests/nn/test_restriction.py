@@ -8,6 +8,7 @@ from pyro.distributions import Beta
 from torch import nn
 
 import bayesdrop as bd
+from bayesdrop.errors import ConfigError
 
 KEYS = [key for key in bd.nn.registered(bd.BayesianDropout) if bd.nn.layers[key].per_unit]
 
@@ -68,3 +69,14 @@ class Scaled(bd.BetaBernoulliDropout):
 def test_a_class_below_that_may_have_more_has_to_say_so():
     assert not bd.nn.restrict_units(layer := Scaled(6), torch.tensor([0]))
     assert layer.num_units == 6 and layer.location.shape == (6,)
+
+
+@pytest.mark.parametrize(
+    "units", [[0, 2], [True, False, True, False], [4], [-1], [1, 1], [], [0.0]], ids=str
+)
+def test_units_that_a_layer_has_not_are_refused(units):
+    layer = bd.BetaBernoulliDropout(4)
+    given = units if units == [0, 2] else torch.tensor(units)
+    with pytest.raises(ConfigError, match="restrict_units: expected a tensor of different"):
+        bd.nn.restrict_units(layer, given)
+    assert layer.num_units == 4
