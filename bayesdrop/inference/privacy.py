@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bayesdrop.errors import ConfigError
+from bayesdrop.metrics.options import require_count, require_fraction
+from bayesdrop.nn.arguments import is_real
 from bayesdrop.record import Record
 
 Steps: TypeAlias = tuple[float, float, int]
@@ -91,6 +93,7 @@ def spent(history: Sequence[Steps], delta: float) -> tuple[float, float]:
         delta: :math:`\delta` of the whole.
 
     Raises:
+        ConfigError: If ``delta`` is not inside (0, 1).
         ImportError: If Opacus is not installed.
 
     References:
@@ -102,6 +105,7 @@ def spent(history: Sequence[Steps], delta: float) -> tuple[float, float]:
         >>> 0 < prv < rdp
         True
     """
+    require_fraction("spent", "delta", delta)
     accountants = load_accountants()
     steps = [(float(noise), float(rate), int(n)) for noise, rate, n in history if n and rate > 0]
     if not steps:
@@ -126,6 +130,9 @@ def combined(runs: Sequence[Privacy], delta: float | None = None) -> float:
         runs: What each promises.
         delta: :math:`\delta` of the whole; None takes that of the runs, the largest.
 
+    Raises:
+        ConfigError: If ``delta`` is not inside (0, 1).
+
     Example:
         >>> combined([])
         0.0
@@ -146,13 +153,23 @@ def noise_for(epsilon: float, delta: float, sampling_rate: float, steps: int) ->
         steps: Number of steps.
 
     Raises:
-        ConfigError: If no noise will do.
+        ConfigError: If no noise will do, or a number is out of range.
         ImportError: If Opacus is not installed.
 
     Example:
         >>> spent([(noise_for(2.0, 1e-5, 0.01, 100), 0.01, 100)], 1e-5)[0] <= 2.0
         True
     """
+    require_fraction("noise_for", "delta", delta)
+    require_count("noise_for", "steps", steps, "Epochs times batches of an epoch.")
+    numbers = is_real(epsilon) and is_real(sampling_rate)
+    if not numbers or not 0.0 < epsilon < math.inf or not 0.0 < sampling_rate <= 1.0:
+        raise ConfigError(
+            "noise_for",
+            expected="a finite epsilon > 0 and 0 < sampling_rate <= 1",
+            got=f"{epsilon=} and {sampling_rate=}",
+            hint="The rate is the batch size over the number of examples.",
+        )
     load_accountants()
     from opacus.accountants.utils import get_noise_multiplier
 

@@ -110,3 +110,14 @@ def test_the_noise_for_an_epsilon_spends_just_that():
 def test_an_epsilon_that_no_noise_keeps_is_refused():
     with pytest.raises(ConfigError, match="an epsilon that some noise can keep"):
         noise_for(1e-9, 1e-12, 1.0, 10)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(-1.0, DELTA, 0.1, 5), (1.0, 0.0, 0.1, 5), (1.0, DELTA, 1.5, 5), (1.0, DELTA, 0.1, 0)],
+)
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(ConfigError, match="noise_for: expected"):
+        noise_for(*numbers)
+    with pytest.raises(ConfigError, match="spent: expected 0 < delta < 1, got delta=2.5"):
+        combined([], delta=2.5)
