@@ -76,10 +76,13 @@ def piecewise(values: Sequence[float], milestones: Sequence[float]) -> Schedule:
     """
     for value in values:
         _require("piecewise", "each value", value, -math.inf, math.inf)
-    if len(values) != len(milestones) + 1 or not all(map(_is_milestone, milestones)):
+    valid = len(values) == len(milestones) + 1 and all(map(_is_milestone, milestones))
+    # Epochs and fractions can be told apart only in a run.
+    kinds = ([m for m in milestones if (m < 1) == fraction] for fraction in (True, False))
+    if not valid or any(a >= b for kind in kinds for a, b in itertools.pairwise(kind)):
         raise ConfigError(
             "schedules.piecewise",
-            expected="positive milestones, and one value more",
+            expected="positive, increasing milestones, and one value more",
             got=f"values={values!r} and milestones={milestones!r}",
             hint="For example piecewise((5000.0, 7.0, 5000.0), (0.2, 0.7)).",
         )
