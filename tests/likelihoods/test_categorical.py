@@ -56,6 +56,8 @@ def test_moments_are_the_softmax_over_dimension_1():
     probabilities, variance = bd.Categorical().moments(output)
     torch.testing.assert_close(probabilities, output.softmax(1))
     assert variance is None
+    many = torch.randn(300, CLASSES)  # which go another way
+    torch.testing.assert_close(bd.Categorical().moments(many)[0], many.softmax(1))
 
 
 def test_samples_are_classes_and_never_missing():

@@ -104,6 +104,8 @@ def test_learned_scale_starts_where_asked():
     assert math.isclose(float(likelihood.raw_scale.detach()), inverse_softplus(0.4))
     _, variance = likelihood.moments(torch.zeros(1, 1))
     torch.testing.assert_close(variance, torch.full((1, 1), 0.25))
+    _, variance = likelihood.moments(torch.zeros(4, 3))  # one scale for all outputs
+    torch.testing.assert_close(variance, torch.full((4, 3), 0.25))
 
 
 # -- shapes ---------------------------------------------------------------------------------------
