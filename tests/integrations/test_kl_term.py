@@ -113,6 +113,8 @@ def test_layers_make_their_own_step_after_that_of_the_optimizer():
     (loss + term()).backward()
     optimizer.step()
     assert int(net[0].kept().sum()) == 0 and term.figures()["units/0"] == 0
+    term.detach()
+    assert not optimizer._optimizer_step_post_hooks
 
 
 @pytest.mark.parametrize("counts_already", [

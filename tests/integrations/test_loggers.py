@@ -1,5 +1,7 @@
 """Laws of the callbacks that write epochs elsewhere, against the real libraries."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -46,3 +48,13 @@ def test_one_process_of_several_writes(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     MLflowLogger(None)(None, {"epoch": 1, "nll": 1.0})
+
+
+def test_options_of_mlflow_reach_it():
+    written = []
+    client = SimpleNamespace(
+        log_metrics=lambda *given, **options: written.append((given, options))
+    )
+    MLflowLogger(client, run_id="a")(None, {"epoch": 3, "nll": 1.0})
+    ((_, options),) = written
+    assert options == {"step": 3, "run_id": "a"}

@@ -8,6 +8,7 @@ from torch import nn
 
 import bayesdrop as bd
 from bayesdrop.errors import CheckpointError, ConfigError
+from bayesdrop.inference.privacy import Privacy
 
 pytest.importorskip("safetensors")
 from bayesdrop.integrations.pretrained import from_pretrained, save_pretrained
@@ -33,6 +34,7 @@ def test_what_is_loaded_predicts_the_same(tmp_path):
     bnn = made(seed=1)
     nn.init.normal_(bnn.network.dropout.location)
     bnn.kl_weight = 0.1
+    bnn.privacy = Privacy(3.0, 1e-5, 3.0, 3.5, 1.0, 1.5, 0.1, 60, True)
     bnn(torch.zeros(2, 4))
     paths = save_pretrained(bnn, tmp_path / "digits", about="For tests.", license="mit",
                             figures={"error": 1.25, "num_examples": 1000})  # fmt: skip
@@ -41,6 +43,7 @@ def test_what_is_loaded_predicts_the_same(tmp_path):
     ours, theirs = (bd.predict(b, x, num_samples=4, seed=0).mean for b in (bnn, again))
     assert torch.equal(ours, theirs) and not again.training
     assert (again.num_data, again.kl_weight, again.input_shape) == (101, 0.1, (4,))
+    assert again.privacy == bnn.privacy
     assert again.network.second.weight is again.network.first.weight
     card = paths[-1].read_text()
     assert card.startswith("---\nlicense: mit\nlibrary_name: bayesdrop\n") and "# digits" in card
