@@ -56,6 +56,8 @@ def test_padding_has_no_mask_and_what_is_longer_is_cut(tmp_path):
     assert found["input_ids"].tolist() == [[2, 3, 0], [2, 4, 2], [1, 0, 0]]
     assert found["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert len(vocabulary) == 5
+    assert Vocabulary.of(["c b b", "a a c a"], most=2).tokens == ("a", "b")
+    assert Vocabulary.of(["c b b", "a a a"], fewest=2).tokens == ("a", "b")
     assert Vocabulary.of(["é"], "byte").encode(["é"], length=3)["input_ids"].tolist() == [
         [0xC3 + 2, 0xA9 + 2, 0]
     ]
@@ -78,6 +80,8 @@ def test_a_folder_of_classes_and_its_own_splits(tmp_path):
     data = load_text(tmp_path, unit="character", length=5)
     assert data.test[1].tolist() == [0] * 3 + [1] * 3 and len(data.train[1]) == 18
     assert load_text(tmp_path, validation=0).validation is None
+    assert len(load_text(tmp_path, most=3, validation=0).vocabulary) == 5
+    assert load_text(tmp_path, fewest=11, validation=0).vocabulary.tokens == ('"', ",")
     assert load_text(tmp_path / "test", validation=0).test[1].tolist() != []
 
 
