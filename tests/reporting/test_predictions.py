@@ -7,6 +7,7 @@ import torch
 from bayesdrop.errors import ConfigError, DataError, ShapeError
 from bayesdrop.metrics import ClassifierFigures
 from bayesdrop.reporting import predictions_document, report_predictions, write_predictions
+from bayesdrop.reporting.document import Table
 from bayesdrop.reporting.prediction_files import read_predictions
 from tests.browser import DESKTOP, PAPER, PHONE
 from tests.commands.runner import invoke
@@ -48,6 +49,37 @@ def test_the_figures_are_those_of_the_metrics(found):
         for key in ("error", "nll", "brier", "ece"):
             assert values[key] == pytest.approx(getattr(own, key), rel=1e-9)
     assert found.ood["honest"]["far"]["entropy"]["auroc"] == 1.0
+    honest = ClassifierFigures.from_predictions(found.probabilities["honest"], found.labels)
+    assert found.temperature["honest"]["nll_before"] == pytest.approx(honest.nll)
+
+
+def test_the_chosen_threshold_is_told_by_what_it_does_to_those_it_answers(found):
+    for name, chosen in found.threshold.items():
+        confidence, guess = found.probabilities[name].max(1)
+        answered = confidence > chosen["threshold"]
+        assert 0 < int(answered.sum()) < len(answered)
+        assert chosen["test_coverage"] == pytest.approx(answered.double().mean().item())
+        wrong = (guess != found.labels)[answered]
+        assert chosen["test_risk"] == pytest.approx(wrong.double().mean().item())
+
+
+def test_tables_have_each_figure_under_its_name(found):
+    blocks = [block for s in predictions_document(found).sections for block in s.blocks]
+    tables = [block for block in blocks if isinstance(block, Table)]
+    diagram, curve = found.reliability["sure"], found.risk_coverage["sure"]
+    (bins,) = [t for t in tables if t.caption.startswith("The reliability diagram of sure")]
+    last = dict(zip(bins.header, bins.cells[-1], strict=True))
+    assert last["mean confidence"] == f"{float(diagram.confidence[-1]):.3f}"
+    assert last["accuracy"] == f"{float(diagram.accuracy[-1]):.3f}"
+    assert last["examples"] == str(int(diagram.count[-1]))
+    (areas,) = [t for t in tables if "AURC" in t.header and "excess AURC" in t.header]
+    assert areas.cells[0][:3] == ["sure", f"{curve.aurc:.5f}", f"{curve.excess_aurc:.5f}"]
+    (classes,) = [t for t in tables if t.caption.startswith("Each class, by sure")]
+    assert [line[0] for line in classes.cells[:3]] == ["0 (a)", "1 (b)", "2 (<i>)"]
+    interval = found.comparison.bootstrap.interval("sure", "nll")
+    (metrics,) = [t for t in tables if t.caption.startswith("Figures with")]
+    text = f"{interval.value:.4f} ({interval.lower:.4f} to {interval.upper:.4f})"
+    assert dict(zip(metrics.header, metrics.cells[0], strict=True))["NLL (nats)"] == text
 
 
 def test_the_summary_says_who_is_too_sure(found):
