@@ -141,6 +141,9 @@ def test_every_width_is_an_exact_plain_network():
         held = bd.compression.hold_width(bnn, width)
         torch.testing.assert_close(bd.cut_to_width(bnn, width, x)(x), held(x))
         assert held.units() == [int(8 * width), int(4 * width)]
+    first, second = layers(bnn)
+    first.hold_width(0.5)
+    assert torch.equal(second.mean_mask(), second.prefix_mask(first.held_groups))
 
 
 def test_copies_and_saved_states_are_whole():

@@ -120,6 +120,7 @@ def test_units_that_are_pruned_for_good_pay_no_divergence():
     torch.testing.assert_close(layer.divergence_by_example(x), each.sum(1))
     layer.prune(torch.arange(3) == 1)
     torch.testing.assert_close(layer.divergence_by_example(x), each[:, [0, 2]].sum(1))
+    assert layer.mean_mask(x).any(0).tolist() == [True, False, True]
 
 
 def test_bad_arguments_are_refused():
