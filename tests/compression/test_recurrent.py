@@ -45,6 +45,8 @@ class Tagger(nn.Module):
             output = state.squeeze(0)
         elif self.way == "first state":
             output = state[0]
+        elif self.way == "state before":
+            output = state[-2]
         elif self.way == "all states":
             output = state.sum(0)
         return self.head(self.dropout(output))
@@ -112,6 +114,8 @@ def test_layers_of_different_sizes_become_layers_of_their_own(kind):
     small = assert_exact(net, torch.randn(2, 7, 5))
     first, second = small.get_submodule("recurrent.l0"), small.get_submodule("recurrent.l1")
     assert (first.hidden_size, second.input_size, second.hidden_size) == (3, 3, 6)
+    net.way = "state before"  # counted from the end it is the first layer's
+    assert assert_exact(net, torch.randn(2, 7, 5)).get_submodule("recurrent").num_layers == 2
 
 
 @KINDS
