@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.reporting.summary import report_summary
 from tests.reporting.page import check_page
 
 
@@ -86,6 +87,9 @@ def test_a_regression_has_its_figures_and_its_coverage(tmp_path):
     page = check_page((tmp_path / "page.html").read_text())
     assert "Coverage of central intervals" in page.text
     assert page.tables[0][0][1:5] == ["RMSE", "NLL", "CRPS", "in 50 %"]
+    for scale, verdict in ((0.1, "too narrow."), (5.0, "wider than they need be.")):
+        bnn.likelihood = bd.Gaussian(scale)
+        assert verdict in report_summary(bd.report(bnn, test, num_samples=2))[0]
 
 
 def test_several_labels_an_example_have_figures_but_no_analysis():

@@ -79,6 +79,9 @@ def test_sizes_equal_hand_counts(report):
     assert values["params"] == 44 * 4 + 4 + 4 * 4 + 4
     assert values["flops_speedup"] == (64 * 6 + 6 * 4) / (44 * 4 + 4 * 4)
     assert values["compact_max_abs_diff"] < 1e-12
+    full, cut = 2 * (64 * 6 + 6 * 4), 2 * (44 * 4 + 4 * 4)
+    costs = [(row.params, row.flops) for row in report.rows]
+    assert costs == [(418, full), (200, cut), (418, 8 * full)]  # of one pass, and of eight
 
 
 def test_the_compact_network_predicts_what_the_mean_mask_predicts(report, test_set):
@@ -95,7 +98,9 @@ def test_a_network_without_bayesian_dropout_has_one_row(networks, test_set):
 
 
 def test_a_baseline_gets_its_row_and_leaves_the_report(report, networks, test_set):
-    more = add_baseline(report, "nn.Dropout", networks[1])
+    far = {"digits:8-9": load_ood("digits:8-9", "digits:0-3")}
+    more = add_baseline(report, "nn.Dropout", networks[1], far)
+    assert more.rows[1].ood == report.results["plain"].ood
     methods = ["plain network", "nn.Dropout", "mean mask", "Monte Carlo"]
     assert [row.title for row in more.rows] == methods and len(report.rows) == 3
     assert more.to_dict()["baselines"]["nn.Dropout"]["nll"] == report.to_dict()["nll"]["plain"]
