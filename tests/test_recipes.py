@@ -269,6 +269,48 @@ def test_a_run_leaves_what_load_run_needs(trained):
     assert_same(loaded.plain, run.plain)
     assert loaded.recipe == run.recipe and loaded.history == run.history
     assert loaded.minutes == run.minutes > 0.0 and loaded.bnn.num_data == run.bnn.num_data
+    seconds = [record["seconds"] for records in run.history.values() for record in records]
+    assert run.minutes == pytest.approx(sum(seconds) / 60)
+    assert dataclasses.replace(run, validation=0).load_data().validation is None
+
+
+def test_a_stage_trains_with_what_it_says(tmp_path, monkeypatch):
+    given = []
+
+    def spied(*data, **options):
+        given.append(options)
+        return bd.fit(*data, **options)
+
+    monkeypatch.setattr("bayesdrop.recipes.run.fit", spied)
+    first, second = tiny(1, 1).stages
+    settings = {
+        "batch_size": 50, "learning_rate": 2e-3, "variational_learning_rate": 0.05,
+        "weight_decay": 0.01, "compact_every": 2,
+    }  # fmt: skip
+    second = dataclasses.replace(second, **settings, milestones=(0.25,), kl_warm_up=0.5)
+    train(tmp_path, dataclasses.replace(tiny(), stages=(first, second)), seed=5)
+    assert [options["seed"] for options in given] == [5, 1005]
+    assert {name: given[1][name] for name in settings} == settings
+    epochs = range(8)
+    weights = [given[1]["kl_weight"](epoch, 8) for epoch in epochs]
+    assert weights == [bd.schedules.warm_up(0.5)(epoch, 8) for epoch in epochs]
+    assert [given[1]["schedule"](epoch, 8) for epoch in epochs] == [1.0] * 2 + [0.1] * 6
+    assert given[0]["kl_weight"] is None and given[0]["compact_every"] is None
+
+
+def test_a_report_of_a_run_is_made_as_asked_for(trained, monkeypatch):
+    given = {}
+    where = "bayesdrop.recipes.outputs"
+    monkeypatch.setattr(f"{where}.build_report", lambda *data, **options: given.update(options))
+    monkeypatch.setattr(f"{where}.add_analysis", lambda report, **options: given.update(options))
+    run = dataclasses.replace(trained[1], seed=7)
+    splits = run.load_data()
+    recipes.report_run(run, num_samples=3, thorough=True, shift=False, diagnose=True)
+    assert (given["seed"], given["num_samples"], given["shift"]) == (7, 3, False)
+    assert torch.equal(given["validation"][0], splits.validation[0])
+    assert torch.equal(given["train"][0], splits.train[0])
+    recipes.report_run(run, thorough=True)
+    assert given["train"] is None and given["class_names"] == splits.class_names
 
 
 def test_the_second_stage_starts_from_the_weights_of_the_first(trained):
