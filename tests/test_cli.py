@@ -14,6 +14,7 @@ import bayesdrop as bd
 from bayesdrop import __version__, data
 from bayesdrop.cli import app
 from bayesdrop.data import load_data
+from bayesdrop.errors import DataError
 from bayesdrop.nn import layers
 from bayesdrop.recipes import load_run
 from bayesdrop.recipes import recipe as recipe_module
@@ -238,6 +239,36 @@ def test_compare_puts_runs_side_by_side(run, others, tmp_path, no_figures):
     assert ours["nll"] == pytest.approx(alone["nll"]["monte_carlo"], rel=1e-7)
     details = rows["digits-mlp-beta-bernoulli, mean mask"]["details"]
     assert details["params"] == alone["params"] and details["units"] == alone["units"]
+
+
+def test_options_reach_what_they_are_for(run, monkeypatch):
+    given = {}
+
+    def stop(first, **options):
+        given.update(options, first=first)
+        raise DataError("here", expected="nothing", got="all", hint="none")
+
+    for name in ("run_recipe", "report_run", "compare_runs"):
+        monkeypatch.setattr(f"bayesdrop.recipes.{name}", stop)
+    stage = {
+        "--batch-size": 7, "--learning-rate": 0.5, "--variational-learning-rate": 0.25,
+        "--weight-decay": 0.125, "--compact-every": 2, "--private-epsilon": 4.0,
+    }  # fmt: skip
+    call = {"--data": "digits:0-3", "--validation": 9, "--seed": 5, "--from": "a", "--out": "b"}
+    flat = [part for option in (stage | call).items() for part in option]
+    invoke("train", "digits-mlp", "--epochs", 2, *flat, code=1)
+    (trained,) = given["first"].stages
+    found = [getattr(trained, name[2:].replace("-", "_")) for name in stage]
+    assert found == list(stage.values()) and trained.epochs == 2
+    assert [str(given[name]) for name in ("data", "validation", "seed", "start", "out")] == [
+        "digits:0-3", "9", "5", "a", "b",
+    ]  # fmt: skip
+    more = ["--ood", "digits:8-9", "--num-samples", 3]
+    invoke("evaluate", run, "--html", "--shift", "--diagnose", *more, code=1)
+    assert given["shift"] and given["diagnose"] and given["thorough"]
+    assert given["ood"] == ["digits:8-9"] and given["num_samples"] == 3
+    invoke("compare", run, run, "--ensemble", "--num-samples", 4, code=1)
+    assert given["ensembles"] and given["num_samples"] == 4 and given["ood"] == []
 
 
 def test_compare_refuses_what_cannot_be_compared(run, others):
