@@ -1,7 +1,8 @@
 """Values that change during training: learning-rate factors, KL weights, temperatures.
 
 A schedule is a function of the epoch (from 0) and the number of epochs. A plain number is a
-constant schedule everywhere one is accepted.
+constant schedule everywhere one is accepted. Those made here can be pickled, since they are
+functions of this module with their first arguments given.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,7 +31,11 @@ _LEAVE = (
 def constant(value: float) -> Schedule:
     """Return a schedule that is ``value`` throughout."""
     _require("constant", "value", value, -math.inf, math.inf)
-    return lambda epoch, epochs: value
+    return partial(_constant, value)
+
+
+def _constant(value: float, epoch: int, epochs: int) -> float:
+    return value
 
 
 def steps(*milestones: float, factor: float = 0.1) -> Schedule:
@@ -53,11 +59,11 @@ def steps(*milestones: float, factor: float = 0.1) -> Schedule:
                 got=repr(milestone),
                 hint="For example steps(0.5, 0.8) or steps(100, 160).",
             )
+    return partial(_steps, milestones, factor)
 
-    def value(epoch: int, epochs: int) -> float:
-        return factor ** _passed(milestones, epoch, epochs)
 
-    return value
+def _steps(milestones: Sequence[float], factor: float, epoch: int, epochs: int) -> float:
+    return factor ** _passed(milestones, epoch, epochs)
 
 
 def piecewise(values: Sequence[float], milestones: Sequence[float]) -> Schedule:
@@ -86,15 +92,23 @@ def piecewise(values: Sequence[float], milestones: Sequence[float]) -> Schedule:
             got=f"values={values!r} and milestones={milestones!r}",
             hint="For example piecewise((5000.0, 7.0, 5000.0), (0.2, 0.7)).",
         )
-    return lambda epoch, epochs: values[_passed(milestones, epoch, epochs)]
+    return partial(_piecewise, tuple(values), tuple(milestones))
+
+
+def _piecewise(
+    values: Sequence[float], milestones: Sequence[float], epoch: int, epochs: int
+) -> float:
+    return values[_passed(milestones, epoch, epochs)]
 
 
 def cosine(final: float = 0.0) -> Schedule:
     """Return a schedule that falls from 1 towards ``final`` >= 0 along half a cosine."""
     _require("cosine", "final", final, 0.0, math.inf)
-    return lambda epoch, epochs: (
-        final + (1 - final) * 0.5 * (1 + math.cos(math.pi * epoch / max(1, epochs)))
-    )
+    return partial(_cosine, final)
+
+
+def _cosine(final: float, epoch: int, epochs: int) -> float:
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * epoch / max(1, epochs)))
 
 
 def linear(start: float, stop: float, until: float = 1.0) -> Schedule:
@@ -108,12 +122,12 @@ def linear(start: float, stop: float, until: float = 1.0) -> Schedule:
     for name, number in (("start", start), ("stop", stop)):
         _require("linear", name, number, -math.inf, math.inf)
     _require("linear", "until", until, 0.0, 1.0)
+    return partial(_linear, start, stop, until)
 
-    def value(epoch: int, epochs: int) -> float:
-        last = max(1.0, until * epochs - 1)
-        return start + (stop - start) * min(1.0, epoch / last)
 
-    return value
+def _linear(start: float, stop: float, until: float, epoch: int, epochs: int) -> float:
+    last = max(1.0, until * epochs - 1)
+    return start + (stop - start) * min(1.0, epoch / last)
 
 
 def ramp(*points: tuple[float, float]) -> Schedule:
@@ -139,7 +153,11 @@ def ramp(*points: tuple[float, float]) -> Schedule:
             got=repr(points),
             hint="For example ramp((0.0, 0.0), (0.5, 0.95), (1.0, 1.0)).",
         )
-    return lambda epoch, epochs: float(np.interp(epoch / max(1, epochs - 1), fractions, values))
+    return partial(_ramp, fractions, values)
+
+
+def _ramp(fractions: Sequence[float], values: Sequence[float], epoch: int, epochs: int) -> float:
+    return float(np.interp(epoch / max(1, epochs - 1), fractions, values))
 
 
 def decay(since: float = 0.0) -> Schedule:
@@ -159,13 +177,21 @@ def decay(since: float = 0.0) -> Schedule:
             got=repr(since),
             hint="For example decay() or decay(0.5).",
         )
-    return lambda epoch, epochs: min(1.0, (epochs - epoch) / (epochs * (1 - since)))
+    return partial(_decay, since)
+
+
+def _decay(since: float, epoch: int, epochs: int) -> float:
+    return min(1.0, (epochs - epoch) / (epochs * (1 - since)))
 
 
 def warm_up(until: float) -> Schedule:
     """Return a KL warm-up: from near 0 to 1 in the first fraction ``until``, in [0, 1]."""
     _require("warm_up", "until", until, 0.0, 1.0)
-    return lambda epoch, epochs: min(1.0, (epoch + 1) / max(1.0, until * epochs))
+    return partial(_warm_up, until)
+
+
+def _warm_up(until: float, epoch: int, epochs: int) -> float:
+    return min(1.0, (epoch + 1) / max(1.0, until * epochs))
 
 
 def as_schedule(value: float | Schedule, name: str = "schedule") -> Schedule:

@@ -1,5 +1,7 @@
 """Schedules: their values, and arguments that give none."""
 
+import pickle
+
 import pytest
 
 from bayesdrop import schedules
@@ -29,6 +31,9 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_values_by_epoch(schedule, expected):
     assert [schedule(epoch, 5) for epoch in range(5)] == pytest.approx(expected)
+    # An estimator that has one is pickled with it.
+    again = pickle.loads(pickle.dumps(schedule))
+    assert [again(epoch, 5) for epoch in range(5)] == pytest.approx(expected)
 
 
 def test_the_first_epoch_of_a_short_run_is_before_every_milestone():
