@@ -325,7 +325,7 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
                 record |= validate(bnn, validation)
             run.finish_epoch(record, monitor if validation is not None else None, patience)
             display.epoch(record)
-            if any([callback(bnn, record) is True for callback in called]):
+            if any([settings.is_true(callback(bnn, record)) for callback in called]):
                 run.stopped_early = True
             last = run.epoch == epochs or run.stopped_early
             if path is not None and leads and (last or run.epoch % checkpoint_every == 0):

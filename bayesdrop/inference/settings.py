@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from bayesdrop.errors import ConfigError
@@ -130,6 +132,13 @@ def as_callbacks(callbacks: Any) -> tuple[Callable[..., object], ...]:
     for function in functions:
         require_function("callback", function, "callback(bnn, record)", 2)
     return functions
+
+
+def is_true(answer: object) -> bool:
+    """Return whether a callback has answered True, of Python, NumPy or torch; nothing else is."""
+    if isinstance(answer, Tensor):
+        return answer.dtype is torch.bool and answer.numel() == 1 and bool(answer)
+    return isinstance(answer, bool | np.bool_) and bool(answer)
 
 
 def require_function(name: str, value: Any, call: str, num_arguments: int) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -96,6 +97,25 @@ def test_callbacks_from_an_iterator_run_in_every_epoch():
     callbacks = (function for function in [lambda bnn, record: seen.append(record["epoch"])])
     bd.fit(make_bnn(40), make_data(40), epochs=3, progress=False, callbacks=callbacks)
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, np.array([True])[0], torch.tensor(True)])
+def test_a_callback_stops_the_run_by_any_true(answer):
+    result = bd.fit(
+        make_bnn(40),
+        make_data(40),
+        epochs=3,
+        progress=False,
+        callbacks=[lambda bnn, record: answer],
+    )
+    assert (len(result.history), result.stopped_early) == (1, True)
+
+
+@pytest.mark.parametrize("answer", [False, np.False_, 1, torch.ones(2), torch.tensor(1.0), [1]])
+def test_nothing_else_stops_the_run(answer):
+    callbacks = [lambda bnn, record: answer]
+    result = bd.fit(make_bnn(40), make_data(40), epochs=2, progress=False, callbacks=callbacks)
+    assert (len(result.history), result.stopped_early) == (2, False)
 
 
 def test_functions_of_more_than_the_needed_arguments_are_taken():
