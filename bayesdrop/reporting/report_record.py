@@ -81,11 +81,15 @@ class Report(Record):
     @property
     def methods(self) -> tuple[Method, ...]:
         """The methods that differ: one alone without Bayesian layers."""
-        return methods_of(self.bnn)
+        return tuple(m for m in methods_of(self.bnn) if not self._lacks(m))
+
+    def _lacks(self, method: Method) -> bool:
+        # What stands in for the plain network is then the mean mask: a row of its own would lie.
+        return method is Method.PLAIN and self.plain is None and self.bnn.is_random
 
     @property
     def rows(self) -> list[MethodResult]:
-        """The lines of the comparison: the plain network, the baselines, the other methods."""
+        """The lines of the comparison: the first method, the baselines, the other methods."""
         first, *others = (self.results[method] for method in self.methods)
         return [first, *self.baselines.values(), *others]
 
@@ -119,7 +123,8 @@ class Report(Record):
     def to_dict(self) -> dict[str, Any]:
         """Return the contents of ``report.json``."""
         kept, total = self.bnn.kept(), self.bnn.total()
-        headlines = {method: result.headline() for method, result in self.results.items()}
+        results = {m: result for m, result in self.results.items() if not self._lacks(m)}
+        headlines = {method: result.headline() for method, result in results.items()}
         values: dict[str, Any] = {
             **self.card.to_dict(),
             "versions": versions(),
@@ -136,11 +141,11 @@ class Report(Record):
             **self.size.to_dict(),
             "per_input": self.per_input,
             "latency_ms": {m: result.latency_ms for m, result in self.results.items()},
-            "monte_carlo_error": {m: r.monte_carlo_error for m, r in self.results.items()},
+            "monte_carlo_error": {m: r.monte_carlo_error for m, r in results.items()},
             "latency_batch": self.latency_batch,
             "threads": self.threads,
             "ood": self.results[Method.MONTE_CARLO].ood,
-            "ood_by_method": {method: result.ood for method, result in self.results.items()},
+            "ood_by_method": {method: result.ood for method, result in results.items()},
         }
         if self.baselines:
             values["baselines"] = {

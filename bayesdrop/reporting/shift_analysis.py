@@ -85,7 +85,9 @@ def analyse_shift(
     samples = min(_SAMPLES, num_samples)
     conditions = 5 * len(corruptions) + 1
     passes = sum(samples if method.samples else 1 for method in results)
-    price = (results[Method.PLAIN].flops or 0) * conditions * passes
+    # One pass of the whole network: sampling takes as many as there are samples.
+    costs = [(r.flops or 0) / (num_samples if m.samples else 1) for m, r in results.items()]
+    price = max(costs) * conditions * passes
     limit = min(_IMAGES, len(test[1]))
     count = limit if wanted else min(limit, int(_FLOPS // max(1, price)))
     if count < min(limit, _FEWEST):
