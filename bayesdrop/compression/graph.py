@@ -32,6 +32,8 @@ _OUT_OF_PLACE = {
     "add_": operator.add,
     "relu_": torch.relu,
 }
+_NAMES_OF_FIRST = ("input", "tensors")
+_NOT_FIRST = {torch.where, torch.searchsorted}
 _MOST_MOVES = 6
 _FLATTENS = {torch.flatten, torch.reshape, "flatten", "reshape", "view"}
 
@@ -66,6 +68,8 @@ def traced(
     graph = trace(network, "compact", CompactionError)
     module = fx.GraphModule(network, graph, type(network).__name__)
     graph = module.graph
+    for node in graph.nodes:
+        _by_place(node)
     _remove_in_place(module, graph)
     with torch.no_grad():
         with explained(
@@ -100,6 +104,14 @@ class _Propagation(Shapes):
 def _takes_mode(function: Any) -> bool:
     known = inspect.isfunction(function)
     return known and "training" in inspect.signature(function).parameters
+
+
+def _by_place(node: fx.Node) -> None:
+    """Give a layer or function of torch's its first argument by place, where it has a name."""
+    named = dict(node.kwargs)
+    first = [named.pop(name) for name in _NAMES_OF_FIRST if name in named]
+    if first and not node.args and node.target not in _NOT_FIRST:
+        node.args, node.kwargs = (first[0],), named
 
 
 def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:

@@ -243,14 +243,19 @@ def find_taps(bnn: Program, data_term: nn.Module, x: Inputs, y: Tensor) -> Taps:
     }
 
     def hook(path: str) -> Any:
-        def without(module: nn.Linear, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def without(
+            module: nn.Linear, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> Tensor:
             taps.setdefault(path, []).append(output.shape)
             bias = None if module.bias is None else module.bias.detach()
-            return nn.functional.linear(args[0], module.weight.detach(), bias)
+            x = [*args, *named.values()][0]
+            return nn.functional.linear(x, module.weight.detach(), bias)
 
         return without
 
-    handles = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
+    handles = [
+        layer.register_forward_hook(hook(path), with_kwargs=True) for path, layer in layers.items()
+    ]
     try:
         with torch.random.fork_rng(_devices(x)), _buffers_kept(bnn), torch.enable_grad():
             term = data_term(x, y)
@@ -276,16 +281,20 @@ def tapped(bnn: Program, added: dict[str, list[Tensor]]) -> Iterator[dict[str, l
     inputs: dict[str, list[Tensor]] = {}
 
     def hook(path: str) -> Any:
-        def tap(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def tap(
+            module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+        ) -> Tensor:
             calls = inputs.setdefault(path, [])
             if len(calls) == len(added[path]) or added[path][len(calls)].shape != output.shape:
                 raise RuntimeError(f"layer {path!r} is not called alike for every batch")
-            calls.append(args[0])
+            calls.extend((*args, *named.values()))
             return output + added[path][len(calls) - 1]
 
         return tap
 
-    handles = [bnn.get_submodule(p).register_forward_hook(hook(p)) for p in added]
+    handles = [
+        bnn.get_submodule(p).register_forward_hook(hook(p), with_kwargs=True) for p in added
+    ]
     try:
         yield inputs
     finally:

@@ -36,9 +36,9 @@ class MaskedRanks(nn.Module):
         self.linear = linear
         self.mask = mask
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return ``linear`` of the masked ranks."""
-        return self.linear(self.mask(x))
+        return self.linear(self.mask(input))
 
     @property
     def weight(self) -> Tensor:
@@ -166,9 +166,9 @@ class LoRALinear(nn.Module):
         """The number of ranks that the layer computes with, pruned ones included."""
         return self.lora_A.get_parameter("weight").shape[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Return the frozen layer's output and the update's."""
-        return self.linear(x) + self.lora_B(self.lora_A(x)) * self.scaling
+        return self.linear(input) + self.lora_B(self.lora_A(input)) * self.scaling
 
     def cut(self) -> LoRALinear | nn.Linear:
         """Return the layer under the mean mask without mask and pruned ranks.

@@ -306,9 +306,9 @@ class BayesianDropout(LatentOwner):
         """
         return False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply ``x`` by the mask that the open context, or the mode, asks for."""
-        return x * self.sample_mask(x)
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply ``input`` by the mask that the open context, or the mode, asks for."""
+        return input * self.sample_mask(input)
 
     def sample_mask(self, x: Tensor) -> Tensor:
         """Return the mask of this pass, to be multiplied with ``x`` or with what has its shape.

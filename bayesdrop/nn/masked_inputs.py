@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def mask_inputs(layer: nn.Module, mask: BayesianDropout) -> None:
         )
     unmask_inputs(layer)
     layer.add_module(_NAME, mask)
-    layer.register_forward_pre_hook(_multiply)
+    layer.register_forward_pre_hook(_multiply, with_kwargs=True)
 
 
 def input_mask(layer: nn.Module) -> BayesianDropout | None:
@@ -57,7 +58,7 @@ def unmask_inputs(layer: nn.Module) -> None:
     """Take the mask off a layer, if there is one."""
     for key, hook in list(layer._forward_pre_hooks.items()):
         if hook is _multiply:
-            del layer._forward_pre_hooks[key]
+            del layer._forward_pre_hooks[key], layer._forward_pre_hooks_with_kwargs[key]
             del layer._modules[_NAME]
 
 
@@ -68,9 +69,19 @@ def named_masked_inputs(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _multiply(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _multiply(
+    layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if not inputs:  # layer(input=x)
+        first = next(iter(inspect.signature(layer.forward).parameters))
+        return (), named | {first: _masked(layer, named[first])}
+    return (_masked(layer, inputs[0]), *inputs[1:]), named
+
+
+def _masked(layer: nn.Module, x: Tensor) -> Tensor:
     mask: Any = layer._modules[_NAME]
-    x: Tensor = inputs[0]
     if mask.unit_dim == -2:
-        return (mask(x.unflatten(-1, (mask.num_units, -1))).flatten(-2), *inputs[1:])
-    return (mask(x), *inputs[1:])
+        x = mask(x.unflatten(-1, (mask.num_units, -1)))
+        return x.flatten(-2)
+    masked: Tensor = mask(x)
+    return masked

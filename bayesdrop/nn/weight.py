@@ -255,8 +255,9 @@ class BayesianWeights(LatentOwner):
         points = {id(self.weight), id(self.bias)}
         return (p for p in self.parameters() if id(p) not in points)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Run the layer with the weights that the open context, or the mode, asks for."""
+        x = input  # torch's name of it, for calls by keyword
         self._check_input(x)
         context = context_of(self)
         latents = None if context is None else context.values(self)

@@ -298,3 +298,31 @@ def test_what_moves_steps_is_exact_for_other_numbers_of_steps(name, rows):
         x = torch.randn(3, steps, 4)
         torch.testing.assert_close(small(x), net(x))
     assert small.first.out_features == len(KEPT)
+
+
+def test_first_arguments_may_be_given_by_name():
+    class Named(Between):
+        def forward(self, x):
+            x = self.mask(F.relu(input=self.conv(input=x)))
+            x = torch.permute(input=torch.cat(tensors=[x, x], dim=1), dims=(0, 2, 3, 1))
+            x = torch.where(input=x, condition=x > 0, other=torch.add(input=x, other=1.0))
+            return self.head(input=torch.mean(input=x, dim=(1, 2)))
+
+    net, x = Named(None, nn.Linear(16, 5)).eval(), torch.randn(2, 3, 4, 4)
+    small = bd.compact(net, x)
+    torch.testing.assert_close(small(x), net(x))
+    assert small.get_submodule("conv").out_channels == 4
+
+
+def test_a_linear_function_with_one_output_and_no_dimension_for_it():
+    class Dot(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mask = keep(bd.BetaBernoulliDropout(8), KEPT)
+            self.weight = nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            return F.linear(self.mask(x), self.weight)
+
+    net, x = Dot().eval(), torch.randn(3, 8)
+    torch.testing.assert_close(bd.compact(net, x)(x), net(x))

@@ -125,6 +125,19 @@ def test_convolutions_and_frozen_parts_have_the_gradients_of_a_loop(same_noise):
     assert_as_looped(program(network), torch.randn(N, 1, 4, 4), torch.arange(N) % 3)
 
 
+def test_layers_called_by_keyword_have_the_gradients_of_a_loop(same_noise):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mask = nn.Linear(6, 5), bd.BetaBernoulliDropout(5)
+            self.last = nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.last(input=self.mask(input=self.first(input=x).tanh()))
+
+    assert_as_looped(program(Named()), torch.randn(N, 6), torch.arange(N) % 3)
+
+
 def test_a_recurrent_layer_has_the_gradients_of_a_loop(same_noise):
     class Reader(nn.Module):
         def __init__(self):

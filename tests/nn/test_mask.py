@@ -261,3 +261,38 @@ def test_what_is_no_mask_is_neither_put_on_inputs_nor_imposed():
     assert not layer._forward_pre_hooks
     with pytest.raises(ConfigError, match="impose_masks: expected a mapping .*, got a list"):
         bd.impose_masks(bd.BetaBernoulliDropout(3), [torch.ones(3)])
+
+
+class ByKeyword(nn.Module):
+    """Calls its layers as torch allows; with ``branch`` it cannot be traced."""
+
+    def __init__(self, branch=False):
+        super().__init__()
+        self.first, self.drop, self.last = nn.Linear(6, 8), nn.Dropout(0.2), nn.Linear(8, 3)
+        self.branch = branch
+
+    def forward(self, x):
+        if self.branch and x.sum() > 1e9:
+            return x
+        return self.last(input=self.drop(input=self.first(input=x)))
+
+
+@pytest.mark.filterwarnings("ignore::bayesdrop.errors.BayesdropWarning")
+@pytest.mark.parametrize("key", list(bd.nn.layers))
+@pytest.mark.parametrize("branch", [False, True])
+def test_layers_may_be_called_by_keyword(key, branch):
+    bnn = bd.BayesianNetwork(bd.convert(ByKeyword(branch), key), bd.Categorical(), num_data=5)
+    x, y = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    bd.fit(bnn, (x, y), epochs=1, progress=False)
+    assert bd.predict(bnn, x, num_samples=2).mean.shape == (5, 3)
+
+
+def test_a_mask_on_inputs_given_by_keyword_is_that_on_inputs_given_by_place():
+    layer = nn.Linear(3, 2)
+    mask = bd.BetaBernoulliDropout(3).eval()
+    mask.set_posterior(torch.tensor([1e-6, 1.0, 9.0]), torch.ones(3))
+    x = torch.randn(4, 3)
+    bd.nn.mask_inputs(layer, mask)
+    torch.testing.assert_close(layer(input=x), layer(x), rtol=0, atol=0)
+    bd.nn.unmask_inputs(layer)
+    assert not layer._forward_pre_hooks and not layer._forward_pre_hooks_with_kwargs

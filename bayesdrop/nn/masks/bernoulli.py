@@ -117,7 +117,8 @@ class BernoulliDropout(TwoValuedMask, BayesianDropout):
         return dict(zip(fit, masks, strict=True))
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input  # torch's name of it, for calls by keyword
         if not self.training and (known := self._known_mask(x)) is not None:
             return x * known
         # In training mode the mask is drawn and multiplied in one operation, if nobody else
