@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from bayesdrop.errors import DataError, ShapeError
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import check_finite
 from bayesdrop.metrics.arrays import Array, as_tensor
 from bayesdrop.nn import RecordedMasks, named_dropout_layers
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.checks import require_module
 from bayesdrop.program.explaining import explained
+from bayesdrop.program.finite import check_finite
 from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.program import Program
 
@@ -58,7 +58,8 @@ def class_averaged_masks(network: nn.Module, data: Data) -> dict[str, Tensor]:
             counts = nn.functional.pad(counts, (0, max(0, missing)))
             member = nn.functional.one_hot(labels, len(counts)).T.to(counts)
             counts = counts + member.sum(1)
-            check_finite(x, int(counts.sum()) - len(labels), DataError, "input")
+            start = int(counts.sum()) - len(labels)
+            check_finite("class_averaged_masks", x, start, DataError, "input")
             with explained("class_averaged_masks", network, x):
                 outputs_of(network, x.to(device))
             for name, layer in named_dropout_layers(network):

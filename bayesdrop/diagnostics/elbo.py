@@ -26,11 +26,11 @@ from bayesdrop.diagnostics.kl import (
 )
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.inference.arrays import arrays_of
-from bayesdrop.inference.predict import check_finite
 from bayesdrop.metrics.arrays import as_tensor
 from bayesdrop.nn import LatentOwner, MaskSum, TrainingPass, prior_among, repeat_rows
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.ops.seeding import seeded
+from bayesdrop.program.finite import check_finite
 from bayesdrop.program.inputs import (
     GivenInputs,
     Inputs,
@@ -387,4 +387,4 @@ def _check_arguments(
             got=shape_text(x),
             hint="A batch of a hundred is plenty.",
         )
-    check_finite(x, 0, DataError, "input")
+    check_finite("check_elbo", x, 0, DataError, "input")

@@ -17,6 +17,7 @@ from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.autoencoder import VariationalAutoencoder
 from bayesdrop.program.code import Encoding, draw
+from bayesdrop.program.finite import check_finite
 from bayesdrop.record import Record
 from bayesdrop.typing import Latents
 
@@ -138,11 +139,13 @@ def log_likelihood_bound(
         rates = [vae.draw_rates() for _ in range(num_rates)]
         for given, _ in batches(data, batch_size, device=device):
             x = vae.check_batch(given)
-            _check_finite("an input", x, sum(map(len, results)))
+            start = sum(map(len, results))
+            check_finite("log_likelihood_bound", x, start, DataError, "input")
             encoding, repeats = vae.network.encode(x), num_samples // num_rates
             groups = [_log_mean_weight(vae, x, encoding, v, repeats) for v in rates]
-            _check_finite("a bound", torch.stack(groups, dim=1), sum(map(len, results)))
-            results.append(torch.stack(groups, dim=1).cpu())
+            bounds = torch.stack(groups, dim=1)
+            check_finite("log_likelihood_bound", bounds, start, DataError, "bound")
+            results.append(bounds.cpu())
         global_kl = _global_kl(vae)
     by_rates = torch.cat(results)
     per_example = by_rates.logsumexp(1) - math.log(num_rates)
@@ -172,17 +175,6 @@ def _global_kl(vae: VariationalAutoencoder) -> float:
     if mask is None:
         return 0.0
     return float(mask.kl_divergence()) / mask.kl_scale - float(mask.penalty() or 0.0)
-
-
-def _check_finite(what: str, values: Tensor, start: int) -> None:
-    bad = ~values.flatten(1).isfinite().all(1)
-    if bool(bad.any()):
-        raise DataError(
-            "log_likelihood_bound",
-            expected="finite data and log-likelihoods",
-            got=f"NaN or infinity as {what} in row {start + int(bad.nonzero()[0])}",
-            hint="Clean the data; if it is finite, did training converge?",
-        )
 
 
 def _check_options(num_samples: int, num_rates: int, batch_size: int, masks: str) -> None:

@@ -18,7 +18,7 @@ from bayesdrop.distributions import log_mixture
 from bayesdrop.distributions.elements import elements, log_prob_at_logit
 from bayesdrop.errors import ConfigError, DataError, DivergenceError
 from bayesdrop.inference.batches import Data, batches
-from bayesdrop.inference.predict import check_finite, probe
+from bayesdrop.inference.predict import probe
 from bayesdrop.nn import (
     BayesianDropout,
     ConditionalOwner,
@@ -33,6 +33,7 @@ from bayesdrop.ops.seeding import seeded
 from bayesdrop.ops.stable import clamp_open_unit
 from bayesdrop.program.checks import require_output
 from bayesdrop.program.explaining import explained
+from bayesdrop.program.finite import check_finite
 from bayesdrop.program.inputs import Inputs, each_input, outputs_of
 from bayesdrop.program.program import Program
 from bayesdrop.typing import Latents, NumMasks
@@ -125,7 +126,7 @@ def evaluate_draws(
         for lower in range(0, len(x_batch), rows):
             x = x_batch[lower : lower + rows]
             y = None if y_batch is None else y_batch[lower : lower + rows].to(device)
-            check_finite(x, start, DataError, "input")
+            check_finite("predict", x, start, DataError, "input")
             noise = None if noise_seed is None else noise_seed + start
             part = _evaluate_batch(bnn, x.to(device), y, draws, passes, noise, simulate, start)
             if start == 0:
@@ -196,14 +197,15 @@ def _evaluate_batch(
             if simulate:
                 law = bnn.likelihood.distribution(first)
                 simulated.append(_as_drawn(law, law.sample().cpu()))
-        check_finite(output.reshape(len(x), -1), start, DivergenceError, "prediction")
+        rows = output.reshape(len(x), -1)
+        check_finite("predict", rows, start, DivergenceError, "prediction")
         if y is not None:
             target = bnn.likelihood.target(first, y)
             law = bnn.likelihood.distribution(output)
             shown = _as_drawn(law, target.cpu())
             values = law.log_prob(repeat_rows(target, passes.masks))
             term, spread = passes.mean(values, log_weights)
-            check_finite(term, start, DivergenceError, "prediction")
+            check_finite("predict", term, start, DivergenceError, "prediction")
             terms.append(term.cpu())
             variance += spread.cpu() / len(draws)
     return DrawBatch(

@@ -38,7 +38,8 @@ from bayesdrop.nn.mode import evaluation_mode, uncompiled
 from bayesdrop.ops.seeding import draws_noise, seeded
 from bayesdrop.program.checks import require_output
 from bayesdrop.program.explaining import explained, finite_weights
-from bayesdrop.program.inputs import Inputs, outputs_of, tensors_of
+from bayesdrop.program.finite import check_finite
+from bayesdrop.program.inputs import Inputs, outputs_of
 from bayesdrop.program.program import Pass, Program
 from bayesdrop.typing import SharedBy
 
@@ -210,12 +211,13 @@ def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
             for lower in range(0, len(x_batch), rows):
                 x = x_batch[lower : lower + rows]
                 y = None if y_batch is None else y_batch[lower : lower + rows]
-                check_finite(x, start, DataError, "input")
+                check_finite("predict", x, start, DataError, "input")
                 counted = _counted(passes, advance, len(x) / count / len(passes))
                 moments = _predict_chunk(bnn, x.to(device), y, counted, kept)
                 for name in ("mean", "variance"):
                     if name in moments:
-                        check_finite(moments[name], start, DivergenceError, "prediction")
+                        values = moments[name]
+                        check_finite("predict", values, start, DivergenceError, "prediction")
                 parts.append({name: value.cpu() for name, value in moments.items()})
                 start += len(x)
     if not parts:
@@ -358,7 +360,8 @@ def probe(bnn: Program, x: Inputs) -> Cost:
     finally:
         for handle in handles:
             handle.remove()
-    mean, variance = bnn.likelihood.moments(_output(output, len(x)))
+    given = _output(output, len(x))
+    mean, variance = bnn.likelihood.moments(given)
     kept = mean.nbytes + (0 if variance is None else variance.nbytes)
     return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
 
@@ -373,28 +376,3 @@ def _warn_of_own_noise(network: nn.Module, x: Inputs) -> None:
             ReliabilityWarning,
             stacklevel=4,
         )
-
-
-def check_finite(
-    values: Inputs, start: int, error: type[DataError] | type[DivergenceError], what: str
-) -> None:
-    """Raise the error if a row holds NaN or infinity; ``start`` is the number of the first."""
-    wrong = [
-        ~torch.isfinite(t).reshape(len(t), -1).all(1)
-        for t in tensors_of(values)
-        if t.is_floating_point() and not bool(torch.isfinite(t).all())
-    ]
-    if not wrong:
-        return
-    row = start + min(int(bad.nonzero()[0]) for bad in wrong)
-    hint = (
-        "Clean the data first, for example with torch.nan_to_num."
-        if what == "input"
-        else "Are the weights finite? Train with a smaller learning rate."
-    )
-    raise error(
-        "predict",
-        expected=f"finite {what}s",
-        got=f"nan or infinity in {what} row {row}",
-        hint=hint,
-    )

@@ -13,7 +13,8 @@ from bayesdrop.nn import BayesianDropout, RecordedMasks
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.checks import check_program
 from bayesdrop.program.explaining import explained
-from bayesdrop.program.inputs import Inputs, outputs_of, tensors_of
+from bayesdrop.program.finite import check_finite
+from bayesdrop.program.inputs import outputs_of
 from bayesdrop.program.network import BayesianNetwork
 
 _ROWS = 1000
@@ -45,7 +46,7 @@ def prune_unused_units(bnn: BayesianNetwork, data: Data) -> dict[str, int]:
     recorder, row = _UsedUnits(), 0
     with evaluation_mode(bnn), recorder:
         for x, _ in batches(data, _ROWS) if layers else ():
-            _check_finite(who, x, row)
+            check_finite(who, x, row, DataError, "input")
             row += len(x)
             with explained(who, bnn.network, x):
                 outputs_of(bnn.network, x.to(device))
@@ -81,15 +82,3 @@ class _UsedUnits(RecordedMasks):
             used = (mask > 0).reshape(-1, layer.num_units).any(0)
             self.used[layer] = used | self.used.get(layer, torch.zeros_like(used))
         return mask
-
-
-def _check_finite(who: str, x: Inputs, start: int) -> None:
-    for values in tensors_of(x):
-        bad = ~values.isfinite().reshape(len(values), -1).all(1)
-        if bool(bad.any()):
-            raise DataError(
-                who,
-                expected="finite inputs",
-                got=f"NaN or infinity in row {start + int(bad.nonzero()[0])}",
-                hint="Its masks are no numbers either: clean the data first.",
-            )

@@ -32,6 +32,37 @@ def _row_of(values: Tensor) -> int | None:
     return None if bool(finite.all()) else int((~finite).nonzero()[0])
 
 
+def check_finite(
+    who: str,
+    values: Inputs,
+    start: int,
+    error: type[DataError] | type[DivergenceError],
+    what: str,
+) -> None:
+    """Raise the error if a row holds NaN or infinity.
+
+    Args:
+        who: Who runs the network, for the message.
+        values: Some rows.
+        start: The number of the first.
+        error: What is raised.
+        what: What they are, ``"input"`` or what a network made of it.
+    """
+    if (row := row_not_finite(values)) is None:
+        return
+    hint = (
+        "Clean the data first, for example with torch.nan_to_num."
+        if what == "input"
+        else "Are the weights finite? Train with a smaller learning rate."
+    )
+    raise error(
+        who,
+        expected=f"finite {what}s",
+        got=f"nan or infinity in {what} row {start + row}",
+        hint=hint,
+    )
+
+
 @contextmanager
 def finite_rows(
     who: str, x: Inputs, y: Tensor | None, output: Tensor | None = None

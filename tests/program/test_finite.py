@@ -93,3 +93,20 @@ def test_fit_names_the_weights_that_are_not_finite():
     nn.init.constant_(bnn.network[0].weight, NAN)
     with pytest.raises(DivergenceError, match="at step 1, site 'network.0.weight'"):
         bd.fit(bnn, (torch.randn(N, K), torch.zeros(N, 1)), epochs=1, progress=False)
+
+
+def test_whoever_reads_the_rows_says_so_in_its_own_name():
+    x, y = torch.randn(110, K), torch.arange(110) % 2
+    x[105, 2] = INF
+    net = nn.Sequential(bd.DependentBetaBernoulliDropout(K), nn.Linear(K, 2))
+    bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=110)
+    runs = {
+        "predict": lambda: bd.predict(bnn, x, batch_size=25),
+        "prune_unused_units": lambda: bd.prune_unused_units(bnn, x),
+        "class_averaged_masks": lambda: bd.diagnostics.class_averaged_masks(bnn, (x, y)),
+        "check_elbo": lambda: bd.check_elbo(bnn, x, y),
+        "log_likelihood_bound": lambda: bd.diagnostics.log_likelihood_bound(autoencoder(), x),
+    }
+    for who, run in runs.items():
+        with pytest.raises(DataError, match=f"^{who}: expected finite inputs, .* row 105"):
+            run()
