@@ -187,6 +187,7 @@ def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
     data = arrays_of("predict", bnn, data)
     device = next(bnn.parameters(), torch.empty(0)).device
     parts: list[dict[str, Tensor]] = []
+    has_classes = True
     finite = finite_weights("predict", bnn.network)
     with finite, evaluation_mode(bnn), seeded(seed), progress_bar(bar, 1.0) as advance:
         # All global latents (and shared masks) come first: chunking cannot change the draw.
@@ -202,6 +203,7 @@ def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
         for x_batch, y_batch in batches(data, rows):
             if not parts:
                 cost = probe(bnn, x_batch[:1].to(device))
+                has_classes = cost.has_classes
                 _warn_of_own_noise(bnn.network, x_batch[:1].to(device))
                 count = num_examples(data)
                 kept = _fitting(kept, len(passes), count, cost.result, memory_limit)
@@ -238,6 +240,7 @@ def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
         )
     fields: dict[str, Any] = {k: v for k, v in joined.items() if not k.startswith("group_")}
     fields["has_normal_noise"] = bnn.likelihood.has_normal_noise
+    fields["has_classes"] = has_classes
     return Prediction(num_samples=len(passes), unbiased=unbiased, **fields), found
 
 
@@ -337,10 +340,14 @@ def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
 
 
 class Cost(NamedTuple):
-    """Bytes of one example: its activations, twice, and what is kept of its prediction."""
+    """Bytes of one example: its activations, twice, and what is kept of its prediction.
+
+    And whether it has one label for several probabilities.
+    """
 
     activations: int
     result: int
+    has_classes: bool
 
 
 def probe(bnn: Program, x: Inputs) -> Cost:
@@ -363,7 +370,11 @@ def probe(bnn: Program, x: Inputs) -> Cost:
     given = _output(output, len(x))
     mean, variance = bnn.likelihood.moments(given)
     kept = mean.nbytes + (0 if variance is None else variance.nbytes)
-    return Cost(activations=max(1, 2 * sum(sizes)), result=kept)
+    has_classes = False
+    if bnn.likelihood.is_classifier:  # ones, since a distribution refuses NaN
+        law = bnn.likelihood.distribution(torch.ones_like(given))
+        has_classes = law.shape().numel() < mean.numel()
+    return Cost(max(1, 2 * sum(sizes)), kept, has_classes)
 
 
 def _warn_of_own_noise(network: nn.Module, x: Inputs) -> None:

@@ -63,6 +63,8 @@ class Prediction(ShortRepr):
             ``samples``, if the likelihood has a ``crps``; regression only. The samples' laws are
             normal with these variances only if it ``has_normal_noise``.
         has_normal_noise: Whether the noise of a regression is normal.
+        has_classes: Whether a classifier's example is of one of several classes, and has no label
+            for each output.
         pit: Predictive distribution function at the targets, ``(N, D)``; regression with targets
             only, and only if the likelihood has a ``cdf``.
     """
@@ -85,6 +87,7 @@ class Prediction(ShortRepr):
     sample_variances: Tensor | None = None
     pit: Tensor | None = None
     has_normal_noise: bool = field(default=False, repr=False)
+    has_classes: bool = field(default=True, repr=False)
 
     def to_frame(
         self, *, classes: Sequence[object] | None = None, level: float = 0.9
@@ -136,7 +139,7 @@ class Prediction(ShortRepr):
         ends = [""] if classes is None and count == 1 else [f"_{name}" for name in names]
         if self.confidence is None:
             columns = self._of_regression(ends, level)
-        elif self._is_one_of_several():
+        elif self.has_classes and count > 1:
             label = np.asarray(names)[self.mean.argmax(1).numpy()]
             columns = {"label": label} | _side_by_side("probability", ends, self.mean)
         else:
@@ -163,13 +166,6 @@ class Prediction(ShortRepr):
             for name, value in zip(("lower", "upper"), interval, strict=True):
                 columns |= _side_by_side(name, ends, value)
         return columns
-
-    def _is_one_of_several(self) -> bool:
-        # Of several yes-or-no labels the probabilities of 1 have no sum.
-        if self.mean.ndim < 2 or self.mean.shape[1] < 2:
-            return False
-        sums = self.mean.double().sum(1)
-        return self.energy is not None or bool(((sums - 1.0).abs() < 1e-4).all())
 
 
 _OF_CLASSIFIERS = (

@@ -42,6 +42,16 @@ def test_several_labels_have_a_probability_each():
     assert list(one.columns[:2]) == ["label", "probability"]
 
 
+def test_labels_whose_probabilities_happen_to_sum_to_one_are_no_classes():
+    network = nn.Linear(4, 2, dtype=torch.get_default_dtype())
+    with torch.no_grad():
+        network.weight[1], network.bias[1] = -network.weight[0], -network.bias[0]
+    bnn = bd.BayesianNetwork(network, bd.Bernoulli(), num_data=5)
+    found = bd.predict(bnn, X.to(torch.get_default_dtype()))
+    assert torch.allclose(found.mean.sum(1), torch.ones(5))
+    assert list(found.to_frame().columns[:2]) == ["label_0", "label_1"]
+
+
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_a_regression_has_its_interval_and_both_kinds_of_noise(outputs):
     y, x = torch.zeros(5, outputs), X.to(torch.get_default_dtype())
