@@ -140,7 +140,7 @@ class Report(Record):
             **{f"{word}_total": total.get(word, []) for word in KEPT_WORDS},
             **self.size.to_dict(),
             "per_input": self.per_input,
-            "latency_ms": {m: result.latency_ms for m, result in self.results.items()},
+            "latency_ms": {m: result.latency_ms for m, result in results.items()},
             "monte_carlo_error": {m: r.monte_carlo_error for m, r in results.items()},
             "latency_batch": self.latency_batch,
             "threads": self.threads,

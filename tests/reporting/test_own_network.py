@@ -40,7 +40,8 @@ def test_a_network_and_its_test_set_are_enough():
     values = found.to_dict()
     assert json.loads(json.dumps(values)) == values
     assert values["error"]["mean_mask"] == found.results["mean_mask"].figures.error
-    assert list(values["error"]) == ["mean_mask", "monte_carlo"], "no plain network was given"
+    for key in ("error", "latency_ms", "monte_carlo_error", "ood_by_method"):
+        assert list(values[key]) == ["mean_mask", "monte_carlo"], "no plain network was given"
     assert [row.title for row in found.rows] == ["mean mask", "Monte Carlo"]
     assert values["units"] == [4] and values["analysis"]["frontier"] is None
 
