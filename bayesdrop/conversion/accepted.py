@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from bayesdrop.conversion.kinds import CONVOLUTIONS
 from bayesdrop.errors import ConfigError, ConversionError
 from bayesdrop.networks.computed_weights import as_linear, copy_of, renew
 from bayesdrop.networks.side_effects import borrowed_forward, modes_held
@@ -18,7 +19,8 @@ def copied(network: object) -> nn.Module:
     """Return a copy of a network into which layers can be put.
 
     A subclass of a Linear or convolution that computes what its base does is that base in it, the
-    old weight and spectral norms are parametrizations, and a Conv1D of GPT-2 is a Linear.
+    old weight and spectral norms are parametrizations, and a Conv1D of GPT-2 is a Linear. A layer
+    alone is in an ``nn.Sequential``.
 
     Raises:
         ConfigError: If it is no network of ``torch.nn``, or a compiled, scripted or wrapped one.
@@ -50,7 +52,13 @@ def copied(network: object) -> nn.Module:
         base = base_of(module)
         if base is not None and computes_as(module, base):
             module.__class__ = base
-    return work
+    return nn.Sequential(work).train(work.training) if _is_one_layer(work) else work
+
+
+def _is_one_layer(network: nn.Module) -> bool:
+    kinds = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
+    parts = {name for name, _ in network.named_children()} - {"parametrizations"}
+    return isinstance(network, kinds) and not parts
 
 
 def _not_a_network(given: object) -> ConfigError:

@@ -90,7 +90,7 @@ def convert(  # noqa: PLR0913 - each says one thing of what goes where
     does in each mode what the network did. A subclass of a Linear or a convolution that computes
     what its base does becomes that base, the Conv1D of GPT-2 a Linear, and the old weight and
     spectral norms those of ``torch.nn.utils.parametrizations``; a layer that is called twice on
-    one value is called once.
+    one value is called once. A layer that is the whole network becomes ``"0"`` of a Sequential.
 
     Attention gets a mask on its heads, and the pair of layers behind it on its hidden units, where
     torch.fx sees one operation: in ``nn.MultiheadAttention``, ``nn.TransformerEncoder`` and

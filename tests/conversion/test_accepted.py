@@ -326,3 +326,23 @@ def test_layers_that_are_given_their_weights_by_a_forward_stay_as_they_are(make,
     with torch.no_grad():
         expected = converted(x)
     torch.testing.assert_close(bd.compact(converted, x)(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Linear(4, 3), (4,)),
+        (nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), (4,)),
+        (nn.Conv2d(2, 3, 3), (2, 5, 5)),
+        (nn.Embedding(5, 3), ()),
+    ],
+    ids=["Linear", "weight norm", "Conv2d", "Embedding"],
+)
+def test_a_layer_may_be_the_whole_network(layer, shape):
+    converted = bd.convert(layer.double().eval(), output_dropout=True, embedding=True)
+    x = torch.randn(6, *shape) if shape else torch.randint(5, (6, 2))
+    assert type(layer).__name__ == bd.conversion.conversion_report(converted).network
+    full = {own: torch.ones(m.num_units) for own, m in bd.nn.named_dropout_layers(converted)}
+    assert len(full) == 1 and not converted.training
+    with torch.no_grad(), bd.impose_masks(converted, full):
+        torch.testing.assert_close(converted(x), layer(x))
