@@ -39,6 +39,7 @@ from bayesdrop.metrics.arrays import check_index
 from bayesdrop.metrics.prediction import Prediction
 from bayesdrop.nn import BayesianWeights, registered
 from bayesdrop.nn.arguments import is_whole
+from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.ops.seeding import seeded
 from bayesdrop.program.network import BayesianNetwork
 from bayesdrop.program.program import Program
@@ -117,6 +118,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
                 bnn.likelihood = Weighted(likelihood)
                 targets = Weighted.pack(y, torch.from_numpy(weights / weights.mean()))
             data = (self._inputs(x, bnn), targets)
+            self._check_outputs(bnn, data[0][:1].to(device))
             validation: tuple[Tensor, Tensor] | None = None
             if self.patience is not None:
                 held_out = torch.from_numpy(self._held_out(len(x), groups))
@@ -165,7 +167,7 @@ class NetworkEstimator(Abstract, BaseEstimator):
         who = type(self).__name__
         check_index(who, X, y)
         _check_unmasked(who, X, y)
-        y = _without_nulls(y)
+        X, y = _array_of(X), _without_nulls(_array_of(y))
         x, targets = validate_data(self, X, y, accept_sparse="csr", dtype=np.float64, **options)
         return dense(x), targets
 
@@ -193,6 +195,19 @@ class NetworkEstimator(Abstract, BaseEstimator):
             options: dict[str, Any] = ours if self.network is None else {}
             network = convert(network, self.dropout, **options | dict(self.dropout_options or {}))
         return BayesianNetwork(network, likelihood, num_data)
+
+    def _check_outputs(self, bnn: Program, row: Tensor) -> None:
+        # Classes too many would train, and be predicted.
+        expected = self._likelihood()[1]
+        with evaluation_mode(bnn), torch.no_grad():
+            shape = tuple(bnn(row).shape)
+        if shape != (1, expected) and (expected > 1 or shape != (1,)):
+            raise ConfigError(
+                type(self).__name__,
+                expected=f"a network with {expected} outputs, one column each",
+                got=f"an output of shape {shape} for one row",
+                hint="The function network is called with the numbers of inputs and outputs.",
+            )
 
     def _hidden_sizes(self) -> Sequence[int]:
         sizes: Any = self.hidden_layer_sizes
@@ -277,7 +292,8 @@ class NetworkEstimator(Abstract, BaseEstimator):
     def _predict(self, X: object, *, keep_samples: bool = False) -> Prediction:
         check_is_fitted(self)
         _check_unmasked(type(self).__name__, X)
-        x = dense(validate_data(self, X, reset=False, accept_sparse="csr", dtype=np.float64))
+        given = _array_of(X)
+        x = dense(validate_data(self, given, reset=False, accept_sparse="csr", dtype=np.float64))
         number = self.num_samples
         if number is not None and not (is_whole(number) and number > 0):
             raise ConfigError(
@@ -319,6 +335,14 @@ def _check_unmasked(who: str, *arrays: object) -> None:
             got="a masked array",
             hint="Leave out the rows with masked values, or fill them: values.filled(0.0).",
         )
+
+
+def _array_of(values: Any) -> Any:
+    """Return a tensor as an array, also one with a gradient, on a GPU or in bfloat16."""
+    if not isinstance(values, Tensor):
+        return values
+    plain = values.detach().cpu()
+    return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
 
 
 def _without_nulls(y: Any) -> Any:

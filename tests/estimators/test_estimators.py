@@ -324,3 +324,25 @@ def test_a_pipeline_takes_a_data_frame_with_a_column_of_categories():
         alone.predict(frame[["b", "a"]])
     with pytest.raises(ValueError, match="could not convert string"):
         classifier().fit(frame, MOONS[1])
+
+
+@pytest.mark.parametrize("dropout", ["beta-bernoulli", "sparse-variational"])
+def test_a_linear_layer_alone_is_a_network(dropout):
+    options = {"network": nn.Linear, "dropout": dropout, "epochs": 2}
+    assert classifier(**options).fit(*MOONS).predict_proba(MOONS[0]).shape == (80, 2)
+    assert regressor(scale="learned", **options).fit(*FRIEDMAN).predict(FRIEDMAN[0]).shape == (60,)
+
+
+def test_a_network_with_other_outputs_than_asked_for_is_refused():
+    with pytest.raises(ConfigError, match=r"2 outputs.*\(1, 3\) for one row"):
+        classifier(network=lambda i, k: wide(i, k + 1)).fit(*MOONS)
+    with pytest.raises(ConfigError, match=r"2 outputs.*\(1, 1\) for one row"):
+        regressor(network=lambda i, k: wide(i, 1)).fit(*FRIEDMAN)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_are_taken_with_a_gradient_and_in_any_dtype(dtype):
+    x, y = (torch.tensor(part).to(dtype).requires_grad_() for part in FRIEDMAN)
+    model = regressor(epochs=1).fit(x, y)
+    plain = regressor(epochs=1).fit(*(part.detach().double().numpy() for part in (x, y)))
+    np.testing.assert_array_equal(model.predict(x), plain.predict(x.detach().double().numpy()))
