@@ -84,7 +84,7 @@ def draws_noise(run: Callable[[], object]) -> bool:
     before = _numpy_state()
     with noticed, own:
         run()
-    if noticed.is_random and not own.generators:  # by what takes no generator
+    if noticed.without_generator:
         torch.set_rng_state(states[0])
         for device, state in zip(devices, states[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
@@ -101,7 +101,7 @@ def _numpy_state() -> bytes:
 
 
 class _Noticed(TorchDispatchMode):
-    is_random = False
+    is_random = without_generator = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -117,7 +117,9 @@ class _Noticed(TorchDispatchMode):
             given = {a.name: a.default_value for a in known if a.has_default_value()}
             given |= dict(zip((a.name for a in known), args, strict=False)) | (kwargs or {})
             off = given.get("train", given.get("training", True)) is False
-            self.is_random |= not off and given.get("dropout_p", given.get("p", 1.0)) != 0
+            if not off and given.get("dropout_p", given.get("p", 1.0)) != 0:
+                self.is_random = True
+                self.without_generator |= given.get("generator") is None
         return func(*args, **(kwargs or {}))
 
 

@@ -245,6 +245,7 @@ def test_noise_is_noticed_and_put_back():
     before = torch.get_rng_state()
     assert draws_noise(lambda: torch.rand(1))
     assert draws_noise(lambda: F.dropout(torch.ones(3), 0.5, True))
+    assert draws_noise(lambda: (torch.rand(1), F.dropout(torch.ones(3), 0.5, True)))
     assert not draws_noise(lambda: torch.ones(3))
     x = torch.ones(1, 2, 3, 4)
     assert not draws_noise(lambda: F.scaled_dot_product_attention(x, x, x))
