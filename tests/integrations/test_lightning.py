@@ -88,6 +88,25 @@ def test_a_run_is_the_plain_loop(tmp_path, layer, accumulated):
     assert "training_step" not in vars(module)
 
 
+def test_a_step_may_be_the_instance_s_own_skip_batches_and_log_nothing(tmp_path):
+    module, theirs = Module(network()), network()
+
+    def step(batch, batch_idx):
+        return None if batch_idx == 1 else F.cross_entropy(module.net(batch[0]), batch[1])
+
+    module.training_step = step
+    run = train(tmp_path, module, BayesianCallback(log=False), max_epochs=1)
+    assert vars(module)["training_step"] is step and not run.callback_metrics
+    torch.manual_seed(2)
+    optimizer = torch.optim.Adam(parameter_groups(theirs, learning_rate=0.1))
+    for rows in (slice(0, 2), slice(4, 6)):
+        optimizer.zero_grad()
+        nll = F.cross_entropy(theirs(X[rows]), Y[rows])
+        (nll + bd.kl_divergence(theirs) / len(X)).backward()
+        optimizer.step()
+    assert all(map(torch.equal, module.net.parameters(), theirs.parameters()))
+
+
 def test_validation_takes_the_mean_mask(tmp_path):
     module = Module(network())
     train(tmp_path, module)
