@@ -121,6 +121,21 @@ def own_decay(optimizer, model, run):
     optimizer.add_param_group({"params": some, "lr": 0.01, "weight_decay": 0.1})
 
 
+@pytest.mark.parametrize("rate", [None, 0.03])
+def test_the_posterior_has_its_rate_and_means_the_weights_both_without_decay(tmp_path, rate):
+    model = bert()
+    model.classifier = bd.nn.GaussianWeights(model.classifier)
+    run = trainer(tmp_path, model, variational_learning_rate=rate, weight_decay=0.1)
+    groups = run.create_optimizer().param_groups
+    found = {p: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    names = {name: found[p] for name, p in model.named_parameters()}
+    posterior = {name for name in names if name.endswith(("location", "log_shape"))}
+    assert posterior and {names[name] for name in posterior} == {(rate or 0.01, 0.0)}
+    assert names["classifier.log_variance"] == (rate or 0.01, 0.0)
+    assert names["classifier.weight"] == (0.01, 0.0)
+    assert names["bert.pooler.dense.weight"] == (0.01, 0.1)
+
+
 def test_evaluation_is_the_likelihood_of_the_mean_masks(tmp_path):
     model = bert()
     run = trainer(tmp_path, model)
