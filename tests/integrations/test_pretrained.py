@@ -92,6 +92,13 @@ def test_another_network_is_refused_and_left_as_it_is(tmp_path, message):
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
+def test_numbers_of_a_prior_may_differ_by_rounding_alone(tmp_path):
+    save_pretrained(made(), tmp_path)
+    from_pretrained(tmp_path, made(bd.BetaBernoulliDropout(4, kl_scale=1.00005)))
+    with pytest.raises(CheckpointError, match="the prior of"):
+        from_pretrained(tmp_path, made(bd.BetaBernoulliDropout(4, kl_scale=1.0002)))
+
+
 def test_damaged_and_foreign_folders_are_named(tmp_path):
     with pytest.raises(ConfigError, match="without any"):
         save_pretrained(nn.Linear(2, 2), tmp_path)
