@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,15 @@ import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
 from bayesdrop.errors import DataError
 from bayesdrop.metrics import adaptive_calibration_error, corruptions
-from bayesdrop.reporting import add_analysis, build_report, report_document, write_report
+from bayesdrop.reporting import (
+    add_analysis,
+    analysis,
+    build_report,
+    report_document,
+    shift_analysis,
+    write_report,
+)
+from bayesdrop.reporting.methods import Method
 from tests.reporting.page import check_page
 
 DESCRIPTION = {"recipe": "<b>r</b>", "data": "digits:0-3", "data_title": "D & D"}
@@ -166,6 +175,23 @@ def test_corrupting_images_has_a_bounded_cost(networks, data):
     assert found.to_dict()["analysis"]["shift"]["num_images"] == 20
 
 
+def test_as_many_images_are_corrupted_as_all_passes_of_all_methods_can_pay_for(monkeypatch):
+    # 3e12 operations, of 16 of the 64 samples and of a pass by each of the two other methods.
+    one = 3e12 / ((5 * len(corruptions) + 1) * (16 + 1 + 1) * 500.5)
+    flops = {Method.PLAIN: one / 2, Method.MEAN_MASK: one / 3, Method.MONTE_CARLO: 64 * one}
+    results = {method: SimpleNamespace(flops=number) for method, number in flops.items()}
+    calls = []
+    monkeypatch.setattr(
+        shift_analysis, "measure_shift", lambda *args, **options: calls.append((args, options))
+    )
+    test = torch.rand(3000, 1, 4, 4), torch.zeros(3000)
+    found = shift_analysis.analyse_shift(results, "bnn", "plain", test)
+    assert (found.num_images, found.num_samples) == (500, 16)
+    assert [args[0] for args, _ in calls] == ["plain", "bnn", "bnn"]
+    assert [len(args[1][1]) for args, _ in calls] == [500] * 3
+    assert [options["predict_options"]["sample"] for _, options in calls] == [False, False, True]
+
+
 def test_flat_inputs_are_not_corrupted(networks, data):
     x, y = data.test
     flat = x.flatten(1), y
@@ -183,12 +209,21 @@ def test_normalised_images_are_not_corrupted_unless_asked_for(networks, data):
         add_analysis(base, shift=True)
 
 
-def test_diagnostics_use_the_whole_training_set(networks, data):
+def test_diagnostics_use_the_whole_training_set(networks, data, monkeypatch):
     pytest.importorskip("arviz")
+    sizes = []
+    for name in ("check_elbo", "guide_diagnostic"):
+        own = getattr(analysis, name)
+
+        def noted(bnn, *args, own=own, **options):
+            sizes.append(bnn.num_data)
+            return own(bnn, *args, **options)
+
+        monkeypatch.setattr(analysis, name, noted)
     few = data.train[0][:40], data.train[1][:40]
     report = make_report(networks, data)
     found = add_analysis(report, train=few, shift=False)
     values = found.to_dict()["analysis"]
-    assert values["check_elbo"]["passed"] is True
+    assert values["check_elbo"]["passed"] is True and sizes == [40, 40]
     assert values["guide_diagnostic"]["num_latents"] == 70
     assert "Is the posterior" in report_document(found).to_markdown() and networks[0].num_data == 1
