@@ -32,6 +32,10 @@ class ConfigError(BayesdropError, ValueError):
     """An argument, option or name that does not make sense."""
 
 
+class UnregisteredKLError(ConfigError, NotImplementedError):
+    """A prior and a posterior for whose pair no KL divergence is registered."""
+
+
 class ShapeError(BayesdropError, ValueError):
     """A tensor of the wrong shape; the message names the layer."""
 

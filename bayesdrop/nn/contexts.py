@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError, ShapeError, unknown_name
 from bayesdrop.nn.context import MaskContext, note_divergence
+from bayesdrop.nn.declared import mask_law
 from bayesdrop.nn.latents import LatentOwner, is_own, kl_divergence, named_owners
 from bayesdrop.nn.mask import BayesianDropout, named_dropout_layers
 from bayesdrop.nn.mask_sum import MaskSum
@@ -106,12 +107,9 @@ class TrainingPass(MaskContext):
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         if not layer.training:
             return None
-        if (
-            self.mask_sum is not None
-            and self.mask_sum.layer is layer
-            and self.num_rows is not None
-        ):
-            return self.mask_sum.mask(self._draw(layer), x, self.num_rows // len(self.mask_sum))
+        total, rows = self.mask_sum, self.num_rows
+        if total is not None and total.layer is layer and rows is not None:
+            return total.mask(self._draw(layer), x, rows // len(total))
         if layer in self._masks or layer in self._replayed:
             return self._drawn_mask(layer)
         return layer.draw_mask(self._draw(layer), x)
@@ -209,7 +207,7 @@ class ModelPass(MaskContext):
             return None
         if self.mask_sum is not None and self.mask_sum.layer is layer:
             return self.mask_sum.mask(latents, x, self.num_examples)
-        fn = layer.mask_distribution(latents, x).expand(self.batch_shape)
+        fn = mask_law(layer, latents, x).expand(self.batch_shape)
         z = fn.rsample() if fn.has_rsample else fn.sample()
         self.draws.append((layer, fn, z))
         by_example = self.batch_shape + (layer.num_units,)

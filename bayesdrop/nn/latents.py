@@ -11,13 +11,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import kl_divergence as torch_kl_divergence
 from typing_extensions import override
 
 from bayesdrop.abstract import Abstract
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.arguments import given_arguments
 from bayesdrop.nn.context import note_divergence
+from bayesdrop.nn.declared import divergences
 from bayesdrop.record import Record
 from bayesdrop.typing import Latents
 
@@ -224,7 +224,7 @@ class LatentOwner(Abstract, nn.Module):
         note_divergence(self)
         prior = self.prior() if prior is None else prior
         posterior = self.posterior() if posterior is None else posterior
-        terms = [torch_kl_divergence(q, prior[name]).sum() for name, q in posterior.items()]
+        terms = divergences(self.name, posterior, prior)
         penalty = self.penalty()
         if penalty is not None:
             terms.append(penalty)

@@ -15,6 +15,7 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, ShapeError
 from bayesdrop.nn.arguments import check_units, is_real, is_whole, shown_arguments
 from bayesdrop.nn.context import context_of
+from bayesdrop.nn.declared import mask_law
 from bayesdrop.nn.gate import MeanGate
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.ordered_law import OrderedLaw
@@ -172,7 +173,7 @@ class BayesianDropout(LatentOwner):
         Returns:
             A mask of shape ``(N, K)``, or ``(K,)`` if ``x`` is None or has no example dimension.
         """
-        fn = self.mask_distribution(latents, x)
+        fn = mask_law(self, latents, x)
         rows = None if x is None else self.rows_of(x)
         shape = torch.Size() if rows is None or fn.batch_shape else torch.Size((rows,))
         return fn.rsample(shape) if fn.has_rsample else fn.sample(shape)
