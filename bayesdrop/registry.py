@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -34,12 +35,23 @@ class Registry(Mapping[str, Value], Generic[Value]):
         self._entries: dict[str, Value] = {}
 
     def register(self, name: str, value: Value) -> Value:
-        """Add ``value`` under ``name`` and return it; the same value twice is no error.
+        """Add ``value`` under ``name`` and return it.
+
+        The same value twice is no error, and a class or function that is defined again, as where
+        a notebook's cell is run again, takes the place of the earlier one.
 
         Raises:
-            ConfigError: If the name is another one's.
+            ConfigError: If the name is another one's, or no name.
         """
-        if self._entries.get(name, value) != value:
+        if not isinstance(name, str) or not name:
+            raise ConfigError(
+                f"register {self.kind}",
+                expected="a name, which is a word",
+                got=repr(name),
+                hint="What is registered is found by it.",
+            )
+        earlier = self._entries.get(name, value)
+        if earlier != value and _written(earlier) != _written(value):
             raise ConfigError(
                 f"register {self.kind}",
                 expected="a new name",
@@ -70,3 +82,10 @@ class Registry(Mapping[str, Value], Generic[Value]):
     @override
     def __repr__(self) -> str:
         return f"Registry({self.kind!r}, {list(self._entries)})"
+
+
+def _written(value: object) -> object:
+    """Return where a class or a function was written; of other things themselves."""
+    if inspect.isclass(value) or (inspect.isfunction(value) and value.__name__ != "<lambda>"):
+        return value.__module__, value.__qualname__
+    return value

@@ -27,9 +27,17 @@ def register(cls: Class) -> Class:
     ``convert``, ``make``, recipes, the command line and the contract tests then know it.
 
     Raises:
-        ConfigError: If another class has the key already.
+        ConfigError: If another class has the key already, it has none, or it is no class of masks
+            or of random weights.
     """
-    layers.register(cls.key, cls)
+    if not (isinstance(cls, type) and issubclass(cls, BayesianDropout | BayesianWeights)):
+        raise ConfigError(
+            "register layer",
+            expected="a class below bd.BayesianDropout or bd.nn.BayesianWeights",
+            got=repr(cls),
+            hint="Pass the class itself, once it has a key.",
+        )
+    layers.register(getattr(cls, "key", ""), cls)
     return cls
 
 
