@@ -111,9 +111,9 @@ class SizePosterior(Record):
 @torch.no_grad()
 def measure_size(
     bnn: nn.Module,
+    example_input: Example | None = None,
     *,
     num_samples: int = 200,
-    example_input: Example | None = None,
     seed: int | None = None,
 ) -> SizePosterior:
     r"""Draw masks from the posterior and count what each leaves of the network.
@@ -131,10 +131,10 @@ def measure_size(
 
     Args:
         bnn: A ``BayesianNetwork`` or a module with Bayesian dropout layers; it is not changed.
-        num_samples: Masks :math:`S`.
         example_input: A batch of inputs, or a tuple of them; None makes one of the shape that a
             ``BayesianNetwork`` last saw. Masks that depend on the input are drawn for its examples
             in turn, so pass many: the posterior is then also over inputs.
+        num_samples: Masks :math:`S`.
         seed: Makes the draw reproducible and leaves torch's global generator alone; None draws
             from the global generator.
 
@@ -146,7 +146,7 @@ def measure_size(
     Example:
         >>> import bayesdrop as bd
         >>> net = nn.Sequential(bd.BetaBernoulliDropout(4), nn.Linear(4, 3))
-        >>> size = measure_size(net, num_samples=50, example_input=torch.ones(1, 4))
+        >>> size = measure_size(net, torch.ones(1, 4), num_samples=50)
         >>> left = size.units["0"].clamp(min=1)
         >>> size.total("params").shape, bool((size.params["1"] == 3 * left + 3).all())
         (torch.Size([50]), True)

@@ -90,7 +90,7 @@ class ELBOCheck(TableRecord, also=("passed",)):
 def check_elbo(
     bnn: Program,
     x: GivenInputs,
-    y: Tensor,
+    y: Tensor | None = None,
     *,
     num_samples: int = 10_000,
     num_repeats: int = 50,
@@ -123,7 +123,8 @@ def check_elbo(
 
     Args:
         bnn: The network; it is not changed.
-        x: Inputs, at least 4; up to three are left out to have quarters of equal size.
+        x: Inputs, at least 4; up to three are left out to have quarters of equal size. Without
+            ``y`` a pair of inputs and targets.
         y: Their targets.
         num_samples: Posterior samples for the KL divergence and the support. With random weights
             each is as large as the network: 1000 are plenty.
@@ -146,11 +147,13 @@ def check_elbo(
         >>> check_elbo(bnn, torch.rand(8, 4), torch.zeros(8).long(), num_samples=1000).passed
         True
     """
+    if y is None and isinstance(x, tuple | list) and len(x) == 2:
+        x, y = cast(Any, x)
     if isinstance(bnn, nn.Module):
         x, y = cast(Any, arrays_of("check_elbo", bnn, (x, y)))
     x = as_inputs("check_elbo", _as_tensor(x))
-    y = _as_tensor(y)
-    _check_arguments(bnn, x, y, num_samples, num_repeats)
+    y = require_data("check_elbo", "y", _as_tensor(y))
+    _check_arguments(bnn, x, num_samples, num_repeats)
     bnn.check_num_masks(num_masks)
     # Only where it is asked for, so that a subclass's loss of two arguments can be checked.
     options: Options = {} if num_masks == 1 else {"num_masks": num_masks}
@@ -366,9 +369,7 @@ def _parameter_groups(bnn: Program) -> dict[str, list[str]]:
     return groups
 
 
-def _check_arguments(
-    bnn: object, x: Inputs, y: Tensor, num_samples: int, num_repeats: int
-) -> None:
+def _check_arguments(bnn: object, x: Inputs, num_samples: int, num_repeats: int) -> None:
     known = isinstance(bnn, Program) and not bnn.has_local_latents
     whole = is_whole(num_samples) and is_whole(num_repeats)
     if not known or not whole or num_samples < 100 or num_repeats < 10:
@@ -379,7 +380,6 @@ def _check_arguments(
             hint="The defaults are 10,000 samples and 50 repeats. An auto-encoder draws an "
             "example's own latents in every pass, so that its parts do not sum to the whole.",
         )
-    require_data("check_elbo", "y", y)
     if (isinstance(x, Tensor) and x.ndim == 0) or len(x) < _PARTS[-1]:
         raise DataError(
             "check_elbo",

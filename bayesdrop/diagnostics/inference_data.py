@@ -252,7 +252,7 @@ def check_options(
             expected=f"num_samples of at least {fewest}, and batch_size and memory_limit of at "
             "least 1",
             got=f"{num_samples!r}, {batch_size!r} and {memory_limit!r}",
-            hint="Leave batch_size=None and memory_limit at their defaults.",
+            hint="Leave what you do not need at its default.",
         )
 
 

@@ -88,7 +88,7 @@ def two_layers():
 
 def test_samples_follow_the_posterior_of_the_masks():
     net = two_layers()
-    size = measure_size(net, num_samples=500, example_input=torch.rand(1, 3), seed=0)
+    size = measure_size(net, torch.rand(1, 3), num_samples=500, seed=0)
     for name in ("0", "3"):
         expected = net.get_submodule(name).keep_prob().sum()
         assert_mean_close(size.units[name].double(), expected.detach())

@@ -125,6 +125,13 @@ def test_the_table_is_reproducible_and_nothing_is_changed():
     assert str(first).count("\n") == 1 + len(first.rows)
 
 
+def test_a_pair_is_inputs_and_targets():
+    bnn, (x, y) = bayesian(), data()
+    assert str(check_elbo(bnn, (x, y), **SAMPLES)) == str(check_elbo(bnn, x, y, **SAMPLES))
+    with pytest.raises(DataError, match="check_elbo: expected y to be a tensor, got None"):
+        check_elbo(bnn, x)
+
+
 def test_float32_networks_are_checked_in_float64():
     bnn, (x, y) = bayesian().float(), data()
     assert check_elbo(bnn, x.float(), y, **SAMPLES).passed
