@@ -198,10 +198,9 @@ def fit(  # noqa: PLR0913 - one keyword for each thing users ask a training loop
     units the result is that of masking them, to rounding. Between epochs (callbacks, validation,
     checkpoints) and in the end the network is whole, ``kept()`` and saved masks count its own
     units, and their divergence, as it was, stays in ``kl``. Units can leave that go into Linear
-    layers and convolutions by way of rectifiers, pooling and the like, under masks whose units are
-    independent (beta-Bernoulli, also dependent, structured Bayesian pruning, hard concrete). All
-    others stay. A pruned unit could have come back without it: close late, or seldom, where the
-    posterior still moves.
+    layers and convolutions by way of rectifiers, pooling and the like, under every mask that
+    prunes but sticks, orders and group lasso. All others stay. A pruned unit could have come back
+    without it: close late, or seldom, where the posterior still moves.
 
     With ``distributed`` every process calls ``fit`` with the same arguments and data, and gets the
     same network. ``batch_size`` counts a step's examples in all processes together; of tensors
