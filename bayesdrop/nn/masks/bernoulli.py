@@ -32,7 +32,8 @@ class BernoulliDropout(TwoValuedMask, BayesianDropout):
 
     .. math:: z_{nk} \sim \mathrm{Bernoulli}(\sigma(\ell_k)), \qquad \ell = \text{keep\_logits}
 
-    A subclass says what the log-odds are (``keep_logits``). A latent code
+    A subclass says ``prior``, ``posterior``, ``keep_prob`` and what the log-odds are
+    (``keep_logits``); ``mask_distribution`` and ``mean_mask`` follow. A latent code
     (``VariationalAutoencoder``) can take any such layer whose log-odds do not depend on the input.
 
     Args:
@@ -53,12 +54,12 @@ class BernoulliDropout(TwoValuedMask, BayesianDropout):
         self,
         num_units: int,
         *,
-        unit_dim: int,
-        batch_dim: int,
-        threshold: float,
-        kl_scale: float,
-        temperature: float,
-        relaxation: Relaxation,
+        unit_dim: int = -1,
+        batch_dim: int = 0,
+        threshold: float = 1e-3,
+        kl_scale: float = 1.0,
+        temperature: float = 0.1,
+        relaxation: Relaxation = "concrete",
     ) -> None:
         super().__init__(
             num_units,
@@ -87,6 +88,11 @@ class BernoulliDropout(TwoValuedMask, BayesianDropout):
     def mask_distribution(self, latents: Latents, x: Tensor | None = None) -> TorchDistribution:
         logits = self.keep_logits(latents, x)
         return bernoulli_mask(logits, self.temperature, self.relaxation, relaxed=self.training)
+
+    @override
+    def mean_mask(self, x: Tensor | None = None) -> Tensor:
+        keep = self.keep_prob()
+        return keep.masked_fill(keep < self.threshold, 0.0)
 
     @classmethod
     def draw_masks(

@@ -151,8 +151,3 @@ class GeneralizedDropout(BernoulliDropout):
     @override
     def keep_prob(self) -> Tensor:
         return clamp_inward(self.logits, -_LARGEST_LOGIT, _LARGEST_LOGIT).sigmoid()
-
-    @override
-    def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        keep = self.keep_prob()
-        return keep.masked_fill(keep < self.threshold, 0.0)

@@ -190,11 +190,6 @@ class NeuralPlasticityDropout(PricedUnits, BernoulliDropout):
         prior = torch.full_like(logits, self.prior_keep_prob).logit()
         return total + _divergence(logits, prior).sum()
 
-    @override
-    def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        keep = self.keep_prob()
-        return keep.masked_fill(keep < self.threshold, 0.0)
-
 
 def _divergence(logits: Tensor, prior: Tensor) -> Tensor:
     """Return KL(Bernoulli || Bernoulli) of log-odds, in nats."""

@@ -208,11 +208,6 @@ class StickBreakingDropout(BernoulliDropout):
         return self.sticks.posterior()["v"].mean, self.keep_prob()[self.rank.argsort()]
 
     @override
-    def mean_mask(self, x: Tensor | None = None) -> Tensor:
-        mean = self.keep_prob()
-        return torch.where(mean < self.threshold, torch.zeros_like(mean), mean)
-
-    @override
     def rank_units(self, importance: Tensor | Sequence[float]) -> None:
         """Give the first stick to the most important unit, and so on; ties keep their order.
 
