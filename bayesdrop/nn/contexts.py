@@ -279,24 +279,12 @@ class PosteriorSample(MaskContext):
         return None
 
 
-class RecordedMasks(MaskContext):
-    """Keeps the mask that each layer has in the last pass: in its last call, if there are several.
-
-    Args:
-        source: Decides on masks and weights; None runs with mean masks.
-    """
+class _Watched(MaskContext):
+    # Asks another context for masks and weights, if there is one.
 
     def __init__(self, source: MaskContext | None = None) -> None:
         super().__init__()
         self.source = source
-        self.masks: dict[BayesianDropout, Tensor] = {}
-
-    @override
-    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
-        mask = layer.mean_mask(x) if self.source is None else self.source.mask(layer, x)
-        if mask is not None:
-            self.masks[layer] = mask
-        return mask
 
     @override
     def mask_of(self, layer: BayesianDropout) -> Tensor | None:
@@ -308,7 +296,26 @@ class RecordedMasks(MaskContext):
         return None if self.source is None else self.source.values(owner)
 
 
-class LocalDivergences(MaskContext):
+class RecordedMasks(_Watched):
+    """Keeps the mask that each layer has in the last pass: in its last call, if there are several.
+
+    Args:
+        source: Decides on masks and weights; None runs with mean masks.
+    """
+
+    def __init__(self, source: MaskContext | None = None) -> None:
+        super().__init__(source)
+        self.masks: dict[BayesianDropout, Tensor] = {}
+
+    @override
+    def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
+        mask = layer.mean_mask(x) if self.source is None else self.source.mask(layer, x)
+        if mask is not None:
+            self.masks[layer] = mask
+        return mask
+
+
+class LocalDivergences(_Watched):
     """Adds up the divergences of masks whose posterior is each example's own, such as contextual.
 
     ``kl_divergence(network)`` does not have them, since they depend on the inputs. A plain loop
@@ -332,10 +339,6 @@ class LocalDivergences(MaskContext):
 
     counts: ClassVar[bool] = True
 
-    def __init__(self, source: MaskContext | None = None) -> None:
-        super().__init__()
-        self.source = source
-
     def mean(self) -> Tensor:
         """Return the average over the examples, in nats."""
         return self.divergence_by_example().mean()
@@ -343,15 +346,6 @@ class LocalDivergences(MaskContext):
     @override
     def mask(self, layer: BayesianDropout, x: Tensor) -> Tensor | None:
         return None if self.source is None else self.source.mask(layer, x)
-
-    @override
-    def mask_of(self, layer: BayesianDropout) -> Tensor | None:
-        mask = super().mask_of(layer)
-        return self.source.mask_of(layer) if mask is None and self.source is not None else mask
-
-    @override
-    def values(self, owner: LatentOwner) -> Latents | None:
-        return None if self.source is None else self.source.values(owner)
 
 
 def impose_masks(network: nn.Module, masks: Mapping[str, Tensor]) -> ImposedMasks:
