@@ -16,7 +16,7 @@ def fold(flow: Flow, rule: Mask) -> None:
     direct = all(isinstance(flow.rules[user], Weighted | ShapeQuery) for user in rule.node.users)
     if negative and not direct:
         return
-    after = consumers(flow, rule.node, rule.dim, rule.mask)
+    after = consumers(flow, rule.node, rule.mask)
     if after is not None:
         rule.folded = "forward"
         for consumer, scale in after:
@@ -28,11 +28,10 @@ def fold(flow: Flow, rule: Mask) -> None:
         before.row_scale = rule.mask
 
 
-def consumers(
-    flow: Flow, node: fx.Node, dim: int, scale: Tensor
-) -> list[tuple[Weighted, Tensor]] | None:
+def consumers(flow: Flow, node: fx.Node, scale: Tensor) -> list[tuple[Weighted, Tensor]] | None:
     """Return the weighted layers that see the scaled units and nothing else, or None."""
     found: list[tuple[Weighted, Tensor]] = []
+    dim = flow.rules[node].dim
     for user in node.users:
         rule = flow.rules[user]
         if isinstance(rule, ShapeQuery):
@@ -40,10 +39,10 @@ def consumers(
         if isinstance(rule, Weighted) and rule.dim == dim:
             found.append((rule, scale))
             continue
-        if not rule.homogeneous or not isinstance(rule, Unary) or flow.rules[node].dim != dim:
+        if not rule.homogeneous or not isinstance(rule, Unary):
             return None
         more = scale.repeat_interleave(rule.block) if isinstance(rule, Flatten) else scale
-        further = consumers(flow, user, rule.dim, more)
+        further = consumers(flow, user, more)
         if further is None:
             return None
         found += further

@@ -42,7 +42,7 @@ class Gate(Unary):
         """Whether only layers that mix units by weights see the output, so pruned units can go."""
         if self.dim == self.layer.batch_dim:
             return False
-        found = consumers(self.flow, self.node, self.dim, torch.ones(self.size))
+        found = consumers(self.flow, self.node, torch.ones(self.size))
         return bool(found) and all(rule.mixes for rule, _ in found or ())
 
     @override
