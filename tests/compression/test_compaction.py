@@ -151,6 +151,21 @@ EDGES = {
     "two masks in a row": lambda: Stack(
         nn.Linear(32, 8), mask(8), mask(8, seed=1), nn.ReLU(), mask(8, seed=2), nn.Linear(8, 3)
     ),
+    "mask folded forwards through Flatten": lambda: Stack(
+        nn.Conv2d(2, 8, 3), nn.ReLU(), mask(8, **CONV), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(32, 3),
+    ),
+    "mask behind Flatten, not homogeneous": lambda: Stack(
+        nn.Conv2d(2, 2, 3), nn.Flatten(), mask(32), nn.Softplus(), nn.Linear(32, 3)
+    ),
+    "mask between layers along another dimension": lambda: Stack(
+        nn.Conv2d(2, 8, 3), nn.Linear(4, 8), mask(8, **CONV), nn.Linear(8, 8), nn.ReLU(),
+        mask(8, seed=1, **CONV), nn.Softplus(), nn.Flatten(), nn.Linear(256, 3),
+    ),
+    "GroupNorm of constants that differ": lambda: Stack(
+        nn.Conv2d(2, 8, 3), keep(bd.BetaBernoulliDropout(8, **CONV), (0, 5)), nn.BatchNorm2d(8),
+        nn.GroupNorm(4, 8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 3),
+    ),
     "mask at the output": lambda: Stack(nn.Linear(32, 8), nn.Tanh(), mask(8)),
     "mask at input and output only": lambda: Stack(mask(32)),
     "depthwise": lambda: Stack(
