@@ -209,7 +209,7 @@ class _Surgery:
     def report(self) -> Cut:
         """Return what was done."""
         used = int(self.alive.sum())
-        why = self.why if self.kept > used else ""
+        why = self.why
         if not why and self.kept > used:
             heads = isinstance(self.block, Attention)
             why = "all groups need as many heads" if heads and used else "a layer needs so many"

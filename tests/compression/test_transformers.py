@@ -190,6 +190,38 @@ def test_a_block_that_does_what_its_names_do_not_say_is_put_back():
     assert reasons["hidden units of 'even'"] == "a layer needs so many"
 
 
+class Biased(nn.Module):
+    """Attention with a scale, and biases of distances, for each head, as in Swin and BEiT."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_heads = 4
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.logit_scale = nn.Parameter(torch.rand(4, 1, 1))
+        self.relative_position_bias_table = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x):
+        if x.sum() < -1e9:  # no graph
+            return x
+        parts = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).movedim(2, 0)
+        q, k, v = parts.transpose(2, 3)
+        place = torch.arange(x.shape[1])
+        bias = self.relative_position_bias_table[(place - place[:, None]).abs()].movedim(-1, 0)
+        weights = (q @ k.mT * self.logit_scale + bias).softmax(-1)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+def test_what_an_attention_has_for_each_head_goes_with_it_and_frozen_weights_stay_so():
+    net = Seq(Biased())
+    net.body.qkv.weight.requires_grad_(False)
+    _, small = check(net, torch.randn(2, 6, 5))
+    body = small.body
+    assert body.num_heads == 2 and body.qkv.out_features == 12 and body.proj.in_features == 4
+    assert body.logit_scale.shape == (2, 1, 1)
+    assert body.relative_position_bias_table.shape == (6, 2)
+    assert not body.qkv.weight.requires_grad and body.proj.weight.requires_grad
+
+
 def test_a_mask_put_on_a_layer_by_hand_is_the_only_one_and_is_cut():
     net = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3))
     bd.nn.mask_inputs(net[2], bd.BetaBernoulliDropout(12))
@@ -271,6 +303,12 @@ HUGGING_FACE = {
         ),
         (IDS,),
     ),
+    "neox": (  # query, key and value of each head side by side
+        lambda: transformers.GPTNeoXForCausalLM(
+            transformers.GPTNeoXConfig(**SMALL | {"num_hidden_layers": 1})
+        ),
+        (IDS, PADDING),
+    ),
     "llama": (
         lambda: transformers.LlamaForCausalLM(
             transformers.LlamaConfig(**SMALL, num_key_value_heads=4)
@@ -309,13 +347,12 @@ def test_groups_of_heads_go_when_all_their_query_heads_are_dead():
     )
     net = converted(transformers.LlamaForCausalLM(config), share=0.0)
     heads = net.model.layers[0].self_attn.o_proj.mask
-    attention = "heads of 'model.layers.0.self_attn'"
-    for dead, kept, groups, stays in [
-        ([0, 1, 2, 3], 4, 1, ()),  # one group
-        ([0, 5], 6, 2, ()),  # one head of each
-        ([0, 1, 2, 3, 6], 3, 1, ()),
-        ([1, 2], 8, 2, (attention,)),  # of one group only
-        (list(range(8)), 1, 1, (attention,)),
+    for dead, kept, groups, why in [
+        ([0, 1, 2, 3], 4, 1, ""),  # one group
+        ([0, 5], 6, 2, ""),  # one head of each
+        ([0, 1, 2, 3, 6], 3, 1, ""),
+        ([1, 2], 8, 2, "all groups need as many heads"),  # of one group only
+        (list(range(8)), 1, 1, "a layer needs so many"),
     ]:
         posterior = torch.full((8,), 5.0)
         posterior[dead] = 1e-5
@@ -325,7 +362,8 @@ def test_groups_of_heads_go_when_all_their_query_heads_are_dead():
         left = small.model.layers[0].self_attn
         assert left.q_proj.out_features == left.o_proj.in_features == 2 * kept
         assert left.k_proj.out_features == left.v_proj.out_features == 2 * groups
-        assert {c.units for c in compaction_report(small).stayed} == set(stays)
+        stayed = {c.units: c.why for c in compaction_report(small).stayed}
+        assert stayed == ({"heads of 'model.layers.0.self_attn'": why} if why else {})
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
