@@ -108,6 +108,31 @@ def test_ranks_are_cut_exactly_and_the_model_is_plain_peft(kept, options, tmp_pa
         assert not [m for m in merged.modules() if isinstance(m, peft.tuners.lora.LoraLayer)]
 
 
+def test_each_of_two_adapters_is_cut_to_its_own_ranks():
+    net = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    model = adapted(net, ["0", "2"])
+    model.add_adapter("other", peft.LoraConfig(r=3, lora_alpha=5, target_modules=["0", "2"]))
+    for adapter in ("default", "other"):
+        model = bd.conversion.mask_lora_ranks(model, adapter=adapter)
+    for adapter, kept in {"default": (0, 2), "other": (3, 0)}.items():
+        for (_, layer), number in zip(layers_of(model), kept, strict=True):
+            second = layer.lora_B[adapter]
+            nn.init.normal_(second.linear.weight)
+            second.mask.set_posterior((torch.arange(layer.r[adapter]) < number) * 5.0 + 1e-4)
+
+    def outputs(model):
+        return [model.set_adapter(adapter) or model(x) for adapter in ("default", "other")]
+
+    x = torch.randn(4, 6)
+    small = bd.compression.cut_lora_ranks(model.eval())
+    torch.testing.assert_close(outputs(small), outputs(model))
+    ranks = [dict(layer.r) for _, layer in layers_of(small)]  # a layer goes with all its adapters
+    assert ranks == [{"default": 1, "other": 3}, {"default": 2, "other": 1}]
+    assert [m.weight.shape[1] for _, layer in layers_of(small) for m in layer.lora_B.values()] == [
+        1, 3, 2, 1
+    ]  # fmt: skip
+
+
 def test_peft_still_switches_its_adapters():
     model = adapted()
     masked = with_pruned(model, (1, 2, 3, 4))
