@@ -216,6 +216,8 @@ def test_statistics_are_the_first_batchs_then_a_running_average():
     torch.testing.assert_close(layer.running_var, first.var(0, correction=0))
     layer(second)
     torch.testing.assert_close(layer.running_mean, 0.75 * first.mean(0) + 0.25 * second.mean(0))
+    of_first, of_second = (x.var(0, correction=0) for x in (first, second))
+    torch.testing.assert_close(layer.running_var, 0.75 * of_first + 0.25 * of_second)
 
 
 def test_evaluation_mode_freezes_the_statistics():
@@ -265,6 +267,21 @@ def test_to_dependent_copies():
     with torch.no_grad():
         dependent[5].weight.zero_()
     torch.testing.assert_close(source.state_dict(), before, rtol=0, atol=0)
+
+
+def test_the_second_stage_keeps_what_the_first_was_made_with():
+    source = trained(
+        unit_dim=-3, batch_dim=1, threshold=0.2, kl_scale=3.0, prior_concentration1=0.3,
+        prior_concentration0=2.0, temperature=0.5, relaxation="straight-through",
+        parametrization="log",
+    ).eval()  # fmt: skip
+    new = DependentBetaBernoulliDropout.from_beta_bernoulli(source)
+    plain = ("unit_dim", "batch_dim", "threshold", "kl_scale", "relaxation", "parametrization")
+    for name in (*plain, "training"):
+        assert getattr(new, name) == getattr(source, name), name
+    for name, value in source.state_dict().items():
+        assert torch.equal(new.state_dict()[name], value), name
+    assert new.open.tolist() == source.kept().tolist() == [False, False, True, True]
 
 
 def test_overrides_reach_only_the_layers_that_match():
