@@ -81,6 +81,9 @@ def test_all_masks_of_each_example_can_be_summed():
     elbo = TraceMeanField_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     stock = elbo.differentiable_loss(bnn.model, bnn.guide, x, y, num_masks="exact")
     torch.testing.assert_close(stock, expected)
+    priced = bd.BayesianNetwork(StandoutDropout(3, prior_keep_prob=0.5), bd.Categorical(), 50)
+    with pytest.raises(ConfigError, match="exact"):  # no bound: see all_masks
+        priced.loss(x[:, :3], y, num_masks="exact")
 
 
 def test_without_a_prior_it_costs_nothing():
