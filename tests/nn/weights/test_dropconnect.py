@@ -104,6 +104,8 @@ def test_the_penalty_is_the_expected_squared_norm_of_the_weights(cls):
     w = module.posterior()["weight"].rsample((20_000,)).detach()
     energy = w.square().sum((1, 2)) + module.bias.detach().square().sum()
     assert_mean_close(0.125 * energy, module.penalty())
+    scaled = layer(cls, length_scale=0.5, kl_scale=3.0)
+    torch.testing.assert_close(scaled.kl_divergence(), 3 * scaled.penalty())
     assert [id(p) for p in module.mean_parameters()] == [id(module.weight)]
     assert layer(cls).penalty() is None and not list(layer(cls).mean_parameters())
 
