@@ -54,9 +54,9 @@ def test_local_noise_has_the_moments_of_the_weights():
 
 
 def test_weights_are_pruned_where_their_noise_is_larger():
-    random = layer(log_variance=0.0, snr_threshold=0.4)
+    random = layer(log_variance=-2.0, snr_threshold=1.3)  # the ratio is e / 2
     assert bool(random.kept().all())
-    random.snr_threshold = 0.6
+    random.snr_threshold = 1.4
     assert not bool(random.kept().any())
     assert not bool(random.mean_weight().any())
 
