@@ -261,7 +261,17 @@ def test_without_dropout_undoes_convert():
         assert layers(plain) == {} and len(layers(net)) == 4
         assert torch.equal(plain(x), original(x))
         assert set(plain.state_dict()) == set(original.state_dict())
-    assert isinstance(bd.without_dropout(bd.BetaBernoulliDropout(3)), nn.Identity)
+        assert not any(module.training for module in bd.without_dropout(net).modules())
+    for training in (True, False):
+        plain = bd.without_dropout(bd.BetaBernoulliDropout(3).train(training))
+        assert isinstance(plain, nn.Identity) and plain.training == training
+
+
+def test_without_dropout_keeps_the_mean_of_weights_that_are_pruned():
+    random = bd.nn.SparseVariational(nn.Linear(3, 2), init_log_variance=20.0)
+    assert not random.kept().any()
+    plain = bd.without_dropout(nn.Sequential(random))[0]
+    assert type(plain) is nn.Linear and torch.equal(plain.weight, random.weight)
 
 
 class Branching(nn.Module):
