@@ -84,6 +84,23 @@ def test_biases_that_began_at_zero_and_stayed_small_look_trained():
     assert looks_trained(net)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_biases_within_their_bounds_but_on_one_side_look_trained(sign):
+    net = dense()
+    for module in net:
+        if isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            module.bias.data.uniform_(0.5 * bound, bound).mul_(sign)
+    assert looks_trained(net)
+
+
+def test_scales_of_a_norm_that_differ_look_trained():
+    net = nn.Sequential(nn.Linear(5, 5, bias=False), nn.BatchNorm1d(5))
+    assert not looks_trained(net)
+    net[1].weight.data[0] = 0.9
+    assert looks_trained(net)
+
+
 @pytest.mark.parametrize("key", LEARNED)
 def test_every_learned_mask_starts_nearly_open_in_a_trained_network(key):
     net = step(dense(), (6,)).eval()
