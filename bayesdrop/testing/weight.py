@@ -100,7 +100,7 @@ class WeightContract(OwnerContract):
         assert not any(type(m).__module__.startswith("bayesdrop") for m in small.modules())
 
     def test_the_divergence_of_a_unit_s_weights_is_a_part_of_the_whole(self):
-        layer = self.layer()
+        layer = self.layer(kl_scale=3.0)
         for dim in (0, 1):
             by_unit = layer.kl_by_unit(dim)
             assert by_unit.shape == (layer.weight.shape[dim],)
