@@ -63,6 +63,14 @@ class Registry(Mapping[str, Value], Generic[Value]):
 
     @override
     def __getitem__(self, name: str) -> Value:
+        for key, value in self._entries.items():
+            if value is name:
+                raise ConfigError(
+                    f"look up {self.kind}",
+                    expected="a name",
+                    got=f"what {key!r} is the name of",
+                    hint=f"Pass {key!r}.",
+                )
         if name not in self:
             raise unknown_name(self.kind, name, self._entries)
         return self._entries[name]

@@ -20,6 +20,7 @@ from bayesdrop.metrics.figures import COVERAGE_LEVELS, ClassifierFigures, Regres
 from bayesdrop.metrics.monte_carlo import SampleGroups, jackknife_error, monte_carlo_errors
 from bayesdrop.metrics.ood import OODMetrics, by_example, compare_ood, ood_metrics
 from bayesdrop.metrics.prediction import Prediction
+from bayesdrop.program.checks import check_program
 from bayesdrop.program.program import Program
 from bayesdrop.record import Record, plain
 from bayesdrop.typing import SharedBy
@@ -168,6 +169,7 @@ def evaluate(
         >>> {"aurc", "brier", "ece", "error", "nll", "ood"} <= result.to_dict().keys()
         True
     """
+    check_program("evaluate", bnn)
     _check_ood(bnn, ood)
     options: dict[str, Any] = {
         "num_samples": num_samples,

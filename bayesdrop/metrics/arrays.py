@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesdrop.errors import DataError
+from bayesdrop.record import Record, ShortRepr
 
 Array: TypeAlias = "Tensor | np.ndarray"
 """What metrics take; pandas' Series and DataFrame, and lists of numbers or tensors, serve too."""
@@ -60,6 +61,14 @@ def _native(who: str, values: object) -> np.ndarray:
             expected="values for all examples",
             got="a masked array",
             hint="Leave out what is masked: values.compressed().",
+        )
+    if isinstance(values, ShortRepr | Record):
+        has_mean = isinstance(getattr(values, "mean", None), Tensor)
+        raise DataError(
+            who,
+            expected="real numbers",
+            got=f"a {type(values).__name__}",
+            hint=f"Pass a tensor of it{', such as prediction.mean' if has_mean else ''}.",
         )
     try:
         array = np.asarray(values)

@@ -162,6 +162,11 @@ def test_regression_has_no_ood_figures():
         )
 
 
+def test_a_network_that_is_not_wrapped_is_told_by_evaluate():
+    with pytest.raises(ConfigError, match="^evaluate: expected a BayesianNetwork .* got Linear"):
+        bd.evaluate(nn.Linear(4, 3), (torch.zeros(2, 4), torch.zeros(2)))
+
+
 def test_data_without_targets_is_refused():
     with pytest.raises(DataError, match="evaluate: expected data with targets, got inputs alone"):
         bd.evaluate(bayesian(bd.Categorical(), 3), torch.zeros(2, 4))

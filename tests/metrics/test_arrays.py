@@ -9,6 +9,7 @@ import torch
 
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.metrics import (
+    Prediction,
     conformal_intervals,
     expected_calibration_error,
     fit_temperature,
@@ -115,6 +116,16 @@ def test_what_is_no_numbers_is_refused_by_name(kind):
     values, message = BAD[kind]
     with pytest.raises(DataError, match=f"negative_log_likelihood: .*{message}"):
         negative_log_likelihood(P, values)
+
+
+def test_a_prediction_is_told_to_pass_its_mean():
+    prediction = Prediction(mean=torch.as_tensor(P), num_samples=1)
+    with pytest.raises(
+        DataError, match=r"got a Prediction. Pass a tensor of it, such as pred.*mean"
+    ):
+        fit_temperature(prediction, Y)
+    with pytest.raises(DataError, match=r"got a TemperatureScaling. Pass a tensor of it\."):
+        expected_calibration_error(fit_temperature(P, Y), Y)
 
 
 def test_memory_of_a_usable_array_is_not_copied():

@@ -56,3 +56,8 @@ def test_a_class_without_a_key_does_not_enter(key):
     no_key = type("NoKey", (bd.BetaBernoulliDropout,), {"key": key})
     with pytest.raises(ConfigError, match="register layer: expected a name, which is a word, got"):
         bd.nn.register(no_key)
+
+
+def test_a_class_in_place_of_its_key_is_told_the_key():
+    with pytest.raises(ConfigError, match="look up layer: .*Pass 'beta-bernoulli'"):
+        bd.convert(nn.Linear(3, 2), bd.BetaBernoulliDropout)
