@@ -38,7 +38,7 @@ class CompactionReport(TableRecord):
     """What ``compact`` did where it worked by parts.
 
     Args:
-        cuts: What became of the units under each mask.
+        cuts: What became of the units under each mask; empty where it cut the graph as a whole.
     """
 
     text_columns = 2
@@ -58,11 +58,14 @@ class CompactionReport(TableRecord):
         ]
 
     def __repr__(self) -> str:
+        if not self.cuts:
+            return "CompactionReport(no parts: the graph was cut as a whole)"
         names = ", ".join(f"{cut.units} ({cut.why})" for cut in self.stayed)
-        return f"CompactionReport({len(self.cuts)} masks" + (f"; left: {names})" if names else ")")
+        count = "1 mask" if len(self.cuts) == 1 else f"{len(self.cuts)} masks"
+        return f"CompactionReport({count}" + (f"; left: {names})" if names else ")")
 
     def __str__(self) -> str:
-        return f"{self!r}\n\n{self.to_markdown()}"
+        return f"{self!r}\n\n{self.to_markdown()}" if self.cuts else repr(self)
 
 
 def compaction_report(network: nn.Module) -> CompactionReport:

@@ -394,3 +394,10 @@ def test_hidden_units_on_both_sides_of_one_layer_are_cut_or_left():
         mask.set_posterior(torch.linspace(-1.0, 5.0, mask.num_units).clamp(min=1e-5))
     x = torch.randn(3, 6)
     torch.testing.assert_close(bd.compact(masked, x)(x), masked(x))
+
+
+def test_the_report_of_a_graph_that_was_cut_as_a_whole_says_so():
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    report = compaction_report(bd.compact(bd.convert(net), torch.rand(2, 3)))
+    assert str(report) == "CompactionReport(no parts: the graph was cut as a whole)"
+    assert not report.cuts and report.stayed == ()
