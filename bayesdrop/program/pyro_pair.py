@@ -224,7 +224,8 @@ def _global_batch(site: str, value: Tensor, event_dim: int) -> torch.Size:
             expected=f"one value of {site!r} for all examples",
             got=f"shape {tuple(value.shape)}",
             hint="Samples for Predictive(parallel=True) are (S, 1, ...): "
-            "{name: value.unsqueeze(1) for name, value in samples.items()}.",
+            "{name: value.unsqueeze(1) for name, value in samples.items()}. With a guide of "
+            "Pyro's pass parallel=False.",
         )
     return batch
 

@@ -8,6 +8,7 @@ import pyro
 import pyro.poutine as poutine
 import pytest
 import torch
+from pyro.contrib.autoname import scope
 from pyro.distributions import Normal
 from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import (
@@ -176,6 +177,9 @@ def test_parallel_samples_do_not_lie_along_the_examples():
         Predictive(bnn.model, {"1.pi": open_ones}, parallel=True)(x)
     drawn = Predictive(bnn.model, {"1.pi": open_ones.unsqueeze(1)}, parallel=True)(x)
     assert torch.equal(drawn["1.z"], open_ones.unsqueeze(1).expand(10, 10, 4))
+    guide = AutoNormal(poutine.block(bnn.model, expose=["1.pi"]))
+    with pytest.raises(ShapeError, match="guide of Pyro's pass parallel=False"):
+        Predictive(bnn.model, guide=guide, num_samples=3, parallel=True)(x)
 
 
 def test_plain_torch_refuses_weights_that_only_pyro_knows():
@@ -228,6 +232,9 @@ def test_a_program_called_in_a_model_of_ones_own_brings_its_sites():
     bnn, data = bayesian(), batch()
     nodes = sites(lambda x, y: bnn.model(x, y), *data)
     assert {"1.pi", "1.z", "obs"} <= nodes.keys()
+    pair = [scope(lambda x, y, p=p: p.model(x, y), prefix=n) for n, p in (("a", bnn), ("b", bnn))]
+    nodes = sites(lambda *batch: [part(*batch) for part in pair], *data)
+    assert {"a/1.pi", "b/1.pi", "a/obs", "b/obs"} <= nodes.keys()
 
 
 # -- densities ------------------------------------------------------------------------------------
