@@ -48,6 +48,12 @@ def close_some(network, links):
                 layer.set_posterior(torch.where(units, 1e-5, 3.0))
             elif "logits" in tensors:
                 layer.logits[units] = -9.0
+            elif "scores" in tensors:
+                layer.scores[units] = -3.0
+            elif "log_variance" in tensors:
+                layer.log_variance[units] = layer.loc[units].square().log() + 9.0
+            elif "log_variance_a" in tensors:
+                layer.log_variance_a[units] = layer.log_variance_b[units] = 4.0
             else:
                 layer.loc[units], layer.log_scale[units] = -15.0, 2.0
         assert torch.equal(~layer.kept(), units)
@@ -99,7 +105,11 @@ def movable(network, links):
     [
         "beta-bernoulli",
         "dependent-beta-bernoulli",
+        "generalized",
+        "group-horseshoe",
         "hard-concrete",
+        "neural-plasticity",
+        "normal-jeffreys",
         "structured-bayesian-pruning",
     ],
 )
