@@ -26,6 +26,7 @@ DROPOUT_FUNCTIONS: dict[Any, type[nn.Module]] = {
     F.alpha_dropout: nn.AlphaDropout,
     F.feature_alpha_dropout: nn.FeatureAlphaDropout,
     torch.dropout: nn.Dropout,
+    torch.ops.aten.dropout: nn.Dropout,
     torch.alpha_dropout: nn.AlphaDropout,
     torch.feature_dropout: nn.Dropout1d,
     torch.feature_alpha_dropout: nn.FeatureAlphaDropout,

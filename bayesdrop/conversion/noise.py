@@ -16,7 +16,7 @@ from bayesdrop.nn.arguments import is_real
 IN_TRAINING = "it draws noise in training only, and prediction does not sample it"
 ALWAYS = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
 OF_ATTENTION = "it is on in evaluation mode too: write dropout_p=p if self.training else 0.0"
-_DROPS = {"bernoulli", "bernoulli_", "binomial", "rand", "rand_like", "uniform_"}
+_DROPS = {"bernoulli", "bernoulli_", "binomial", "native_dropout", "rand", "rand_like", "uniform_"}
 """What a dropout is written with."""
 _DRAWS = {
     *_DROPS, "randn", "randn_like", "normal", "normal_", "randint_like", "randperm", "poisson",
@@ -80,11 +80,12 @@ def is_own(cls: type) -> bool:
 def own_dropout(module: nn.Module) -> str:
     """Return why a dropout in the code of a class of the user's own is told; nothing if none is.
 
-    Looked at are forward and what it calls: methods, and functions of the user's own. A rate that
+    Looked at are forward and what it calls: methods, and functions of the user's own, also those
+    that the module holds. A rate that
     is zero by all attributes that could be it is none.
     """
     code, number = _Code(), -1
-    own = [vars(cls) for cls in filter(is_own, type(module).__mro__)]
+    own = [vars(module), *(vars(cls) for cls in filter(is_own, type(module).__mro__))]
     while len(code.seen) > number:
         number = len(code.seen)
         for name in {"forward", *code.names}:

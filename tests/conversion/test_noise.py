@@ -247,3 +247,27 @@ def test_dropout_in_code_that_cannot_be_traced_is_named(part):
 @pytest.mark.parametrize("part", [Unseen(), ByFunction(0.0), ByAttention(0.0)])
 def test_code_that_drops_nothing_is_not_named(part):
     assert conversion_report(bd.convert(network(part))).unexpected == ()
+
+
+def native(h, training):
+    return torch.native_dropout(h, 0.5, training)[0]
+
+
+def by_hand(h, training):
+    keep = torch.full((len(h), 8), 0.5)  # len cannot be traced
+    return h * torch.bernoulli(keep) if training else h
+
+
+@pytest.mark.parametrize(
+    ("noise", "name"), [(native, "'native_dropout'"), (by_hand, "'2' .Inner")]
+)
+def test_dropout_of_functions_that_a_module_holds_is_named(noise, name):
+    with pytest.warns(ConversionWarning, match=f"{name}.*prediction does not sample it"):
+        bd.convert(network(Inner(noise)))
+
+
+def test_the_operator_of_dropout_is_replaced():
+    drops = network(Inner(lambda h, training: torch.ops.aten.dropout(h, 0.25, training)))
+    converted = bd.convert(drops, "mc-dropout", linear=False)
+    ((_, mask),) = bd.nn.named_dropout_layers(converted)
+    assert mask.drop_prob == 0.25 and mask.num_units == 8
