@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
@@ -24,7 +25,6 @@ from bayesdrop.inference.batches import (
     batches,
     keeps_order,
     known_examples,
-    num_examples,
     sampler_of,
 )
 from bayesdrop.inference.moments import BY_SAMPLE, ClassMoments, ValueMoments
@@ -199,22 +199,23 @@ def predict_in_groups(  # noqa: C901 - checks, and one loop over rows
             passes = bnn.posterior_passes(num_samples, shared_by=shared_by)
         groups = min(num_groups, len(passes)) if len(passes) >= _FEWEST else 0
         kept = _Kept(keep_samples, unbiased, groups)
-        rows, start = batch_size or _MAX_ROWS, 0
+        rows, start, count = batch_size or _MAX_ROWS, 0, known_examples(data)
         for x_batch, y_batch in batches(data, rows):
             if not parts:
                 cost = probe(bnn, x_batch[:1].to(device))
                 has_classes = cost.has_classes
                 _warn_of_own_noise(bnn.network, x_batch[:1].to(device))
-                count = num_examples(data)
-                kept = _fitting(kept, len(passes), count, cost.result, memory_limit)
                 if batch_size is None:
                     rows = max(1, min(_MAX_ROWS, memory_limit // cost.activations))
-                passes = open_passes(bnn.network, passes, x_batch[:rows].to(device), count)
+                expected = count or len(x_batch)
+                passes = open_passes(bnn.network, passes, x_batch[:rows].to(device), expected)
+            so_far = count or start + len(x_batch)  # a stream does not say how many are to come
+            kept = _fitting(kept, len(passes), so_far, cost.result, memory_limit)
             for lower in range(0, len(x_batch), rows):
                 x = x_batch[lower : lower + rows]
                 y = None if y_batch is None else y_batch[lower : lower + rows]
                 check_finite("predict", x, start, DataError, "input")
-                counted = _counted(passes, advance, len(x) / count / len(passes))
+                counted = _counted(passes, advance, len(x) / (count or math.inf) / len(passes))
                 moments = _predict_chunk(bnn, x.to(device), y, counted, kept)
                 for name in ("mean", "variance"):
                     if name in moments:
@@ -319,7 +320,8 @@ def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
     """Warn, in the caller's caller, if a DataLoader left rows out or nobody knows their order."""
     if not isinstance(data, DataLoader):
         return
-    rows, count = len(prediction.mean), len(cast(Sized, data.dataset))
+    rows = len(prediction.mean)
+    count = rows if known_examples(data) is None else len(cast(Sized, data.dataset))
     drop = (getattr(part, "drop_last", False) for part in (data, data.batch_sampler, data.sampler))
     if rows < count and any(drop):
         warnings.warn(

@@ -187,8 +187,17 @@ def test_a_stream_without_a_length_is_fitted():
         def __iter__(self):
             return iter(zip(x, y, strict=True))
 
-    result = bd.fit(make_bnn(40), Stream(), epochs=3, batch_size=16, learning_rate=1e-2, seed=0)
+    bnn = make_bnn(40)
+    result = bd.fit(bnn, Stream(), epochs=3, batch_size=16, learning_rate=1e-2, seed=0)
     assert result.history[-1]["nll"] < result.history[0]["nll"]
+    loader = torch.utils.data.DataLoader(Stream(), 7)
+    options = {"num_samples": 8, "seed": 0}
+    found, expected = bd.predict(bnn, loader, **options), bd.predict(bnn, (x, y), **options)
+    torch.testing.assert_close(found.samples, expected.samples)
+    assert bd.evaluate(bnn, loader, **options).error == bd.evaluate(bnn, (x, y), **options).error
+    limit = 8 * 20 * 2 * x.element_size()
+    with pytest.raises(ConfigError, match="8 samples x 21 inputs"):
+        bd.predict(bnn, loader, batch_size=7, memory_limit=limit, **options)
 
 
 def test_data_that_yield_nothing_are_refused():
