@@ -94,6 +94,13 @@ def _explain(who: str, network: nn.Module, x: Inputs, error: Exception) -> Bayes
             got=f"{shape_text(x)} in training mode",
             hint="Choose another batch_size, or put the layer into eval().",
         )
+    if "Expected more than 1 spatial element" in text:
+        return ShapeError(
+            who,
+            expected=f"more than one place in a map, for {type(layer).__name__} {path!r}",
+            got=shape_text(x),
+            hint="It would make zeros of a single place: take larger inputs, or another norm.",
+        )
     if isinstance(layer, nn.Embedding):
         return _explain_tokens(who, path, layer, x, text)
     dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}

@@ -253,8 +253,8 @@ def positional_inputs(who: str, network: nn.Module, x: Inputs) -> tuple[Tensor, 
     """Return a batch as positional arguments, as what traces a network wants it.
 
     Raises:
-        ConfigError: If ``forward`` does not take them, or has arguments before them that are left
-            at their defaults.
+        ConfigError: If ``forward`` does not take them, takes one by keyword only, or has arguments
+            before them that are left at their defaults.
     """
     if isinstance(x, Tensor) or not x.kwargs:
         return tensors_of(x)
@@ -267,11 +267,14 @@ def positional_inputs(who: str, network: nn.Module, x: Inputs) -> tuple[Tensor, 
             got=f"{', '.join(x.kwargs)}: {error}",
             hint="A mapping's keys are the names of forward's arguments.",
         ) from error
-    names = list(inspect.signature(network.forward).parameters)[: len(bound)]
+    parameters = inspect.signature(network.forward).parameters.values()
+    places = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    names = places[: len(bound)]
     if names != list(bound):
         raise ConfigError(
             who,
-            expected=f"the first arguments of {type(network).__name__}.forward, without gaps",
+            expected=f"the first arguments of {type(network).__name__}.forward, without gaps, "
+            "none by keyword only",
             got=", ".join(bound),
             hint="Wrap the network in a module whose forward takes these alone.",
         )

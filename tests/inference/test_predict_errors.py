@@ -149,3 +149,10 @@ def test_outputs_without_a_dimension_of_outputs_are_right():
     network = Returns(lambda out: out[:, :1].squeeze(-1))
     bnn = bayesian(network, bd.Gaussian(0.5))
     assert bd.evaluate(bnn, (X, torch.zeros(6)), num_samples=8).rmse is not None
+
+
+def test_a_norm_over_a_single_place_is_named():
+    net = nn.Sequential(nn.Conv2d(1, 4, 8), nn.InstanceNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+    data = torch.randn(6, 1, 8, 8), torch.arange(6) % 3
+    with pytest.raises(ShapeError, match="more than one place in a map, for InstanceNorm2d '1'"):
+        bd.fit(bd.BayesianNetwork(net, bd.Categorical(), 6), data, epochs=1, progress=False)

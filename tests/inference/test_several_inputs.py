@@ -300,3 +300,20 @@ def test_several_inputs_are_sliced_moved_and_shuffled_together():
         assert torch.equal(x.args[1], x.args[0] * 2.0)
         assert torch.equal(y, x.args[0] * 3)
         assert len(x) == len(y) > 1
+
+
+def test_an_argument_by_keyword_alone_is_predicted_with_and_refused_by_what_traces():
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mask, self.layer = bd.BetaBernoulliDropout(3), nn.Linear(3, 2)
+
+        def forward(self, x, *, z):
+            return self.layer(self.mask(x) + z)
+
+    bnn = bd.BayesianNetwork(Alone(), bd.Categorical(), num_data=4)
+    inputs = {"x": torch.randn(4, 3), "z": torch.randn(4, 3)}
+    assert bd.predict(bnn, inputs, num_samples=2).mean.shape == (4, 2)
+    for run in (bd.compact, bd.compression.count_flops):
+        with pytest.raises(ConfigError, match="none by keyword only, got x, z. Wrap"):
+            run(bnn.network.eval(), inputs)
