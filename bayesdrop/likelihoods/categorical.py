@@ -283,8 +283,8 @@ def _label_hint(output: Tensor, y: Tensor, class_dim: int) -> str:
         )
     if output.ndim > 2 and class_dim != 1 and y.shape == output.shape[:1] + output.shape[2:]:
         return "The classes seem to be in dimension 1: leave class_dim out."
-    if y.shape == (len(output), 1):
-        return "A column of labels? Use y.squeeze(1)."
+    if y.ndim > 1 and y.shape[1] == 1:  # of which argmax(1) makes zeros
+        return f"A {'column of labels' if y.ndim == 2 else 'channel'}? Use y.squeeze(1)."
     if y.dtype == torch.bool and y.ndim == 1:
         return "Truth values are the labels of two classes: were they compared with one class?"
     return "One-hot labels? Use y.argmax(1). Float labels? Use y.long()."

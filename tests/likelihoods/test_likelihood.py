@@ -196,6 +196,13 @@ OUTPUT = torch.zeros(4, 3)
         ),
         (
             bd.Categorical(),
+            OUTPUT[..., None],
+            [[[0]], [[1]], [[2]], [[0]]],
+            DataError,
+            r"A channel\? Use y.squeeze\(1\)",
+        ),
+        (
+            bd.Categorical(),
             OUTPUT,
             [0.0, 1.0, 2.0, 0.0],
             DataError,
