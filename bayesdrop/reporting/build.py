@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from bayesdrop.diagnostics.class_masks import class_averaged_masks
 from bayesdrop.errors import ConfigError
+from bayesdrop.inference.arrays import arrays_of
+from bayesdrop.inference.batches import as_tensors
 from bayesdrop.metrics.options import require_names
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.inputs import as_inputs, joined_inputs, positional_inputs
@@ -168,8 +170,9 @@ def report(
 def _positional(bnn: BayesianNetwork, name: str, given: GivenPair) -> Pair:
     """Return inputs as positional arguments, which the compact network takes too."""
     check_pair("report", name, given)
-    x = as_inputs("report", given[0])
-    return joined_inputs(positional_inputs("report", bnn.network, x)), given[1]
+    parts = cast(Any, as_tensors(arrays_of("report", bnn, (given[0], given[1]))))
+    x, y = (*parts, None)[:2]
+    return joined_inputs(positional_inputs("report", bnn.network, as_inputs("report", x))), y
 
 
 def _with_many_labels(report: Report, class_names: Sequence[str], **given: Pair | None) -> Report:

@@ -46,6 +46,13 @@ def test_a_network_and_its_test_set_are_enough():
     assert values["units"] == [4] and values["analysis"]["frontier"] is None
 
 
+def test_arrays_are_taken_as_tensors_are():
+    bnn, (x, y) = network(3), labelled()
+    found = bd.report(bnn, (x.double().numpy(), y.numpy()), num_samples=2)
+    expected = bd.report(bnn, (x, y), num_samples=2)
+    assert found.main.figures == expected.main.figures
+
+
 def test_the_page_is_written_on_request_and_has_what_was_given(tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "new" / "page.html"
