@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
@@ -24,8 +25,8 @@ from bayesdrop.nn.mode import evaluation_mode
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-_FREE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, BayesianDropout)
-"""Layers whose weights are looked up, or multiplied one by one."""
+_FREE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, ParametrizationList, BayesianDropout)
+"""Layers whose weights are looked up, multiplied one by one, or another layer's."""
 _NO_FORMULA = tuple(
     f"aten::{name}"
     for name in (

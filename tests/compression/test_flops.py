@@ -225,6 +225,8 @@ def test_layers_without_products_are_not_named():
         nn.Embedding(7, K), nn.LayerNorm((T, K)), bd.BetaBernoulliDropout(K), nn.Linear(K, 2)
     )
     assert count_flops(net, torch.zeros(3, T, dtype=torch.long)) == 2 * T * K * 2
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(K, 2))
+    assert count_flops(normed, torch.zeros(3, K)) == 2 * K * 2
 
 
 def test_counting_leaves_network_and_backends_as_they_were():
