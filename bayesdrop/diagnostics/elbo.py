@@ -154,6 +154,7 @@ def check_elbo(
     x = as_inputs("check_elbo", _as_tensor(x))
     y = require_data("check_elbo", "y", _as_tensor(y))
     _check_arguments(bnn, x, num_samples, num_repeats)
+    num_samples, num_repeats = int(num_samples), int(num_repeats)  # of NumPy, they may be
     bnn.check_num_masks(num_masks)
     # Only where it is asked for, so that a subclass's loss of two arguments can be checked.
     options: Options = {} if num_masks == 1 else {"num_masks": num_masks}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.likelihoods import Bernoulli, Likelihood
 from bayesdrop.nn import BayesianDropout, make, registered
+from bayesdrop.nn.arguments import is_whole
 from bayesdrop.program.autoencoder import VariationalAutoencoder, make_code
 from bayesdrop.program.latent_code import MaskPosterior
 
@@ -58,14 +59,16 @@ def vae(
         >>> model.loss(torch.ones(2, 16)).loss.shape, model.keep_prob().shape
         (torch.Size([]), torch.Size([5]))
     """
-    shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
-    if min((*shape, *hidden, latent_size)) < 1:
+    sizes = (input_shape,) if is_whole(input_shape) else tuple(cast(Any, input_shape))
+    numbers = (*sizes, *hidden, latent_size)
+    if not all(map(is_whole, numbers)) or min(numbers) < 1:
         raise ConfigError(
             "vae",
-            expected="sizes of at least 1",
-            got=f"input_shape={shape}, hidden={tuple(hidden)}, latent_size={latent_size}",
+            expected="sizes of at least 1, whole numbers",
+            got=f"input_shape={sizes}, hidden={tuple(hidden)}, latent_size={latent_size}",
             hint="The defaults are those for MNIST.",
         )
+    shape = tuple(int(size) for size in sizes)
     if isinstance(latent_dropout, str):
         if latent_dropout not in (masks := registered(BayesianDropout)):
             raise unknown_name("latent_dropout", latent_dropout, masks)

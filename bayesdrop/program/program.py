@@ -26,7 +26,7 @@ from bayesdrop.nn import (
     named_weight_layers,
     without_fused_kernels,
 )
-from bayesdrop.nn.arguments import check_num_data, is_real
+from bayesdrop.nn.arguments import check_num_data, is_real, is_whole
 from bayesdrop.nn.mode import in_turn
 from bayesdrop.program.explaining import explained
 from bayesdrop.program.inputs import (
@@ -355,8 +355,7 @@ class Program(Abstract, nn.Module):
 
     def check_num_masks(self, num_masks: NumMasks) -> None:
         """Raise ``ConfigError`` unless examples can have this many masks in this program."""
-        whole = isinstance(num_masks, int) and not isinstance(num_masks, bool)
-        if num_masks != "exact" and not (whole and int(num_masks) >= 1):
+        if num_masks != "exact" and not (is_whole(num_masks) and int(num_masks) >= 1):
             raise ConfigError(
                 type(self).__name__,
                 expected="num_masks >= 1 or 'exact'",

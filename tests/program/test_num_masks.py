@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pyro
 import pyro.poutine as poutine
 import pytest
@@ -313,6 +314,24 @@ def test_gradient_is_that_of_finite_differences(num_masks, same_noise):
 
 
 # -- what is refused ------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python(tmp_path):
+    nlls, (x, y) = [], batch()
+    for num_masks in (3, np.int64(3)):
+        bnn = bayesian()
+        bnn.num_data = len(x)
+        torch.manual_seed(0)
+        options = {"epochs": 1, "seed": 0, "progress": False, "checkpoint_dir": tmp_path}
+        nlls.append(bd.fit(bnn, (x, y), num_masks=num_masks, **options).history[-1]["nll"])
+    assert nlls[0] == nlls[1], "the second has resumed the first"
+    many = torch.randn(100, x.shape[1]), y.repeat(100)[:100]
+    bnn.num_data = 100
+    bd.check_elbo(bnn, *many, num_samples=np.int64(100), num_repeats=np.int64(10))
+    model = bd.networks.vae(100, input_shape=np.int64(16), latent_size=np.int64(5))
+    assert model.loss(torch.ones(2, 16)).loss.isfinite()
+    with pytest.raises(ConfigError, match="whole numbers, got input_shape=.1.5"):
+        bd.networks.vae(100, input_shape=(1.5, 2))
 
 
 @pytest.mark.parametrize("num_masks", [0, -2, 1.5, True, "all"])
