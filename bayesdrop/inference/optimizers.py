@@ -139,6 +139,14 @@ def _check(bnn: Program, optimizer: torch.optim.Optimizer) -> None:
             got=f"a {type(optimizer).__name__} of {len(held - own)} others",
             hint="Make it after convert, deepcopy and .to(), from bnn.parameters().",
         )
+    for option in ("maximize", "differentiable"):
+        if any(group.get(option, False) for group in optimizer.param_groups):
+            raise ConfigError(
+                "fit",
+                expected="an optimizer that minimises the loss, without a graph of its steps",
+                got=f"{option}=True",
+                hint=f"Leave {option} out.",
+            )
 
 
 def _refuse_closures(kind: type) -> None:

@@ -112,6 +112,14 @@ REFUSED = {
     "line search of groups": (lambda bnn: lambda g: torch.optim.LBFGS(g), "got LBFGS"),
     "line search object": (lambda bnn: torch.optim.LBFGS(bnn.parameters()), "got LBFGS"),
     "matrices": (lambda bnn: torch.optim.Muon, "got Muon: Muon only supports 2D"),
+    "maximises": (
+        lambda bnn: lambda groups: torch.optim.Adam(groups, maximize=True),
+        "expected an optimizer that minimises the loss, .* got maximize=True",
+    ),
+    "differentiable": (
+        lambda bnn: torch.optim.SGD(bnn.parameters(), 0.1, differentiable=True),
+        "got differentiable=True",
+    ),
     "sparse": (lambda bnn: torch.optim.SparseAdam, "got SparseAdam: it takes no dense gradients"),
     "a type": (lambda bnn: int, "got int: "),
     "name": (lambda bnn: "adam", "called as optimizer"),
