@@ -178,6 +178,7 @@ def guide_diagnostic(
             bnn,
             data,
             draws,
+            who="guide_diagnostic",
             num_masks=num_masks,
             noise_seed=int(torch.randint(2**31, ())),
             simulate=False,

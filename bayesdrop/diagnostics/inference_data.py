@@ -168,6 +168,7 @@ def to_inference_data(
             bnn,
             data,
             draws,
+            who=who,
             num_masks=num_masks,
             batch_size=batch_size,
             memory_limit=memory_limit,

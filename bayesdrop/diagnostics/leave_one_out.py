@@ -195,6 +195,7 @@ def loo(
                 bnn,
                 data,
                 draws,
+                who=who,
                 num_masks=num_masks,
                 noise_seed=int(torch.randint(2**31, ())),
                 simulate=False,

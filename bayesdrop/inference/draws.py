@@ -76,6 +76,7 @@ def evaluate_draws(
     data: Data,
     draws: Sequence[Draw],
     *,
+    who: str = "evaluate_draws",
     num_masks: NumMasks | None = 1,
     noise_seed: int | None = None,
     simulate: bool = True,
@@ -94,6 +95,7 @@ def evaluate_draws(
         bnn: The Bayesian network.
         data: Inputs, or inputs and targets.
         draws: Draws of the global latents.
+        who: Who asks, for messages.
         num_masks: Masks :math:`M` for each draw and example; ``"exact"`` sums over all masks of
             the one layer, of at most 10 Bernoulli units. None takes what is enough: one where
             masks follow from the latents, all where there are at most 64, and 32 otherwise.
@@ -113,20 +115,21 @@ def evaluate_draws(
     rows, start = batch_size or _MAX_ROWS, 0
     used: NumMasks = 1
     enough: NumMasks = 1
-    passes = _Passes(1, None)
+    passes = _Passes(who, 1, None)
     for x_batch, y_batch in batches(data, rows):
         if start == 0:
             enough = _enough_masks(bnn, x_batch[:1].to(device), draws[0])
             used = enough if num_masks is None else num_masks
             mask_sum = MaskSum(bnn.network) if used == "exact" else None
-            passes = _Passes(len(mask_sum) if mask_sum is not None else int(used), mask_sum)
+            masks = len(mask_sum) if mask_sum is not None else int(used)
+            passes = _Passes(who, masks, mask_sum)
             if batch_size is None:
                 affordable = memory_limit // probe(bnn, x_batch[:1].to(device)).activations
                 rows = max(1, min(_MAX_ROWS, affordable) // passes.masks)
         for lower in range(0, len(x_batch), rows):
             x = x_batch[lower : lower + rows]
             y = None if y_batch is None else y_batch[lower : lower + rows].to(device)
-            check_finite("predict", x, start, DataError, "input")
+            check_finite(who, x, start, DataError, "input")
             noise = None if noise_seed is None else noise_seed + start
             part = _evaluate_batch(bnn, x.to(device), y, draws, passes, noise, simulate, start)
             if start == 0:
@@ -143,7 +146,8 @@ def evaluate_draws(
 
 
 class _Passes(NamedTuple):
-    # How often an example meets a mask, and what lists the masks if it meets all of them.
+    # For whom, how often an example meets a mask, and what lists the masks if it meets them all.
+    who: str
     masks: int
     mask_sum: MaskSum | None
 
@@ -153,11 +157,11 @@ class _Passes(NamedTuple):
         if self.mask_sum is None:
             with PosteriorSample(draw, shared=False):
                 output = outputs_of(bnn.network, copies)
-            return require_output("predict", output, len(copies)), None
+            return require_output(self.who, output, len(copies)), None
         self.mask_sum.log_weights = None
         with ModelPass(draw, torch.Size(), len(x), self.masks, self.mask_sum):
             output = outputs_of(bnn.network, copies)
-        return require_output("predict", output, len(copies)), self.mask_sum.log_weights
+        return require_output(self.who, output, len(copies)), self.mask_sum.log_weights
 
     def one_mask(self, output: Tensor, log_weights: Tensor | None) -> Tensor:
         """Return the outputs under one random mask of each example."""
@@ -198,14 +202,14 @@ def _evaluate_batch(
                 law = bnn.likelihood.distribution(first)
                 simulated.append(_as_drawn(law, law.sample().cpu()))
         rows = output.reshape(len(x), -1)
-        check_finite("predict", rows, start, DivergenceError, "prediction")
+        check_finite(passes.who, rows, start, DivergenceError, "prediction")
         if y is not None:
             target = bnn.likelihood.target(first, y)
             law = bnn.likelihood.distribution(output)
             shown = _as_drawn(law, target.cpu())
             values = law.log_prob(repeat_rows(target, passes.masks))
             term, spread = passes.mean(values, log_weights)
-            check_finite("predict", term, start, DivergenceError, "prediction")
+            check_finite(passes.who, term, start, DivergenceError, "prediction")
             terms.append(term.cpu())
             variance += spread.cpu() / len(draws)
     return DrawBatch(

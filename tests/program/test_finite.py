@@ -105,6 +105,7 @@ def test_whoever_reads_the_rows_says_so_in_its_own_name():
         "prune_unused_units": lambda: bd.prune_unused_units(bnn, x),
         "class_averaged_masks": lambda: bd.diagnostics.class_averaged_masks(bnn, (x, y)),
         "check_elbo": lambda: bd.check_elbo(bnn, x, y),
+        "to_inference_data": lambda: bd.to_inference_data(bnn, x, num_samples=2),
         "log_likelihood_bound": lambda: bd.diagnostics.log_likelihood_bound(autoencoder(), x),
     }
     for who, run in runs.items():
