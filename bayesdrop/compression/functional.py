@@ -69,7 +69,7 @@ def _layer(
 ) -> nn.Module | None:
     """Return the layer of torch that a function is with these tensors, if it is one."""
     weight = tensors["weight"]
-    if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
+    if not isinstance(weight, nn.Parameter) or (function is F.linear and weight.ndim < 2):
         return None
     layer: nn.Module
     with torch.device("meta"):
