@@ -397,7 +397,7 @@ def test_a_unit_that_any_call_of_its_layer_uses_is_not_pruned():
     assert bool((bnn.network.mask.mean_mask(torch.full_like(x, -5.0)) == 0).all())
     assert prune_unused_units(bnn, x.numpy()) == {"mask": 0}
     torch.testing.assert_close(bnn(x), before, rtol=0, atol=0)
-    with pytest.raises(DataError, match="prune_unused_units: .*infinity in row 3"):
+    with pytest.raises(DataError, match="prune_unused_units: .*infinity in input row 3"):
         prune_unused_units(bnn, x.index_fill(0, torch.tensor([3]), math.nan))
     assert bool(bnn.network.mask.kept().all())
 
