@@ -277,6 +277,26 @@ def as_tensors(data: object) -> Part | None:
     return None
 
 
+def in_memory(data: Data) -> Part:
+    """Return all examples as one batch; those of a Dataset or DataLoader are read once, in turn.
+
+    Raises:
+        DataError: As ``batches`` does, or if batches have other shapes.
+    """
+    if (tensors := as_tensors(data)) is not None:
+        return tensors
+    parts = list(_batches(data, None, False, None))
+    columns = list(zip(*(flat(part) for part in parts), strict=True))
+    if any(len({tensor.shape[1:] for tensor in column}) > 1 for column in columns):
+        raise DataError(
+            WHO,
+            expected="examples of one shape",
+            got="batches of several",
+            hint="Pad all to one length.",
+        )
+    return rebuilt(parts[0], [torch.cat(column) for column in columns])
+
+
 def _not_data(data: object, hint: str = "") -> DataError:
     if isinstance(data, Iterator):
         hint = "An iterator is used up after one epoch: pass the Dataset or DataLoader."

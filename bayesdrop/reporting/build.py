@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from bayesdrop.diagnostics.class_masks import class_averaged_masks
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.arrays import arrays_of
-from bayesdrop.inference.batches import as_tensors
+from bayesdrop.inference.batches import in_memory
 from bayesdrop.metrics.options import require_names
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.inputs import as_inputs, joined_inputs, positional_inputs
@@ -67,7 +68,8 @@ def report(
     Args:
         bnn: The network; it is not changed. It may have no Bayesian layers.
         test: Test inputs and targets, which nothing was chosen on; of a network with several
-            inputs ``((x1, x2), y)``, or ``({"name": x1, ...}, y)``.
+            inputs ``((x1, x2), y)``, or ``({"name": x1, ...}, y)``. A Dataset or DataLoader, also
+            as ``validation`` and ``train``, is read into memory.
         plain: A network without Bayesian layers to compare it with.
         validation: Inputs and targets that thresholds may be chosen on; those of a classifier.
         train: The training data, to check the ELBO and the guide by, which is slow; those of a
@@ -169,9 +171,10 @@ def report(
 
 def _positional(bnn: BayesianNetwork, name: str, given: GivenPair) -> Pair:
     """Return inputs as positional arguments, which the compact network takes too."""
-    check_pair("report", name, given)
-    parts = cast(Any, as_tensors(arrays_of("report", bnn, (given[0], given[1]))))
-    x, y = (*parts, None)[:2]
+    if not isinstance(given, DataLoader | Dataset):
+        check_pair("report", name, given)
+        given = given[0], given[1]
+    x, y = cast(Any, (*in_memory(arrays_of("report", bnn, given)), None)[:2])
     return joined_inputs(positional_inputs("report", bnn.network, as_inputs("report", x))), y
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from bayesdrop.diagnostics.evaluator import figures_of, monte_carlo_error_of, ood_errors
 from bayesdrop.errors import DataError
@@ -20,7 +21,7 @@ from bayesdrop.program.network import BayesianNetwork
 Pair = tuple[Inputs, Tensor]
 """Inputs and targets."""
 
-GivenPair = tuple[GivenInputs, Tensor]
+GivenPair = tuple[GivenInputs, Tensor] | Dataset[Any] | DataLoader[Any]
 """What users pass for them."""
 
 SHOWN_SCORES = ("entropy", "mutual_information", "energy")
@@ -41,8 +42,7 @@ def check_pair(who: str, name: str, given: object) -> None:
             who,
             expected=f"{name} to be a pair, of inputs (or probabilities) and targets",
             got=many or ("None" if given is None else f"a {type(given).__name__}"),
-            hint="Join the batches of a DataLoader: x, y = (torch.cat(part) for part in "
-            "zip(*loader)).",
+            hint="For example (x_test, y_test).",
         )
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, DataError
@@ -74,6 +74,26 @@ def test_the_page_is_written_on_request_and_has_what_was_given(tmp_path):
     assert len(page.images) > 5
 
 
+def test_a_loader_or_dataset_is_its_examples():
+    bnn, (x, y) = network(3), labelled()
+    data = TensorDataset(x, y)
+    rows = Subset(data, range(len(x)))
+    expected = bd.report(bnn, (x, y), validation=(x, y), num_samples=2, shift=False)
+    for given in (data, rows, DataLoader(rows, batch_size=7)):
+        found = bd.report(bnn, given, validation=given, num_samples=2, shift=False)
+        assert torch.equal(found.main.prediction.mean, expected.main.prediction.mean)
+        assert torch.equal(found.main.labels, expected.main.labels)
+    found = bd.report(bnn, DataLoader(data, shuffle=True), num_samples=2, shift=False)
+    for key in ("error", "nll"):
+        same = pytest.approx(expected.to_dict()[key]["mean_mask"])
+        assert found.to_dict()[key]["mean_mask"] == same, "inputs and labels are drawn together"
+    with pytest.raises(DataError, match="data with targets"):
+        bd.report(bnn, DataLoader(x))
+    uneven = [(x[0], y[0]), (x[0, :3], y[0])]
+    with pytest.raises(DataError, match="expected examples of one shape"):
+        bd.report(bnn, DataLoader(uneven, batch_size=1))
+
+
 def test_the_summary_quotes_the_better_method():
     bnn, validation = network(3), labelled(80)
     analysis = bd.report(bnn, labelled(), validation=validation, num_samples=4).analysis
@@ -140,7 +160,7 @@ def test_what_a_report_cannot_take_is_refused():
     with pytest.raises(DataError, match="data with targets"):
         bd.report(network(3), (torch.randn(4, 5), None))
     x, y = labelled()
-    for given in (DataLoader(TensorDataset(x, y)), x[:2], (x, y, y), None):
+    for given in (x[:2], (x, y, y), None):
         with pytest.raises(DataError, match="report: expected test to be a pair, of inputs"):
             bd.report(network(3), given)
     with pytest.raises(DataError, match="expected validation to be a pair"):
