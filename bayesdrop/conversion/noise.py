@@ -13,7 +13,10 @@ from bayesdrop.conversion.kinds import DROPOUT_FUNCTIONS
 from bayesdrop.networks.by_mode import ATTENTION
 from bayesdrop.nn.arguments import is_real
 
-IN_TRAINING = "it draws noise in training only, and prediction does not sample it"
+IN_TRAINING = (
+    "it draws noise in training only, and prediction does not sample it: write a dropout as "
+    "F.dropout or nn.Dropout"
+)
 ALWAYS = "it is on in evaluation mode too: write training=self.training, or nn.Dropout"
 OF_ATTENTION = "it is on in evaluation mode too: write dropout_p=p if self.training else 0.0"
 _DROPS = {"bernoulli", "bernoulli_", "binomial", "native_dropout", "rand", "rand_like", "uniform_"}
@@ -81,8 +84,7 @@ def own_dropout(module: nn.Module) -> str:
     """Return why a dropout in the code of a class of the user's own is told; nothing if none is.
 
     Looked at are forward and what it calls: methods, and functions of the user's own, also those
-    that the module holds. A rate that
-    is zero by all attributes that could be it is none.
+    that the module holds. A rate that is zero by all attributes that could be it is none.
     """
     code, number = _Code(), -1
     own = [vars(module), *(vars(cls) for cls in filter(is_own, type(module).__mro__))]
