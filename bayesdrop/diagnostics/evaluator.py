@@ -182,7 +182,7 @@ def evaluate(
     prediction, groups = predict_in_groups(
         bnn, data, keep_samples=keep_samples, bar="evaluate" if progress else "", **options
     )
-    warn_of_order("evaluate", data, prediction)
+    warn_of_order("evaluate", data, len(prediction.mean), prediction.y)
     figures = figures_of(bnn, prediction)
     outside, groups_outside = {}, {}
     for name, x in (ood or {}).items():

@@ -142,7 +142,7 @@ def predict(
         num_groups=0,
         bar="predict" if progress else "",
     )
-    warn_of_order("predict", data, prediction)
+    warn_of_order("predict", data, len(prediction.mean), prediction.y)
     return prediction
 
 
@@ -316,11 +316,12 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
+def warn_of_order(
+    who: str, data: Data, rows: int, y: Tensor | None, *, stacklevel: int = 3
+) -> None:
     """Warn, in the caller's caller, if a DataLoader left rows out or nobody knows their order."""
     if not isinstance(data, DataLoader):
         return
-    rows = len(prediction.mean)
     count = rows if known_examples(data) is None else len(cast(Sized, data.dataset))
     drop = (getattr(part, "drop_last", False) for part in (data, data.batch_sampler, data.sampler))
     if rows < count and any(drop):
@@ -328,16 +329,16 @@ def warn_of_order(who: str, data: Data, prediction: Prediction) -> None:
             f"{who}: expected all {count} examples, got {rows}, since the DataLoader has "
             "drop_last=True. Pass drop_last=False.",
             DataWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
-    if prediction.y is None and not keeps_order(data):
+    if y is None and not keeps_order(data):
         kind = type(sampler_of(data)).__name__
         what = "that shuffles" if kind == "RandomSampler" else f"whose {kind} chooses rows"
         warnings.warn(
             f"{who}: expected rows in the order of the data, got a DataLoader {what}, and "
             "no targets by which to tell the rows apart. Pass shuffle=False and no sampler.",
             DataWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

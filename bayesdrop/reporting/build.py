@@ -15,6 +15,7 @@ from bayesdrop.diagnostics.class_masks import class_averaged_masks
 from bayesdrop.errors import ConfigError
 from bayesdrop.inference.arrays import arrays_of
 from bayesdrop.inference.batches import in_memory
+from bayesdrop.inference.predict import warn_of_order
 from bayesdrop.metrics.options import require_names
 from bayesdrop.nn.mode import evaluation_mode
 from bayesdrop.program.inputs import as_inputs, joined_inputs, positional_inputs
@@ -175,6 +176,7 @@ def _positional(bnn: BayesianNetwork, name: str, given: GivenPair) -> Pair:
         check_pair("report", name, given)
         given = given[0], given[1]
     x, y = cast(Any, (*in_memory(arrays_of("report", bnn, given)), None)[:2])
+    warn_of_order("report", given, len(x), y, stacklevel=4)
     return joined_inputs(positional_inputs("report", bnn.network, as_inputs("report", x))), y
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import bayesdrop as bd
-from bayesdrop.errors import ConfigError, DataError
+from bayesdrop.errors import ConfigError, DataError, DataWarning
 from bayesdrop.reporting.summary import report_summary
 from tests.reporting.page import check_page
 
@@ -87,6 +87,10 @@ def test_a_loader_or_dataset_is_its_examples():
     for key in ("error", "nll"):
         same = pytest.approx(expected.to_dict()[key]["mean_mask"])
         assert found.to_dict()[key]["mean_mask"] == same, "inputs and labels are drawn together"
+    some = DataLoader(data, batch_size=7, drop_last=True)
+    with pytest.warns(DataWarning, match="report: expected all 60 examples, got 56") as told:
+        bd.report(bnn, some, num_samples=2, shift=False)
+    assert told[0].filename == __file__
     with pytest.raises(DataError, match="data with targets"):
         bd.report(bnn, DataLoader(x))
     uneven = [(x[0], y[0]), (x[0, :3], y[0])]
