@@ -81,8 +81,9 @@ class Method:
         ways: How it predicts: with the mean mask (or nothing random), or with masks sampled.
         space: What a trial draws: ``learning_rate``, ``variational_learning_rate`` and
             ``weight_decay`` are of the stage with masks, if there is one: pretraining is the
-            recipe's, and common to all methods that have it. ``rate`` is of ``nn.Dropout`` and
-            ``scale`` of Masksembles, all else goes to ``convert``.
+            recipe's, and common to all methods that have it. ``rate`` is of ``nn.Dropout``,
+            ``input_rate`` of that on the pixels and ``scale`` of Masksembles, all else goes to
+            ``convert``.
         options: Of ``convert``, in place of the recipe's.
         num_masks: Masks inside the logarithm.
         members_of: Method whose runs it is made of, instead of being trained.
@@ -117,6 +118,17 @@ METHODS = {
     "plain": Method("plain network", "", ("mean",), {**_RATE, **_DECAY}),
     "dropout": Method(
         "nn.Dropout", "dropout", _BOTH, {**_RATE, **_DECAY, "rate": linear_range(0.1, 0.6)}
+    ),
+    "input-dropout": Method(
+        "nn.Dropout, inputs too",
+        "input-dropout",
+        _BOTH,
+        {
+            **_RATE,
+            **_DECAY,
+            "rate": linear_range(0.1, 0.6),
+            "input_rate": linear_range(0.05, 0.4),
+        },
     ),
     "ensemble": Method(
         f"deep ensemble of {ENSEMBLE}", "", ("mean",), {}, members_of="plain", num_members=ENSEMBLE
@@ -214,7 +226,7 @@ METHODS = {
 """Key to method."""
 
 
-_OF_NETWORK = {"rate": "dropout", "scale": "scale"}
+_OF_NETWORK = {"rate": "dropout", "input_rate": "input_dropout", "scale": "scale"}
 
 
 def choice_of(method: str, trial: int) -> dict[str, Any]:

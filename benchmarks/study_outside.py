@@ -1,7 +1,8 @@
-"""Baselines of other people's: Masksembles and the last-layer Laplace approximation.
+"""Baselines of other people's: Masksembles, last-layer Laplace, and ``nn.Dropout`` on pixels.
 
-Both by their kept libraries, ``pip install 'bayesdrop[study]'``: masksembles has the layers and
-laplace-torch the approximation. They are trained, or start from, what the other rows have.
+The first two by their kept libraries, ``pip install 'bayesdrop[study]'``: masksembles has the
+layers and laplace-torch the approximation. They are trained, or start from, what the other rows
+have.
 """
 
 from __future__ import annotations
@@ -57,18 +58,32 @@ def with_masksembles(network: nn.Sequential, scale: float) -> nn.Sequential:
     return nn.Sequential(found)
 
 
-def _register(network: str) -> None:
-    def build(*, scale: float, **options: Any) -> nn.Sequential:
+def with_input_dropout(network: nn.Sequential, rate: float) -> nn.Sequential:
+    """Return a network with ``nn.Dropout`` on its inputs, in front of all it has."""
+    layers = OrderedDict[str, nn.Module](input_dropout=nn.Dropout(rate))
+    layers.update(network.named_children())
+    return nn.Sequential(layers)
+
+
+def _register(name: str, like: str, build: Callable[..., nn.Module], summary: str) -> None:
+    networks.registry.register(name, build)
+    recipe = recipes.get(like)
+    recipes.register(dataclasses.replace(recipe, name=name, summary=summary, network=name))
+
+
+def _register_all(network: str) -> None:
+    def masked(*, scale: float, **options: Any) -> nn.Sequential:
         return with_masksembles(networks.build(network, **options), scale)
 
-    name = f"{network}-masksembles"
-    networks.registry.register(name, build)
-    plain = recipes.get(network)
-    recipes.register(dataclasses.replace(plain, name=name, summary="Masksembles", network=name))
+    def dropped(*, input_dropout: float, **options: Any) -> nn.Sequential:
+        return with_input_dropout(networks.build(network, **options), input_dropout)
+
+    _register(f"{network}-masksembles", network, masked, "Masksembles")
+    _register(f"{network}-input-dropout", f"{network}-dropout", dropped, "dropout on inputs too")
 
 
 for _network in ("lenet-500-300", "lenet5-caffe"):
-    _register(_network)
+    _register_all(_network)
 
 
 def masksembles(network: nn.Module) -> Predict:

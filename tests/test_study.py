@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -21,6 +22,7 @@ from study_jobs import Job, Plan  # noqa: E402
 
 sys.path.remove(str(BENCHMARKS))
 
+from bayesdrop import networks  # noqa: E402
 from bayesdrop.files import write_json  # noqa: E402
 from tests.inference.test_progress import terminal  # noqa: E402
 
@@ -83,6 +85,16 @@ def test_what_a_trial_draws_reaches_the_recipe():
     assert design.recipe_of("bb-masks", "lenet-500-300", {}, 30).stages[1].num_masks == 4
     rated = design.recipe_of("dropout", "lenet-500-300", {"rate": 0.3}, 30)
     assert rated.network_options == {"dropout": 0.3}
+
+
+@pytest.mark.parametrize("network", design.EPOCHS)
+def test_dropout_on_inputs_has_a_rate_of_its_own(network):
+    choice = {"learning_rate": 0.002, "weight_decay": 1e-5, "rate": 0.4, "input_rate": 0.1}
+    recipe = design.recipe_of("input-dropout", network, choice, 12)
+    built = networks.build(recipe.network, **recipe.network_options)
+    rates = [layer.p for layer in built if isinstance(layer, nn.Dropout)]
+    assert rates == [0.1, 0.4, 0.4]
+    assert isinstance(built[0], nn.Dropout)
 
 
 def test_runs_come_after_the_trials_that_choose_for_them(plan):
