@@ -348,7 +348,8 @@ def blocks_of(network: nn.Module) -> list[Block]:
         if taken.isdisjoint(block.layers) or _chained(block, found):
             taken |= set(block.layers)
             found.append(block)
-    order = {name: position for position, (name, _) in enumerate(network.named_modules())}
+    named = network.named_modules(remove_duplicate=False)  # a module may stand in two places
+    order = {name: position for position, (name, _) in enumerate(named)}
     return sorted(found, key=lambda block: order[block.output])
 
 

@@ -347,10 +347,16 @@ class Reused(Branching):
         return self.fc(F.relu(self.fc(x)))
 
 
+def two_places():
+    shared = nn.Linear(3, 3)
+    return nn.Sequential(shared, nn.ReLU(), shared)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (Reused, r"called once in forward, got 'fc', called 2 times\. Pass exclude='fc'"),
+        (two_places, r"called once in forward, got '0', called 2 times\. Pass exclude='0'"),
         (nn.ReLU, "at least one Linear"),
     ],
 )
