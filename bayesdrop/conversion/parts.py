@@ -95,7 +95,7 @@ def _randomise(place: InPlace, name: str) -> None:
         place.skipped[name] = NEVER_DROPPED
         return
     new = make(request.dropout, layer, **request.options_of(name, request.options))
-    place.root.set_submodule(name, new.train(layer.training))
+    place.root.set_submodule(name, new)
     place.masked.add(name)
     where = f"weights of {name!r}"
     place.placed[name] = Placed(name, request.dropout, where, int(new.total()))
