@@ -75,6 +75,7 @@ class InPlace:
         output = self.root.get_submodule(block.output)
         if input_mask(output) is not None:
             self.skipped[block.output] = "its inputs have a mask already"
+            self.skipped |= dict.fromkeys(block.sources, READS_BLOCK)
         elif not self.selected(block.output, output):
             for name in block.sources:
                 self.mask(name)

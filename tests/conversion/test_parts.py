@@ -72,6 +72,14 @@ def test_layers_get_random_weights_in_their_places():
     assert list(masks(both)) == ["3.mask"]
 
 
+@pytest.mark.parametrize(
+    "build", [dense, lambda: Untraced(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0))]
+)
+def test_layers_with_masks_get_no_others(build):
+    with pytest.raises(ConversionError, match="its inputs have a mask already"):
+        bd.convert(bd.convert(build()))
+
+
 class Twice(nn.Module):
     """One dropout before each of two layers."""
 
