@@ -122,6 +122,10 @@ def test_the_more_layers_the_more_open_each():
         return {round(m.keep_prob()[0].item(), 6) for _, m in bd.nn.named_dropout_layers(net)}
 
     assert keep(1) == {round(1 - 0.05 / 2, 6)} and keep(9) == {round(1 - 0.05 / 10, 6)}
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0)  # with heads and hidden units
+    net = bd.convert(nn.Sequential(encoder, nn.Linear(4, 2)), trained=True)
+    start = [m.keep_prob()[0].item() for _, m in bd.nn.named_dropout_layers(net)]
+    assert start == pytest.approx([1 - 0.05 / 3] * 3)
 
 
 def test_untrained_networks_and_given_options_start_as_they_say():
@@ -158,3 +162,15 @@ def test_the_dropout_that_a_trained_network_has_is_replaced_and_the_rest_named(k
     found = dict(bd.nn.named_dropout_layers(converted))
     assert {n: float(m.drop_prob) for n, m in found.items()} == {"3_dropout": pytest.approx(0.3)}
     bd.convert(net, key, linear=False, conv=False)  # only these are asked for: no warning
+
+
+def test_the_rate_of_several_dropouts_in_a_row_is_that_of_all():
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout2d(0.2), nn.Dropout2d(0.5),
+        nn.Conv2d(8, 8, 3), nn.ReLU(),
+        nn.Flatten(), nn.Dropout(0.3), nn.Dropout(0.5), nn.Linear(32, 3),
+    )  # fmt: skip
+    with pytest.warns(ConversionWarning, match=r"'4' \(Conv2d.*never had dropout"):
+        converted = bd.convert(net, "mc-dropout", trained=True)
+    rates = {n: float(m.drop_prob) for n, m in bd.nn.named_dropout_layers(converted)}
+    assert rates == {"0_dropout": pytest.approx(0.6), "9_dropout": pytest.approx(0.65)}
