@@ -159,6 +159,23 @@ def test_what_cannot_have_masks_inside_is_named_with_its_reason():
         bd.convert(tied, embedding=True)
 
 
+def test_the_dimension_of_examples_is_the_embeddings_and_none_of_states():
+    net = bd.convert(nn.Sequential(nn.Embedding(9, 5), nn.GRU(5, 8)), embedding=True, batch_dim=1)
+    embedding, gru = net.get_submodule("0"), net.get_submodule("1")
+    assert embedding.batch_dim == 1
+    assert {mask.batch_dim for _, mask in bd.nn.named_dropout_layers(gru)} == {0}
+
+
+def test_the_first_stick_is_that_of_the_unit_with_the_largest_weights():
+    plain = nn.GRU(5, 8)
+    with torch.no_grad():
+        plain.weight_ih_l0[:, 3] *= 9
+        plain.weight_hh_l0[:, 6] *= 9
+    masks = dict(bd.nn.named_dropout_layers(bd.convert(plain, "indian-buffet")))
+    first = {name: int(mask.rank.argmin()) for name, mask in masks.items()}
+    assert first == {"input_dropout_l0": 3, "state_dropout_l0": 6}
+
+
 def test_masks_of_one_call_share_what_they_share():
     net = converted(Tagger(), "hierarchical-indian-buffet")
     sticks = {id(mask.parent) for _, mask in bd.nn.named_dropout_layers(net)}

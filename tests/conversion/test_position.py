@@ -150,3 +150,10 @@ def test_the_dimension_of_examples_reaches_every_mask_and_compact_stays_exact():
     layer.register_forward_hook(lambda _, inputs, output: masks.append(output))
     layer(torch.ones(5, 7, 6))
     assert torch.equal(masks[0], masks[0][:1].expand(5, 7, 6))
+
+
+def test_the_layout_of_heads_is_not_for_options_to_choose():
+    encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
+    net = bd.convert(nn.Sequential(encoder, nn.Linear(4, 2)), unit_dim=-1, batch_dim=1)
+    mask = net.get_submodule("0.self_attn.out_proj.mask")
+    assert (mask.unit_dim, mask.batch_dim) == (-2, 0)
