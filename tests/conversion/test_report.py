@@ -103,6 +103,22 @@ def test_dropout_that_is_always_on_is_named(drop):
     bd.convert(Around(Always(lambda h: F.dropout(h, 0.3, training=False))))
 
 
+def test_a_function_that_selects_is_asked_of_layers_only():
+    net = Around(nn.AlphaDropout(0.3))
+    bd.convert(net, select=lambda name, module: module.weight.ndim == 2)
+    with pytest.warns(ConversionWarning, match="'part'"):
+        bd.convert(net, exclude=lambda name, module: module.weight.ndim > 2)
+
+
+def test_a_warning_names_eight_parts_and_says_how_many_more_there_are():
+    parts = [nn.AlphaDropout(0.1) for _ in range(10)]
+    rest = r"'8' [^;]*; and 2 more\. Put .*exclude=\['1', '2', '3', \.\.\.\] if"
+    with pytest.warns(ConversionWarning, match=rest):
+        bd.convert(nn.Sequential(nn.Linear(3, 2), *parts))
+    with pytest.warns(ConversionWarning, match=r"'3' [^;]*\. Put .*exclude=\['1', '2', '3'\] if"):
+        bd.convert(nn.Sequential(nn.Linear(3, 2), *parts[:3]))
+
+
 def test_attention_whose_rate_goes_by_mode_is_named():
     class Attention(nn.Module):
         def forward(self, x):
@@ -151,6 +167,14 @@ def test_a_replaced_dropout_and_random_weights_are_in_the_report():
     ]  # fmt: skip
     again = bd.convert(bd.convert(net, "sparse-variational", exclude="0"), "beta-bernoulli")
     assert [p.name for p in conversion_report(again).placed] == ["3", "0_dropout", "3_dropout"]
+    part = nn.Sequential(again.get_submodule("0_dropout"), nn.Linear(4, 6), nn.Linear(6, 2))
+    assert [p.name for p in conversion_report(bd.convert(part)).placed] == ["2_dropout"]
+
+
+def test_what_neither_weights_nor_masks_reach_is_told_once():
+    with pytest.warns(ConversionWarning, match="'part'"):
+        net = bd.convert(Around(nn.RNN(8, 8)), weights="sparse-variational")
+    assert [part.name for part in conversion_report(net).left] == ["part"]
 
 
 def test_the_report_is_printed_on_request(capsys):
