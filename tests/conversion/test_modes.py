@@ -274,6 +274,8 @@ def test_a_layer_that_is_called_twice_on_one_value_is_called_once():
     ]
     with pytest.raises(ConversionError, match="'a', called 2 times"):
         bd.convert(Net(lambda n, x: n.c(n.a(x) + n.b(F.relu_(n.a(x))))))
+    with pytest.raises(ConversionError, match="'a', called 2 times"):
+        bd.convert(Net(lambda n, x: n.c(n.a(input=x) + n.b(n.a(input=-x)))))
 
 
 def test_the_modules_that_choose_say_what_they_do():

@@ -89,7 +89,8 @@ def test_each_block_of_a_residual_network_without_a_head_is_its_output():
     assert named(bd.convert(Blocks(nn.Conv2d(3, 1, 1)))) == [
         "stem_dropout", "a_dropout", "b_dropout",
     ]  # fmt: skip
-    assert named(bd.convert(Blocks(nn.Identity()))) == ["a_dropout"]
+    for end in (nn.Identity(), nn.LayerNorm((3, 4, 4)), nn.Sequential(nn.BatchNorm2d(3))):
+        assert named(bd.convert(Blocks(end))) == ["a_dropout"]
     everything = bd.convert(Blocks(nn.Identity()), output_dropout=True)
     assert named(everything) == ["stem_dropout", "a_dropout", "b_dropout"]
 

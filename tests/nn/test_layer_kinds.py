@@ -88,6 +88,10 @@ def test_convert_takes_every_kind_and_masks_go_in_beside(cls):
     both = bd.convert(random, "beta-bernoulli", output_dropout=True)
     assert [m.num_units for _, m in bd.nn.named_dropout_layers(both)] == [4]
     torch.testing.assert_close(bd.without_dropout(both)(x), net(x))
+    masked = bd.convert(net, "hard-concrete", output_dropout=True)
+    later = bd.convert(masked, "sparse-variational")
+    (mask,), (weights,) = bd.nn.named_dropout_layers(later), bd.nn.named_weight_layers(later)
+    assert mask[1].bound[0] is weights[1]
     bnn = bd.BayesianNetwork(both, bd.Gaussian(), num_data=9)
     torch.testing.assert_close(bd.compact(bnn, x)(x), bnn.eval()(x))
 
