@@ -332,13 +332,16 @@ class Plan:
         )
 
     def _before(self, node: fx.Node) -> Units | None:
+        summed = False
         while node.op not in ("placeholder", "get_attr"):
             node = input_of(node)
             module = self.module(node)
             if module is not None and isinstance(plain_of(module), (nn.Linear, *CONVOLUTIONS)):
-                return outputs_of(module)
+                units = outputs_of(module)
+                return None if summed and units.number == 1 else units  # it may be broadcast
             if isinstance(module, BayesianDropout):
                 return Units(module, module.num_units, module.unit_dim)
+            summed |= operation(node) in SUMS
             if not self._keeps_units(node):
                 return None
         return None

@@ -79,3 +79,20 @@ class Joined(nn.Module):
 def test_a_dropout_on_units_of_which_some_have_masks_becomes_one_of_all():
     found = bd.nn.named_dropout_layers(bd.convert(Joined(), exclude="b"))
     assert {name: layer.num_units for name, layer in found} == {"a_dropout": 3, "drop": 6}
+
+
+class Broadcast(nn.Module):
+    """A map of one channel is added to three, and a dropout sees the sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dropout, self.fc = nn.Conv2d(3, 1, 1), nn.Dropout(0.2), nn.Linear(12, 2)
+
+    def forward(self, x):
+        return self.fc(self.dropout(self.conv(x) + x).flatten(1))
+
+
+def test_a_broadcast_sum_tells_no_width():
+    with pytest.warns(ConversionWarning, match=r"'dropout'.* its width cannot be told"):
+        net = bd.convert(Broadcast(), "mc-dropout", conv=False, input_dropout=False)
+    assert net(torch.zeros(2, 3, 2, 2)).shape == (2, 2)
