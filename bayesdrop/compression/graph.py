@@ -118,11 +118,12 @@ def _remove_in_place(module: fx.GraphModule, graph: fx.Graph) -> None:
     order = {node: position for position, node in enumerate(graph.nodes)}
     leaves = leaf_modules(module, graph)
     _check_views(graph, leaves)
+    changing = [name for name, leaf in leaves.items() if getattr(leaf, "inplace", False) is True]
+    for name in changing:  # of which some may be one module, called more than once
+        leaves[name].inplace = False  # type: ignore[assignment]
     for node in list(graph.nodes):
-        leaf = leaves.get(str(node.target)) if node.op == "call_module" else None
         changes = operation(node) in _OUT_OF_PLACE or node.kwargs.get("inplace") is True
-        if leaf is not None and getattr(leaf, "inplace", False) is True:
-            changes, leaf.inplace = True, False  # type: ignore[assignment]
+        changes = changes or (node.op == "call_module" and str(node.target) in changing)
         if not changes and not changes_in_place(node):
             continue
         source = node.all_input_nodes[0]

@@ -279,7 +279,7 @@ class Tokens(nn.Module):
 
 
 class Shared(nn.Module):
-    """A layer called twice, tied weights, a weight that is read, and a hook."""
+    """Layers called twice, one of them in place, tied weights, a weight that is read, a hook."""
 
     def __init__(self):
         super().__init__()
@@ -288,10 +288,12 @@ class Shared(nn.Module):
         self.read, self.hooked = nn.Linear(8, 8), nn.Linear(8, 8)
         self.hooked.register_forward_hook(lambda module, inputs, output: output + 1.0)
         self.masks = nn.ModuleList(mask(8, seed=i) for i in range(5))
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
-        x = torch.relu(self.twice(self.masks[0](x)))
-        x = torch.relu(self.twice(self.masks[1](x)))
+        x = self.relu(self.twice(self.masks[0](x)))
+        y = self.twice(self.masks[1](x))
+        x = self.relu(y) + y
         x = torch.relu(self.tied(self.masks[2](x)))
         x = torch.relu(self.hooked(self.masks[3](x)))
         return self.head(self.masks[4](self.read(x))) + F.linear(x, self.read.weight)
