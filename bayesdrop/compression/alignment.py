@@ -41,8 +41,20 @@ def rows_of(graphs: Sequence[fx.Graph]) -> Iterator[tuple[fx.Node | None, ...]]:
                 queue.popleft()
 
 
-def identity(node: fx.Node, known: Tensor, shape: torch.Size) -> Tensor:
-    """Return the units, or the vector, with which an operation does nothing."""
+def identity(node: fx.Node, tensors: Sequence[Tensor], shape: torch.Size) -> Tensor:
+    """Return the units, or the vector, with which an operation does nothing.
+
+    Args:
+        node: The operation of a graph that has it.
+        tensors: The units or the vector there.
+        shape: Of the value in a graph that does without.
+
+    Raises:
+        UngroupedError: If it has none, as the sum of two values, or of a value and a number.
+    """
+    if len(tensors) != 1:
+        raise UngroupedError("other operations")
+    (known,) = tensors
     if node.target is torch.index_select:
         dim = node.args[1]
         return torch.arange(shape[dim] if isinstance(dim, int) else 0)

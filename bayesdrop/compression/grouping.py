@@ -137,7 +137,7 @@ class Grouping:
         known = next(of for n, of in zip(nodes, tensors, strict=True) if n is not None)
         for k, (node, place) in enumerate(zip(nodes, places, strict=True)):
             if node is None:
-                tensors[k] = [identity(first, known[0], shape_of(place) or torch.Size())]
+                tensors[k] = [identity(first, known, shape_of(place) or torch.Size())]
         return replace(self._operation(first, tensors), ndim=ndim)
 
     def _layer(self, node: fx.Node, modules: list[Any]) -> _Value:

@@ -66,6 +66,18 @@ class Tokens(nn.Module):
         return self.head(self.last(x)).mean(1)
 
 
+class Shifted(nn.Module):
+    """A number is added to units that one member has all of and another one has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mask, self.head = nn.Linear(12, 4), bb(4), nn.Linear(4, 3)
+        self.mask.set_posterior(torch.full((4,), 12.0))
+
+    def forward(self, x):
+        return self.head(torch.sinh(self.mask(self.first(x).tanh()) + 1))
+
+
 class Attending(nn.Module):
     def __init__(self):
         super().__init__()
@@ -99,7 +111,7 @@ def test_members_are_their_compact_networks_run_together(make):
     assert_members(network, torch.randn(5, 12), together=True)
 
 
-@pytest.mark.parametrize("make", [Tokens, Attending])
+@pytest.mark.parametrize("make", [Tokens, Attending, Shifted])
 def test_what_does_not_run_together_runs_one_after_the_other(make):
     assert_members(make(), torch.randn(5, 12), together=False)
 
