@@ -41,6 +41,18 @@ def rows_of(graphs: Sequence[fx.Graph]) -> Iterator[tuple[fx.Node | None, ...]]:
                 queue.popleft()
 
 
+def source_of(node: fx.Node) -> fx.Node:
+    """Return the first input of an operation that is no parameter.
+
+    Raises:
+        UngroupedError: If there is none, as of a weight times a number.
+    """
+    for source in node.all_input_nodes:
+        if source.op != "get_attr":
+            return source
+    raise UngroupedError("a value of parameters alone")
+
+
 def identity(node: fx.Node, tensors: Sequence[Tensor], shape: torch.Size) -> Tensor:
     """Return the units, or the vector, with which an operation does nothing.
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bayesdrop.compression.alignment import UngroupedError, identity, rows_of
+from bayesdrop.compression.alignment import UngroupedError, identity, rows_of, source_of
 from bayesdrop.compression.blocks import bias_of, joined, like, padded, placed
 from bayesdrop.compression.graph import shape_of
 from bayesdrop.networks.operations import (
@@ -114,7 +114,7 @@ class Grouping:
         """Return the nodes after which each network has the value."""
         if None not in nodes:
             return tuple(node for node in nodes if node is not None)
-        before = self.together[first.all_input_nodes[0]]
+        before = self.together[source_of(first)]
         places = tuple(n or b for n, b in zip(nodes, before, strict=True))
         without = [b for n, b in zip(nodes, before, strict=True) if n is None]
         if any(len(b.users) > 1 for b in without):
@@ -159,7 +159,7 @@ class Grouping:
     def _operation(self, node: fx.Node, tensors: list[list[Tensor]]) -> _Value:
         target, count = node.target, len(tensors[0])
         sources = [n for n in node.all_input_nodes if n.op != "get_attr"]
-        x = self.values[sources[0]]
+        x = self.values[source_of(node)]
         if target is torch.index_select and count == 1:
             return self._selected(node, x, [of[0].cpu() for of in tensors])
         binary = node.args[0] is sources[0] and len(node.args) == 2

@@ -78,6 +78,26 @@ class Shifted(nn.Module):
         return self.head(torch.sinh(self.mask(self.first(x).tanh()) + 1))
 
 
+class Weighed(Shifted):
+    """A parameter stands first."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        x = self.scale * self.mask(self.first(x).tanh())
+        return F.linear(x, self.head.weight.abs())
+
+
+class Halved(Shifted):
+    """A parameter stands alone."""
+
+    def forward(self, x):
+        weight = self.head.weight * 0.5
+        return F.linear(self.mask(self.first(x)), weight)
+
+
 class Attending(nn.Module):
     def __init__(self):
         super().__init__()
@@ -111,7 +131,7 @@ def test_members_are_their_compact_networks_run_together(make):
     assert_members(network, torch.randn(5, 12), together=True)
 
 
-@pytest.mark.parametrize("make", [Tokens, Attending, Shifted])
+@pytest.mark.parametrize("make", [Tokens, Attending, Shifted, Weighed, Halved])
 def test_what_does_not_run_together_runs_one_after_the_other(make):
     assert_members(make(), torch.randn(5, 12), together=False)
 
