@@ -70,9 +70,22 @@ class _PlainOutputs(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         """Return the tensors, or the one."""
-        parts = _parts_of(self.network(*inputs)) or ()
-        found = tuple(x for x in parts if isinstance(x, Tensor))
+        found = tuple(_tensors_in(self.network(*inputs)))
         return found[0] if len(found) == 1 else found
+
+
+def _tensors_in(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an output, and of what is in it, in order."""
+    if isinstance(output, Tensor):
+        yield output
+        return
+    parts = _parts_of(output)
+    if parts is None and isinstance(output, dict):
+        parts = output.values()
+    elif parts is None and isinstance(output, list | tuple):
+        parts = output
+    for part in parts or ():
+        yield from _tensors_in(part)
 
 
 def _parts_of(output: Any) -> Iterable[Any] | None:

@@ -254,7 +254,17 @@ class Both(nn.Module):
         return self.made(self.outer(hidden), hidden)
 
 
-@pytest.mark.parametrize("made", [Named, Held])
+@dataclass
+class Nested:
+    logits: Tensor
+    hidden: list[dict[str, Tensor]]
+
+    @classmethod
+    def of(cls, logits, hidden):
+        return cls(logits, [{"last": hidden}])
+
+
+@pytest.mark.parametrize("made", [Named, Held, Nested.of])
 @pytest.mark.parametrize("format", ["export", "onnx"])
 def test_outputs_of_a_class_of_ones_own_are_saved_as_a_tuple(format, made, tmp_path):
     if format == "onnx":
@@ -264,7 +274,8 @@ def test_outputs_of_a_class_of_ones_own_are_saved_as_a_tuple(format, made, tmp_p
     given = torch.randn(5, 4, dtype=torch.float32), torch.randn(5, 1, dtype=torch.float32)
     bd.save_plain(network, tmp_path / "net", tuple(x[:2] for x in given), format=format)
     read, expected = bd.load_plain(tmp_path / "net"), network(*given)
-    for found, wanted in zip(read(*given), (expected.logits, expected.hidden), strict=True):
+    hidden = expected.hidden[0]["last"] if made == Nested.of else expected.hidden
+    for found, wanted in zip(read(*given), (expected.logits, hidden), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     if format == "onnx":
         assert read.names == ["features", "shift"]
