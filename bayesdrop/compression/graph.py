@@ -63,7 +63,7 @@ def traced(
             "compact",
             expected="masks between the layers of a graph",
             got=f"masks on heads or hidden units of {inside}, which a graph does not show",
-            hint="bd.compact and bd.compression.measure_compression know them.",
+            hint="Plain bd.compact(network, x) and bd.compression.measure_compression know them.",
         )
     graph = trace(network, "compact", CompactionError)
     module = fx.GraphModule(network, graph, type(network).__name__)
