@@ -8,10 +8,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 
-import torch
 from torch import fx, nn
 
 from bayesdrop.networks.operations import MOVES
+from bayesdrop.networks.traced_value import PLAIN_ARITHMETIC
 
 _PASSING = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
@@ -84,10 +84,6 @@ def _is_view(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     home = str(getattr(node.target, "__module__", "") or "torch").split(".")[0]
     if home not in ("torch", "_operator", "math", "builtins"):
         return True
-    in_place = node.kwargs.get("inplace") is True or name.endswith("_")
-    in_place = in_place or (home == "_operator" and name.startswith("i") and _arithmetic(name))
+    in_place = node.kwargs.get("inplace") is True or node.target in PLAIN_ARITHMETIC
+    in_place = in_place or (name.endswith("_") and home != "_operator")  # and_, or_, not_
     return in_place or node.target is operator.getitem or name in _VIEWS
-
-
-def _arithmetic(name: str) -> bool:
-    return hasattr(torch.Tensor, f"__{name}__")

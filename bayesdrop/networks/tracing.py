@@ -321,6 +321,8 @@ def changes_in_place(node: fx.Node) -> bool:
         return False
     if node.kwargs.get("inplace") is True or node.target in _IN_PLACE:
         return True
+    if getattr(node.target, "__module__", None) == "_operator":  # and_, or_, not_
+        return False
     name = getattr(node.target, "__name__", str(node.target))
     return name.endswith("_") and not name.endswith("__")
 

@@ -1,5 +1,6 @@
 """Forwards that ask or do what a graph of operations does not have: the network decides."""
 
+import operator
 import random
 import types
 
@@ -47,8 +48,9 @@ def by_parameter(net, h, x):
 
 
 def by_type_of_size(net, h, x):
-    whole = isinstance(h.shape[-1], int) and isinstance(h.size(0) // 2, int)
-    return F.relu(h) if whole and isinstance(h.shape, tuple) else h
+    whole = isinstance(h.shape[-1], int) and isinstance(h.size(0) // 2 + h.dim(), int)
+    sizes = isinstance(h.shape, tuple) and isinstance(h.size(), tuple)
+    return F.relu(h) if whole and sizes and isinstance(h.T, torch.Tensor) else h
 
 
 def by_a_mark(net, h, x):
@@ -108,6 +110,12 @@ def in_place_of_a_view(net, h, x):
     return F.relu(h)
 
 
+def by_logic(net, h, x):
+    positive = h > 0
+    small = positive & (h < 0.5)
+    return h * positive + h * small + h * (positive | small)
+
+
 def in_bfloat16(net, h, x):
     with torch.autocast("cpu", torch.bfloat16):
         return (F.relu(h).float() @ torch.full((8, 8), 1 / 3, dtype=torch.float32)).to(h)
@@ -117,6 +125,7 @@ FUNCTIONS = [
     *(has_logits, logits_or_itself, by_exact_type, by_parameter, by_type_of_size, by_a_mark),
     *(by_caught_values, by_caught_length, by_caught_number, with_gradients, annealed),
     *(cached_by_text, by_numpy, in_place_of_two_names, in_place_of_a_view, in_bfloat16),
+    by_logic,
 ]
 
 
@@ -144,7 +153,11 @@ def test_open_masks_and_compaction_leave_what_forward_computes(function):
 
 
 @pytest.mark.parametrize(
-    "function", [has_logits, by_exact_type, in_place_of_two_names, in_place_of_a_view]
+    "function",
+    [
+        *(has_logits, by_exact_type, by_parameter, by_type_of_size),
+        *(in_place_of_two_names, in_place_of_a_view),
+    ],
 )
 def test_what_is_known_of_tensors_needs_no_other_class(function):
     assert isinstance(bd.convert(Net(function)), fx.GraphModule)
@@ -294,6 +307,55 @@ def test_a_change_in_place_is_a_sum_where_nobody_sees_it():
     graph = LayerTracer().trace(net)
     (change,) = [n for n in graph.nodes if "imul" in str(n.target)]
     assert read_later(change, change.args[0], leaf_modules(net, graph)) == (False, True)
+
+
+class Viewed(nn.Module):
+    """Changes in place what something has made of a value that is read later."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.a, self.make = nn.Linear(8, 8), make
+
+    def forward(self, x):
+        h = self.a(x)
+        made = self.make(h)
+        made *= 2
+        return h + 1
+
+
+VIEWS = {
+    "method": lambda h: h.narrow(1, 0, 4),
+    "attribute": lambda h: h.T,
+    "changed by a method": lambda h: h.neg_(),
+    "changed by a function": lambda h: torch.neg_(h),
+    "changed as it says": lambda h: F.relu(h, inplace=True),
+    "changed by an operator": lambda h: operator.iadd(h, 1),
+    "pieces": lambda h: h.chunk(2, 1)[0],
+    "of a view": lambda h: h.view(-1).detach(),
+    "passes": nn.Dropout(),
+    "changed by a layer": nn.ReLU(inplace=True),
+    "anything": Reversal(),
+}
+COPIES = {
+    "clone": lambda h: h.clone(),
+    "sum": lambda h: h + 1,
+    "function": lambda h: F.relu(h),
+    "keyword": lambda h: h & 1,
+    "inverse": lambda h: ~h,
+    "size": lambda h: h.shape[0],
+    "layer": nn.ReLU(),
+}
+MADE = [(VIEWS[name], True) for name in VIEWS] + [(COPIES[name], False) for name in COPIES]
+
+
+@pytest.mark.parametrize(("make", "shares"), MADE, ids=[*VIEWS, *(f"no {n}" for n in COPIES)])
+def test_what_shares_numbers_is_known(make, shares):
+    net = Viewed(make)
+    tracer = LayerTracer()
+    graph = tracer.trace(net)
+    change = [n for n in graph.nodes if n.name.startswith(("imul", "mul"))][-1]
+    read = read_later(change, change.args[0], leaf_modules(net, graph))
+    assert read == (False, shares)
 
 
 def test_a_change_of_a_view_inside_a_graph_is_refused_by_compact():
