@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 from torch.nn.utils import rnn
 
@@ -25,6 +25,7 @@ _RESULTS: dict[str, type] = {
 }  # fmt: skip
 _PACKED: dict[Any, type] = {
     rnn.pack_padded_sequence: rnn.PackedSequence, rnn.pack_sequence: rnn.PackedSequence,
+    rnn.PackedSequence: rnn.PackedSequence,
     rnn.pad_packed_sequence: tuple, rnn.unpack_sequence: list, rnn.unpad_sequence: list,
 }  # fmt: skip
 _WHOLE = (operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg)
@@ -46,7 +47,7 @@ def kind_of(node: fx.Node, tracer: Any) -> type | None:
     if node.op == "get_attr":
         return _kind_of_attribute(str(node.target), tracer.root)
     if node.op == "call_module":
-        return _kind_of_output(str(node.target), tracer.root)
+        return _kind_of_output(node, tracer)
     if node.target is getattr:
         return _ATTRIBUTES.get(str(node.args[1]))
     if node.target in _PACKED:
@@ -71,11 +72,15 @@ def _kind_of_attribute(target: str, root: Any) -> type:
     return type(holder._parameters.get(name, holder._buffers.get(name, torch.empty(0))))
 
 
-def _kind_of_output(target: str, root: Any) -> type:
-    module = root.get_submodule(target)
+def _kind_of_output(node: fx.Node, tracer: Any) -> type:
+    target = str(node.target)
+    module = tracer.root.get_submodule(target)
     known = f"{type(module).__module__}.".startswith("torch.nn.")
     if not known and not isinstance(module, BayesianLayer):
         raise TraceError(f"forward looks at the type of what {target!r} returns")
+    if isinstance(module, nn.RNNBase) and node.all_input_nodes:  # of its outputs, not its states
+        packed = kind_of(node.all_input_nodes[0], tracer) is rnn.PackedSequence
+        return rnn.PackedSequence if packed else Tensor
     return tuple if getattr(module, "return_indices", False) else Tensor
 
 
@@ -88,6 +93,9 @@ def _kind_of_result(node: fx.Node, tracer: Any) -> type | None:
         if sources[0] is tuple:
             return Tensor if name_of(node.all_input_nodes[0]) in LISTS else None
         return torch.Size if isinstance(node.args[1], slice) else int
+    if node.target is operator.getitem and sources[0] is rnn.PackedSequence:
+        outputs = node.all_input_nodes[0].op == "call_module" and node.args[1] == 0
+        return rnn.PackedSequence if outputs else Tensor
     if Tensor in sources or torch.nn.Parameter in sources:
         return Tensor
     whole = node.target in _WHOLE and all(kind is int for kind in sources)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import bayesdrop as bd
 from bayesdrop.nn import named_dropout_layers
@@ -100,6 +101,43 @@ def test_pieces_of_a_known_number_can_be_gone_through(function):
     x = torch.randn(3, 8)
     torch.testing.assert_close(bd.without_dropout(masked)(x), net(x))
     torch.testing.assert_close(bd.compact(masked, x)(x), masked(x))
+
+
+def padded(y):
+    if isinstance(y, PackedSequence):
+        y = pad_packed_sequence(y, batch_first=True)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def padded_unless_a_tensor(y):
+    return 2 * y if torch.is_tensor(y) else pad_packed_sequence(y, batch_first=True)[0]
+
+
+class Packing(nn.Module):
+    """Recurrent layers on packed sequences, and a function that looks at what they return."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.one, self.two = nn.LSTM(6, 8, batch_first=True), nn.GRU(8, 8, batch_first=True)
+        self.last, self.function = nn.Linear(8, 3), function
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, batch_first=True)
+        y, (state, _) = self.one(packed)
+        total = y.data.sum(0) if isinstance(y.data, torch.Tensor) else 0.0
+        y, _ = self.two(y if isinstance(packed, tuple) else x)
+        state = 2 * state if torch.is_tensor(state) else state
+        return self.last(self.function(y).sum(1) + state[-1] + total)
+
+
+@pytest.mark.parametrize("function", [padded, padded_unless_a_tensor])
+def test_what_a_recurrent_layer_makes_of_a_packed_sequence_is_one(function):
+    net = Packing(function).eval()
+    masked = bd.convert(net).eval()
+    assert isinstance(masked, torch.fx.GraphModule)
+    inputs = torch.randn(3, 5, 6), torch.tensor([5, 3, 2])
+    torch.testing.assert_close(bd.without_dropout(masked)(*inputs), net(*inputs))
+    torch.testing.assert_close(bd.compact(masked, inputs)(*inputs), masked(*inputs))
 
 
 class Optional(nn.Module):
