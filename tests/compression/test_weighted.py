@@ -75,6 +75,14 @@ class NormAct(nn.BatchNorm2d):
         )  # fmt: skip
 
 
+class OfBatch(nn.BatchNorm2d):
+    """Standardises by the batch in evaluation mode, too."""
+
+    def forward(self, x):
+        own = (self.running_mean, self.running_var, self.weight, self.bias)
+        return F.batch_norm(x, *own, training=True)
+
+
 class Same(nn.Conv2d):
     """As timm's convolutions with the padding of TensorFlow."""
 
@@ -95,7 +103,7 @@ class Standardised(nn.Conv2d):
 
 def test_functions_of_parameters_are_cut_as_their_layers_are():
     net = nn.Sequential(
-        Same(3, 8, 3), NormAct(8), conv_mask(), Same(8, 8, 3, groups=8), NormAct(8),
+        Same(3, 8, 3), NormAct(8, eps=0.1), conv_mask(), Same(8, 8, 3, groups=8), NormAct(8),
         Standardised(8, 6, 3), keep(bd.BetaBernoulliDropout(6, unit_dim=-3), (0, 1)), NormAct(6),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), Odd(6, 4), mask(4), Odd(4, 2),
     ).double().eval()  # fmt: skip
@@ -105,6 +113,40 @@ def test_functions_of_parameters_are_cut_as_their_layers_are():
     small = assert_exact(net, torch.randn(2, 3, 9, 9))
     assert small.get_submodule("0.conv2d_0").out_channels == 4
     assert small.get_submodule("10.linear_0").out_features == int(net[11].kept().sum())
+
+
+class Functions(nn.Module):
+    """Functions of parameters of its own, two of one kind, and one that is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.vector, self.scale, self.shift = (
+            nn.Parameter(torch.randn(*shape)) for shape in ((6, 6), (6, 6), (6,), (6,), (6,))
+        )
+        self.register_buffer("mean", torch.randn(6))
+        self.register_buffer("variance", torch.rand(6) + 0.5)
+        self.mask, self.behind = mask(6), mask(6, seed=1)
+
+    def forward(self, x):
+        x = self.mask(F.linear(x, self.first))
+        x = F.batch_norm(x, self.mean, self.variance, self.scale, self.shift, eps=0.1)
+        x = self.behind(F.linear(F.relu(x), self.second))
+        return F.linear(x, self.vector).unsqueeze(1)
+
+
+def test_functions_of_one_module_are_layers_with_names_of_their_own():
+    net = Functions().double().eval()
+    small = assert_exact(net, torch.randn(3, 6))
+    kept = [int(layer.kept().sum()) for layer in (net.mask, net.behind)]
+    rows = [len(small.get_parameter(f"linear_{number}.weight")) for number in (0, 1)]
+    assert rows == kept
+    assert not any(value.is_meta for value in small.state_dict().values())
+
+
+def test_a_norm_by_the_batch_stays_a_function():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), conv_mask(), OfBatch(8), nn.Conv2d(8, 2, 1))
+    small = assert_exact(net.double().eval(), torch.randn(4, 3, 6, 6))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in small.modules())
 
 
 def test_functions_that_share_a_parameter_stay_whole():
