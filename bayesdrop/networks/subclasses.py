@@ -58,9 +58,8 @@ def has_units_of(module: nn.Module, base: type[nn.Module]) -> bool:
     inner = any(child._parameters for part in module.children() for child in part.modules())
     if inner or not isinstance(weight, Tensor) or weight.is_meta:
         return False
-    dim = -1 if base is nn.Linear else 1
     pairs = _outputs(module, base)
-    return bool(pairs) and all(a.ndim == b.ndim and a.shape[dim] == b.shape[dim] for a, b in pairs)
+    return bool(pairs) and all(a.ndim == b.ndim and a.shape[1] == b.shape[1] for a, b in pairs)
 
 
 @torch.no_grad()

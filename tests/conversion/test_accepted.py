@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations
 
 import bayesdrop as bd
 from bayesdrop.errors import ConfigError, ConversionError, ConversionWarning
+from bayesdrop.networks.subclasses import base_of, computes_as, has_units_of
 from tests.compression.networks import close_every_other_unit
 
 
@@ -243,6 +244,41 @@ def test_a_subclass_that_computes_something_else_is_named_and_right(build):
         converted = bd.convert(net)
     x = torch.randn(2, 1, 4, 4)
     torch.testing.assert_close(bd.without_dropout(converted)(x), net(x))
+
+
+class Noisy(nn.Linear):
+    def forward(self, x):
+        h = super().forward(x)
+        return h + torch.randn_like(h) if self.training else h
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        h = super().forward(x)
+        return h if self.training else torch.cat([h, h], -1)
+
+
+class Asking(nn.Linear):
+    def forward(self, x, other):
+        return super().forward(x + other)
+
+
+class Counting(nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("calls", torch.zeros(()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "units"), [(Noisy, True), (Doubled, False), (Asking, False), (Counting, True)]
+)
+def test_a_subclass_is_tried_in_both_modes_and_left_alone(kind, units):
+    layer = kind(4, 3)
+    before = torch.get_rng_state()
+    assert base_of(layer) is nn.Linear
+    assert not computes_as(layer, nn.Linear)
+    assert has_units_of(layer, nn.Linear) == units
+    assert torch.equal(torch.get_rng_state(), before) and layer.training
 
 
 def test_all_convolutions_of_r3d_are_found():
