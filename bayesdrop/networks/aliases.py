@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
@@ -86,4 +85,4 @@ def _is_view(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         return True
     in_place = node.kwargs.get("inplace") is True or node.target in PLAIN_ARITHMETIC
     in_place = in_place or (name.endswith("_") and home != "_operator")  # and_, or_, not_
-    return in_place or node.target is operator.getitem or name in _VIEWS
+    return in_place or name in _VIEWS

@@ -110,6 +110,12 @@ def in_place_of_a_view(net, h, x):
     return F.relu(h)
 
 
+def viewed_later(net, h, x):
+    g = h
+    g *= 2
+    return F.relu(h[:, :8])
+
+
 def by_logic(net, h, x):
     positive = h > 0
     small = positive & (h < 0.5)
@@ -125,7 +131,7 @@ FUNCTIONS = [
     *(has_logits, logits_or_itself, by_exact_type, by_parameter, by_type_of_size, by_a_mark),
     *(by_caught_values, by_caught_length, by_caught_number, with_gradients, annealed),
     *(cached_by_text, by_numpy, in_place_of_two_names, in_place_of_a_view, in_bfloat16),
-    by_logic,
+    *(by_logic, viewed_later),
 ]
 
 
@@ -303,10 +309,12 @@ def test_a_change_in_place_is_a_sum_where_nobody_sees_it():
     net = Net(branches)
     graph = LayerTracer().trace(net)
     assert [str(n.target) for n in graph.nodes if n.op == "call_function"][-1].endswith("add>")
-    net = Net(in_place_of_a_view)
-    graph = LayerTracer().trace(net)
-    (change,) = [n for n in graph.nodes if "imul" in str(n.target)]
-    assert read_later(change, change.args[0], leaf_modules(net, graph)) == (False, True)
+    # A view of what has changed sees the change, whoever makes it.
+    for function, read in ((in_place_of_a_view, (False, True)), (viewed_later, (True, False))):
+        net = Net(function)
+        graph = LayerTracer().trace(net)
+        (change,) = [n for n in graph.nodes if "imul" in str(n.target)]
+        assert read_later(change, change.args[0], leaf_modules(net, graph)) == read
 
 
 class Viewed(nn.Module):
@@ -351,8 +359,7 @@ MADE = [(VIEWS[name], True) for name in VIEWS] + [(COPIES[name], False) for name
 @pytest.mark.parametrize(("make", "shares"), MADE, ids=[*VIEWS, *(f"no {n}" for n in COPIES)])
 def test_what_shares_numbers_is_known(make, shares):
     net = Viewed(make)
-    tracer = LayerTracer()
-    graph = tracer.trace(net)
+    graph = LayerTracer().trace(net)
     change = [n for n in graph.nodes if n.name.startswith(("imul", "mul"))][-1]
     read = read_later(change, change.args[0], leaf_modules(net, graph))
     assert read == (False, shares)

@@ -124,10 +124,10 @@ class Packing(nn.Module):
     def forward(self, x, lengths):
         packed = pack_padded_sequence(x, lengths, batch_first=True)
         y, (state, _) = self.one(packed)
-        total = y.data.sum(0) if isinstance(y.data, torch.Tensor) else 0.0
-        y, _ = self.two(y if isinstance(packed, tuple) else x)
-        state = 2 * state if torch.is_tensor(state) else state
-        return self.last(self.function(y).sum(1) + state[-1] + total)
+        total = y[0].sum(0) if torch.is_tensor(y[0]) else 0.0
+        y, other = self.two(y if isinstance(packed, tuple) else x)
+        other = 2 * other if torch.is_tensor(other) else other
+        return self.last(self.function(y).sum(1) + state[-1] + other[-1] + total)
 
 
 @pytest.mark.parametrize("function", [padded, padded_unless_a_tensor])
