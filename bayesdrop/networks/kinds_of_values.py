@@ -14,6 +14,12 @@ from bayesdrop.networks.operations import operation
 from bayesdrop.nn import BayesianLayer
 
 LISTS = {"chunk", "split", "tensor_split", "unbind"}
+_NAMED = {
+    "aminmax", "broadcast_tensors", "cummax", "cummin", "eig", "eigh", "frexp", "kthvalue",
+    "meshgrid", "mode", "qr", "slogdet", "sort", "std_mean", "svd", "topk", "var_mean",
+}  # fmt: skip
+_NAMED_ALONG = {"max", "median", "min", "nanmedian"}
+"""What returns tensors in a tuple, and what does if it is told a dimension."""
 _VIEWS = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
 _ATTRIBUTES: dict[str, type] = {
     **dict.fromkeys(_VIEWS, Tensor), "shape": torch.Size, "ndim": int, "dtype": torch.dtype,
@@ -57,6 +63,8 @@ def kind_of(node: fx.Node, tracer: Any) -> type | None:
         return int if len(node.args) + len(node.kwargs) > 1 else torch.Size
     if name in _RESULTS or name == "item":
         return _RESULTS.get(name)
+    if _makes_several(node):
+        return tuple
     return _kind_of_result(node, tracer)
 
 
@@ -64,6 +72,14 @@ def name_of(node: fx.Node) -> str:
     """Return the name of the function or method that a node calls."""
     called = operation(node)
     return str(getattr(called, "__name__", called))
+
+
+def _makes_several(node: fx.Node) -> bool:
+    """Return whether a function or method of torch returns a tuple of tensors."""
+    name = name_of(node)
+    if name in _NAMED_ALONG:
+        return "dim" in node.kwargs or len(node.args) > 1 and isinstance(node.args[1], int)
+    return name in LISTS or name in _NAMED
 
 
 def _kind_of_attribute(target: str, root: Any) -> type:
@@ -91,7 +107,7 @@ def _kind_of_result(node: fx.Node, tracer: Any) -> type | None:
     sources = [kind_of(source, tracer) for source in node.all_input_nodes]
     if node.target is operator.getitem and sources[0] in (torch.Size, tuple):
         if sources[0] is tuple:
-            return Tensor if name_of(node.all_input_nodes[0]) in LISTS else None
+            return Tensor if _makes_several(node.all_input_nodes[0]) else None
         return torch.Size if isinstance(node.args[1], slice) else int
     if node.target is operator.getitem and sources[0] is rnn.PackedSequence:
         outputs = node.all_input_nodes[0].op == "call_module" and node.args[1] == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bayesdrop.networks.aliases import read_later
 from bayesdrop.networks.blocks import attention_of
 from bayesdrop.networks.by_mode import FunctionByMode
 from bayesdrop.networks.operations import PACKED
+from bayesdrop.networks.optional_inputs import by_default, by_request
 from bayesdrop.networks.proxies import (
     asks_for_gradients,
     in_pieces,
@@ -243,17 +244,17 @@ def _check_graph(graph: fx.Graph) -> None:
 
 
 def _check_optional(network: nn.Module, graph: fx.Graph, options: dict[str, bool]) -> None:
-    """Refuse a forward that does something else where an input is None, as it is by default."""
-    inputs = [n for n in graph.nodes if n.op == "placeholder" and n.args == (None,)]
-    if not inputs:
-        return
-    try:
-        given = {str(n.target): None for n in inputs}
-        other = LayerTracer(**options).trace(network, concrete_args=given)
-    except Exception:  # whatever a forward does that cannot do without
-        return
-    if _calls(graph) != _calls(other):
-        raise TraceError(f"forward asks whether {' or '.join(map(repr, given))} is None")
+    """Refuse a forward that does something else where an input is None, as it may be."""
+    for names in (by_default(network), *([name] for name in by_request(network))):
+        given = dict.fromkeys(names)
+        if not given:
+            continue
+        try:
+            other = LayerTracer(**options).trace(network, concrete_args=given)
+        except Exception:  # whatever a forward does that cannot do without
+            continue
+        if _calls(graph, names) != _calls(other, names):
+            raise TraceError(f"forward asks whether {' or '.join(map(repr, given))} is None")
 
 
 def _check_gradients(network: nn.Module, graph: fx.Graph, options: dict[str, bool]) -> None:
@@ -265,14 +266,15 @@ def _check_gradients(network: nn.Module, graph: fx.Graph, options: dict[str, boo
         raise TraceError("forward asks whether gradients are on")
 
 
-def _calls(graph: fx.Graph) -> list[Any]:
-    """Return what a graph does without its optional inputs, to be compared with another one."""
+def _calls(graph: fx.Graph, optional: Sequence[str] = ()) -> list[Any]:
+    """Return what a graph does without some of its inputs, to be compared with another one."""
     told = [n for n in graph.nodes if getattr(n.target, "__name__", "") == "_assert_is_none"]
-    optional = {n for n in graph.nodes if n.op == "placeholder" and n.args == (None,)}
-    place: dict[fx.Node, Any] = dict.fromkeys(optional)
+    absent = {n for check in told for n in check.all_input_nodes}
+    absent |= {n for n in graph.nodes if n.op == "placeholder" and n.target in optional}
+    place: dict[fx.Node, Any] = dict.fromkeys(absent)
     found: list[Any] = []
     for node in graph.nodes:
-        if node in optional or node in told:
+        if node in absent or node in told:
             continue
         place[node] = f"%{len(found)}"
         target = str(node.target)

@@ -57,6 +57,16 @@ def doubled_if_tensor(body, x):
     return h if isinstance(size, torch.Tensor) else h + 1
 
 
+def less_the_largest(body, x):
+    h = body(x)
+    largest = torch.max(h, -1, keepdim=True)
+    values, _ = h.sort(-1)
+    values = values if torch.is_tensor(values) else h
+    larger = torch.max(h, values)
+    larger = larger if torch.is_tensor(larger) else h
+    return larger - largest[0] if isinstance(largest, tuple) else h
+
+
 NETS = {
     "LSTM": (lambda: nn.LSTM(8, 8, batch_first=True), last_state),
     "GRU": (lambda: nn.GRU(8, 8, batch_first=True), last_state),
@@ -67,6 +77,7 @@ NETS = {
     "Linear among others": (lambda: nn.Linear(8, 8), first_of_tuple),
     "attention": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), of_attention),
     "pieces": (lambda: nn.Linear(8, 8), doubled_if_tensor),
+    "named tuples": (lambda: nn.Linear(8, 8), less_the_largest),
 }
 
 
@@ -211,3 +222,48 @@ def test_an_input_that_is_handed_on_needs_no_other_class():
     plain = bd.without_dropout(masked)
     torch.testing.assert_close(plain(x), net(x))
     torch.testing.assert_close(plain(x, mask=mask), net(x, mask=mask))
+
+
+class Weighting(nn.Module):
+    """Asks whether there are weights."""
+
+    def forward(self, h, weight):
+        return h if weight is None else h * weight
+
+
+class Required(Optional):
+    """Hands an input that has no default to a part that asks whether it is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.weighting = Weighting()
+
+    def forward(self, x, weight):
+        return self.last(self.weighting(F.relu(self.first(x)), weight))
+
+
+class Typed(Required):
+    """Says so by a type alone."""
+
+    def forward(self, x, of: torch.Tensor | None):
+        return super().forward(x, of)
+
+
+class Compared(Required):
+    """Never asks."""
+
+    def forward(self, x, weight):
+        return self.last(F.relu(self.first(x)).masked_fill(weight < 0.5, 0))
+
+
+@pytest.mark.parametrize("cls", [Required, Typed])
+def test_an_input_without_a_default_may_be_none_after_conversion(cls):
+    net = cls().eval()
+    plain = bd.without_dropout(bd.convert(net).eval())
+    x = torch.randn(4, 6)
+    for weight in (None, torch.rand(4, 8)):
+        torch.testing.assert_close(plain(x, weight), net(x, weight))
+
+
+def test_an_input_that_nobody_asks_about_keeps_the_graph():
+    assert isinstance(bd.convert(Compared()), torch.fx.GraphModule)
