@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import pyro
 import torch
-from pyro.infer import ELBO
+from pyro.infer import ELBO, ReweightedWakeSleep
 from torch import Tensor
 
 from bayesdrop.errors import ConfigError
@@ -52,7 +52,8 @@ def as_objective(
 
     Raises:
         ConfigError: If it is neither a Pyro ELBO nor a function, or a function with several masks;
-            or if ``autocast`` is another dtype than bfloat16.
+            if the ELBO is one of the traced (``Jit...``) or has two losses; or if ``autocast`` is
+            another dtype than bfloat16.
     """
     if autocast is not None:
         return _under_autocast(as_objective(objective, num_masks), autocast)
@@ -61,6 +62,7 @@ def as_objective(
     if objective is None:
         return closed_form
     if isinstance(objective, ELBO):
+        _refuse_elbo(objective)
         return PyroObjective(objective, num_masks)
     if callable(objective) and not isinstance(objective, type) and num_masks != 1:
         raise ConfigError(
@@ -80,6 +82,18 @@ def as_objective(
             hint=f"For example {made}; None is the closed form.",
         )
     return objective
+
+
+def _refuse_elbo(objective: ELBO) -> None:
+    """Raise ``ConfigError`` for estimators that look parameters up by name, or have two losses."""
+    kind = type(objective).__name__
+    if kind.startswith("Jit") or isinstance(objective, ReweightedWakeSleep):
+        raise ConfigError(
+            "fit",
+            expected="a Pyro ELBO with one loss, which is not traced",
+            got=kind,
+            hint="For example pyro.infer.TraceMeanField_ELBO(); None is the closed form.",
+        )
 
 
 def _under_autocast(objective: Objective, dtype: torch.dtype) -> Objective:

@@ -5,7 +5,14 @@ import math
 import pyro
 import pytest
 import torch
-from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    JitTraceMeanField_ELBO,
+    RenyiELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -182,6 +189,8 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     [
         (Trace_ELBO, r"a Pyro ELBO or a function .*For example Trace_ELBO\(\)"),
         ("elbo", "a Pyro ELBO or a function of"),
+        (JitTraceMeanField_ELBO(), "is not traced, got JitTraceMeanField_ELBO"),
+        (ReweightedWakeSleep(), "one loss, .*got ReweightedWakeSleep"),
         (lambda bnn, x, y: bnn.loss(x, y).loss, r"returns bayesdrop.typing.LossTerms.*got Tensor"),
     ],
 )
