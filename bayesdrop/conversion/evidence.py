@@ -18,8 +18,8 @@ def looks_trained(network: nn.Module) -> bool:
     r"""Return whether the norms and biases of a network are those of a trained one.
 
     New networks have norms of equal weights, and biases that are equal, too, or torch's uniform
-    ones in :math:`\pm 1 / \sqrt{\text{fan in}}`; a step of any optimiser ends that. Biases count
-    as trained where their empirical distribution is further from the uniform one than the
+    ones in :math:`\pm 1 / \sqrt{\text{fan in}}`; training ends that. Biases count as trained where
+    their empirical distribution is further from the uniform one than the
     Dvoretzky-Kiefer-Wolfowitz inequality allows once in :math:`10^9` new networks. Weights say
     nothing here, since they begin in many ways; without norms and biases the answer is no.
 
