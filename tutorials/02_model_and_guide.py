@@ -6,7 +6,8 @@
 #
 # **Answer.** A global latent $\pi$ (the keep probabilities) outside the data plate, and a mask
 # $z_n$ inside it whose posterior is its own prior conditional, $q(z \mid \pi) = p(z \mid \pi)$, so
-# that it adds nothing to the ELBO. Stock `SVI`, `poutine`, `Predictive` and `NUTS` work unchanged.
+# that it adds nothing to the ELBO. Stock `SVI`, `poutine` and `Predictive` work unchanged, and
+# `NUTS` where masks are summed out.
 
 # %%
 import os

@@ -39,7 +39,7 @@ training_data, test_data = (x[train], y[train]), (x[test], y[test])
 
 
 def network(*masks: nn.Module) -> nn.Module:
-    """Two outputs: the mean, and the logarithm of the noise's standard deviation."""
+    """Two outputs: the mean, and what a softplus makes the noise's standard deviation of."""
     first, second = masks or (nn.Identity(), nn.Identity())
     hidden = [nn.Linear(10, 50), nn.ReLU(), first, nn.Linear(50, 50), nn.ReLU(), second]
     return nn.Sequential(*hidden, nn.Linear(50, 2))

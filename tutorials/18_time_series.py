@@ -58,7 +58,7 @@ pairs = {name: (x[part], y[part]) for name, part in parts.items()}
 
 # %%
 class Forecaster(nn.Module):
-    """Mean and log standard deviation of the next day."""
+    """Mean of the next day, and what a softplus makes its standard deviation of."""
 
     def __init__(self):
         super().__init__()

@@ -4,11 +4,10 @@
 # **Question.** A network has learned from many good images, and you have few bad ones. How do
 # masks come into a network that is trained already, and what do they do to a small training set?
 #
-# **Answer.** `convert` takes the trained network as it is: the weights are kept, masks start as
-# the activations of a trained network suggest, and `fit` goes on from there. What was learned
-# before helps most; masks then take out some of what the new task does not need. All is trained
-# on the spot, nothing is downloaded. [Tutorial 12](12_a_pretrained_transformer.py) has a
-# transformer.
+# **Answer.** `convert` takes the trained network as it is: the weights are kept, masks start
+# nearly open, and `fit` goes on from there. What was learned before helps most; masks then take
+# out some of what the new task does not need. All is trained on the spot, nothing is downloaded.
+# [Tutorial 12](12_a_pretrained_transformer.py) has a transformer.
 
 # %%
 import os
