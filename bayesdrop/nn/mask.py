@@ -28,7 +28,7 @@ MaskKind: TypeAlias = Literal["gate", "scaled", "noise"]
 class BayesianDropout(LatentOwner):
     r"""Abstract dropout layer that multiplies its input by a random mask.
 
-    A subclass says what is random. It **must define** ``key``, ``reference`` and five methods:
+    A subclass says what is random. It **must define** ``key`` and five methods:
 
     * ``prior()`` and ``posterior()``: the global latents, the same keys in both, each a Pyro
       distribution whose batch shape is empty; closed-form KLs are registered for each pair;
@@ -40,7 +40,8 @@ class BayesianDropout(LatentOwner):
 
     All noise comes from ``bayesdrop.distributions`` (or ``bayesdrop.ops.noise``). A subclass
 
-    * **may declare** ``mask_kind`` (what values a mask has, and what ``keep_prob`` then means),
+    * **may declare** ``reference`` (its publication, which lists and model cards show),
+      ``mask_kind`` (what values a mask has, and what ``keep_prob`` then means),
       ``input_dependent`` (whether the mask looks at ``x``), ``schedulable`` (what ``fit`` may
       schedule), ``per_unit`` (so that units can leave) and ``always_shown`` (in ``repr``);
     * **may override**, for the loss, ``penalty`` (nats that are no site's KL), ``after_step``,

@@ -36,8 +36,8 @@ class BayesianWeights(LatentOwner):
     ``weight``; the bias is a point estimate. A subclass is one law of the weights, for all of
     these layers. It must define
 
-    * ``key`` and ``reference``, and an ``__init__(layer, *, ...)`` whose other arguments are
-      keywords: what ``bd.nn.register`` and ``bd.nn.make`` need;
+    * ``key``, and an ``__init__(layer, *, ...)`` whose other arguments are keywords: what
+      ``bd.nn.register`` and ``bd.nn.make`` need. ``reference``, its publication, is optional;
     * ``prior()`` and ``posterior()``: ``{"weight": distribution}``, the weight's shape being the
       event shape (``to_event()``), with noise from ``bayesdrop.distributions`` and a KL divergence
       that is registered for the pair;
