@@ -38,6 +38,7 @@ def members_compacted(
         _check(work)
         with seeded(seed):
             parts = [_member(work, example) for _ in range(members)]
+        _check_output(parts[0](*example))
         try:
             result = Grouping(parts, example, multiple_of).made()
         except UngroupedError:
@@ -63,6 +64,16 @@ def _check(network: nn.Module) -> None:
                 got=f"{type(layer).__name__} {name!r}, whose mask depends on its input",
                 hint="bd.compact(network, x) takes its mean mask along.",
             )
+
+
+def _check_output(output: object) -> None:
+    if not isinstance(output, Tensor):
+        raise CompactionError(
+            "compact",
+            expected="a network whose output is one tensor, for members of its posterior",
+            got=f"an output of type {type(output).__name__}",
+            hint="Wrap it in a module that returns the tensor, or all joined by torch.cat.",
+        )
 
 
 def _member(network: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:

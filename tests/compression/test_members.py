@@ -239,3 +239,21 @@ def test_networks_side_by_side_have_stacked_outputs():
     x = torch.randn(2, 12)
     parts = [bd.compact(mlp(), x) for _ in range(2)]
     torch.testing.assert_close(side_by_side(parts)(x), torch.stack([part(x) for part in parts]))
+
+
+class Heads(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.mask, self.mean, self.scale = bb(12), nn.Linear(12, 2), nn.Linear(12, 2)
+        self.join = join
+
+    def forward(self, x):
+        h = self.mask(x)
+        return self.join(self.mean(h), self.scale(h))
+
+
+@pytest.mark.parametrize("join", [lambda a, b: (a, b), lambda a, b: {"mean": a, "scale": b}])
+@pytest.mark.parametrize("check", [True, False])
+def test_networks_with_several_outputs_have_no_members(join, check):
+    with pytest.raises(bd.errors.CompactionError, match="whose output is one tensor"):
+        bd.compact(Heads(join), torch.randn(2, 12), members=2, check=check)
