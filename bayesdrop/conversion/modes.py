@@ -37,9 +37,11 @@ def graph_of_both_modes(work: nn.Module, *, keep_attention: bool = False) -> fx.
     """
     _check_call(work)
     before = {name: buffer.clone() for name, buffer in work.named_buffers()}
+    versions = _versions(work)
     keep = {"keep_attention": keep_attention}
     graphs = [_trace(work, mode, before, **keep) for mode in (True, False)]
-    if _restored(work, before):
+    touched = _versions(work) != versions  # a zero that decays stays zero
+    if _restored(work, before) or touched:
         # What training does to a buffer has to become an operation of the graph.
         graphs = [_trace_with_buffers(work, mode, before, **keep) for mode in (True, False)]
     return _Merge(work, *graphs).run()
@@ -56,6 +58,11 @@ def _trace_with_buffers(
                 graph.call_method("copy_", (graph.get_attr(name), value.node))
     _restored(work, before)
     return graph
+
+
+def _versions(work: nn.Module) -> dict[str, int]:
+    named = work.named_buffers()
+    return {name: buffer._version for name, buffer in named if not buffer.is_inference()}
 
 
 @torch.no_grad()
@@ -197,7 +204,12 @@ class _Merge:
             if next(itertools.chain(module.parameters(), module.buffers()), None) is not None:
                 raise self._refusal(node, "runs it in evaluation mode only")
         with self.graph.inserting_before(self.nodes[self.position]):
-            return self.graph.create_node(node.op, node.target, args, kwargs, node.name)
+            new = self.graph.create_node(node.op, node.target, args, kwargs, node.name)
+        if not changes_in_place(new):
+            return new
+        inputs = tuple(dict.fromkeys(_nodes((args, kwargs))))
+        settings = _with_slots((args, kwargs), inputs)
+        return self._replace(new, FunctionByMode(node.target, None, settings), inputs)
 
     def _joined(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
         """Return the node of training mode, made right for both."""

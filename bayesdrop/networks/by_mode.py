@@ -32,9 +32,9 @@ class FunctionByMode(nn.Module):
 
     Args:
         function: What is called; a string is a method of its first argument.
-        training: Arguments and keyword arguments in training mode, a slot for each input.
-        evaluation: Those in evaluation mode; None if it is then not called, and the first input
-            is what comes out.
+        training: Arguments and keyword arguments in training mode, a slot for each input; None
+            if it is then not called, and the first input is what comes out.
+        evaluation: Those in evaluation mode, or None.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FunctionByMode(nn.Module):
 
     def drop_rates(self) -> list[float]:
         """Return the rates of dropout, by their names, that it is called with in training mode."""
-        args, kwargs = self.by_mode[True]
+        args, kwargs = self.by_mode[True] or ((), {})
         settings = {**dict(zip(ATTENTION.get(self.function, ()), args, strict=False)), **kwargs}
         found = settings.items()
         return [float(v) for k, v in found if "drop" in k and isinstance(v, int | float)]

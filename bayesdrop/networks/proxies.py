@@ -79,6 +79,10 @@ def opened(module: nn.Module, result: Any) -> Any:
     first, second = parts[0], parts[1]
     if isinstance(module, nn.RNNBase) and module.mode == "LSTM":
         second = (second[0], second[1])
+    given = result.node
+    asked = given.args[4] if len(given.args) > 4 else given.kwargs.get("need_weights", True)
+    if isinstance(module, nn.MultiheadAttention) and asked is False:
+        second = None
     return first, second
 
 

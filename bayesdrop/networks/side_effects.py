@@ -77,13 +77,33 @@ def hides_gradients(module: nn.Module) -> bool:
 
 
 def state_of(root: nn.Module) -> dict[tuple[str, str], Any]:
-    """Return the numbers and texts that modules hold as attributes."""
+    """Return the numbers and texts that modules hold, in lists and dictionaries too."""
     return {
         (name, key): value
         for name, module in root.named_modules()
-        for key, value in vars(module).items()
+        for own, held in vars(module).items()
+        for key, value in _within(own, held)
         if isinstance(value, _SIMPLE)
     }
+
+
+def _within(key: str, value: Any) -> list[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, list | dict):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+    return [(key, value), *((f"{key}[{own!r}]", item) for own, item in items)]
+
+
+def check_constants(root: nn.Module, graph: fx.Graph) -> None:
+    """Refuse a forward whose graph would hold what it has computed of weights, once for ever.
+
+    Raises:
+        TraceError: If it has read weights otherwise than as attributes, as by ``parameters()``.
+    """
+    for node in graph.nodes:
+        made = node.op == "get_attr" and str(node.target).startswith("_tensor_constant")
+        if made and getattr(root, str(node.target)).grad_fn is not None:
+            raise TraceError("forward computes with weights that it does not read as attributes")
 
 
 def check_state(root: nn.Module, before: dict[tuple[str, str], Any]) -> None:

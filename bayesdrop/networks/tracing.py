@@ -29,6 +29,7 @@ from bayesdrop.networks.proxies import (
     without_unused_parts,
 )
 from bayesdrop.networks.side_effects import (
+    check_constants,
     check_state,
     check_switches,
     contexts,
@@ -147,6 +148,7 @@ class LayerTracer(fx.Tracer):
         if self.refused:  # and forward has caught that
             raise self.refused[0]
         check_state(root, before)
+        check_constants(root, graph)
         check_switches(root, graph)
         _without_needless_changes(root, graph)
         return graph

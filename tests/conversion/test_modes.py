@@ -108,7 +108,15 @@ class Norm(Net):
         self.register_buffer("variance", torch.rand(8) + 0.5)
 
 
+def changed_in_evaluation(net, x):
+    h = net.a(x)
+    if not net.training:
+        h.clamp_(min=0)
+    return net.c(h)
+
+
 NETWORKS = {
+    "changed in place in evaluation": lambda: Net(changed_in_evaluation),
     "stochastic depth": lambda: Net(residual, path=stochastic(0.4)),
     "path with a shape": lambda: Net(residual, path=DropPath(0.4)),
     "other in evaluation": lambda: Net(residual, path=Scale()),
@@ -239,6 +247,21 @@ def test_a_running_mean_that_training_computes_from_itself_is_kept_up():
         torch.testing.assert_close(bare.train()(x), net.train()(x))
     torch.testing.assert_close(bare.mean, net.mean)
     torch.testing.assert_close(bare.eval()(x), net.eval()(x))
+
+
+def test_a_running_mean_that_starts_at_zero_decays():
+    def centred(net, x):
+        h = net.a(x)
+        if net.training:
+            net.mean.mul_(0.9).add_(h.detach().mean(0), alpha=0.1)
+        return net.c(F.relu(h - net.mean))
+
+    net = Net(centred)
+    net.register_buffer("mean", torch.zeros(8))
+    bare = bd.without_dropout(bd.convert(net))
+    for _ in range(3):
+        x = torch.randn(4, 6)
+        torch.testing.assert_close(bare.train()(x), net.train()(x))
 
 
 def test_what_cannot_be_joined_is_refused_with_the_first_difference():

@@ -50,6 +50,11 @@ def of_attention(body, x):
     return h[0] if isinstance(h, tuple | list) else h
 
 
+def without_weights(body, x):
+    h, weights = body(x, x, x, need_weights=False)
+    return h if weights is None else F.relu(h)
+
+
 def doubled_if_tensor(body, x):
     first, second = body(x).chunk(2, -1)
     h = torch.cat([2 * p if isinstance(p, torch.Tensor) else p for p in (first, second)], -1)
@@ -76,6 +81,10 @@ NETS = {
     "LSTM among others": (lambda: nn.LSTM(8, 8, batch_first=True), first_of_tuple),
     "Linear among others": (lambda: nn.Linear(8, 8), first_of_tuple),
     "attention": (lambda: nn.MultiheadAttention(8, 2, batch_first=True), of_attention),
+    "attention, its weights": (
+        lambda: nn.MultiheadAttention(8, 2, batch_first=True),
+        without_weights,
+    ),
     "pieces": (lambda: nn.Linear(8, 8), doubled_if_tensor),
     "named tuples": (lambda: nn.Linear(8, 8), less_the_largest),
 }
