@@ -212,10 +212,14 @@ def beside(network: str, data: str, baseline: str) -> str:
         for measure, digits in zip(MEASURES, (2, 4, 4), strict=True):
             of = found[measure][key]
             interval = f"({of.low:+.{digits}f} to {of.high:+.{digits}f})"
-            cells += [f"{of.value:+.{digits}f} {interval}", f"{corrected[measure][key]:.3f}"]
+            cells += [f"{of.value:+.{digits}f} {interval}", _p(corrected[measure][key])]
             cells.append(f"{of.detectable:.{digits}f}")
         lines.append(cells)
     return table(header, lines)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _flops(network: str, data: str, row: Row) -> str:
