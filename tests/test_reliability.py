@@ -56,8 +56,11 @@ def test_no_flipped_bit_passes(script, kind):
 def test_nothing_is_kept_of_what_is_done_again_and_again(script, action):
     memory = script("memory")
     with tempfile.TemporaryDirectory() as folder:
-        found = memory.count(memory.actions(Path(folder))[action], 9, samples=3)
-    assert abs(found["objects"]) < 0.5 and abs(found["parameters_in_store"]) < 0.5
+        again = memory.actions(Path(folder))[action]
+        found = [memory.count(again, 9, samples=3) for _ in range(2)]
+    # What is kept grows both times; what other tests left may come or go once.
+    assert min(row["objects"] for row in found) < 0.5
+    assert min(row["parameters_in_store"] for row in found) < 0.5
 
 
 def result(name):
