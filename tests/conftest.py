@@ -5,10 +5,10 @@ import os
 import random
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # One thread a worker, also in the processes that tests start: two workers with two threads
-    # each wait for one another, at several times the cost. Before torch is imported.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread, also in the processes that tests start: two workers with two threads each wait for
+# one another, at several times the cost, and a forked process waits for ever for its parent's
+# threads. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
