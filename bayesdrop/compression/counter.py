@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from bayesdrop.compression.compaction import analysed
-from bayesdrop.compression.flops import LayerFlops
+from bayesdrop.compression.flops import LayerFlops, count_flops
 from bayesdrop.compression.rules import Mask
 from bayesdrop.nn import BayesianDropout, named_dropout_layers, with_plain_weights
 from bayesdrop.typing import Latents
@@ -39,7 +39,8 @@ class CostCounter:
         for name, layer in list(named_dropout_layers(work)):
             self.fixed[name] = FixedMask(layer)
             work = replaced(work, name, self.fixed[name])
-        self.flow = analysed(work.eval(), inputs)
+        count_flops(work.eval(), inputs)  # for its warnings, by the layers' own names
+        self.flow = analysed(work, inputs)
         plain = self.flow.source
         self._weights = _weights(plain.named_children())
         flops = LayerFlops(plain).count(*inputs)

@@ -27,14 +27,18 @@ if TYPE_CHECKING:
 
 _FREE = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, ParametrizationList, BayesianDropout)
 """Layers whose weights are looked up, multiplied one by one, or another layer's."""
-_NO_FORMULA = tuple(
-    f"aten::{name}"
-    for name in (
-        "_cdist", "_fft", "_linalg_det", "_linalg_eigh", "_linalg_slogdet", "_linalg_solve",
-        "_linalg_svd", "_sparse", "cholesky", "linalg_cholesky", "linalg_eig", "linalg_inv",
-        "linalg_ldl", "linalg_lstsq", "linalg_lu", "linalg_matrix_exp", "linalg_qr",
-        "linalg_solve", "triangular_solve",
-    )
+_NO_FORMULA = (
+    "onednn::", "quantized::conv", "quantized::linear", "quantized::matmul",
+    *(
+        f"aten::{name}"
+        for name in (
+            "_cdist", "_fft", "_linalg_det", "_linalg_eigh", "_linalg_slogdet", "_linalg_solve",
+            "_linalg_svd", "_pdist", "_sparse", "cholesky", "conv_tbc", "geqrf", "linalg_cholesky",
+            "linalg_eig", "linalg_householder", "linalg_inv", "linalg_ldl", "linalg_lstsq",
+            "linalg_lu", "linalg_matrix_exp", "linalg_qr", "linalg_solve", "ormqr",
+            "triangular_solve",
+        )
+    ),
 )  # fmt: skip
 """What operations begin with that multiply, and that nobody here counts."""
 
@@ -68,18 +72,31 @@ def count_flops(network: nn.Module, example_input: Example) -> int:
         1090000
     """
     inputs = example_of("count_flops", network, example_input)
-    with counted(network, inputs[0]) as count, evaluation_mode(network):
+    with _counting(network, inputs[0]) as count, evaluation_mode(network):
         network(*inputs)
+    unknown = [f"{name!r} ({kind})" for name, kind in count.uncounted.items()]
+    unknown += sorted(count.operations)
+    if unknown:
+        warnings.warn(
+            f"count_flops: the operations of {', '.join(unknown)} are not counted, so that ratios "
+            "of FLOPs are too good. Write them with matrix products or convolutions, or add them "
+            "by hand.",
+            CostWarning,
+            stacklevel=3,
+        )
     return count.total // count.examples
 
 
 class LayerFlops(fx.Interpreter):
-    """Runs a traced network and counts the FLOPs of each node under its layer's name."""
+    """Runs a traced network and counts the FLOPs of each node under its layer's name.
+
+    What is not counted is for ``count_flops`` to say: the graph has not all layers as modules.
+    """
 
     def count(self, *inputs: Tensor) -> dict[str, int]:
         """Return layer, or node, to FLOPs per example, where there are any."""
         self.found: dict[str, int] = {}
-        seen = counted(self.module, inputs[0])
+        seen = _counting(self.module, inputs[0])
         with torch.no_grad(), evaluation_mode(self.module), seen as self.counted:
             self.run(*inputs)
         examples = self.counted.examples
@@ -95,36 +112,19 @@ class LayerFlops(fx.Interpreter):
 
 
 @contextmanager
-def counted(network: nn.Module, x: Tensor) -> Iterator[_Count]:
-    """Count the FLOPs of what runs inside, and warn of layers of ``network`` that are not.
-
-    Fused kernels of recurrent layers and of attention hide their matrix products from the
-    counter, so these layers run by their plain operations meanwhile.
-
-    Args:
-        network: The network that is run inside.
-        x: Its (first) input there, of which the examples are counted.
-    """
+def _counting(network: nn.Module, x: Tensor) -> Iterator[_Count]:
+    # Fused kernels of recurrent layers and of attention hide their matrix products from the
+    # counter, so these layers run by their plain operations meanwhile.
     from torch.utils.flop_counter import FlopCounterMode  # which imports triton
 
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())
     counter.mod_tracker = cast("Any", _Whole())
     with _plain_operations(), counter, _Uncounted() as others:
-        count = _Count(network, x, counter)
+        count = _Count(network, x, counter, others.found)
         try:
             yield count
         finally:
             count.end()
-    unknown = [f"{name!r} ({kind})" for name, kind in count.uncounted.items()]
-    unknown += sorted(others.found)
-    if unknown:
-        warnings.warn(
-            f"count_flops: the operations of {', '.join(unknown)} are not counted, so that ratios "
-            "of FLOPs are too good. Write them with matrix products or convolutions, or add them "
-            "by hand.",
-            CostWarning,
-            stacklevel=3,
-        )
 
 
 class _Whole:
@@ -148,9 +148,13 @@ def _formulas() -> dict[Any, Callable[..., int]]:
     def of_matrices(*shapes: Any, out_shape: Any = None, **_: Any) -> int:
         return 2 * math.prod(shapes[-2]) * shapes[-1][-1]
 
+    def of_bilinear(x: Any, weight: Any, y: Any, *_: Any, **__: Any) -> int:
+        return 2 * x[0] * math.prod(weight) + 2 * math.prod(y) * weight[0]  # x W, then that with y
+
     aten = torch.ops.aten
     vectors, matrices = (aten.mv, aten.addmv, aten.dot, aten.vdot), (aten.addbmm, aten._int_mm)
-    return dict.fromkeys(vectors, of_vector) | dict.fromkeys(matrices, of_matrices)
+    products = dict.fromkeys(vectors, of_vector) | dict.fromkeys(matrices, of_matrices)
+    return products | {aten._trilinear: of_bilinear}
 
 
 class _Uncounted(TorchDispatchMode):
@@ -181,10 +185,19 @@ def _plain_operations() -> Iterator[None]:
 
 
 class _Count:
-    """FLOPs so far, the examples, and layers that have weights, are called, and add nothing."""
+    """FLOPs so far, the examples, and layers that have weights, are called, and add nothing.
 
-    def __init__(self, network: nn.Module, x: Tensor, counter: FlopCounterMode) -> None:
-        self.counter = counter
+    Args:
+        network: The network that is run.
+        x: Its (first) input, of which the examples are counted.
+        counter: Of the FLOPs.
+        operations: What ran and has no formula.
+    """
+
+    def __init__(
+        self, network: nn.Module, x: Tensor, counter: FlopCounterMode, operations: set[str]
+    ) -> None:
+        self.counter, self.operations = counter, operations
         self.leading = x.shape[:2]
         self.examples = x.shape[0]
         self.uncounted: dict[str, str] = {}

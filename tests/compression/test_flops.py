@@ -62,9 +62,10 @@ ENCODER = 2 * T * (4 * K * K + 2 * K * H) + ATTENTION
         (SelfAttention(), ATTENTION),
         (Applies(lambda x: x @ x.new_ones(K)), 2 * T * K),
         (Applies(lambda x: torch.addbmm(x[0, :, :1], x, x.mT)), 2 * T * K * T),
+        (First(nn.Bilinear(K, K, H).double(), copies=2), 2 * T * H * (K * K + K)),
     ],
     ids=["rnn", "gru", "lstm", "deep lstm", "encoder layer", "encoder", "attention function"]
-    + ["vector", "sum of products"],
+    + ["vector", "sum of products", "bilinear"],
 )
 def test_fused_layers_count_like_their_products(layer, flops):
     assert count_flops(First(layer.double()), torch.randn(3, T, K)) == flops
@@ -192,31 +193,60 @@ def test_every_table_counts_what_stays_whole():
     assert set(size.flops["lstm"].tolist()) == {lstm}
 
 
+class Sums(nn.Linear):
+    """A product that is written as a sum, which no counter sees."""
+
+    def forward(self, x):
+        return (x[:, None] * self.weight).sum(-1)
+
+
 class Unknown(nn.Module):
-    """A product of three that torch's counter does not know, before one that it does."""
+    """A product that is not counted, before one that is."""
 
     def __init__(self):
         super().__init__()
-        self.pair, self.last = nn.Bilinear(K, K, H), nn.Linear(H, 2)
+        self.first, self.last = Sums(K, H), nn.Linear(H, 2)
 
     def forward(self, x):
-        return self.last(self.pair(x, x))
+        return self.last(self.first(x))
 
 
 def test_what_is_not_counted_is_named():
-    with pytest.warns(CostWarning, match=r"'pair' \(Bilinear\)"):
+    with pytest.warns(CostWarning, match=r"'first' \(Sums\)"):
         assert count_flops(Unknown(), torch.randn(2, K)) == 2 * 2 * H
-    with pytest.warns(CostWarning, match=r"torch.ops.aten._cdist_forward are not counted"):
-        assert count_flops(Applies(lambda x: torch.cdist(x, x)), torch.randn(2, T, K)) == 0
+
+
+@pytest.mark.parametrize(
+    "forward, name",
+    [
+        (lambda x: torch.cdist(x, x), "aten._cdist_forward"),
+        (lambda x: nn.functional.pdist(x[0]), "aten._pdist_forward"),
+        (lambda x: torch.geqrf(x)[0], "aten.geqrf"),
+        (
+            lambda x: torch.linalg.householder_product(x, x[:, 0]),
+            "aten.linalg_householder_product",
+        ),
+    ],
+)
+def test_operations_without_a_formula_are_named(forward, name):
+    with pytest.warns(CostWarning, match=f"torch.ops.{name} are not counted"):
+        assert count_flops(Applies(forward), torch.randn(2, T, T)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao", "ignore:torch.quantize")
+def test_quantised_layers_are_named():
+    net = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(K, 2)).float())
+    with pytest.warns(CostWarning, match=r"torch.ops.quantized.linear_dynamic are not counted"):
+        assert count_flops(net, torch.randn(3, K, dtype=torch.float32)) == 0
 
 
 def test_sweeps_name_what_they_do_not_count():
     net = nn.Sequential(Unknown(), bd.BetaBernoulliDropout(2), nn.Linear(2, 2)).eval()
     x = torch.randn(4, K)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=4)
-    with pytest.warns(CostWarning, match="Bilinear"):
+    with pytest.warns(CostWarning, match="Sums"):
         bd.compression.sweep_thresholds(bnn, (x, torch.zeros(4).long()), [1e-3])
-    with pytest.warns(CostWarning, match="Bilinear"):
+    with pytest.warns(CostWarning, match="Sums"):
         bd.compression.measure_size(net, num_samples=2, example_input=x)
 
 
