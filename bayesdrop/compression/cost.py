@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bayesdrop.compression.batch_dim import batch_dims
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.flops import count_flops
 from bayesdrop.compression.sparse import SparsityTable, measure_sparsity
@@ -49,7 +50,8 @@ def measure_latency(
 
     Args:
         *nets: Networks, run in evaluation mode with ``torch.get_num_threads()`` threads.
-        example_input: A batch of inputs, or a tuple of them, repeated or cut to ``batch_size``.
+        example_input: A batch of inputs, or a tuple of them, repeated or cut to ``batch_size``
+            along the dimension of the examples, the second as for ``count_flops``.
         batch_size: Number of examples per pass.
         repeats: Number of timed passes of each network, after two that are not timed.
         seconds: After which fewer will do: two that are timed at least.
@@ -61,15 +63,21 @@ def measure_latency(
     for net in nets:
         require_module("measure_latency", net)
     require_count("measure_latency", "batch_size", batch_size, "It is the examples of a pass.")
-    batch = batch_of(example_of("measure_latency", nets[0], example_input), batch_size)
+    batch = batch_of(nets[0], example_of("measure_latency", nets[0], example_input), batch_size)
     calls = [partial(net, *batch) for net in nets]
     with evaluation_mode(*nets), torch.no_grad():
         return time_in_turns(calls, device=batch[0].device, repeats=repeats, seconds=seconds)
 
 
-def batch_of(example: tuple[Tensor, ...], batch_size: int) -> list[Tensor]:
-    """Return inputs repeated or cut to a number of examples."""
-    return [x.repeat(-(-batch_size // len(x)), *[1] * (x.ndim - 1))[:batch_size] for x in example]
+def batch_of(network: nn.Module, example: tuple[Tensor, ...], batch_size: int) -> list[Tensor]:
+    """Return inputs of a network repeated or cut to a number of examples."""
+    dims = batch_dims(network, example)
+    return [
+        torch.cat([x] * -(-batch_size // x.shape[dim]), dim)
+        .narrow(dim, 0, batch_size)
+        .contiguous()
+        for x, dim in zip(example, dims, strict=True)
+    ]
 
 
 def time_in_turns(

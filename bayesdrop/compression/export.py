@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from bayesdrop.archives import MOST_TIMES
+from bayesdrop.compression.batch_dim import batch_dims
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.export_check import check_export
 from bayesdrop.errors import CheckpointError, CompactionError, ShapeError
@@ -336,7 +337,11 @@ def _require(*packages: str) -> None:
 def _inputs(network: nn.Module, example_input: Example | None) -> tuple[Tensor, ...]:
     # torch.export takes a batch of one for a network that is made for one.
     inputs = example_of("save_plain", network, example_input)
-    return tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in inputs)
+    dims = batch_dims(network, inputs)
+    return tuple(
+        torch.cat([x, x], dim) if x.shape[dim] == 1 else x
+        for x, dim in zip(inputs, dims, strict=True)
+    )
 
 
 def _names_of(network: nn.Module, count: int) -> list[str] | None:
@@ -348,9 +353,12 @@ def _names_of(network: nn.Module, count: int) -> list[str] | None:
 
 
 def _any_batch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
+    sizes = torch.export.Dim
+    # Where examples come second, the length of sequences is free too if the network lets it.
+    free: tuple[dict[int, Any], ...] = ({0: sizes.DYNAMIC}, {0: sizes.AUTO, 1: sizes.DYNAMIC})
+    shapes = tuple(free[dim] for dim in batch_dims(network, inputs))
     parameters = inspect.signature(network.forward).parameters.values()
-    for index, parameter in enumerate(parameters):
+    for index, parameter in enumerate(list(parameters)[: len(inputs)]):
         if parameter.kind is parameter.VAR_POSITIONAL:  # one argument, which is a tuple
             return (*shapes[:index], shapes[index:])
     return shapes

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
+from bayesdrop.compression.batch_dim import BatchDim
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.errors import CostWarning
 from bayesdrop.nn import BayesianDropout
@@ -198,8 +199,7 @@ class _Count:
         self, network: nn.Module, x: Tensor, counter: FlopCounterMode, operations: set[str]
     ) -> None:
         self.counter, self.operations = counter, operations
-        self.leading = x.shape[:2]
-        self.examples = x.shape[0]
+        self.x, self.batch = x, BatchDim(network, x)
         self.uncounted: dict[str, str] = {}
         self.before: dict[str, int] = {}
         self.hooks: list[RemovableHandle] = []
@@ -208,17 +208,20 @@ class _Count:
                 start, stop = partial(self._start, name), partial(self._stop, name)
                 self.hooks.append(module.register_forward_pre_hook(start))
                 self.hooks.append(module.register_forward_hook(stop))
-            if _is_sequence_first(module):
-                find = module.register_forward_pre_hook(self._find_examples, with_kwargs=True)
-                self.hooks.append(find)
 
     @property
     def total(self) -> int:
         """FLOPs of all that has run."""
         return self.counter.get_total_flops()
 
+    @property
+    def examples(self) -> int:
+        """How many ran."""
+        return self.x.shape[self.batch.dim]
+
     def end(self) -> None:
         """Leave the network as it was."""
+        self.batch.remove()
         for hook in self.hooks:
             hook.remove()
 
@@ -228,22 +231,6 @@ class _Count:
     def _stop(self, name: str, module: nn.Module, inputs: object, output: object) -> None:
         if self.total == self.before[name]:
             self.uncounted[name] = type(module).__name__
-
-    def _find_examples(self, module: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        x = next((v for v in (*inputs, *named.values()) if isinstance(v, Tensor)), None)
-        if x is None or len(self.leading) < 2:
-            return
-        if isinstance(module, nn.RNNCellBase):  # sees one step of all examples
-            found = x.shape[:1] == self.leading[1:]
-        else:
-            found = x.ndim > 2 and x.shape[:2] == self.leading
-        if found:
-            self.examples = self.leading[1]
-
-
-def _is_sequence_first(module: nn.Module) -> bool:
-    first = getattr(module, "batch_first", True) is False or getattr(module, "batch_dim", 0) == 1
-    return first or isinstance(module, nn.RNNCellBase)
 
 
 def _has_matrix(module: nn.Module) -> bool:

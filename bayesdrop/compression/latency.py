@@ -160,7 +160,7 @@ def compare_latency(
             try:
                 calls = [_MAKERS[way](net, example) for net in (plain, after)]
                 for size in batch_sizes:
-                    batch = batch_of(example, size)
+                    batch = batch_of(plain, example, size)
                     timed = [partial(call, *batch) for call in calls]
                     old, new = both_times(timed, device=device, repeats=repeats)
                     rows.append(LatencyRow(way, size, old[0], new[0], old[1], new[1]))

@@ -61,7 +61,8 @@ def save_plain(
 ) -> None:
     """Save a plain network so that it runs, or is filled, where bayesdrop is not installed.
 
-    * ``"export"``: architecture and weights, by ``torch.export``, for any batch size.
+    * ``"export"``: architecture and weights, by ``torch.export``, for any batch size (examples
+      may come second, as for ``count_flops``; all other sizes may stay those of the example).
       ``torch.export.load(path).module()`` runs it in any process that has torch. (That function
       unpickles what it is given: use it on files of your own, and ``load_plain`` on others.)
     * ``"onnx"``: architecture and weights as ONNX, for any batch size; the input is called
