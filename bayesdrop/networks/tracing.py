@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from bayesdrop.networks.proxies import (
     types_known,
     without_unused_parts,
 )
+from bayesdrop.networks.raising import asked_at, only_answer
 from bayesdrop.networks.side_effects import (
     check_constants,
     check_state,
@@ -87,7 +89,16 @@ class LayerTracer(fx.Tracer):
 
     @override
     def to_bool(self, obj: fx.Proxy) -> bool:
-        return self._noted(super().to_bool, obj)
+        frame = sys._getframe()
+        answer = only_answer(frame)
+        if answer is None:
+            return self._noted(super().to_bool, obj)
+        # "not" would ask a value again when what is made of the graph is traced.
+        holds = (
+            obj if answer else self.create_proxy("call_function", operator.eq, (obj, False), {})
+        )
+        self.create_proxy("call_function", torch._assert, (holds, asked_at(frame)), {})
+        return answer
 
     @override
     def iter(self, obj: fx.Proxy) -> Any:
