@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dis
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch.nn.utils import parametrize
 from bayesdrop.nn import MultiheadAttention
 
 ROLES = ("query", "key", "value")
+_FACTS = ("device", "dtype", "ndim", "requires_grad", "shape", "size")
 _SEPARATE = (
     (("q_proj", "k_proj", "v_proj"), ("o_proj", "out_proj", "dense", "proj", "c_proj")),
     (("q_lin", "k_lin", "v_lin"), ("out_lin",)),
@@ -282,9 +285,13 @@ def _number(settings: Any, names: tuple[str, ...]) -> int | None:
 
 
 def uses_weights(module: nn.Module) -> bool:
-    """Return whether a forward mentions weights, which it may hand to a function."""
+    """Return whether a forward mentions weights, which it may hand to a function.
+
+    Their dtype, device and size are none.
+    """
     code = getattr(type(module).forward, "__code__", None)
-    return code is not None and "weight" in code.co_names
+    steps = [] if code is None else [step.argval for step in dis.get_instructions(code)]
+    return any(name == "weight" and then not in _FACTS for name, then in pairwise(steps))
 
 
 def in_windows(module: nn.Module) -> bool:

@@ -117,3 +117,25 @@ def test_what_needs_a_graph_is_refused_with_the_reason_for_which_there_is_none()
         bd.convert(dense(), position="before-activation")
     with pytest.raises(ConfigError, match="unknown layer '7'. Available"):
         bd.convert(dense(), exclude="7")
+
+
+class InTheDtypeOfItsWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        if x.dtype != self.first.weight.dtype or x.shape[-1] > self.first.weight.size(1):
+            x = x[..., :4].to(self.first.weight.dtype)
+        return self.last(self.first(x).relu())
+
+
+class HandsThemOver(InTheDtypeOfItsWeights):
+    def forward(self, x):
+        return nn.functional.linear(x if x.sum() < 1 else -x, self.last.weight @ self.first.weight)
+
+
+def test_layers_of_a_forward_that_asks_what_their_weights_are_get_masks():
+    assert set(masks(bd.convert(InTheDtypeOfItsWeights()))) == {"first.mask", "last.mask"}
+    with pytest.raises(ConversionError, match="'first' .*may hand its weights to a function"):
+        bd.convert(HandsThemOver())
