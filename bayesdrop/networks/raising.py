@@ -27,13 +27,14 @@ def only_answer(frame: FrameType | None) -> bool | None:
     if frame is None:
         return None
     steps = list(dis.get_instructions(frame.f_code))
-    here = next(i for i, step in enumerate(steps) if step.offset == frame.f_lasti)
+    places = {step.offset: i for i, step in enumerate(steps)}
+    here = places[frame.f_lasti]
     here += steps[here].opname == "TO_BOOL"  # an instruction of its own since Python 3.13
     jump = steps[here]
     if not (jump.opname.startswith("POP_JUMP") and jump.opname.endswith(("IF_TRUE", "IF_FALSE"))):
         return None
-    there = next(i for i, step in enumerate(steps) if step.offset == jump.argval)
-    next_raises, jump_raises = (_only_raises(steps[i:], frame.f_code) for i in (here + 1, there))
+    after = (here + 1, places[jump.argval])
+    next_raises, jump_raises = (_only_raises(steps[i:], frame.f_code) for i in after)
     if next_raises == jump_raises or _may_be_caught(frame.f_back):
         return None
     return jump.opname.endswith("IF_TRUE") == next_raises
