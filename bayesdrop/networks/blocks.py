@@ -285,13 +285,11 @@ def _number(settings: Any, names: tuple[str, ...]) -> int | None:
 
 
 def uses_weights(module: nn.Module) -> bool:
-    """Return whether a forward mentions weights, which it may hand to a function.
-
-    Their dtype, device and size are none.
-    """
+    """Return whether a forward mentions weights, not only their facts: a function may get them."""
     code = getattr(type(module).forward, "__code__", None)
-    steps = [] if code is None else [step.argval for step in dis.get_instructions(code)]
-    return any(name == "weight" and then not in _FACTS for name, then in pairwise(steps))
+    steps = [] if code is None else [*dis.get_instructions(code)]
+    after = [b.argval for a, b in pairwise(steps) if a.argval == "weight" and "ATTR" in a.opname]
+    return any(name not in _FACTS for name in after)
 
 
 def in_windows(module: nn.Module) -> bool:
