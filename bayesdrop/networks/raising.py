@@ -35,7 +35,7 @@ def only_answer(frame: FrameType | None) -> bool | None:
         return None
     after = (here + 1, places[jump.argval])
     next_raises, jump_raises = (_only_raises(steps[i:], frame.f_code) for i in after)
-    if next_raises == jump_raises or _may_be_caught(frame.f_back):
+    if next_raises == jump_raises or _is_asked_by_python(frame) or _may_be_caught(frame.f_back):
         return None
     return jump.opname.endswith("IF_TRUE") == next_raises
 
@@ -68,10 +68,15 @@ def _may_be_caught(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_name != "_traced":
         name = frame.f_globals.get("__name__", "")
         own = name.startswith(("torch.", "bayesdrop."))  # these catch nothing of a forward's
-        if not own and _is_caught(frame.f_code, frame.f_lasti):
+        if not own and (_is_caught(frame.f_code, frame.f_lasti) or _is_asked_by_python(frame)):
             return True
         frame = frame.f_back
     return False
+
+
+def _is_asked_by_python(frame: FrameType) -> bool:
+    """Return whether a method is one whose error Python itself takes for an answer."""
+    return frame.f_code.co_name in ("__getattr__", "__getattribute__", "__getitem__", "__next__")
 
 
 def _is_caught(code: CodeType, offset: int) -> bool:

@@ -120,13 +120,27 @@ def on_both_sides(x):
         raise ValueError
 
 
+class Rows:
+    def __init__(self, x):
+        self.x = x
+
+    def __getitem__(self, index):
+        if index >= self.x.shape[2]:
+            raise IndexError
+        return 1.0
+
+
+def counted(x):
+    return sum(Rows(x))
+
+
 def of_one_of_two(x):
     assert x.shape[1] == 3 or x.shape[2] == 8
 
 
 @pytest.mark.filterwarnings("ignore::bayesdrop.errors.ConversionWarning")
 @pytest.mark.parametrize(
-    "check", [caught_here, caught_above, suppressed, on_both_sides, of_one_of_two]
+    "check", [caught_here, caught_above, suppressed, on_both_sides, counted, of_one_of_two]
 )
 def test_where_forward_goes_on_either_way_there_is_no_graph(check):
     net = nn.Sequential(Network(check), nn.Linear(2, 2))
