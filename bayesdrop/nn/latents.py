@@ -331,10 +331,7 @@ def prior_among(
 
 def named_shared(network: nn.Module) -> Iterator[tuple[str, LatentOwner]]:
     """Yield the name and module of what owners of the network depend on, each once."""
-    parents = {owner.parent for owner in network.modules() if isinstance(owner, ConditionalOwner)}
-    for name, module in network.named_modules() if parents else ():
-        if module in parents and isinstance(module, LatentOwner):
-            yield name, module
+    yield from _shared_and_all(network)[0]
 
 
 def named_owners(network: nn.Module) -> Iterator[tuple[str, LatentOwner]]:
@@ -342,15 +339,18 @@ def named_owners(network: nn.Module) -> Iterator[tuple[str, LatentOwner]]:
 
     An owner inside another one is a part of it, and is not yielded, unless layers share it.
     """
-    parents = list(named_shared(network))
+    parents, owners = _shared_and_all(network)
+    skipped = {id(part) for _, owner in owners for part in owner.modules() if part is not owner}
+    skipped |= {id(parent) for _, parent in parents}
     yield from parents
+    yield from ((name, owner) for name, owner in owners if id(owner) not in skipped)
+
+
+def _shared_and_all(network: nn.Module) -> tuple[list[tuple[str, LatentOwner]], ...]:
+    # In one walk: each step looks for them, and a small network's step is as short as a few walks.
     owners = [(name, m) for name, m in network.named_modules() if isinstance(m, LatentOwner)]
-    skipped = {id(parent) for _, parent in parents}
-    for _, owner in owners:
-        skipped |= {id(part) for part in owner.modules() if part is not owner}
-    for name, owner in owners:
-        if id(owner) not in skipped:
-            yield name, owner
+    parents = {owner.parent for _, owner in owners if isinstance(owner, ConditionalOwner)}
+    return [(name, owner) for name, owner in owners if owner in parents], owners
 
 
 def kl_divergence(
