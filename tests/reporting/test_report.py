@@ -7,6 +7,7 @@ from torch import nn
 import bayesdrop as bd
 from bayesdrop.data import load_data, load_ood
 from bayesdrop.reporting import add_baseline, build_report, report_document, write_report
+from bayesdrop.testing import isolated
 
 SPECIFIED = {
     "recipe", "data", "seed", "num_samples", "minutes", "error", "nll", "brier", "ece", "units",
@@ -16,7 +17,14 @@ SPECIFIED = {
 DESCRIPTION = {"recipe": "r", "data": "digits:0-3", "data_title": "D", "minutes": 0.5}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
+def one_dtype():
+    """What is made once for all tests is made as in one of them."""
+    with isolated():
+        yield
+
+
+@pytest.fixture(scope="module")
 def networks():
     def network():
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 4))
@@ -30,12 +38,12 @@ def networks():
     return bnn.eval(), plain.eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def test_set():
     return load_data("digits:0-3").test
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report(networks, test_set):
     return build_report(
         *networks,
