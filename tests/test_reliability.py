@@ -1,5 +1,6 @@
 """Smaller forms of the trials in ``benchmarks/reliability``, and what their results must say."""
 
+import gc
 import json
 import random
 import re
@@ -55,6 +56,7 @@ def test_no_flipped_bit_passes(script, kind):
 @pytest.mark.parametrize("action", ["compact", "new networks"])
 def test_nothing_is_kept_of_what_is_done_again_and_again(script, action):
     memory = script("memory")
+    gc.freeze()  # what other tests left: to look through it takes longer than all the rest
     with tempfile.TemporaryDirectory() as folder:
         again = memory.actions(Path(folder))[action]
         found = [memory.count(again, 9, samples=3) for _ in range(2)]
