@@ -62,7 +62,7 @@ def test_importance_weights_tighten_the_bound():
     """E[-log mean of 16 weights] is below E[-log of one]: the same model, one bound nearer."""
     bnn, (x, y) = make_bnn(600), make_data(600)
     losses = []
-    for elbo in (Trace_ELBO(), RenyiELBO(alpha=0, num_particles=16)):
+    for elbo in (Trace_ELBO(), RenyiELBO(alpha=0, num_particles=16, vectorize_particles=True)):
         objective = PyroObjective(elbo)
         losses.append(torch.stack([objective(bnn, x, y).loss.detach() for _ in range(30)]).mean())
     assert losses[1] < losses[0]
