@@ -47,8 +47,8 @@ def exists(name):
 )
 def test_a_page_runs_from_top_to_bottom(page, tmp_path):
     script = tmp_path / "page.py"
-    # Its figures are those of benchmarks/first_example.py, which has all the epochs.
-    script.write_text(re.sub(r'("epochs": |epochs=)100\b', r"\g<1>3", code_of(page)))
+    # That it runs is the law here; figures are those of scripts, which have all the epochs.
+    script.write_text(re.sub(r'("epochs": |epochs=)\d\d+', r"\g<1>3", code_of(page)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment.pop("BAYESDROP_DATA", None)
     assert run_script(script, tmp_path, environment) == ""
