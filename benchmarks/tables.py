@@ -58,6 +58,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "lenet-500-300-choice": partial(tables_mnist.choice, "lenet-500-300"),
     "lenet-300-100-choice": partial(tables_mnist.choice, "lenet-300-100"),
     "lenet5-caffe-choice": partial(tables_mnist.choice, "lenet5-caffe"),
+    "digits-mlp-choice": tables_small.digits_choice,
     "nested-choice": tables_nested.choice,
     "nested-full-width": tables_nested.full_width,
     "nested-areas": tables_nested.areas,

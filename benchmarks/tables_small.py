@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from paired import SIGNS, difference, noise_of_error
-from rows import NETWORKS, NO_KL, epochs_of, kl_factor, read, table
+from rows import NETWORKS, NO_KL, epochs_of, kl_factor, read, table, weights_kept
 
 EXAMPLE = {
     ("plain", "mean"): "plain network",
@@ -123,6 +123,22 @@ def example_choice() -> str:
         rows.append([title, *about, *errors, _units(masked)])
     header = ["300 validation digits, error %", "seeds", "epochs", "KL", "plain", "nn.Dropout"]
     return table([*header, "BB, mean mask", "units of BB"], rows)
+
+
+def digits_choice() -> str:
+    """Return the candidates of the digits' recipes on validation images."""
+    rows = []
+    for run in read("digits-mlp-choice.json")["runs"]:
+        about = [str(run["seed"]), epochs_of(run["settings"]), kl_factor(run["settings"])]
+        ways = "mean_mask", "monte_carlo"
+        cells = [f"{run['error'][way]:.2f}" for way in ways]
+        cells += [f"{run[key][way]:.3f}" for key in ("nll", "ece") for way in ways]
+        kept = "-".join(map(str, run["units"])) or "64-500-300"
+        if run["weights"]:
+            kept = weights_kept(sum(run["weights"]) / sum(run["weights_total"]))
+        rows.append([run["candidate"], *about, *cells, kept])
+    header = ["300 validation digits", "seed", "epochs", "KL", "error %", "sampled"]
+    return table([*header, "NLL", "sampled", "ECE", "sampled", "kept"], rows)
 
 
 def demo() -> str:
