@@ -7,9 +7,11 @@ import inspect
 import io
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from bayesdrop.archives import MOST_TIMES
 from bayesdrop.compression.batch_dim import batch_dims
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.export_check import check_export
-from bayesdrop.errors import CheckpointError, CompactionError, ShapeError
+from bayesdrop.errors import CheckpointError, CompactionError, ConfigError, ShapeError
 from bayesdrop.files import first_line, write_file
 from bayesdrop.nn.mode import evaluation_mode
 
@@ -44,8 +46,8 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
         CompactionError: If ``torch.export`` cannot follow the network, or if the outputs from the
             file for the example are others.
     """
-    inputs = _inputs(network, example_input)
     with evaluation_mode(network):
+        inputs, dims = _inputs("export", network, example_input)
         plain = _with_plain_outputs(network, inputs)
         # Its archive writer ends the process if it meets a full disk.
         content = io.BytesIO()
@@ -53,12 +55,12 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
             program = torch.export.export(
                 plain,
                 inputs,
-                dynamic_shapes=_any_batch(plain, inputs),
+                dynamic_shapes=_any_batch(plain, dims),
                 strict=False,
             )
             torch.export.save(program, content)
         with torch.no_grad():
-            _check_outputs("export", plain, inputs, program.module()(*inputs))
+            _check_outputs("export", plain, inputs, dims, program.module())
     write_file(path, lambda file: file.write(content.getbuffer()))
 
 
@@ -116,7 +118,12 @@ def read_export(path: Path) -> nn.Module:
     try:
         check_export(path)
         with open(path, "rb") as file:
-            return torch.export.load(file).module()
+            program = torch.export.load(file)
+        names, network = [*map(str, program.graph_signature.user_inputs)], program.module()
+        network.register_forward_pre_hook(
+            partial(_without_names, names), with_kwargs=True, prepend=True
+        )
+        return network
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # whatever torch makes of damaged bytes
@@ -139,15 +146,15 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
         ImportError: If the ONNX packages are missing.
     """
     _require("onnx", "onnxscript")
-    inputs = _inputs(network, example_input)
     with evaluation_mode(network):
+        inputs, dims = _inputs("onnx", network, example_input)
         plain = _with_plain_outputs(network, inputs)
         with _exporting(network, "onnx"):
             program = torch.onnx.export(
                 plain,
                 inputs,
                 dynamo=True,
-                dynamic_shapes=_any_batch(plain, inputs),
+                dynamic_shapes=_any_batch(plain, dims),
                 input_names=["input"] if len(inputs) == 1 else _names_of(network, len(inputs)),
                 verbose=False,
             )
@@ -158,11 +165,12 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
         value.name = f"output_{index}" if len(outputs) > 1 else "output"
     content = program.model_proto.SerializeToString()
     try:
-        found = OnnxNetwork(_session(content))(*inputs)
+        written = OnnxNetwork(_session(content))
+        written(*inputs)
     except Exception:  # onnxruntime is not there, or cannot run what another program may
         pass
     else:
-        _check_outputs("onnx", plain, inputs, found)
+        _check_outputs("onnx", plain, inputs, dims, written)
     write_file(path, lambda file: file.write(content + _seal(content)))
 
 
@@ -203,8 +211,9 @@ class OnnxNetwork(nn.Module):
         self.names = [value.name for value in session.get_inputs()]
 
     @override
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
         """Return the output, or a tuple of them."""
+        inputs = _by_place(self.names, inputs, named)
         if len(inputs) != len(self.names):
             raise ShapeError(
                 "OnnxNetwork",
@@ -215,6 +224,25 @@ class OnnxNetwork(nn.Module):
         feed = {n: x.detach().cpu().numpy() for n, x in zip(self.names, inputs, strict=True)}
         results = tuple(torch.from_numpy(value) for value in self.session.run(None, feed))
         return results[0] if len(results) == 1 else results
+
+
+def _without_names(
+    names: list[str], module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return _by_place(names, inputs, named), {}
+
+
+def _by_place(names: list[str], inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the inputs of a file, some of which may be given by name, in its order."""
+    rest = names[len(inputs) :]
+    if named and set(named) != set(rest):
+        raise ConfigError(
+            "a network of load_plain",
+            expected=f"inputs called {', '.join(names)}",
+            got=f"{len(inputs)} by position and {', '.join(named)}",
+            hint="These are the names in the file, in their order.",
+        )
+    return (*inputs, *(named[name] for name in rest)) if named else inputs
 
 
 def damaged(path: Path, kind: str, error: BaseException) -> CheckpointError:
@@ -244,23 +272,33 @@ def _session(content: bytes) -> Any:
 
 @torch.no_grad()
 def _check_outputs(
-    kind: str, network: nn.Module, inputs: tuple[Tensor, ...], outputs: object
+    kind: str, network: nn.Module, inputs: tuple[Tensor, ...], dims: list[int], written: nn.Module
 ) -> None:
     """Raise if a file gives other outputs than its network, as an exporter's fault may have it."""
-    with evaluation_mode(network):
-        expected, again = (_tensors(network(*inputs)) for _ in range(2))
-    if _furthest(expected, again) > 0:  # noise, which no two runs share
-        return
-    off = _furthest(expected, _tensors(outputs))
-    tolerance = 2e-2 if any(a.is_floating_point() and a.itemsize == 2 for a in expected) else 1e-4
-    if off > tolerance:
-        raise CompactionError(
-            f"save_plain, format {kind!r}",
-            expected="a file with the outputs of its network",
-            got=f"outputs of the example that are off by {off:.2g} of their largest value",
-            hint="The exporter wrote other computations, as of a forward that asks whether "
-            "gradients are on; of ONNX, another version of onnxscript may do.",
-        )
+    more = tuple(torch.cat([x, x.narrow(d, 0, 1)], d) for x, d in zip(inputs, dims, strict=True))
+    for number, batch in enumerate((inputs, more)):
+        try:
+            with evaluation_mode(network):
+                expected, again = (_tensors(network(*batch)) for _ in range(2))
+        except Exception:  # it is made for one batch size
+            return
+        if _furthest(expected, again) > 0:  # noise, which no two runs share
+            return
+        what = f"a batch of {batch[0].shape[dims[0]]}" if number else "the example"
+        try:
+            off = _furthest(expected, _tensors(written(*batch)))
+            got = f"outputs of {what} that are off by {off:.2g} of their largest value"
+        except Exception as error:  # whatever runs the file has no class of errors of its own
+            off, got = math.inf, f"{type(error).__name__} of {what}: {first_line(error)}"
+        half = any(a.is_floating_point() and a.itemsize == 2 for a in expected)
+        if off > (2e-2 if half else 1e-4):
+            raise CompactionError(
+                f"save_plain, format {kind!r}",
+                expected="a file with the outputs of its network, for any batch size",
+                got=got,
+                hint="The exporter wrote other computations, as of a forward that asks whether "
+                "gradients are on; of ONNX, another version of onnxscript may do.",
+            )
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
@@ -284,7 +322,10 @@ def _furthest(expected: list[Tensor], found: list[Tensor]) -> float:
 def _exporting(network: nn.Module, kind: str) -> Iterator[None]:
     """Raise whatever an exporter makes of a network as one error, with the first cause in it."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # They are parameters, which recurrent layers keep in a list as well.
+            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights")
+            yield
     except MemoryError:
         raise
     except Exception as error:  # the exporters have no class of errors of their own
@@ -334,14 +375,16 @@ def _require(*packages: str) -> None:
             ) from error
 
 
-def _inputs(network: nn.Module, example_input: Example | None) -> tuple[Tensor, ...]:
-    # torch.export takes a batch of one for a network that is made for one.
+def _inputs(
+    kind: str, network: nn.Module, example_input: Example | None
+) -> tuple[tuple[Tensor, ...], list[int]]:
+    """Return inputs with two examples at least, and which of their dimensions has them."""
     inputs = example_of("save_plain", network, example_input)
-    dims = batch_dims(network, inputs)
-    return tuple(
-        torch.cat([x, x], dim) if x.shape[dim] == 1 else x
-        for x, dim in zip(inputs, dims, strict=True)
-    )
+    with _exporting(network, kind):
+        dims = batch_dims(network, inputs)
+    # torch.export takes a batch of one for a network that is made for one.
+    pairs = zip(inputs, dims, strict=True)
+    return tuple(torch.cat([x, x], d) if x.shape[d] == 1 else x for x, d in pairs), dims
 
 
 def _names_of(network: nn.Module, count: int) -> list[str] | None:
@@ -352,13 +395,13 @@ def _names_of(network: nn.Module, count: int) -> list[str] | None:
     return [parameter.name for parameter in parameters]
 
 
-def _any_batch(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+def _any_batch(network: nn.Module, dims: list[int]) -> tuple[Any, ...]:
     sizes = torch.export.Dim
     # Where examples come second, the length of sequences is free too if the network lets it.
     free: tuple[dict[int, Any], ...] = ({0: sizes.DYNAMIC}, {0: sizes.AUTO, 1: sizes.DYNAMIC})
-    shapes = tuple(free[dim] for dim in batch_dims(network, inputs))
+    shapes = tuple(free[dim] for dim in dims)
     parameters = inspect.signature(network.forward).parameters.values()
-    for index, parameter in enumerate(list(parameters)[: len(inputs)]):
+    for index, parameter in enumerate(list(parameters)[: len(dims)]):
         if parameter.kind is parameter.VAR_POSITIONAL:  # one argument, which is a tuple
             return (*shapes[:index], shapes[index:])
     return shapes

@@ -125,8 +125,8 @@ def load_plain(path: str | os.PathLike[str], network: nn.Module | None = None) -
             filled and returned.
 
     Returns:
-        A module in evaluation mode, ready to be called (one of ONNX runs by ``onnxruntime`` and
-        cannot be trained), or ``network``.
+        A module in evaluation mode, ready to be called, with the names in the file too (one of
+        ONNX runs by ``onnxruntime`` and cannot be trained), or ``network``.
 
     Raises:
         CheckpointError: If the file is missing, damaged, foreign or of another architecture; it

@@ -53,11 +53,3 @@ def test_an_exported_network_takes_any_number_of_sequences(format, tmp_path):
     for shape in ((5, 3, K), (7, 2, K)):
         x = torch.randn(shape)
         assert torch.allclose(again(x), net(x), rtol=0, atol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch's, of its own layer
-def test_a_recurrent_layer_with_sequences_first_is_exported(tmp_path):
-    net = Network(False).eval()
-    bd.save_plain(net, tmp_path / "network.pt2", torch.randn(5, 3, K))
-    x = torch.randn(5, 8, K)
-    assert torch.allclose(bd.load_plain(tmp_path / "network.pt2")(x), net(x))

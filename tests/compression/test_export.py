@@ -100,6 +100,31 @@ def test_inputs_without_names_of_their_own_export(file, tmp_path):
     torch.testing.assert_close(bd.load_plain(tmp_path / file)(*more), net(*more))
 
 
+class SequencesFirst(nn.Module):
+    """As its input is, or inside alone."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.layer, self.inside = nn.RNN(2, 3), inside
+
+    def forward(self, x):
+        return self.layer(x.transpose(0, 1) if self.inside else x)[0][-1]
+
+
+FIRST = [("net.pt2", False), ("net.onnx", False), ("net.pt2", True)]
+
+
+@pytest.mark.parametrize(("file", "inside"), FIRST)
+def test_files_take_any_number_of_examples_of_sequences_first(file, inside, tmp_path):
+    pytest.importorskip("onnxruntime")
+    net, x = SequencesFirst(inside).float().eval(), torch.randn(4, 4, 2, dtype=torch.float32)
+    bd.save_plain(net, tmp_path / file, x if inside else x[:, :1])
+    more = torch.cat([x, x], 0 if inside else 1)
+    read, name = bd.load_plain(tmp_path / file), "input" if file == "net.onnx" else "x"
+    for outputs in (read(more), read(**{name: more})):
+        torch.testing.assert_close(outputs, net(more))
+
+
 @pytest.mark.parametrize("name", ["lenet-500-300", "resnet"])
 def test_indexed_and_padded_units_export(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -127,6 +152,19 @@ def test_an_onnx_file_with_other_outputs_is_not_written(small, tmp_path, monkeyp
     monkeypatch.setattr(torch.onnx, "export", faulty)
     with pytest.raises(bd.errors.CompactionError, match="outputs of the example that are off by"):
         bd.save_plain(network, tmp_path / "a.onnx", x, format="onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_onnx_file_for_one_batch_size_is_not_written(small, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    export = torch.onnx.export
+
+    def fixed(*args, dynamic_shapes, **kwargs):
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", fixed)
+    with pytest.raises(bd.errors.CompactionError, match="any batch size, got .* of a batch of 6:"):
+        bd.save_plain(*small[:1], tmp_path / "a.onnx", small[1], format="onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,4 +316,6 @@ def test_outputs_of_a_class_of_ones_own_are_saved_as_a_tuple(format, made, tmp_p
     for found, wanted in zip(read(*given), (expected.logits, hidden), strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     if format == "onnx":
-        assert read.names == ["features", "shift"]
+        assert torch.equal(read(given[0], shift=given[1])[0], read(*given)[0])
+        with pytest.raises(bd.errors.ConfigError, match="called features, shift, got 1 .* bias"):
+            read(given[0], bias=given[1])
