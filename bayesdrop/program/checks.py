@@ -22,11 +22,15 @@ def check_program(who: str, bnn: object) -> None:
         bnn: Anything.
     """
     if not isinstance(bnn, Program):
+        parts = bnn.named_modules() if isinstance(bnn, nn.Module) else ()
+        inside = [(type(part).__name__, name) for name, part in parts if isinstance(part, Program)]
         raise ConfigError(
             who,
             expected="a BayesianNetwork or a VariationalAutoencoder",
             got=f"the class {bnn.__name__}" if isinstance(bnn, type) else type(bnn).__name__,
-            hint="Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
+            hint=f"Pass the {inside[0][0]} in it, its .{inside[0][1]}."
+            if inside
+            else "Wrap the module: bd.BayesianNetwork(network, likelihood, num_data).",
         )
     for name, parameter in bnn.named_parameters():
         if parameter.is_meta:

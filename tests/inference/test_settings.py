@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import bayesdrop as bd
 from bayesdrop.errors import BayesdropWarning, ConfigError, DataError
@@ -70,6 +71,7 @@ def test_a_senseless_argument_is_refused_by_name_and_nothing_is_trained(name, va
         (nn.Linear(6, 2), "got Linear. Wrap the module: bd.BayesianNetwork"),
         (bd.BayesianNetwork, "got the class BayesianNetwork"),
         (None, "got NoneType"),
+        (AveragedModel(make_bnn(9)), r"Pass the BayesianNetwork in it, its \.module\."),
     ],
 )
 def test_what_is_no_program_is_not_fitted(what, message):
