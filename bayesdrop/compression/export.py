@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from bayesdrop.archives import MOST_TIMES
 from bayesdrop.compression.batch_dim import batch_dims
 from bayesdrop.compression.example import Example, example_of
 from bayesdrop.compression.export_check import check_export
+from bayesdrop.compression.export_outputs import check_outputs
 from bayesdrop.errors import CheckpointError, CompactionError, ConfigError, ShapeError
 from bayesdrop.files import first_line, write_file
 from bayesdrop.nn.mode import evaluation_mode
@@ -60,7 +60,7 @@ def write_export(network: nn.Module, path: Path, example_input: Example | None) 
             )
             torch.export.save(program, content)
         with torch.no_grad():
-            _check_outputs("export", plain, inputs, dims, program.module())
+            check_outputs("export", plain, inputs, dims, program.module())
     write_file(path, lambda file: file.write(content.getbuffer()))
 
 
@@ -170,7 +170,7 @@ def write_onnx(network: nn.Module, path: Path, example_input: Example | None) ->
     except Exception:  # onnxruntime is not there, or cannot run what another program may
         pass
     else:
-        _check_outputs("onnx", plain, inputs, dims, written)
+        check_outputs("onnx", plain, inputs, dims, written)
     write_file(path, lambda file: file.write(content + _seal(content)))
 
 
@@ -268,54 +268,6 @@ def _session(content: bytes) -> Any:
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["ConstantFolding"],
     )
-
-
-@torch.no_grad()
-def _check_outputs(
-    kind: str, network: nn.Module, inputs: tuple[Tensor, ...], dims: list[int], written: nn.Module
-) -> None:
-    """Raise if a file gives other outputs than its network, as an exporter's fault may have it."""
-    more = tuple(torch.cat([x, x.narrow(d, 0, 1)], d) for x, d in zip(inputs, dims, strict=True))
-    for number, batch in enumerate((inputs, more)):
-        try:
-            with evaluation_mode(network):
-                expected, again = (_tensors(network(*batch)) for _ in range(2))
-        except Exception:  # it is made for one batch size
-            return
-        if _furthest(expected, again) > 0:  # noise, which no two runs share
-            return
-        what = f"a batch of {batch[0].shape[dims[0]]}" if number else "the example"
-        try:
-            off = _furthest(expected, _tensors(written(*batch)))
-            got = f"outputs of {what} that are off by {off:.2g} of their largest value"
-        except Exception as error:  # whatever runs the file has no class of errors of its own
-            off, got = math.inf, f"{type(error).__name__} of {what}: {first_line(error)}"
-        half = any(a.is_floating_point() and a.itemsize == 2 for a in expected)
-        if off > (2e-2 if half else 1e-4):
-            raise CompactionError(
-                f"save_plain, format {kind!r}",
-                expected="a file with the outputs of its network, for any batch size",
-                got=got,
-                hint="The exporter wrote other computations, as of a forward that asks whether "
-                "gradients are on; of ONNX, another version of onnxscript may do.",
-            )
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
-
-
-def _furthest(expected: list[Tensor], found: list[Tensor]) -> float:
-    """Return the largest difference over an output's largest value, or over 1."""
-    if [x.shape for x in expected] != [x.shape for x in found]:
-        return math.inf
-    off = 0.0
-    for a, b in zip(expected, found, strict=True):
-        wanted, got = (x.detach().cpu().double().nan_to_num() for x in (a, b))
-        if wanted.numel():
-            scale = wanted.abs().max().clamp(min=1.0)
-            off = max(off, float((wanted - got).abs().max() / scale))
-    return off
 
 
 @contextmanager
