@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bayesdrop import errors
+
 RENAMED = {
     "BayesianWeights": "nn.BayesianWeights",
     "ClassificationMetrics": "metrics.ClassificationMetrics",
@@ -69,6 +71,9 @@ RENAMED = {
 """Earlier name in ``bayesdrop`` to today's, from ``bayesdrop`` on."""
 
 _ELSEWHERE = {name: f"likelihoods.{name}" for name in ("NegativeBinomial", "Poisson", "StudentT")}
+_ELSEWHERE |= {
+    name: f"errors.{name}" for name in vars(errors) if name.endswith(("Error", "Warning"))
+}
 
 
 def no_such_name(name: str) -> AttributeError:

@@ -193,6 +193,8 @@ def test_the_top_holds_few_names_and_an_earlier_one_says_where_it_is():
             thing = getattr(thing, part)
         with pytest.raises(AttributeError, match=f"it is bayesdrop.{today} now"):
             getattr(bd, name)
+    with pytest.raises(AttributeError, match=r"it is bayesdrop.errors.DataError$"):
+        _ = bd.DataError
     with pytest.raises(AttributeError, match="has no attribute 'nothing'$"):
         _ = bd.nothing
 
