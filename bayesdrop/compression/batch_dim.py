@@ -55,9 +55,11 @@ def batch_dims(network: nn.Module, inputs: tuple[Tensor, ...]) -> list[int]:
     the same size, and the first one has not.
 
     Args:
-        network: The network, which is run once.
+        network: The network, which is run once if it has a layer that could say so.
         inputs: An example.
     """
+    if not any(map(_is_sequence_first, network.modules())):
+        return [0] * len(inputs)
     run = inputs
     size = inputs[0].shape[0]
     if inputs[0].shape[1:2] == (size,):  # a square tells nothing

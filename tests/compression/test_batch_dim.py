@@ -36,6 +36,10 @@ def test_other_inputs_have_their_own():
     assert batch_dims(Network(True), (x, torch.ones(5), torch.randn(1, 5))) == [0, 0, 0]
 
 
+def test_a_network_without_such_layers_is_not_run():
+    assert batch_dims(nn.Linear(9, 2), (torch.ones(1, 1),)) == [0]  # which it does not take
+
+
 @pytest.mark.parametrize("size", [2, 7])
 def test_passes_are_timed_with_as_many_examples_as_asked_for(size):
     x, lengths = torch.arange(60.0).view(5, 3, K), torch.arange(3)
