@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesdrop.ops.layout import memory_format_of
+
 
 def bias_of(module: Any) -> Tensor:
     """Return a layer's bias, or zeros."""
@@ -49,8 +51,8 @@ def like(module: Any, weight: Tensor, bias: Tensor, groups: int = 1) -> nn.Modul
     """Return a layer like another one with another weight and bias."""
     new = copy.copy(module)
     # Not views of one another, which some formats of files do not take.
-    tensors = {"weight": weight.contiguous(), "bias": bias}
-    new._parameters = {name: nn.Parameter(value.clone()) for name, value in tensors.items()}
+    weight = weight.clone(memory_format=memory_format_of(module.weight))
+    new._parameters = {"weight": nn.Parameter(weight), "bias": nn.Parameter(bias.clone())}
     if isinstance(module, nn.Linear):
         new.in_features, new.out_features = weight.shape[1], len(weight)
     else:

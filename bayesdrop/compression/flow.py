@@ -27,6 +27,7 @@ from torch import Tensor, fx, nn
 from typing_extensions import override
 
 from bayesdrop.compression.graph import shape_of
+from bayesdrop.ops.layout import memory_format_of
 
 NAN = float("nan")
 
@@ -207,6 +208,7 @@ def scaled(
     column_scale: Tensor | None = None,
 ) -> Tensor:
     """Return rows and columns of a parameter, scaled; the scales are those of the full network."""
+    layout = memory_format_of(value)
     value = value.detach()
     if row_scale is not None:
         value = value * row_scale.to(value).reshape(-1, *[1] * (value.ndim - 1))
@@ -216,7 +218,7 @@ def scaled(
         value = value[rows.to(value.device)]
     if columns is not None and len(columns) < value.shape[1]:
         value = value[:, columns.to(value.device)]
-    return value.clone(memory_format=torch.contiguous_format)
+    return value.clone(memory_format=layout)
 
 
 def resized(module: nn.Module, tensors: dict[str, Tensor | None], **sizes: int) -> nn.Module:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from bayesdrop.compression.flow import NAN, Flow, resized, scaled
 from bayesdrop.compression.rules import Unary
 from bayesdrop.compression.weighted import Weighted
+from bayesdrop.ops.layout import memory_format_of
 
 
 class Grouped(Weighted):
@@ -101,7 +102,8 @@ class Grouped(Weighted):
             bias = bias if self.row_scale is None else bias * self.row_scale[rows].to(bias)
         known = self.flow.constant_along(self.input, self.dim)
         made = self.flow.reindexed(target, self.input, self.dim, columns, known)
-        tensors = {"weight": weight.contiguous(), "bias": bias}
+        weight = weight.contiguous(memory_format=memory_format_of(m.weight))
+        tensors = {"weight": weight, "bias": bias}
         sizes = {"in_channels": len(columns), "out_channels": len(rows)}
         self.flow.parts[target] = resized(m, tensors, **sizes, groups=self.kept_groups)
         return self.flow.graph.call_module(target, (made,)), rows

@@ -27,6 +27,7 @@ from bayesdrop.errors import ConfigError
 from bayesdrop.inference.optimizers import require_state_of_weights
 from bayesdrop.inference.unit_graph import Cut, Gate, Plan, UnitGraph
 from bayesdrop.nn import BayesianDropout, restrict_units, unit_tensors
+from bayesdrop.ops.layout import memory_format_of
 from bayesdrop.program.program import Program
 
 
@@ -148,7 +149,7 @@ def _replace(cut: Cut, value: Tensor) -> None:
 
 
 def _part(cut: Cut, whole: Tensor) -> Tensor:
-    part = whole.detach()[cut.position()].clone(memory_format=torch.contiguous_format)
+    part = whole.detach()[cut.position()].clone(memory_format=memory_format_of(whole))
     if isinstance(whole, nn.Parameter):
         return nn.Parameter(part, requires_grad=whole.requires_grad)
     return part

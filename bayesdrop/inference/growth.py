@@ -15,6 +15,7 @@ from bayesdrop.inference.unit_graph import UnitGraph
 from bayesdrop.inference.unit_rules import Flatten, Mask, Norm, Unary, Weighted
 from bayesdrop.nn import BayesianDropout, unit_tensors
 from bayesdrop.nn.arguments import is_whole
+from bayesdrop.ops.layout import memory_format_of
 from bayesdrop.program.program import Program
 
 _SIZES = (("out_features", "in_features"), ("out_channels", "in_channels"))
@@ -175,9 +176,7 @@ def _weighted(layer: Any, rows: int, columns: int) -> _Part:
     bound = 1 / math.sqrt(math.prod(shape[1:]))  # torch's, of weights and biases
     whole = weight.new_empty(shape).uniform_(-bound, bound)
     whole[: weight.shape[0], weight.shape[1] :] = 0.0
-    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
-        whole = whole.contiguous(memory_format=torch.channels_last)
-    new = {"weight": whole}
+    new = {"weight": whole.contiguous(memory_format=memory_format_of(weight))}
     if rows and layer.bias is not None:
         new["bias"] = layer.bias.new_empty(shape[0]).uniform_(-bound, bound)
     names = next(names for names in _SIZES if hasattr(layer, names[0]))

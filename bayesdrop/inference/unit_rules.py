@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from bayesdrop.networks.tracing import shape_of
 from bayesdrop.nn import BayesianDropout, BayesianWeights
+from bayesdrop.ops.layout import memory_format_of
 
 Values: TypeAlias = dict[fx.Node, Any]
 Step: TypeAlias = Callable[[Values], Any]
@@ -309,7 +310,7 @@ class Weighted(Unary):
                 bias = None if bias is None else bias.index_select(0, rows)
             if columns is not None:
                 weight = weight.index_select(1, columns)
-            return weight, bias
+            return weight.contiguous(memory_format=memory_format_of(layer.weight)), bias
 
         kept = view.shelf.keeping(cut)
         return lambda values: operate(read(values), *kept())
