@@ -22,6 +22,9 @@ from bayesdrop.recipes.recipe import Recipe
 EPOCHS = {"lenet-500-300": 30, "lenet5-caffe": 12}
 """Network to epochs of all stages together, 600 steps each."""
 
+CONVOLUTIONAL = ("lenet5-caffe",)
+"""Networks whose latency ``study_latency.py`` measures."""
+
 TRIAL_EPOCHS = {"lenet-500-300": 10, "lenet5-caffe": 5}
 TRIALS = 6
 """Settings that each method tries; the first is the middle of its ranges."""

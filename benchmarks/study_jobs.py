@@ -19,6 +19,7 @@ import study_design as design
 
 RESULTS = Path(__file__).parent / "results" / "study"
 PINS = Path(__file__).parent / "study_pins.json"
+LATENCIES = RESULTS.with_name("study-latency.json")
 
 PACKAGES = ("torch", "pyro-ppl", "numpy")
 

@@ -12,7 +12,7 @@ import study_design as design
 from rows import DATA, NETWORKS, table
 from study_analysis import MEASURES, Difference, Resampling, Seeds, holm, verdicts
 from study_evidence import load
-from study_jobs import PINS, RESULTS, Plan
+from study_jobs import LATENCIES, PINS, RESULTS, Job, Plan
 
 from bayesdrop.files import read_json
 
@@ -81,6 +81,17 @@ def baselines(network: str, data: str) -> list[str]:
     return [name for name in BASELINES if name in rows(network, data)]
 
 
+def with_latency(job: Job, result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a result with the latency that ``study_latency.py`` measured, where it does."""
+    if result is None or job.network not in design.CONVOLUTIONAL:
+        return result
+    costs = {name: value for name, value in result["costs"].items() if name != "speedup"}
+    measured = read_json(LATENCIES)["runs"] if LATENCIES.exists() else {}
+    if job.name in measured:
+        costs["speedup"] = measured[job.name]["speedup"]
+    return {**result, "costs": costs}
+
+
 @functools.cache
 def rows(network: str, data: str) -> dict[str, Row]:
     """Return the rows that have two seeds or more: method and way to row."""
@@ -89,7 +100,7 @@ def rows(network: str, data: str) -> dict[str, Row]:
         for way in what.ways:
             done = {}
             for job in jobs.runs(network, data, method, way):
-                result = job.result(jobs.results)
+                result = with_latency(job, job.result(jobs.results))
                 if result is not None and job.seed in design.SEEDS:
                     done[job.seed] = (result, load(jobs.results / f"{job.name}.npz")[way])
             if len(done) < 2:

@@ -6,9 +6,11 @@ import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -22,6 +24,7 @@ from study_jobs import Job, Plan  # noqa: E402
 
 sys.path.remove(str(BENCHMARKS))
 
+import bayesdrop as bd  # noqa: E402
 from bayesdrop import networks  # noqa: E402
 from bayesdrop.files import write_json  # noqa: E402
 from tests.inference.test_progress import terminal  # noqa: E402
@@ -326,3 +329,52 @@ def test_tables_show_what_is_finished_and_what_the_differences_bear(tmp_path, mo
     assert len(beside) == 4 and beside[2].count(" to ") == 3
     for function in (tables_study.rows, tables_study.differences):
         function.cache_clear()
+
+
+def test_latency_of_convolutions_is_that_which_was_measured_afterwards(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import tables_study
+
+    monkeypatch.setattr(tables_study, "LATENCIES", tmp_path / "latency.json")
+    plan = Plan(PINS, tmp_path, VERSIONS)
+    convolutions, dense = (
+        plan.job("run", network, "mnist", "bb", 0, {})
+        for network in ("lenet5-caffe", "lenet-500-300")
+    )
+    result = {"costs": {"bytes": 3, "speedup": {"1": 0.5, "100": 0.5}}}
+    assert tables_study.with_latency(convolutions, None) is None
+    assert tables_study.with_latency(dense, result) == result
+    assert tables_study.with_latency(convolutions, result) == {"costs": {"bytes": 3}}
+    measured = {"1": 1.5, "100": 2.5}
+    runs = {convolutions.name: {"speedup": measured, "load": 0.0}}
+    write_json(tmp_path / "latency.json", {"runs": runs})
+    costs = {"bytes": 3, "speedup": measured}
+    assert tables_study.with_latency(convolutions, result) == {"costs": costs}
+    assert tables_study.with_latency(dense, result) == result
+
+
+def test_latency_compares_networks_of_one_layout(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import study_latency
+
+    torch.manual_seed(0)
+    networks: list[nn.Module] = [bd.networks.lenet5_caffe()]
+    networks.append(bd.convert(networks[0], "beta-bernoulli"))
+    seen = []
+
+    def compared(before, after, x, **options):
+        for network in (before, after):
+            weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d)]
+            seen.append([w.stride(1) for w in weights])
+        return compare(before, after, x, **options)
+
+    compare = bd.compression.compare_latency
+    monkeypatch.setattr(bd.compression, "compare_latency", compared)
+    x, found = torch.rand(100, 1, 28, 28), []
+    for network in networks:
+        bnn = bd.BayesianNetwork(network, bd.Categorical(), num_data=100)
+        run = SimpleNamespace(bnn=bnn)
+        monkeypatch.setattr(study_latency, "load_run", lambda folder, run=run: run)
+        found.append(study_latency.speedups(Path(), x, repeats=1))
+    assert found[0] is None and all(value > 0 for value in found[1]["speedup"].values())
+    assert seen == [[1, 1], [1, 1]]
