@@ -21,6 +21,7 @@ from bayesdrop.nn.context import context_of
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
 from bayesdrop.ops import noise as noise_source
+from bayesdrop.ops.layout import memory_format_of
 from bayesdrop.ops.transforms import plain_gradients, takes_plain_operations
 from bayesdrop.typing import SharedBy
 
@@ -207,7 +208,8 @@ class BayesianWeights(LatentOwner):
         for name, value in values.items():
             if value is not None:
                 old = self.get_parameter(name)
-                setattr(new, name, nn.Parameter(value.detach().clone(), old.requires_grad))
+                value = value.detach().clone(memory_format=memory_format_of(old))
+                setattr(new, name, nn.Parameter(value, old.requires_grad))
         return new.train(self.training)
 
     def mean_weight(self) -> Tensor:

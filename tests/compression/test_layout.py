@@ -46,6 +46,15 @@ def test_of_a_compact_network(memory_format, options):
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
+def test_of_random_weights_made_plain(memory_format):
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten())
+    net = bd.convert(
+        net.to(memory_format=memory_format), "sparse-variational", output_dropout=True
+    )
+    assert layouts(bd.compact(net.eval(), torch.randn(2, 1, 8, 8))) == {memory_format}
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
 def test_of_a_step_without_closed_units(memory_format):
     net = network(memory_format)
     bnn = bd.BayesianNetwork(net, bd.Categorical(), num_data=8)
