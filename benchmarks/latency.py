@@ -7,9 +7,9 @@ Two networks whose units are set by hand to numbers that trained ones have: LeNe
 (seed 0 of ``lenet5-caffe-bb``). Which units stay is random, weights are not trained: neither
 matters for the time. The full network, its compact network and one network of eight members of the
 posterior run eagerly, by ``torch.compile`` and by ONNX Runtime, in batches of 1, 100 and 1000. One
-process; for each way and size the networks take turns; figures are medians, of
-wall time and of CPU time. The units that are left are nearly always open, so that the members have
-nearly the same ones.
+process; for each way and size the networks take turns; figures are medians, of wall time and of
+CPU time. LeNet5-Caffe is also measured in channels last. The units that are left are nearly always
+open, so that the members have nearly the same ones.
 """
 
 import argparse
@@ -34,6 +34,8 @@ NETWORKS = {
     "lenet-500-300": ((784,), (241, 136, 63)),
     "lenet5-caffe": ((1, 28, 28), (16, 32, 137, 68)),
 }
+CHANNELS_LAST = ("lenet5-caffe",)
+"""Networks that are also measured in that order of elements in memory."""
 
 
 def pruned(name: str, kept: tuple[int, ...]) -> bd.BayesianNetwork:
@@ -73,7 +75,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     random.seed(0)
     result = {
         "command": "python " + " ".join(["benchmarks/latency.py", *sys.argv[1:]]),
@@ -87,10 +88,15 @@ def main() -> None:
         "python": platform.python_version(),
         "networks": {},
     }
-    for name, (shape, kept) in NETWORKS.items():
-        bnn, x = pruned(name, kept), torch.rand(1000, *shape)
+    orders = [(name, torch.contiguous_format) for name in NETWORKS]
+    orders += [(name, torch.channels_last) for name in CHANNELS_LAST]
+    for name, order in orders:
+        torch.manual_seed(0)  # the same units in either order
+        shape, kept = NETWORKS[name]
+        bnn, x = pruned(name, kept).to(memory_format=order), torch.rand(1000, *shape)
         together = bd.compact(bnn, x[:2], members=MEMBERS, seed=0)
-        result["networks"][name] = {
+        title = f"{name} in channels last" if order == torch.channels_last else name
+        result["networks"][title] = {
             "units": list(kept),
             "compact": measure(bnn, bd.compact(bnn, x[:2]), x, options.repeats),
             "members": measure(bnn, together, x, options.repeats),
