@@ -77,6 +77,17 @@ def test_every_method_has_the_same_number_of_epochs_and_trials(method, network):
     assert all(choice.keys() == what.space.keys() for choice in choices)
 
 
+def test_the_page_has_the_design_s_numbers():
+    page = " ".join((BENCHMARKS.parent / "docs" / "results" / "study.md").read_text().split())
+    dense, caffe = (design.EPOCHS[name] for name in ("lenet-500-300", "lenet5-caffe"))
+    assert f"{dense} epochs of 600 steps for LeNet-500-300" in page
+    assert f"; {caffe} for LeNet5-Caffe" in page
+    dense, caffe = (design.TRIAL_EPOCHS[name] for name in ("lenet-500-300", "lenet5-caffe"))
+    assert f"{design.TRIALS} settings for each row" in page
+    assert f"{dense} epochs each ({caffe} for LeNet5-Caffe)" in page
+    assert f"NLL of {design.VALIDATION:,} held-out" in page
+
+
 def test_what_a_trial_draws_reaches_the_recipe():
     choice = {"learning_rate": 0.002, "variational_learning_rate": 0.03, "kl_scale": 4.0}
     recipe = design.recipe_of("bb-tuned", "lenet-500-300", choice, 30)
