@@ -3,9 +3,10 @@
     python benchmarks/compact_training.py --out benchmarks/results/compact-training.json
 
 The recipe's stages (``nn.Dropout``, then masks), with fewer epochs and examples, as they are and
-with ``fit(compact_every=1)``; beside them the network in plain torch (fused Adam) for as many
-epochs. All three run in one process, in random order within a round, each timed in wall and in the
-process's CPU time. Units kept, training loss and validation error are those at the end.
+with ``fit(compact_every=1)``; beside them the network of pretraining, ``nn.Dropout`` and all, in
+plain torch (fused Adam) for as many epochs. All three run in one process, in random order within a
+round, each timed in wall and in the process's CPU time. Units kept, training loss and validation
+error are those at the end.
 """
 
 from __future__ import annotations

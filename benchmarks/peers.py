@@ -6,9 +6,11 @@
 LeNet-500-300, 100 images a step, all in one process on one core, in turns as in ``step_time.py``.
 Each peer is used as its own documentation does; those that are not installed are left out. The
 layers of bayesian-torch, BLITZ, TyXe and torch-uncertainty are Gaussian weights: none of these
-has masks with a posterior. ``bd.fit`` is shown with both. The model of NumPyro is this package's:
-Kumaraswamy posteriors of keep probabilities, one mask an example, compiled as one step and as a
-scan over a slice of steps; compiling is not counted. "By hand" is the published algorithm of
+has masks with a posterior. ``bd.fit`` is shown with both. The peers draw weights once a batch and
+have the default Adam; ``bd.fit`` draws pre-activations for each example, and has the fused Adam,
+as plain torch here. The model of NumPyro is this package's: Kumaraswamy posteriors of keep
+probabilities, one mask an example, compiled as one step and as a scan over a slice of steps;
+compiling is not counted. "By hand" is the published algorithm of
 beta-Bernoulli dropout as one would write it in torch. TyXe calls a function that Pyro no longer
 has; it is put back.
 """
