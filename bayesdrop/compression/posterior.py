@@ -62,12 +62,14 @@ def random_compacted(
 
 
 def _check(name: str, layer: BayesianDropout) -> None:
-    if not unit_tensors(layer) and not layer.kept().all():
+    pruned = int((~layer.kept()).sum())
+    if pruned and not unit_tensors(layer):
         raise CompactionError(
             "compact",
             expected="masks whose units can be taken apart, for keep_posterior=True",
-            got=f"{type(layer).__name__} {name!r}, whose units have an order, or share sticks",
-            hint="bd.compact(network, x) folds its mean mask in; bd.cut_to_width cuts an order.",
+            got=f"{type(layer).__name__} {name!r}, which prunes {pruned} of its units",
+            hint="Those of sticks, orders, one rate for all and the group lasso cannot. "
+            "bd.compact(network, x) folds its mean mask in; bd.cut_to_width cuts an order.",
         )
 
 
@@ -119,6 +121,8 @@ class RandomMask(Unary):
     ) -> None:
         super().__init__(flow, node, dim)
         self.layer, self.whole = layer, whole
+        # A penalty that depends on weights needs those of all units that the layer has.
+        self.weighed = whole and layer.bound is not None
         kept, keep_prob = layer.kept().cpu(), layer.keep_prob().detach().cpu()
         self.closed = ~rounded(kept, keep_prob, multiple_of)
 
@@ -130,10 +134,13 @@ class RandomMask(Unary):
     @override
     def constant(self) -> Tensor:
         known = self.flow.constant_along(self.input, self.dim)
-        return torch.where(self.closed | (known == 0), 0.0, NAN)
+        zero = self.closed if self.weighed else self.closed | (known == 0)
+        return torch.where(zero, 0.0, NAN)
 
     @override
     def request(self, needed: Tensor) -> None:
+        if self.weighed:
+            self.flow.needed[self.node] |= ~self.closed
         missing = self.flow.constant[self.node].isnan()
         self.flow.request(self.input, self.dim, missing if self.whole else needed & missing)
 

@@ -202,6 +202,26 @@ def test_units_that_cannot_be_taken_apart_are_refused_where_one_is_pruned():
     torch.testing.assert_close(bd.kl_divergence(small), bd.kl_divergence(net))
 
 
+@pytest.mark.parametrize("dead", ["0", "3"])
+@pytest.mark.parametrize("key", ["mc-dropout", "concrete", "group-lasso"])
+def test_masks_of_one_rate_keep_their_units_where_weights_are_zero(key, dead):
+    options = {"length_scale": 1.0} if key == "concrete" else {}
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), bd.nn.make(key, 8, **options), nn.Linear(8, 3))
+    net[2].bind_weights(net[3], 1)
+    with torch.no_grad():
+        if dead == "0":
+            net[0].weight[:3] = net[0].bias[:3] = 0.0
+        else:
+            net[3].weight[:, :3] = 0.0
+    if key == "group-lasso" and dead == "3":
+        with pytest.raises(bd.errors.CompactionError, match="GroupLasso.* '2', which prunes 3"):
+            bd.compact(net, torch.randn(2, 4), keep_posterior=True)
+        return
+    small, x = bd.compact(net.eval(), torch.randn(2, 4), keep_posterior=True), torch.randn(5, 4)
+    torch.testing.assert_close(small(x), net(x))
+    torch.testing.assert_close(bd.kl_divergence(small), bd.kl_divergence(net))
+
+
 @pytest.mark.parametrize("options", [{"multiple_of": 0}, {"multiple_of": 2.5}])
 def test_a_multiple_is_a_whole_number(options):
     with pytest.raises(bd.errors.ConfigError, match="expected a whole multiple_of >= 1"):
