@@ -199,10 +199,10 @@ def _mask(layer: BayesianDropout, name: str, number: int, options: dict[str, Any
     if not own:
         raise ConfigError(
             "grow",
-            expected="masks whose units do without one another",
+            expected="masks with parameters of each unit's own, which do without one another",
             got=f"{name!r}: {type(layer).__name__}",
-            hint="Orders and rates that units share belong to a fixed number of units; for sticks "
-            "see bd.nn.widen.",
+            hint="Orders, rates that units share and the group lasso have none; for sticks see "
+            "bd.nn.widen.",
         )
     given = {**layer._given, **options, "num_units": number}
     fresh = type(layer)(**given).to(next(iter(own.values())).device)
