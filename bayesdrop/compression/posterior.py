@@ -47,18 +47,19 @@ def random_compacted(
                 layer.bind_weights(result.get_submodule(names[bound[0]]), bound[1])
         if check:
             verify(expected, result(*example))
-    result.train(network.training)
+    module = network.network if isinstance(network, Program) else network
+    modes = {name: part.training for name, part in module.named_modules()}
+    for name, part in result.named_modules():
+        part.training = modes.get(name, module.training)
     if not isinstance(network, Program):
         return result
-    bnn = BayesianNetwork(
-        result,
-        copy.deepcopy(network.likelihood),
-        network.num_data,
-        kl_weight=network.kl_weight,
-    )
+    likelihood = copy.deepcopy(network.likelihood)
+    bnn = BayesianNetwork(result, likelihood, network.num_data, kl_weight=network.kl_weight)
+    for name in ("training", "frozen", "privacy", "feature_names"):
+        setattr(bnn, name, getattr(network, name))
     if (seen := network.inputs_seen()) is not None:
         bnn.remember(seen)
-    return bnn.train(network.training)
+    return bnn
 
 
 def _check(name: str, layer: BayesianDropout) -> None:

@@ -122,6 +122,20 @@ def test_weights_are_cut_and_the_other_network_is_not_changed():
     assert all(torch.equal(before[name], value) for name, value in bnn.state_dict().items())
 
 
+def test_modules_have_their_own_mode_and_the_next_fit_freezes_the_same():
+    bnn, x = bayesian().train(), torch.randn(20, 2, 6, 6)
+    bnn.network.norm.eval()
+    bnn.feature_names = ("pixels",)
+    small = bd.compact(bnn, x, keep_posterior=True)
+    assert [name for name, m in small.named_modules() if not m.training] == ["network.norm"]
+    bd.fit(bnn, (x, torch.arange(20) % 3), epochs=1, batch_size=10, progress=False)
+    for again in (small, bd.compact(bnn, x, keep_posterior=True)):
+        before = again.network.norm.running_mean.clone()
+        bd.fit(again, (x, torch.arange(20) % 3), epochs=1, batch_size=10, progress=False)
+        assert torch.equal(again.network.norm.running_mean, before)
+        assert again.feature_names == ("pixels",)
+
+
 def test_fit_goes_on_and_files_restore_it(tmp_path):
     bnn, x = bayesian(), torch.randn(20, 2, 6, 6)
     small = bd.compact(bnn, x, keep_posterior=True)
