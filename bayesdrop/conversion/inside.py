@@ -111,9 +111,8 @@ class Inside:
             return None
         if isinstance(layer, nn.RNNBase) and layer.proj_size:
             return None
-        if isinstance(layer, nn.RNNBase) and not {*layer._flat_weights_names} <= {
-            *layer._parameters
-        }:
+        names = layer._flat_weights_names if isinstance(layer, nn.RNNBase) else ["weight"]
+        if not {*names} <= {*layer._parameters}:
             self.why = NOT_OWN
             return None
         if type(layer) is nn.LSTM:

@@ -46,7 +46,10 @@ IS_OUTPUT = "it is the network's own output (output_dropout=True masks it)"
 WIDTH_UNKNOWN = "its width cannot be told from the layers around it"
 WINDOWS = "it sees windows of an example as examples, which would have masks of their own"
 NO_EXAMPLES = "it sees no examples, which have a mask each: parameters, or positions"
-NOT_PLAIN = "its weight is computed from others, or its class has no random weights"
+NOT_PLAIN = (
+    "its weight is computed from others, its inputs have a mask already, or its class has no "
+    "random weights"
+)
 
 
 @dataclass

@@ -63,9 +63,11 @@ LAYER_KINDS: dict[type[nn.Module], LayerKind] = {
 def has_kind(layer: nn.Module) -> bool:
     """Return whether the weights of a layer can be random: it is one of torch's own, untouched.
 
-    A layer whose weight is computed from others (weight normalisation, pruning) is not.
+    A layer whose weight is computed from others (weight normalisation, pruning) is not, nor is one
+    with a mask on its inputs.
     """
-    return type(layer) in LAYER_KINDS and {"weight", "bias"} == set(layer._parameters)
+    own = {"weight", "bias"} == set(layer._parameters) and not layer._modules
+    return type(layer) in LAYER_KINDS and own
 
 
 def kind_of(layer: nn.Module, who: str) -> LayerKind:

@@ -157,6 +157,10 @@ def test_what_cannot_have_masks_inside_is_named_with_its_reason():
     tied.out.weight = tied.embed.weight
     with pytest.warns(ConversionWarning, match="'embed' .*its weights are another layer's, too"):
         bd.convert(tied, embedding=True)
+    pruned = Tagger()
+    nn.utils.prune.random_unstructured(pruned.embed, "weight", 0.5)
+    with pytest.warns(ConversionWarning, match="'embed' .*its weights are not all its own"):
+        bd.convert(pruned, embedding=True)
 
 
 def test_the_dimension_of_examples_is_the_embeddings_and_none_of_states():

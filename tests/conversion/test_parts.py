@@ -80,6 +80,14 @@ def test_layers_with_masks_get_no_others(build):
         bd.convert(bd.convert(build()))
 
 
+def test_random_weights_take_no_mask_off_a_layer():
+    masked = bd.convert(dense(), exclude="0")
+    with pytest.warns(ConversionWarning, match="'3' .*its inputs have a mask already"):
+        both = bd.convert(masked, "sparse-variational")
+    assert list(masks(both)) == list(masks(masked)) != []
+    assert [name for name, _ in bd.nn.named_weight_layers(both)] == ["0"]
+
+
 class Twice(nn.Module):
     """One dropout before each of two layers."""
 
