@@ -101,6 +101,7 @@ class Chooser:
             return rule(self.flow, node, ndim + module.unit_dim)
         kind = type(module)
         if next(module.parameters(), None) is not None and not self._sliceable(node, module):
+            self._open(node, module)
             return None
         if kind is nn.Linear:
             return Weighted(self.flow, node, ndim - 1)
@@ -119,10 +120,19 @@ class Chooser:
             return None
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
         shared = any(id(parameter) in self.shared for parameter in module.parameters())
-        whole = self.calls[str(node.target)] > 1 or bool(hooks) or shared
+        if hooks:
+            self._open(node, module)
+            return None
+        whole = self.calls[str(node.target)] > 1 or shared
         if whole and not isinstance(module, InnerMasks):
             return None
         return Recurrent(self.flow, node, whole=whole)
+
+    def _open(self, node: fx.Node, module: nn.Module) -> None:
+        """Make a layer that stays whole a plain one, with its mean masks in its weights."""
+        plain = module.with_mean_masks() if isinstance(module, InnerMasks) else None
+        if plain is not None:
+            self.flow.source.set_submodule(str(node.target), plain)
 
     def _by_unit(self, node: fx.Node, kind: type[nn.Module], module: Any) -> Rule | None:
         """Return the rule of a norm, or of an activation with parameters."""

@@ -8,16 +8,8 @@ from typing import Any
 
 from torch import fx
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_is_full_backward_hook",
-)
+from bayesdrop.nn.hooks import HOOKS
+
 _TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -33,7 +25,7 @@ class TracedNetwork(fx.GraphModule):
         return _with(result, copy.deepcopy(vars(self), memo))
 
     def __copy__(self) -> TracedNetwork:
-        former = {name: copy.copy(v) if name in _HOOKS else v for name, v in vars(self).items()}
+        former = {name: copy.copy(v) if name in HOOKS else v for name, v in vars(self).items()}
         return _with(TracedNetwork(self, self.graph, type(self).__name__), former)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,7 +41,7 @@ def _unpickled(made: Any, arguments: tuple[Any, ...]) -> TracedNetwork:
 def _with(result: TracedNetwork, former: Mapping[str, Any]) -> TracedNetwork:
     own = vars(result)
     for name, value in former.items():
-        if name in _HOOKS or name not in own:
+        if name in HOOKS or name not in own:
             own[name] = value
     for table in _TABLES:
         own[table] = {**former[table], **own[table]}

@@ -18,6 +18,7 @@ from bayesdrop.distributions.normal import Normal
 from bayesdrop.errors import ConfigError, unknown_name
 from bayesdrop.nn.arguments import check_units, is_real, shown_arguments
 from bayesdrop.nn.context import context_of
+from bayesdrop.nn.hooks import take_hooks
 from bayesdrop.nn.latents import LatentOwner
 from bayesdrop.nn.layer_kinds import has_kind, kind_of
 from bayesdrop.ops import noise as noise_source
@@ -154,6 +155,7 @@ class BayesianWeights(LatentOwner):
             if name in values:
                 new = nn.Parameter(values[name].detach().clone(), values[name].requires_grad)
             self.register_parameter(name, new)
+        take_hooks(self, layer)
         self.train(layer.training)
 
     # -- what a law of the weights defines -----------------------------------------------------
@@ -205,6 +207,7 @@ class BayesianWeights(LatentOwner):
         """
         values = {"weight": self.mean_weight() if prune else self.weight, "bias": self.bias}
         new = copy.deepcopy(self.plain)
+        take_hooks(new, self)
         for name, value in values.items():
             if value is not None:
                 old = self.get_parameter(name)

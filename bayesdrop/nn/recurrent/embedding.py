@@ -11,6 +11,7 @@ from typing_extensions import override
 from bayesdrop.errors import ConfigError, DataError
 from bayesdrop.nn.arguments import is_whole
 from bayesdrop.nn.catalogue import make
+from bayesdrop.nn.hooks import take_hooks
 from bayesdrop.nn.inner_masks import InnerMasks
 from bayesdrop.nn.mask import BayesianDropout
 from bayesdrop.nn.recurrent.places import Dropout, split_dropout
@@ -138,6 +139,7 @@ class DropoutEmbedding(InnerMasks, nn.Embedding):
         options |= {name: getattr(layer, name) for name in names}
         new = cls(layer.num_embeddings, layer.embedding_dim, device="meta", **options)
         new.weight = nn.Parameter(layer.weight.detach().clone(), layer.weight.requires_grad)
+        take_hooks(new, layer)
         return new.train(layer.training)
 
     @override

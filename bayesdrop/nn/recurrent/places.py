@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from bayesdrop.errors import ConfigError
 from bayesdrop.nn.catalogue import make
+from bayesdrop.nn.hooks import take_hooks
 from bayesdrop.nn.inner_masks import InnerMasks
 
 Dropout: TypeAlias = str | Mapping[str, Any] | None
@@ -169,6 +170,7 @@ class RecurrentPlaces(InnerMasks, nn.RNNBase):
         new = cls(layer.input_size, layer.hidden_size, device="meta", **options)
         for name, value in own.items():
             setattr(new, name, nn.Parameter(value.detach().clone(), value.requires_grad))
+        take_hooks(new, layer)
         return new.train(layer.training)
 
     @override
