@@ -14,8 +14,7 @@ from bayesdrop.conversion.kinds import DROPOUT_FUNCTIONS
 from bayesdrop.conversion.noise import mark_training
 from bayesdrop.errors import ConversionError
 from bayesdrop.networks.by_mode import ChoiceByMode, FunctionByMode, Slot
-from bayesdrop.networks.side_effects import has_hooks
-from bayesdrop.networks.tracing import changes_in_place, trace
+from bayesdrop.networks.tracing import LayerTracer, changes_in_place, trace
 
 _OFF_BY_DEFAULT = (F.alpha_dropout, F.feature_alpha_dropout)
 
@@ -35,7 +34,7 @@ def graph_of_both_modes(work: nn.Module, *, keep_attention: bool = False) -> fx.
         ConversionError: If it cannot be traced, draws random numbers while it is, or runs a layer
             in evaluation mode only.
     """
-    _check_call(work)
+    _check_call(work, LayerTracer(keep_modes=True, keep_attention=keep_attention))
     before = {name: buffer.clone() for name, buffer in work.named_buffers()}
     versions = _versions(work)
     keep = {"keep_attention": keep_attention}
@@ -121,13 +120,14 @@ def _trace(
     return graph
 
 
-def _check_call(work: nn.Module) -> None:
-    if has_hooks(work):
+def _check_call(work: nn.Module, tracer: LayerTracer) -> None:
+    for name in tracer.hooks_left_out(work):
         raise ConversionError(
             "convert",
             expected="a network that is called by its forward alone",
-            got=f"{type(work).__name__} with a hook on itself, which a graph leaves out",
-            hint="Register the hook on what convert returns, or write it into forward.",
+            got=f"{type(work).__name__} with a hook on {repr(name) if name else 'itself'}, which "
+            "a graph leaves out",
+            hint="Register it on a layer, or on what convert returns, or write it into forward.",
         )
 
 

@@ -125,9 +125,15 @@ def generators() -> tuple[Any, ...]:
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Return whether a call of a module is more than its forward."""
-    return any(vars(module).get(name) for name in _HOOKS)
+def has_hooks(module: nn.Module, *, but_of: tuple[str, ...] = ()) -> bool:
+    """Return whether a call of a module is more than its forward.
+
+    Args:
+        module: The module.
+        but_of: Beginnings of the names of Python modules whose hooks do not count.
+    """
+    hooks = (hook for name in _HOOKS for hook in (vars(module).get(name) or {}).values())
+    return any(not str(getattr(hook, "__module__", "")).startswith(but_of) for hook in hooks)
 
 
 def borrowed_forward(network: nn.Module) -> str | None:

@@ -36,6 +36,7 @@ from bayesdrop.networks.side_effects import (
     check_switches,
     contexts,
     generators,
+    has_hooks,
     hides_gradients,
     state_of,
     told,
@@ -44,6 +45,7 @@ from bayesdrop.networks.subclasses import base_of, has_units_of
 from bayesdrop.networks.traced_value import PLAIN_ARITHMETIC, TracedValue
 from bayesdrop.nn import BayesianLayer, InnerMasks
 
+_TRACED_HOOKS = ("torch.nn.", "bayesdrop.")  # operations like any, on what a graph goes through
 _TIMES = 3  # other threads may draw random numbers meanwhile
 
 
@@ -129,18 +131,34 @@ class LayerTracer(fx.Tracer):
 
     @override
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        # Before the tracer puts its own calls in the place of those of modules.
-        for module in root.modules():
-            base = base_of(module)
-            if base is not None and (self.keep_modes or not _is_traceable(module)):
-                if has_units_of(module, base):
-                    self._subclasses.add(id(module))
+        self._note_subclasses(root)  # before the tracer puts its own calls in place of modules'
         with types_known(root), torch.set_grad_enabled(self.gradients):
             graph = self._traced(root, concrete_args)
         for node in graph.nodes:  # also where torch traces what it unpickles
             if node.target in PACKED:  # the code of a graph would wrap it under a name with dots
                 node.meta.pop("is_wrapped", None)
         return graph
+
+    def _note_subclasses(self, root: nn.Module) -> None:
+        for module in root.modules():
+            base = base_of(module)
+            if base is not None and (self.keep_modes or not _is_traceable(module)):
+                if has_units_of(module, base):
+                    self._subclasses.add(id(module))
+
+    def hooks_left_out(self, root: nn.Module) -> list[str]:
+        """Return the modules with hooks of somebody's own that a graph would not call."""
+        self._note_subclasses(root)
+        found: list[str] = []
+        inside: tuple[str, ...] = ()
+        for name, module in root.named_modules():
+            if name.startswith(inside):
+                continue
+            if name and self.is_leaf_module(module, name):
+                inside += (f"{name}.",)
+            elif has_hooks(module, but_of=_TRACED_HOOKS if name else ()):
+                found.append(name)
+        return found
 
     def _traced(self, root: nn.Module, concrete_args: dict[str, Any] | None) -> fx.Graph:
         if "forward" in vars(root):

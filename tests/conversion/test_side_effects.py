@@ -278,6 +278,20 @@ def test_a_forward_that_would_run_the_original_is_refused():
         bd.convert(net)
 
 
+@pytest.mark.parametrize("name", ["", "0"])
+def test_a_part_that_a_graph_goes_through_is_called_with_its_hooks(name):
+    seen = []
+    net = nn.Sequential(nn.Sequential(nn.Linear(6, 4), nn.ReLU()), nn.Linear(4, 2))
+    part = net.get_submodule(name)
+    part.register_forward_hook(lambda module, inputs, output: seen.append(type(output)))
+    part.register_full_backward_pre_hook(lambda module, gradient: (0 * gradient[0],))
+    masked = bd.convert(net)
+    assert not seen  # nothing but tensors, and no call of the user's network
+    masked(torch.randn(3, 6)).sum().backward()
+    assert seen == [torch.Tensor]
+    assert not masked.get_submodule("0.0").weight.grad.any()
+
+
 @pytest.mark.parametrize("kind", ["method", "hook before", "hook behind"])
 def test_a_call_that_is_more_than_the_class_s_forward_stays_so(kind):
     net = Net(has_logits).eval()
@@ -293,10 +307,12 @@ def test_a_call_that_is_more_than_the_class_s_forward_stays_so(kind):
     torch.testing.assert_close(bd.compact(masked, x)(x), masked(x))
 
 
-def test_a_convolution_under_a_hook_is_refused_with_what_to_do():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
-    net.register_forward_hook(lambda module, inputs, output: 2 * output)
-    with pytest.raises(ConversionError, match="Register the hook on what convert returns"):
+@pytest.mark.parametrize("name", ["", "0"])
+def test_a_convolution_under_a_hook_is_refused_with_what_to_do(name):
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Conv2d(4, 2, 3))
+    net.get_submodule(name).register_forward_hook(lambda module, inputs, output: 2 * output)
+    match = f"on {repr(name) if name else 'itself'}.* Register it on a layer, or on what convert"
+    with pytest.raises(ConversionError, match=match):
         bd.convert(net)
 
 
