@@ -214,10 +214,12 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[nn.Module, Convers
     work = copied(network)
     trained = looks_trained(network) if request.trained is None else request.trained
     modes = {name: module.training for name, module in work.named_modules()}
+    no_graph = ""
     try:
         graph = graph_of_both_modes(work, keep_attention=request.gates_heads)
     except ConversionError as refusal:
         result, placed, left = by_parts(copied(network), request, trained, refusal)
+        no_graph = str(refusal)
     else:
         result, placed, left = _by_graph(work, graph, request, trained)
         for name, module in result.named_modules():
@@ -225,7 +227,8 @@ def _carry_out(network: nn.Module, request: Request) -> tuple[nn.Module, Convers
     before = earlier_report(network)
     names = {name for name, _ in result.named_modules()}
     former = () if before is None else tuple(p for p in before.placed if p.name in names)
-    return result, ConversionReport(type(network).__name__, former + placed, left, trained)
+    title = type(network).__name__
+    return result, ConversionReport(title, former + placed, left, trained, no_graph)
 
 
 def _by_graph(
@@ -279,11 +282,12 @@ def _warning(report: ConversionReport) -> str:
     shown = "; ".join(_told(part) for part in parts[:8])
     more = f"; and {len(parts) - 8} more" if len(parts) > 8 else ""
     names = ", ".join(repr(part.name) for part in parts[:3])
+    reason = f" There is no graph of it: {report.no_graph}" if report.no_graph else ""
     return (
         f"convert: expected to put {report.placed[-1].key!r} into the whole network, got parts "
         f"that stay as they are: {shown}{more}. Put layers there by hand, or pass exclude="
         f"[{names}{', ...' if len(parts) > 3 else ''}] if that is meant; "
-        "bd.conversion.conversion_report(network) lists everything."
+        f"bd.conversion.conversion_report(network) lists everything.{reason}"
     )
 
 

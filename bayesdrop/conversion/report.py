@@ -58,6 +58,7 @@ class ConversionReport(TableRecord):
         placed: What was put in, in the order in which it runs.
         left: What was left as it was.
         trained: Whether the weights were taken to be trained, so that masks start nearly open.
+        no_graph: Why torch.fx cannot trace the network, which was converted by parts; else empty.
     """
 
     text_columns = 4
@@ -66,6 +67,7 @@ class ConversionReport(TableRecord):
     placed: tuple[Placed, ...]
     left: tuple[Left, ...] = field(default=())
     trained: bool = False
+    no_graph: str = ""
 
     @property
     def unexpected(self) -> tuple[Left, ...]:
@@ -84,10 +86,12 @@ class ConversionReport(TableRecord):
         counts = f"{len(self.placed)} put in, {len(self.left)} left as they were"
         names = ", ".join(f"{part.name!r} ({part.kind})" for part in self.unexpected)
         trouble = f", against the request: {names}" if names else ""
-        return f"ConversionReport({self.network}: {counts}{trouble})"
+        way = ", by parts" if self.no_graph else ""
+        return f"ConversionReport({self.network}{way}: {counts}{trouble})"
 
     def __str__(self) -> str:
-        return f"{self!r}\n\n{self.to_markdown()}"
+        reason = f"By parts, since there is no graph of it. {self.no_graph}\n\n"
+        return f"{self!r}\n\n{reason if self.no_graph else ''}{self.to_markdown()}"
 
 
 def conversion_report(network: nn.Module) -> ConversionReport:

@@ -147,3 +147,14 @@ def test_layers_of_a_forward_that_asks_what_their_weights_are_get_masks():
     assert set(masks(bd.convert(InTheDtypeOfItsWeights()))) == {"first.mask", "last.mask"}
     with pytest.raises(ConversionError, match="'first' .*may hand its weights to a function"):
         bd.convert(HandsThemOver())
+
+
+def test_warning_and_report_say_why_there_is_no_graph():
+    parts = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+    why = "Untraced: TraceError in test_parts.py, line .*x.sum.* cannot be used"
+    with pytest.warns(ConversionWarning, match=f"'0' .*Conv2d.*There is no graph of it.*{why}"):
+        report = conversion_report(bd.convert(Untraced(*parts)))
+    assert repr(report).startswith("ConversionReport(Untraced, by parts: 1 put in")
+    assert f"By parts, since there is no graph of it. {report.no_graph}\n" in str(report)
+    graph = conversion_report(bd.convert(nn.Sequential(*parts)))
+    assert graph.no_graph == "" and "by parts" not in str(graph).lower()
