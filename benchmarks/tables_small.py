@@ -262,6 +262,14 @@ def steps_compiled() -> str:
     return table([f"LeNet-500-300, {result['threads']} thread", load, "CPU"], rows)
 
 
+WHOLE_RECIPE = (
+    "plain torch",
+    "plain torch, nn.Dropout",
+    "recipe",
+    "recipe, compact_every=1",
+)
+
+
 def whole_recipe() -> str:
     """Return what recipes cost against plain runs of as many epochs."""
     results = [read(f"compact-training{end}.json") for end in ("", "-lenet5-caffe")]
@@ -272,7 +280,12 @@ def whole_recipe() -> str:
         examples = f"{network}, {result['examples']:,} images"
         epochs = "+".join(map(str, result["stages"].values()))
         load = f"{result['load_before']:.0f}"
-        for name in ("plain torch", "recipe", "recipe, compact_every=1"):
+        for name in (
+            "plain torch",
+            "plain torch, nn.Dropout",
+            "recipe",
+            "recipe, compact_every=1",
+        ):
             cells = [
                 statistics.median(turn[name][kind] / turn["plain torch"][kind] for turn in found)
                 for kind in ("wall", "cpu")
