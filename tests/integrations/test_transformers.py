@@ -124,7 +124,7 @@ def own_decay(optimizer, model, run):
 @pytest.mark.parametrize("rate", [None, 0.03])
 def test_the_posterior_has_its_rate_and_means_the_weights_both_without_decay(tmp_path, rate):
     model = bert()
-    model.classifier = bd.nn.GaussianWeights(model.classifier)
+    model.classifier = bd.nn.GaussianWeights(nn.Linear(8, 2))  # its own has a mask on the inputs
     run = trainer(tmp_path, model, variational_learning_rate=rate, weight_decay=0.1)
     groups = run.create_optimizer().param_groups
     found = {p: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
