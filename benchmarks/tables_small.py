@@ -280,12 +280,7 @@ def whole_recipe() -> str:
         examples = f"{network}, {result['examples']:,} images"
         epochs = "+".join(map(str, result["stages"].values()))
         load = f"{result['load_before']:.0f}"
-        for name in (
-            "plain torch",
-            "plain torch, nn.Dropout",
-            "recipe",
-            "recipe, compact_every=1",
-        ):
+        for name in WHOLE_RECIPE:
             cells = [
                 statistics.median(turn[name][kind] / turn["plain torch"][kind] for turn in found)
                 for kind in ("wall", "cpu")
